@@ -1,0 +1,41 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lock bench
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:  ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make .venv from the lock file (rerun only when the lock or the package data changes)
+
+$(READY): requirements.lock setup.cfg pyproject.toml
+	@python=; for name in python3.12 python3.13 python3 python; do \
+	  if $$name -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
+	    python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "aloe-jax needs Python 3.12 or 3.13 as python3.12, python3.13, python3 or python on the PATH;" \
+	    "none was found. Install one and run make again." >&2; exit 1; fi; \
+	echo "Setting up .venv with $$($$python --version); the first time takes a few minutes."; \
+	$$python -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/report.html (about ten minutes)
+	@$(BIN)/python -m aloe_jax.demo --output runs/demo
+
+test: $(READY)  ## All tests, offline, on a CPU
+	@$(BIN)/python -m pytest
+
+lint: $(READY)  ## Style and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy aloe_jax datagen
+
+bench: $(READY)  ## Benchmarks: ratios measured side by side
+	@$(BIN)/python -m tests.benchmarks.tree_packing
+
+lock: $(READY)  ## Resolve requirements.lock anew from setup.cfg
+	@$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.12 --no-emit-index-url \
+	  --no-emit-find-links --no-header --quiet --upgrade -o requirements.lock

@@ -1,0 +1,45 @@
+"""What all commands share: --config, trailing overrides, and one-line errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn AloeError and a full disk into click errors: one line, exit status 1, no traceback."""
+    try:
+        yield
+    except AloeError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            raise
+        raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+
+
+def configured(kind: type[config.Section]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorate a click command: adds --config FILE and `section.key=value` arguments.
+
+    The function receives the resolved settings as its first argument.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @click.option("--config", "path", required=True, metavar="FILE", help="YAML file of settings.")
+        @click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
+        @functools.wraps(function)
+        def run(*args: Any, path: str, overrides: tuple[str, ...], **kwargs: Any) -> Any:
+            with one_line_errors():
+                return function(config.load(kind, path, overrides), *args, **kwargs)
+
+        return run
+
+    return decorate

@@ -1,0 +1,335 @@
+"""Every setting, with its default: frozen models, strict YAML, trailing overrides.
+
+YAML files hold only the differences from what is written here. An unknown key or a wrong type is an AloeError
+that names the file, the key and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aloe_jax.errors import AloeError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, strictly typed, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+
+# ---------------------------------------------------------------- training
+
+
+class Architecture(Section):
+    """A decoder trained from scratch. Ignored when `model.path` is given."""
+
+    layers: Positive = 4
+    width: Positive = 128
+    query_heads: Positive = 4
+    kv_heads: Positive = 4
+    feed_forward: Positive = 512
+    max_length: Positive = 1024
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+
+
+class Model(Section):
+    """Which model, and how it is computed."""
+
+    path: str | None = None  # a Hugging Face directory or one of our run directories; None: from scratch
+    architecture: Architecture = Architecture()
+    tokenizer: str | None = None  # defaults to the tokenizer in `path`
+    attention: Literal["auto", "dense", "chunked"] = "auto"
+    remat: Literal["none", "full", "dots"] = "none"
+    unroll: Positive = 1  # layers per scan step: more compiles longer and runs faster on CPU
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Data(Section):
+    """Which conversations, and how they are laid out in rows."""
+
+    path: str = ""  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversations
+    row_length: Positive = 2048
+    rows: Positive = 8  # rows per step over all devices
+    limit: Positive | None = None  # first so many conversations only
+    validation_limit: Positive | None = 200
+
+
+class Mesh(Section):
+    """Devices per mesh axis; -1 takes what is left."""
+
+    data: int = 1
+    fsdp: int = -1
+    tensor: int = 1
+
+
+class Optimizer(Section):
+    """AdamW with linear warm-up, then decay to `final_fraction` of the learning rate."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final_fraction: Fraction = 0.1
+    b1: Fraction = 0.9
+    b2: Fraction = 0.95
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class SFT(Section):
+    """Supervised fine-tuning on replies in the context in which they were given."""
+
+    replies: Literal["preferred", "plain", "both"] = "preferred"  # plain: written without the persona hint
+    normalise: Literal["token", "sequence"] = "token"
+
+
+class DPO(Section):
+    """Direct preference optimisation against the frozen starting model."""
+
+    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+
+
+class Checkpoints(Section):
+    """When state is saved, and how many saves are kept (the newest and the best by validation loss)."""
+
+    every: Positive = 100
+    keep: Positive = 2
+
+
+class Train(Section):
+    """`python -m aloe_jax.train`."""
+
+    stage: Literal["sft", "dpo"]
+    output: str
+    seed: int = 0
+    steps: Positive | None = None  # None: `epochs` passes over the data
+    epochs: Positive = 1
+    log_every: Positive = 10
+    evaluate_every: Positive = 100
+    model: Model = Model()
+    data: Data = Data()
+    mesh: Mesh = Mesh()
+    optimizer: Optimizer = Optimizer()
+    sft: SFT = SFT()
+    dpo: DPO = DPO()
+    checkpoints: Checkpoints = Checkpoints()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        if not self.data.path:
+            raise ValueError("data.path: give a TFDS directory or a JSONL file of conversations")
+        if self.model.path is None and self.stage == "dpo":
+            raise ValueError("model.path: dpo starts from a trained model, its reference; give its directory")
+        if self.model.path is None and self.model.tokenizer is None:
+            raise ValueError("model.tokenizer: a model from scratch needs a tokenizer directory")
+        return self
+
+
+# ---------------------------------------------------------------- language models in roles
+
+
+class Role(Section):
+    """Which language model plays a role."""
+
+    provider: Literal["scripted"] = "scripted"
+    temperature: Annotated[float, Field(ge=0)] = 0.8
+
+
+class Roles(Section):
+    """The cast: who writes personas, talks, infers, replies, verifies and judges."""
+
+    persona_writer: Role = Role()
+    user: Role = Role()
+    inducer: Role = Role()
+    responder: Role = Role()
+    verifier: Role = Role(temperature=0.0)
+    judge: Role = Role(temperature=0.0)
+
+
+# ---------------------------------------------------------------- data generation
+
+
+class Personas(Section):
+    """The pool: `profiles` × `personalities_per_profile` for training, and a disjoint benchmark set."""
+
+    profiles: Positive = 331
+    personalities: Positive = 72
+    personalities_per_profile: Positive = 10
+    benchmark_profiles: Positive = 20
+    benchmark_personalities: Positive = 5
+    examples: Positive = 5  # random pool members shown to the writer
+    candidates: Positive = 20  # asked of the writer in one call
+    similarity: Fraction = 0.6  # cosine above which a candidate is a duplicate
+    patience: Positive = 20  # calls in a row without a new member before the pool counts as saturated
+
+
+class Conversations(Section):
+    """How many trees, how deep, and how many are written at once."""
+
+    count: Positive = 3310
+    turns: Positive = 10
+    concurrency: Positive = 8
+    validation_fraction: Fraction = 0.05
+
+
+class Datagen(Section):
+    """`python -m datagen`."""
+
+    output: str  # journal.sqlite and the data sets lie here
+    seed: int = 0
+    personas: Personas = Personas()
+    conversations: Conversations = Conversations()
+    roles: Roles = Roles()
+
+
+# ---------------------------------------------------------------- benchmark
+
+
+class Candidate(Section):
+    """A model under test: one of our runs or a Hugging Face directory, or a scripted reference line."""
+
+    path: str | None = None
+    scripted: Literal["generic", "informed"] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Candidate:
+        if (self.path is None) == (self.scripted is None):
+            raise ValueError("give either path (a model directory) or scripted (generic or informed)")
+        return self
+
+
+class Sampling(Section):
+    """How replies are drawn. temperature 0 is greedy; top_k 0 and top_p 1 do not cut."""
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: Positive = 128
+    max_length: Positive = 4096
+
+
+class Evaluate(Section):
+    """`python -m aloe_jax.evaluate`."""
+
+    output: str
+    personas: str  # TFDS directory (…/aloe_personas/1.0.0), its benchmark split
+    models: dict[str, Candidate] = Field(min_length=1)
+    seed: int = 0
+    cases: Positive = 100
+    turns: Positive = 10
+    bootstrap: Positive = 2000
+    sampling: Sampling = Sampling()
+    roles: Roles = Roles()
+
+
+# ---------------------------------------------------------------- reading and writing
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-5 as a number and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise AloeError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice")
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse one YAML document with `_Loader`."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def load[S: Section](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Read settings of `kind` from a YAML file and `section.key=value` overrides.
+
+    Raises AloeError naming the file (or the override), the key and what would be valid.
+    """
+    try:
+        values = parse_yaml(Path(path).read_text()) or {}
+    except OSError as error:
+        raise AloeError(f"{path}: cannot read the config ({error.strerror})") from None
+    except (AloeError, yaml.YAMLError) as error:
+        raise AloeError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise AloeError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise AloeError(f"{where}: {_explain(kind, error)}") from None
+
+
+def dump(settings: Section) -> str:
+    """The resolved settings as YAML that `load` reads back to an equal value."""
+    return yaml.safe_dump(settings.model_dump(), sort_keys=False)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise AloeError(f"override {override!r}: write section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise AloeError(f"override {override!r}: {section} is a value, not a section")
+        values = inner
+    try:
+        values[last] = parse_yaml(text)
+    except yaml.YAMLError:
+        raise AloeError(f"override {override!r}: {text!r} is not a YAML value") from None
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        names = _keys(kind)
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.4) or [
+            name for name in names if name.split(".")[-1] == key.split(".")[-1]
+        ]
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] == "value_error":
+        text = fault["msg"].removeprefix("Value error, ")
+        return f"{key}: {text}" if key else text
+    return f"{key}: {fault['msg'].lower()}, not {fault['input']!r}"
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in kind.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(_keys(field.annotation, f"{prefix}{name}."))
+    return names

@@ -1,0 +1,1 @@
+"""From stored conversations to rows of tokens."""

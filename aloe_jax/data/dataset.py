@@ -1,0 +1,195 @@
+"""Stored personas and conversations, read from TFDS directories or JSONL files and validated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.errors import AloeError
+
+# Records per read: one call into the reader for many records is quicker than one each.
+CHUNK = 256
+PERSONA_FIELDS = ("id", "profile", "personality")
+
+
+def read_conversations(path: str | Path, split: str = "train", limit: int | None = None) -> list[Conversation]:
+    """Read conversations in stored order, at most `limit` of them.
+
+    `path` is a TFDS directory (…/aloe_trees/1.0.0) or a JSONL file with a conversation a line; for a JSONL
+    file the split `validation` is its sibling NAME.validation.jsonl where there is one, else the file itself.
+    Raises AloeError naming the file and the record when something is missing, empty or damaged.
+    """
+    conversations: list[Conversation] = []
+    for where, record in _records(Path(path), split, limit):
+        conversations.append(Conversation.parse(record, where))
+    return conversations
+
+
+def read_personas(path: str | Path, split: str = "benchmark", limit: int | None = None) -> list[Persona]:
+    """Read personas in stored order (profile by profile), at most `limit` of them.
+
+    `path` is a TFDS directory (…/aloe_personas/1.0.0) or a JSONL file with a persona a line.
+    Raises AloeError as `read_conversations` does.
+    """
+    personas: list[Persona] = []
+    for where, record in _records(Path(path), split, limit):
+        # The stored record also has profile_id and personality_id, which the id spells out again.
+        fields = {key: value for key, value in record.items() if key not in ("profile_id", "personality_id")}
+        personas.append(Persona.parse(fields, where))
+    return personas
+
+
+def fingerprint(path: str | Path) -> str:
+    """A hex digest of the content of every file of the data set, so that any change to the data changes it.
+
+    Raises AloeError when `path` is missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+    else:
+        files = [file for file in (path, _sibling(path, "validation")) if file.is_file()]
+    if not files:
+        raise AloeError(_missing(path))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def _records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file and record, plain dict); raises AloeError when there is none."""
+    if path.is_dir():
+        records = _tfds_records(path, split, limit)
+    elif path.is_file():
+        sibling = _sibling(path, split)
+        records = _jsonl_records(sibling if sibling.is_file() else path, limit)
+    else:
+        raise AloeError(_missing(path))
+    empty = True
+    for item in records:
+        empty = False
+        yield item
+    if empty:
+        raise AloeError(f"{path}: holds no records; write it again with `python -m datagen build --config FILE`")
+
+
+def _sibling(path: Path, split: str) -> Path:
+    return path.with_name(f"{path.stem}.{split}{path.suffix}")
+
+
+def _missing(path: Path) -> str:
+    example = f"OUTPUT/tfds/{_dataset_name(path)}/1.0.0"
+    return (
+        f"{path}: no such data set; give a JSONL file or a TFDS directory such as {example}, "
+        "which `python -m datagen build --config configs/datagen/scripted.yaml` writes"
+    )
+
+
+def _dataset_name(path: Path) -> str:
+    return "aloe_personas" if "personas" in str(path) else "aloe_trees"
+
+
+def _jsonl_records(path: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    count = 0
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if count == limit:
+                    return
+                if not line.strip():
+                    continue
+                where = f"{path} line {number}"
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise AloeError(f"{where}: not valid JSON ({error}); mend or remove the line") from None
+                if not isinstance(record, dict):
+                    raise AloeError(f"{where}: expected a JSON object, found {type(record).__name__}")
+                count += 1
+                yield where, record
+    except UnicodeDecodeError as error:
+        raise AloeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    source, shards = _open(path, split)
+    total = len(source) if limit is None else min(len(source), limit)
+    for start in range(0, total, CHUNK):
+        indices = range(start, min(start + CHUNK, total))
+        try:
+            chunk = [_decode(record) for record in source.__getitems__(list(indices))]
+        except Exception:  # whatever is damaged, find out which record it is
+            chunk = [_one_record(source, index, shards) for index in indices]
+        for index, record in zip(indices, chunk, strict=True):
+            yield _named(shards, index), record
+
+
+Shards = list[tuple[Path, int]]  # file and number of records
+
+
+def _open(path: Path, split: str) -> tuple[Any, Shards]:
+    """The records of a split in random access, and the files that hold them."""
+    if not (path / "dataset_info.json").is_file():
+        raise AloeError(f"{path}: a directory without dataset_info.json; {_missing(path).partition('; ')[2]}")
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise AloeError(
+            f"{path}: reading a TFDS directory needs tensorflow-datasets ({error}); "
+            "install it, or give a JSONL file of the same records"
+        ) from None
+    try:
+        builder = tfds.builder_from_directory(path)
+        splits = builder.info.splits
+        if split in splits:
+            files = [Path(file) for file in splits[split].filepaths]
+            return builder.as_data_source(split), list(zip(files, splits[split].shard_lengths, strict=True))
+    except Exception as error:  # TFDS raises another type for every kind of damage
+        raise AloeError(f"{path}: cannot be opened ({_first_line(error)}); {_BUILD_AGAIN}") from None
+    raise AloeError(f"{path}: has no split {split!r}, only {', '.join(splits)}")
+
+
+_BUILD_AGAIN = "the journal is the truth: `python -m datagen build --config FILE` writes it again"
+
+
+def _one_record(source: Any, index: int, shards: Shards) -> dict[str, Any]:
+    try:
+        return _decode(source[index])
+    except Exception as error:
+        raise AloeError(f"{_named(shards, index)}: damaged ({_first_line(error)}); {_BUILD_AGAIN}") from None
+
+
+def _named(shards: Shards, index: int) -> str:
+    """The file that holds record `index` of the split, and the record's number in that file, from 0."""
+    for file, length in shards:
+        if index < length:
+            return f"{file} record {index}"
+        index -= length
+    raise IndexError(index)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _decode(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo the TFDS layout: bytes, a dict of lists instead of a list of turns, "" for an unknown `hinted`."""
+    plain = _plain(record)
+    if isinstance(turns := plain.get("turns"), dict):
+        rows = [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
+        plain["turns"] = [row | {"hinted": row.get("hinted") or None} for row in rows]
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value]

@@ -1,0 +1,146 @@
+"""Token trees → rows of equal length: first-fit decreasing, several trees a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aloe_jax.data.trees import TokenTree
+from aloe_jax.errors import AloeError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed rows. N rows of T tokens, at most R - 1 replies and P pairs a row; arrays are int32.
+
+    Replies of a row are numbered from 1; number 0 is "none". Padding tokens see only themselves.
+    """
+
+    tokens: np.ndarray  # [N, T]
+    positions: np.ndarray  # [N, T] depth on the token's own path
+    subtree_end: np.ndarray  # [N, T] query q sees key k iff k <= q < subtree_end[k]
+    parent: np.ndarray  # [N, T] index of the token before this one on its path
+    reply: np.ndarray  # [N, T] number of the reply that the token is scored for
+    pairs: np.ndarray  # [N, P, 2] reply numbers: preferred, rejected
+    pair_turn: np.ndarray  # [N, P] 1-based turn of the pair, 0 where there is no pair
+    reply_length: np.ndarray  # [N, R] scored tokens of each reply
+    length: np.ndarray  # [N] tokens that are not padding
+    reply_ids: list[list[str]]  # [N][replies] what log-probs are stored under, in reply order from 1
+    tree_ids: list[list[str]]  # [N][trees]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def replies(self) -> int:
+        """R: one more than the largest number of replies in a row."""
+        return self.reply_length.shape[1]
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """What became of the trees."""
+
+    trees: int
+    rows: int
+    tokens: int
+    replies: int
+    pairs: int
+    fill: float  # share of row positions that hold a token
+    shortened: int  # trees that lost turns from the end
+    turns_lost: int
+    skipped: int  # trees whose first turn alone is longer than a row
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.trees} trees, {self.replies} replies, {self.pairs} pairs, {self.tokens} tokens "
+            f"in {self.rows} rows ({self.fill:.1%} full)"
+        )
+        if self.shortened:
+            text += f"; {self.shortened} trees lost {self.turns_lost} turns that did not fit a row"
+        if self.skipped:
+            text += f"; {self.skipped} trees skipped: their first turn is longer than a row"
+        return text
+
+
+def pack(trees: Sequence[TokenTree], row_length: int) -> tuple[Rows, PackingReport]:
+    """Lay trees out in rows of `row_length` tokens, longest first, each in the first row with room.
+
+    A tree longer than a row loses whole turns from its end; one whose first turn does not fit is skipped.
+    Both are counted in the report. Raises AloeError when no tree is left.
+    """
+    fitted = [(tree, tree.fit(row_length)) for tree in trees]
+    kept = sorted((fit for _, fit in fitted if fit is not None), key=lambda tree: -tree.length)
+    if not kept:
+        longest = max((tree.length for tree in trees), default=0)
+        raise AloeError(
+            f"data.row_length: none of {len(trees)} trees fits a row of {row_length} tokens "
+            f"(the longest has {longest}); raise data.row_length"
+        )
+    room = np.full(len(kept), row_length)
+    members: list[list[TokenTree]] = []
+    for tree in kept:
+        row = int(np.argmax(room >= tree.length))
+        if row == len(members):
+            members.append([])
+        members[row].append(tree)
+        room[row] -= tree.length
+    rows = _lay_out(members, row_length)
+    tokens = sum(tree.length for tree in kept)
+    lost = [tree.nodes[-1].turn - fit.nodes[-1].turn for tree, fit in fitted if fit is not None and fit is not tree]
+    report = PackingReport(
+        trees=len(kept),
+        rows=len(rows),
+        tokens=tokens,
+        replies=int((rows.reply_length > 0).sum()),
+        pairs=int((rows.pair_turn > 0).sum()),
+        fill=tokens / (len(rows) * row_length),
+        shortened=len(lost),
+        turns_lost=sum(lost),
+        skipped=len(trees) - len(kept),
+    )
+    return rows, report
+
+
+def _lay_out(members: list[list[TokenTree]], row_length: int) -> Rows:
+    n = len(members)
+    max_replies = max(sum(1 for tree in row for node in tree.nodes if node.scored) for row in members)
+    max_pairs = max(sum(len(tree.pairs) for tree in row) for row in members)
+    own = np.arange(row_length, dtype=np.int32)
+    rows = Rows(
+        tokens=np.zeros((n, row_length), np.int32),
+        positions=np.zeros((n, row_length), np.int32),
+        subtree_end=np.tile(own + 1, (n, 1)),
+        parent=np.tile(own, (n, 1)),
+        reply=np.zeros((n, row_length), np.int32),
+        pairs=np.zeros((n, max_pairs, 2), np.int32),
+        pair_turn=np.zeros((n, max_pairs), np.int32),
+        reply_length=np.zeros((n, max_replies + 1), np.int32),
+        length=np.array([sum(tree.length for tree in row) for row in members], np.int32),
+        reply_ids=[[] for _ in range(n)],
+        tree_ids=[[tree.id for tree in row] for row in members],
+    )
+    for index, row in enumerate(members):
+        start, pair = 0, 0
+        for tree in row:
+            flat = tree.flatten()
+            here = slice(start, start + tree.length)
+            rows.tokens[index, here] = flat.tokens
+            rows.positions[index, here] = flat.positions
+            rows.subtree_end[index, here] = flat.subtree_end + start
+            rows.parent[index, here] = flat.parent + start
+            numbers = np.zeros(len(tree.nodes) + 1, np.int32)
+            for i, node in enumerate(tree.nodes):
+                if node.scored:
+                    rows.reply_ids[index].append(node.id)
+                    numbers[i + 1] = len(rows.reply_ids[index])
+                    rows.reply_length[index, numbers[i + 1]] = node.scored
+            rows.reply[index, here] = numbers[flat.node]
+            for each in tree.pairs:
+                rows.pairs[index, pair] = numbers[each.preferred + 1], numbers[each.rejected + 1]
+                rows.pair_turn[index, pair] = each.turn + 1
+                pair += 1
+            start += tree.length
+    return rows

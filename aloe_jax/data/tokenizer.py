@@ -1,0 +1,86 @@
+"""Load a tokenizer from a directory, or train a small one: `python -m aloe_jax.data.tokenizer`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aloe_jax.command import one_line_errors
+from aloe_jax.errors import AloeError
+
+SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer in a directory, through transformers, from local files only and without remote code."""
+    if not Path(path).is_dir():
+        raise AloeError(f"{path}: no tokenizer directory there")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would speak of torch, which is not used
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise AloeError(f"{path}: cannot load a tokenizer ({' '.join(str(error).split())[:200]})") from None
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
+    """Train a byte-level BPE tokenizer with a prefix-stable chat template and save it in `path`.
+
+    Every message is its role token, the text and the end-of-turn token, so the ids of a path are always a
+    prefix of the ids of a longer one.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
+    tokenizer.chat_template = TEMPLATE
+    partial = Path(f"{path}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(partial, path)
+    return tokenizer
+
+
+@click.command()
+@click.option("--data", required=True, help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations.")
+@click.option("--output", required=True, help="Directory to write the tokenizer to.")
+@click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")
+def main(data: str, output: str, vocab: int) -> None:
+    """Train a byte-level BPE tokenizer with a chat template on the messages of a data set.
+
+    Example: python -m aloe_jax.data.tokenizer --data runs/demo/data/tfds/aloe_trees/1.0.0 --output runs/demo/tokenizer
+    """
+    with one_line_errors():
+        from aloe_jax.data.dataset import read_conversations
+
+        conversations = read_conversations(data)
+        texts = (text for c in conversations for turn in c.turns for text in (turn.user, turn.preferred, turn.rejected))
+        tokenizer = train_tokenizer(texts, vocab, output)
+        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {len(conversations)} conversations")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Generates personas and preference conversations, and stores them as TFDS data sets."""

@@ -1,0 +1,138 @@
+"""Turns the journal into the TFDS data sets `aloe_personas` and `aloe_trees`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aloe_jax import config
+from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.errors import AloeError
+from datagen.conversations import recorded_conversations
+from datagen.journal import is_simulated
+from datagen.personas import Personas, recorded_personas
+
+if TYPE_CHECKING:
+    from aloe_jax.llm.ledger import Ledger
+
+VERSION = "1.0.0"
+Splits = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]]:
+    """Write both data sets under OUTPUT/tfds; returns their directories with the records per split.
+
+    A data set is written beside its place and moved there when it is complete, so that a reader finds the
+    old or the new one. The same journal gives the same bytes. Raises AloeError when the journal lacks
+    personas or conversations, or holds conversations of fewer than two profiles.
+    """
+    personas = recorded_personas(ledger, settings)
+    conversations = recorded_conversations(ledger, personas.training, settings)
+    train, validation = split_by_profile(conversations, settings.conversations.validation_fraction, settings.seed)
+    provenance = {
+        "simulated": is_simulated(settings),
+        "seed": settings.seed,
+        "roles": settings.roles.model_dump(),
+    }
+    root = Path(settings.output) / "tfds"
+    return {
+        write_tfds("aloe_personas", _persona_splits(personas), root, provenance): {
+            "train": len(personas.training),
+            "benchmark": len(personas.benchmark),
+        },
+        write_tfds(
+            "aloe_trees",
+            {"train": [_tree(tree) for tree in train], "validation": [_tree(tree) for tree in validation]},
+            root,
+            provenance,
+        ): {"train": len(train), "validation": len(validation)},
+    }
+
+
+def split_by_profile(
+    conversations: Sequence[Conversation], fraction: float, seed: int
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Split into (train, validation) so that no profile is in both.
+
+    `fraction` of the profiles, drawn by seed, at least one and never all, make up the validation split.
+    Raises AloeError when there are fewer than two profiles.
+    """
+    from aloe_jax.roles import derive_seed
+
+    profiles = sorted({Personas.profile_id(tree.persona) for tree in conversations})
+    if len(profiles) < 2:
+        raise AloeError(
+            f"{len(conversations)} conversations of {len(profiles)} profile(s): the validation split needs a "
+            "profile of its own; raise conversations.count and run `python -m datagen conversations` again"
+        )
+    random.Random(derive_seed(seed, "validation")).shuffle(profiles)
+    held_out = set(profiles[: min(max(1, round(fraction * len(profiles))), len(profiles) - 1)])
+    train = [tree for tree in conversations if Personas.profile_id(tree.persona) not in held_out]
+    validation = [tree for tree in conversations if Personas.profile_id(tree.persona) in held_out]
+    return train, validation
+
+
+def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, Any]) -> Path:
+    """Write one data set as ROOT/name/1.0.0 in array_record files and return that directory.
+
+    Raises AloeError on an empty split and on an id that occurs twice.
+    """
+    for split, records in splits.items():
+        if not records:
+            raise AloeError(f"{name}: the split {split} would be empty; generate more first")
+        refuse_duplicates((record["id"] for record in records), f"{name} split {split}")
+
+    import tensorflow_datasets as tfds
+
+    from datagen.aloe_personas.aloe_personas import AloePersonas
+    from datagen.aloe_trees.aloe_trees import AloeTrees
+
+    builders = {"aloe_personas": AloePersonas, "aloe_trees": AloeTrees}
+    work = root / f".writing-{name}"
+    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
+    tfds.disable_progress_bar()
+    builder = builders[name](records=splits, provenance=provenance, data_dir=work, file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what we say ourselves
+        builder.download_and_prepare()
+    final = root / name / VERSION
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        # A directory that holds files cannot be replaced in one step: move it aside first.
+        final.rename(work / "replaced")
+    (work / name / VERSION).rename(final)
+    shutil.rmtree(work)
+    return final
+
+
+def refuse_duplicates(ids: Iterable[str], where: str) -> None:
+    """Raise AloeError naming an id that occurs twice."""
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise AloeError(f"{where}: the id {twice[0]} occurs twice ({len(twice)} such ids)")
+
+
+def _persona_splits(personas: Personas) -> Splits:
+    return {
+        "train": [_persona(persona) for persona in personas.training],
+        "benchmark": [_persona(persona) for persona in personas.benchmark],
+    }
+
+
+def _persona(persona: Persona) -> dict[str, str]:
+    return persona.model_dump() | {
+        "profile_id": Personas.profile_id(persona),
+        "personality_id": Personas.personality_id(persona),
+    }
+
+
+def _tree(conversation: Conversation) -> dict[str, Any]:
+    record = conversation.model_dump()
+    for turn in record["turns"]:
+        turn["hinted"] = turn["hinted"] or ""  # TFDS text has no None
+    return record

@@ -1,0 +1,52 @@
+"""The journal of a data generation run: where it lies and which records it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from aloe_jax.llm.ledger import Ledger
+
+# Kinds of records.
+BATCH = "pool-batch"  # what one call to the persona writer added to a pool
+POOL = "pool"  # the finished pools and who is held out for the benchmark; id "personas"
+CONVERSATION = "conversation"  # a finished conversation under its id
+SKIP = "skip"  # why a conversation was given up; id CONVERSATION/NUMBER
+SETTINGS = "settings"  # what the conversations were written with; id "conversations"
+
+
+def journal_path(settings: config.Datagen) -> Path:
+    """OUTPUT/journal.sqlite."""
+    return Path(settings.output) / "journal.sqlite"
+
+
+def open_journal(settings: config.Datagen, *, create: bool = False) -> Ledger:
+    """Open the journal. Raises AloeError when there is none, unless it is to be created."""
+    from aloe_jax.llm.ledger import Ledger
+
+    path = journal_path(settings)
+    if not create and not path.is_file():
+        raise AloeError(f"{path}: no journal yet; run `python -m datagen personas --config FILE` first")
+    return Ledger(path)
+
+
+def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise AloeError when records were made with other settings than the ones asked for now."""
+    for key in sorted(recorded.keys() | wanted.keys()):
+        if recorded.get(key) != wanted.get(key):
+            raise AloeError(
+                f"{path}: its {what} were made with {key}={recorded.get(key)!r}, the config says "
+                f"{wanted.get(key)!r}; restore the old value, or give another output directory"
+            )
+
+
+def is_simulated(settings: config.Datagen) -> bool:
+    """Whether any role is played by the scripted provider instead of a language model."""
+    return any(role["provider"] == "scripted" for role in settings.roles.model_dump().values())
+
+
+SIMULATED = "Simulated: the texts come from the scripted provider, not from a language model or from people."
