@@ -8,7 +8,8 @@ from aloe_jax.errors import AloeError
 from tests.conversations import conversation
 
 REWRITES_HISTORY = (
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + (m['content'] if loop.last or m['role'] == 'user' else '...') + '<|end|>' }}"
+    "{% for m in messages %}{% set kept = loop.last or m['role'] == 'user' %}"
+    "{{ '<|' + m['role'] + '|>' + (m['content'] if kept else '...') + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 REWRITES_PROMPT = (

@@ -1,0 +1,181 @@
+"""Alignment level and improvement rate: what the benchmark's ratings say about a model.
+
+Definitions from "Aligning LLMs with Individual Preferences via Interaction" (arXiv 2410.03642):
+
+    AL(k)   mean rating at turn k over the cases
+    IR      slope b of the least-squares line a + b·k through AL(k), k = 1..K
+    N-IR    the same slope after min–max normalisation of AL over k: (AL(k) − min) / (max − min)
+    R²      coefficient of determination of that fit; min–max scaling is affine and leaves it unchanged
+
+Three cases that the paper leaves open are settled here. A missing rating leaves its turn's mean. A turn
+without any rating has no AL(k) and takes no part in the average, in the normalisation or in the fit. Where AL
+is constant, and where fewer than two turns are left, N-IR and R² are undefined: NaN, never 0.
+
+Intervals are 95% percentile bootstraps over cases: a case is resampled with all its turns, because the turns
+of one dialogue depend on each other. With a single case there is nothing to resample: the interval is NaN.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from aloe_jax.errors import AloeError
+
+Array = NDArray[np.float64]
+
+_LOWEST, _HIGHEST = 1.0, 5.0
+_CONFIDENCE = (2.5, 97.5)  # percentiles
+_FLAT = 1e-9  # an AL that varies by less than this is constant: means differ by rounding alone
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AlignmentMetrics:
+    """What N dialogues of K turns say. `al*` and `coverage_by_turn` are [K], index 0 being turn 1."""
+
+    cases: int
+    turns: int
+    al: Array
+    al_low: Array
+    al_high: Array
+    average: Estimate
+    ir: Estimate
+    n_ir: Estimate
+    r2: Estimate
+    coverage_by_turn: Array  # share of the cases with a rating
+    coverage: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with None for NaN."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> AlignmentMetrics:
+    """Metrics of `ratings` [N cases, K turns] on the scale 1–5, NaN = missing.
+
+    `bootstrap` resamples of the cases, drawn from `seed`, give the intervals. Raises AloeError for another
+    shape, for no cases or turns, and for a rating outside 1–5.
+    """
+    values = _checked(ratings)
+    cases, turns = values.shape
+    al = _alignment_level(values, np.ones((1, cases)))
+    samples = _alignment_level(values, _resamples(cases, bootstrap, seed))
+    points, spreads = _summaries(al), _summaries(samples)
+    low, high = _interval(samples)
+    return AlignmentMetrics(
+        cases=cases,
+        turns=turns,
+        al=al[0],
+        al_low=low,
+        al_high=high,
+        **{
+            name: Estimate(float(points[name][0]), *map(float, _interval(spreads[name][:, None]).ravel()))
+            for name in points
+        },
+        coverage_by_turn=np.mean(~np.isnan(values), axis=0),
+        coverage=float(np.mean(~np.isnan(values))),
+    )
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> Estimate:
+    """Average AL of `second` minus that of `first`, both [N, K] over the same cases in the same order.
+
+    Every resample takes the same cases from both, so what is common to a case cancels. Raises AloeError as
+    `alignment_metrics` does, and when the shapes differ.
+    """
+    left, right = _checked(first), _checked(second)
+    if left.shape != right.shape:
+        raise AloeError(f"ratings: cannot pair {left.shape} with {right.shape}: rate the same cases")
+    weights = np.concatenate([np.ones((1, len(left))), _resamples(len(left), bootstrap, seed)])
+    averages = [_summaries(_alignment_level(values, weights))["average"] for values in (left, right)]
+    difference = averages[1] - averages[0]
+    return Estimate(float(difference[0]), *map(float, _interval(difference[1:, None]).ravel()))
+
+
+def _checked(ratings: ArrayLike) -> Array:
+    try:
+        values = np.asarray(ratings, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise AloeError("ratings: expected numbers [cases, turns], NaN where missing") from None
+    if values.ndim != 2 or 0 in values.shape:
+        raise AloeError(f"ratings: expected [cases, turns], at least one of each, found shape {values.shape}")
+    wrong = ~np.isnan(values) & ~((values >= _LOWEST) & (values <= _HIGHEST))
+    if wrong.any():
+        case, turn = np.argwhere(wrong)[0]
+        raise AloeError(
+            f"ratings: case {case}, turn {turn + 1} has {values[case, turn]:g}; ratings lie between 1 and 5 "
+            "and NaN stands for a missing one"
+        )
+    return values
+
+
+def _resamples(cases: int, bootstrap: int, seed: int) -> Array:
+    """How often each case is drawn in each resample, [bootstrap, cases]; nothing for one case."""
+    if cases < 2:
+        return np.empty((0, cases))
+    return np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=bootstrap).astype(float)
+
+
+def _alignment_level(values: Array, weights: Array) -> Array:
+    """AL [S, K] of values [N, K] under S weightings of the cases [S, N]; NaN where a turn has no rating."""
+    rated = ~np.isnan(values)
+    count = weights @ rated
+    total = weights @ np.where(rated, values, 0.0)
+    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def _summaries(al: Array) -> dict[str, Array]:
+    """Average, IR, N-IR and R² of AL [S, K], each [S]: closed-form least squares over the rated turns."""
+    rated = ~np.isnan(al)
+    count = rated.sum(axis=1)
+    safe = np.maximum(count, 1)
+    level = np.where(rated, al, 0.0)
+    average = np.where(count > 0, level.sum(axis=1) / safe, np.nan)
+    turn = np.where(rated, np.arange(1.0, al.shape[1] + 1), 0.0)
+    from_mean_turn = np.where(rated, turn - (turn.sum(axis=1) / safe)[:, None], 0.0)
+    from_mean_level = np.where(rated, al - average[:, None], 0.0)
+    s_kk = (from_mean_turn**2).sum(axis=1)
+    s_ka = (from_mean_turn * from_mean_level).sum(axis=1)
+    s_aa = (from_mean_level**2).sum(axis=1)
+    span = np.where(rated, al, -np.inf).max(axis=1) - np.where(rated, al, np.inf).min(axis=1)
+    fitted = count >= 2
+    shaped = fitted & (span > _FLAT)  # otherwise there is nothing to normalise or to explain
+    slope = np.where(fitted, s_ka / np.where(fitted, s_kk, 1.0), np.nan)
+    return {
+        "average": average,
+        "ir": slope,
+        "n_ir": np.where(shaped, slope / np.where(shaped, span, 1.0), np.nan),
+        "r2": np.where(shaped, s_ka**2 / np.where(shaped, s_kk * s_aa, 1.0), np.nan),
+    }
+
+
+def _interval(samples: Array) -> Array:
+    """95% percentile interval [2, K] of samples [S, K], over the samples in which the number is defined."""
+    if not len(samples):
+        return np.full((2, samples.shape[1]), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN columns stay NaN
+        return np.nanpercentile(samples, _CONFIDENCE, axis=0)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    return value

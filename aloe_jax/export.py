@@ -1,0 +1,77 @@
+"""Write a trained model as a Hugging Face directory: `python -m aloe_jax.export`."""
+
+from __future__ import annotations
+
+import click
+
+from aloe_jax.command import one_line_errors
+
+
+@click.command()
+@click.option("--checkpoint", required=True, metavar="RUN", help="A run directory, or a Hugging Face directory.")
+@click.option("--output", required=True, metavar="DIR", help="Directory to write; an earlier export is replaced.")
+@click.option("--step", type=int, help="Checkpoint of the run; by default its newest.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the weights; by default the run's.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Largest safetensors file.")
+@click.option("--metrics", metavar="FILE", help="metrics.json of a benchmark, for the model card.")
+def main(
+    checkpoint: str, output: str, step: int | None, dtype: str | None, max_shard_size: str, metrics: str | None
+) -> None:
+    """Write a model as safetensors with config.json, tokenizer and a model card.
+
+    transformers and the servers that read its format load the directory. What was written is read back and
+    compared before it takes its name. The card states base model, data, settings and licence, and, when a
+    benchmark's metrics.json is given or lies in benchmark/ beside the run, how the model scored.
+
+    Example: python -m aloe_jax.export --checkpoint runs/demo/dpo --output runs/demo/export --dtype bfloat16
+    """
+    with one_line_errors():
+        size = export(checkpoint, output, step, dtype, max_shard_size, metrics)
+        click.echo(f"{output}: {size:,} parameters")
+
+
+def export(
+    checkpoint: str,
+    output: str,
+    step: int | None = None,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+    metrics: str | None = None,
+) -> int:
+    """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
+    from pathlib import Path
+
+    from aloe_jax.data.tokenizer import load_tokenizer
+    from aloe_jax.errors import AloeError
+    from aloe_jax.models import is_huggingface, load_pretrained, model_card, save_pretrained, tokenizer_directory
+    from aloe_jax.models.huggingface import size_in_bytes
+    from aloe_jax.models.run_directory import load_run
+
+    source, target = Path(checkpoint), Path(output)
+    size_in_bytes(max_shard_size)
+    if is_huggingface(source) and step is not None:
+        raise AloeError(f"{source}: is a Hugging Face directory, which has no steps; leave --step out")
+    if target.resolve() == source.resolve():
+        raise AloeError(f"{target}: is the checkpoint itself; give another --output")
+    origin = model_card.trace_origin(source)
+    scores, played = None, list[str]()
+    found = Path(metrics) if metrics is not None else source.parent / "benchmark" / "metrics.json"
+    if metrics is not None or found.exists():
+        scores, played = model_card.benchmark_scores(found, source)
+        if scores is None and metrics is not None:
+            raise AloeError(f"{metrics}: holds no scores of {source}; give the benchmark that tested it")
+    simulated = []
+    if any(model_card.simulated_data(stage.data.path) for stage in origin.stages):
+        simulated.append("the people and replies of the training data were played by a script.")
+    if scores is not None and played:
+        simulated.append(f"in the benchmark a script played {', '.join(played)}.")
+    stored = dtype or (origin.stages[0].model.dtype if origin.stages else "float32")
+    model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
+    card = model_card.full_card(model.spec, origin, scores, simulated)
+    tokenizer = load_tokenizer(tokenizer_directory(source))
+    save_pretrained(model, target, max_shard_size, stored, tokenizer, card)
+    return model.spec.parameter_count()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Remote and scripted language models behind one small protocol."""

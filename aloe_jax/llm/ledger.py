@@ -1,0 +1,221 @@
+"""The journal of a run: every finished call and record in one SQLite file; a rerun repeats none of them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.protocol import LLM, Completion, Request
+
+_APPLICATION = 0x414C4F45  # "ALOE", in the header of the file
+_VERSION = 1
+_TABLES = """
+CREATE TABLE calls (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE records (
+    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (kind, id)
+);
+"""
+
+
+class Ledger:
+    """Append-only journal of calls to language models and of finished records, for several threads at once.
+
+    A value is durable against a killed process when the method that wrote it returns: every write is a
+    transaction of its own in SQLite's write-ahead log. (`synchronous=NORMAL`: after a power failure the last
+    few transactions may be missing, the file stays whole, and a rerun repeats them.)
+
+    Raises AloeError from every method when the file is no journal, is damaged, or the disk is full.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._in_flight: dict[str, Future[Completion]] = {}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
+        with self._told():
+            # Autocommit: each statement outside BEGIN is its own transaction.
+            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        try:
+            self._open()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _open(self) -> None:
+        with self._told():
+            # A file of another program must be refused before anything, WAL mode included, is written to it.
+            empty = self._number("SELECT count(*) FROM sqlite_master") == 0
+            application, version = self._number("PRAGMA application_id"), self._number("PRAGMA user_version")
+            if not empty and application != _APPLICATION:
+                raise AloeError(f"{self.path}: is an SQLite file but no journal of ours; move it away")
+            if not empty and version != _VERSION:
+                raise AloeError(
+                    f"{self.path}: journal of version {version}, this program reads version {_VERSION}; "
+                    "start in another output directory"
+                )
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+        if empty:
+            with self._transaction():
+                # Another process may have created the tables since we looked.
+                if self._number("SELECT count(*) FROM sqlite_master") == 0:
+                    for statement in _TABLES.split(";")[:-1]:
+                        self._database.execute(statement)
+                    self._database.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
+
+    # ------------------------------------------------------------ calls
+
+    def complete(self, llm: LLM, request: Request) -> Completion:
+        """The answer to `request`: from the journal if it was ever given, else from `llm`, then stored.
+
+        The same question asked by two threads at once is put to the model once. Errors of the model pass
+        through and are not stored.
+        """
+        key = request.key(llm.name)
+        with self._lock:
+            found = self._find(key)
+            if found is not None:
+                return found
+            running = self._in_flight.get(key)
+            if running is None:
+                mine = self._in_flight[key] = Future()
+        if running is not None:
+            return running.result()
+        try:
+            completion = llm.complete(request)
+            row = (key, llm.name, request.role, completion.text)
+            with self._told(), self._lock:
+                self._database.execute(
+                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?)",
+                    (*row, completion.input_tokens, completion.output_tokens),
+                )
+        except BaseException as error:
+            with self._lock:
+                del self._in_flight[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._in_flight[key]
+        mine.set_result(completion)
+        return completion
+
+    def _find(self, key: str) -> Completion | None:
+        with self._told():
+            row = self._database.execute(
+                "SELECT text, input_tokens, output_tokens FROM calls WHERE key = ?", (key,)
+            ).fetchone()
+        return Completion(*row) if row else None
+
+    def usage(self) -> dict[str, tuple[int, int, int]]:
+        """Per `model/role`: finished calls, input tokens, output tokens."""
+        rows = self._read(
+            "SELECT model || '/' || role, count(*), sum(input_tokens), sum(output_tokens) "
+            "FROM calls GROUP BY model, role ORDER BY model, role"
+        )
+        return {name: (calls, spent, written) for name, calls, spent, written in rows}
+
+    # ------------------------------------------------------------ records
+
+    def put(self, kind: str, id: str, value: dict[str, Any]) -> None:
+        """Store a finished record (persona, conversation, rating ...). Durable on return.
+
+        Storing an equal value again does nothing; another value under the same id raises AloeError.
+        """
+        self.put_many(kind, [(id, value)])
+
+    def put_many(self, kind: str, items: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Store records of one kind in one transaction: all of them or none."""
+        rows = [(kind, id, json.dumps(value, ensure_ascii=False, sort_keys=True)) for id, value in items]
+        with self._transaction():
+            for row in rows:
+                added = self._database.execute("INSERT OR IGNORE INTO records (kind, id, value) VALUES (?, ?, ?)", row)
+                if added.rowcount == 0 and self._stored(kind, row[1]) != row[2]:
+                    raise AloeError(
+                        f"{self.path}: {kind} {row[1]} is already stored with another value; "
+                        "start in another output directory"
+                    )
+
+    def get(self, kind: str, id: str) -> dict[str, Any] | None:
+        """The record, or None."""
+        with self._told(), self._lock:
+            text = self._stored(kind, id)
+        return None if text is None else json.loads(text)
+
+    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+        """All records of one kind by id, in the order in which they were stored."""
+        rows = self._read("SELECT id, value FROM records WHERE kind = ? ORDER BY number", kind)
+        return {id: json.loads(value) for id, value in rows}
+
+    def _stored(self, kind: str, id: str) -> str | None:
+        row = self._database.execute("SELECT value FROM records WHERE kind = ? AND id = ?", (kind, id)).fetchone()
+        return row[0] if row else None
+
+    # ------------------------------------------------------------ SQLite
+
+    def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        with self._told(), self._lock:
+            return self._database.execute(query, values).fetchall()
+
+    def _number(self, query: str) -> int:
+        return int(self._database.execute(query).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._told(), self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                # A full disk may have rolled back already.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise AloeError(f"{self.path}: {_explain(error)}") from None
+
+    def close(self) -> None:
+        """Close the file; the journal's log is folded into it."""
+        with self._told(), self._lock:
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _explain(error: sqlite3.Error) -> str:
+    text = str(error)
+    causes: list[tuple[Callable[[str], bool], str]] = [
+        (lambda t: "disk is full" in t, "the disk is full; free some space and run again, nothing is lost"),
+        (lambda t: "not a database" in t, "is no journal (not an SQLite file); move it away"),
+        (lambda t: "malformed" in t, "the journal is damaged; restore a copy or start in another directory"),
+        (lambda t: "unable to open" in t, "cannot open the journal; give the path of a file in a directory"),
+        (lambda t: "readonly" in t, "the journal is read-only; make it and its directory writable"),
+        (lambda t: "locked" in t, "another process is writing the journal; wait for it or stop it"),
+    ]
+    return next((say for fits, say in causes if fits(text)), f"the journal cannot be used ({text})")

@@ -1,0 +1,108 @@
+"""The scripted provider: plays every role in the simulated world, offline, from the inputs and the seed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.world import VERSION, people, replies, rubric, talk
+
+OVERLOOKED = 0.05  # chance that the inducer misses a thing that was revealed
+MISJUDGED = 0.08  # chance that the verifier prefers the worse reply
+VARIANTS = 0.1  # share of near-copies among what the persona writer returns
+
+Inputs = Mapping[str, Any]
+
+
+class Scripted:
+    """A simulated language model: its answer depends on the role, the inputs and the seed alone."""
+
+    name = f"scripted-{VERSION}"
+
+    def complete(self, request: Request) -> Completion:
+        """Answer in role. Raises AloeError for a role that is not simulated."""
+        play = _PARTS.get(request.role)
+        if play is None:
+            raise AloeError(f"role {request.role}: not simulated; choose from {', '.join(_PARTS)}")
+        draw = random.Random(f"{request.role} {request.seed}")
+        return Completion(json.dumps(play(request.inputs, draw), ensure_ascii=False))
+
+
+def _persona_writer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    write = people.write_profile if inputs["kind"] == "profile" else people.write_personality
+    examples: Sequence[str] = inputs["examples"]
+    texts = [
+        people.write_variant(draw.choice(examples), draw) if examples and draw.random() < VARIANTS else write(draw)
+        for _ in range(inputs["count"])
+    ]
+    return {"texts": texts}
+
+
+def _user(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    facts, poles = _persona(inputs)
+    return {"message": talk.say(facts, poles, _user_messages(inputs), draw)}
+
+
+def _inducer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    facts, poles = _persona(inputs)
+    slots, axes = talk.infer(talk.revealed(inputs["messages"]), facts, poles, OVERLOOKED, draw)
+    told = people.profile_sentences(inputs["profile"])
+    traits = people.personality_sentences(inputs["personality"])
+    return {
+        "profile": " ".join([told[slot] for slot in slots]),
+        "personality": " ".join([traits[axis] for axis in axes]),
+    }
+
+
+def _responder(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    facts, poles = _persona(inputs)
+    if not inputs["hinted"]:
+        habits = replies.PLAIN
+        # The same seed with and without a hint must not give two replies with the same wording.
+        draw.random()
+    else:
+        habits = replies.FAITHFUL if inputs["faithful"] else replies.HINTED
+    return {"reply": replies.respond(_asked(inputs), facts, poles, habits, draw)}
+
+
+def _verifier(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    facts, poles = _persona(inputs)
+    asked = _asked(inputs)
+    first, _ = rubric.assess(asked, facts, poles, inputs["first"])
+    second, _ = rubric.assess(asked, facts, poles, inputs["second"])
+    better = draw.choice("AB") if first == second else "A" if first > second else "B"
+    if draw.random() < MISJUDGED:
+        better = "B" if better == "A" else "A"
+    return {"reason": f"Simulated: reply {better} suits this user better.", "preferred": better}
+
+
+def _judge(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    facts, poles = _persona(inputs)
+    score, reason = rubric.assess(_asked(inputs), facts, poles, inputs["reply"])
+    return {"reason": f"Simulated rubric: {reason}", "rating": rubric.rating(score)}
+
+
+def _persona(inputs: Inputs) -> tuple[people.Facts, people.Poles]:
+    return people.read_profile(inputs["profile"]), people.read_personality(inputs["personality"])
+
+
+def _user_messages(inputs: Inputs) -> list[str]:
+    return [message["content"] for message in inputs["history"] if message["role"] == "user"]
+
+
+def _asked(inputs: Inputs) -> str | None:
+    return talk.hear(inputs["history"][-1]["content"]).asked if inputs["history"] else None
+
+
+_PARTS: dict[str, Callable[[Inputs, random.Random], dict[str, Any]]] = {
+    "persona_writer": _persona_writer,
+    "user": _user,
+    "inducer": _inducer,
+    "responder": _responder,
+    "verifier": _verifier,
+    "judge": _judge,
+}

@@ -1,0 +1,138 @@
+"""The ten kinds of fact in the simulated world, and every wording in which one is told, asked for or used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One kind of fact. `{}` stands for the value, `{She}`, `{she}`, `{Her}`, `{her}` for the person.
+
+    A value is one word that occurs nowhere else in the world's texts, so wherever it stands it is recognised.
+    `offers` are pairs (with the value, without); the topics are the words by which an offer is recognised.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    profile: tuple[str, ...]  # third person, in a profile
+    reveal: tuple[str, ...]  # first person, in a user message
+    other: str  # said of somebody else
+    questions: tuple[str, ...]
+    topics: tuple[str, ...]
+    offers: tuple[tuple[str, str], ...]
+
+
+def _values(line: str) -> tuple[str, ...]:
+    return tuple(line.split())
+
+
+SLOTS = (
+    Slot(
+        "job",
+        _values("nurse teacher baker pilot lawyer plumber"),
+        ("{She} works as a {}.", "{She} is a {} by profession.", "{She} earns a living as a {}."),
+        ("I work as a {}.", "I am a {}.", "My job is {}."),
+        "works as a {}",
+        ("How can I grow at work?", "What would help my career?", "Where can I train for work?"),
+        ("workshop", "course"),
+        (("a {} workshop", "a local workshop"), ("a {} course", "a local course")),
+    ),
+    Slot(
+        "hobby",
+        _values("pottery chess knitting origami juggling painting"),
+        ("{She} spends free time on {}.", "{Her} hobby is {}.", "At weekends {she} enjoys {}."),
+        ("I spend weekends on {}.", "My hobby is {}.", "I am fond of {}."),
+        "is fond of {}",
+        ("What shall I do tonight?", "Any idea for my evening?", "How should I relax?"),
+        ("evening", "session"),
+        (("an evening of {}", "an evening of rest"), ("a session of {}", "a session of rest")),
+    ),
+    Slot(
+        "food",
+        _values("ramen tacos curry lasagna paella pierogi"),
+        ("{Her} favourite dish is {}.", "{She} cooks {} most often.", "{She} could eat {} every day."),
+        ("I mostly cook {}.", "My favourite dish is {}.", "I could eat {} daily."),
+        "cooks {}",
+        ("What should I cook?", "What is good for dinner?", "Which meal do you suggest?"),
+        ("plate", "bowl"),
+        (("a plate of {}", "a plate of leftovers"), ("a bowl of {}", "a bowl of leftovers")),
+    ),
+    Slot(
+        "pet",
+        _values("parrot rabbit hamster tortoise ferret gecko"),
+        ("{She} keeps a {}.", "{She} has a {} at home.", "A {} shares {her} home."),
+        ("I keep a {}.", "I have a {} at home.", "My pet is a {}."),
+        "keeps a {}",
+        ("What does my pet need?", "How can I please my pet?", "Any idea for my pet?"),
+        ("toy", "treat"),
+        (("a toy for your {}", "a toy for your pet"), ("a treat for your {}", "a treat for your pet")),
+    ),
+    Slot(
+        "place",
+        _values("harbour canal vineyard meadow lighthouse orchard"),
+        ("{She} lives near the {}.", "{Her} home is close to the {}.", "{Her} window faces the {}."),
+        ("I live near the {}.", "My window faces the {}.", "I see the {} from home."),
+        "lives near the {}",
+        ("Where should I walk today?", "Where can I get fresh air?", "Which way for a stroll?"),
+        ("walk", "stroll"),
+        (("a walk to the {}", "a walk through town"), ("a stroll to the {}", "a stroll through town")),
+    ),
+    Slot(
+        "music",
+        _values("jazz swing techno reggae blues folk"),
+        ("{She} listens to {}.", "{Her} favourite music is {}.", "{She} collects {} albums."),
+        ("I listen to {}.", "My favourite music is {}.", "I collect {} albums."),
+        "listens to {}",
+        ("What should I listen to?", "What should I play now?", "Any idea for music?"),
+        ("record", "song"),
+        (("a {} record", "a new record"), ("a {} song", "a new song")),
+    ),
+    Slot(
+        "relative",
+        _values("sister brother cousin niece nephew stepmother"),
+        ("{She} is closest to {her} {}.", "{She} sees {her} {} every week.", "{She} has a beloved {}."),
+        ("I am closest to my {}.", "I often see my {}.", "I miss my {}."),
+        "often sees a {}",
+        ("Who deserves a surprise?", "Whom should I thank?", "Who needs a kind word?"),
+        ("gift", "letter"),
+        (
+            ("a gift for your {}", "a gift for someone"),
+            ("a letter for your {}", "a letter for someone"),
+        ),
+    ),
+    Slot(
+        "drink",
+        _values("cider cocoa espresso kombucha matcha lemonade"),
+        ("{She} drinks {}.", "{Her} favourite drink is {}.", "{She} orders {} in every cafe."),
+        ("I drink {}.", "My favourite drink is {}.", "I always order {}."),
+        "drinks {}",
+        ("What should I drink now?", "What can I sip?", "Which drink fits today?"),
+        ("cup", "glass"),
+        (("a cup of {}", "a cup of water"), ("a glass of {}", "a glass of water")),
+    ),
+    Slot(
+        "sport",
+        _values("tennis rowing fencing karate boxing rugby"),
+        ("{She} trains in {}.", "{Her} sport is {}.", "{She} keeps fit with {}."),
+        ("My sport is {}.", "I stay fit with {}.", "I train in {}."),
+        "trains in {}",
+        ("How can I stay fit?", "How should I exercise?", "What is good for my body?"),
+        ("hour", "round"),
+        (("an hour of {}", "an hour of exercise"), ("a round of {}", "a round of exercise")),
+    ),
+    Slot(
+        "film",
+        _values("western horror spy pirate zombie samurai"),
+        ("{She} watches {} films.", "{Her} favourite films are {} films.", "{She} never misses a {} film."),
+        ("I watch {} films.", "I adore {} films.", "My shelf holds {} films."),
+        "watches {} films",
+        ("What should I watch?", "Which film is on?", "What would you stream?"),
+        ("film", "movie"),
+        (("a {} film", "a short film"), ("a {} movie", "a short movie")),
+    ),
+)
+
+SLOT = {slot.name: slot for slot in SLOTS}
+SLOT_OF_VALUE = {value: slot.name for slot in SLOTS for value in slot.values}
+OTHERS = ("My neighbour", "My boss", "My friend")

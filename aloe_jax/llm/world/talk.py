@@ -1,0 +1,107 @@
+"""The user of the simulated world: writes messages that reveal a persona bit by bit, and reads them back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aloe_jax.llm.world.facts import OTHERS, SLOT, SLOTS
+from aloe_jax.llm.world.people import Facts, Poles, sentences, words
+from aloe_jax.llm.world.style import AXES
+
+SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
+OTHER_CHANCE = 0.2  # that it tells a fact of somebody else
+SAME_CHANCE = 0.3  # that it asks about the very fact it has just told
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one message says: facts of the user, signs of poles, and the slot it asks about."""
+
+    facts: tuple[tuple[str, str], ...]
+    signs: tuple[tuple[str, int], ...]
+    asked: str | None
+
+
+def _meanings() -> dict[str, tuple[str, str, str | int]]:
+    """Every sentence a user can say, as words -> (kind, slot or axis, value or pole)."""
+    said: dict[str, tuple[str, str, str | int]] = {}
+    for slot in SLOTS:
+        for reveal in slot.reveal:
+            for value in slot.values:
+                said[" ".join(words(reveal.format(value)))] = ("fact", slot.name, value)
+        for question in slot.questions:
+            said[" ".join(words(question))] = ("question", slot.name, "")
+    for axis, poles in AXES.items():
+        for pole in (0, 1):
+            for sign in poles[pole].signs:
+                said[" ".join(words(sign))] = ("sign", axis, pole)
+    return said
+
+
+_SAID = _meanings()
+
+
+@lru_cache(maxsize=65536)
+def hear(message: str) -> Heard:
+    """Read one user message. Sentences that mean nothing here are passed over; never raises."""
+    facts, signs, asked = [], [], None
+    for sentence in sentences(message):
+        kind, name, what = _SAID.get(" ".join(words(sentence)), ("", "", ""))
+        if kind == "fact":
+            facts.append((name, str(what)))
+        elif kind == "sign":
+            signs.append((name, int(what)))
+        elif kind == "question":
+            asked = name
+    return Heard(tuple(facts), tuple(signs), asked)
+
+
+def revealed(messages: Iterable[str]) -> tuple[Facts, Poles]:
+    """What a careful stranger knows after these user messages: (slot -> value, axis -> pole)."""
+    facts: dict[str, str] = {}
+    poles: dict[str, int] = {}
+    for message in messages:
+        heard = hear(message)
+        facts.update(heard.facts)
+        poles.update(heard.signs)
+    return facts, poles
+
+
+def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random) -> str:
+    """The user's next message after his `earlier` ones.
+
+    It reveals one fact not yet told (while there is one), shows an axis of his personality with SIGN_CHANCE,
+    tells somebody else's fact with OTHER_CHANCE, and asks: with SAME_CHANCE about the fact just told, else about
+    a slot drawn uniformly, told or not. So the chance that the asked fact is known grows evenly from turn to turn.
+    """
+    told, _ = revealed(earlier)
+    untold = [slot.name for slot in SLOTS if slot.name in facts and slot.name not in told]
+    parts: list[str] = []
+    if poles and draw.random() < SIGN_CHANCE:
+        axis = draw.choice(sorted(poles))
+        parts.append(draw.choice(AXES[axis][poles[axis]].signs))
+    statements: list[str] = []
+    asked = draw.choice(SLOTS)
+    if untold:
+        slot = SLOT[draw.choice(untold)]
+        asked = slot if draw.random() < SAME_CHANCE else asked
+        statements.append(draw.choice(slot.reveal).format(facts[slot.name]))
+    if draw.random() < OTHER_CHANCE:
+        slot = draw.choice(SLOTS)
+        value = draw.choice([value for value in slot.values if value != facts.get(slot.name)])
+        statements.append(f"{draw.choice(OTHERS)} {slot.other.format(value)}.")
+    draw.shuffle(statements)
+    return " ".join([*parts, *statements, draw.choice(asked.questions)])
+
+
+def infer(
+    told: tuple[Facts, Poles], profile: Facts, personality: Poles, miss: float, draw: random.Random
+) -> tuple[list[str], list[str]]:
+    """Which slots and axes of the persona an inducer notes; each is overlooked with probability `miss`."""
+    facts, poles = told
+    slots = [name for name in profile if facts.get(name) == profile[name] and draw.random() >= miss]
+    axes = [axis for axis in personality if poles.get(axis) == personality[axis] and draw.random() >= miss]
+    return slots, axes

@@ -1,0 +1,202 @@
+"""The decoder: Llama's arithmetic, layers stacked and scanned.
+
+Numerics follow transformers' LlamaForCausalLM: RMSNorm, rotary positions on half-split heads, grouped-query
+attention, SwiGLU. Shapes: B batch, T tokens, D model, N/K query and key heads, H head size, F feed-forward,
+V vocabulary, L layers, S cache slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from aloe_jax.models.attention import Method, attend, grouped, ungrouped, weigh
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.weights import nested, weights
+from aloe_jax.parallel.mesh import constrain
+
+Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [B,K,S,H] of every layer
+Layer = dict[str, jax.Array]  # the weights of one layer by name, without the leading L
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a model is computed; none of it changes what is computed, save rounding."""
+
+    attention: Method = "auto"
+    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes of a layer
+    unroll: int = 1  # layers a scan step
+    dtype: str = "float32"  # of activations and of weights in products; norms and softmax are float32
+
+
+class Decoder(nnx.Module):
+    """A causal language model over token trees. Its parameters are `weights(spec)`, as nnx.Param."""
+
+    def __init__(
+        self, spec: ModelSpec, *, rngs: nnx.Rngs, dtype: str = "float32", compute: Compute | None = None
+    ) -> None:
+        self.spec = spec
+        self.compute = compute or Compute()
+        tree = nested(
+            {
+                name: nnx.Param(weight.initialiser(rngs.params(), weight.shape).astype(dtype))
+                for name, weight in weights(spec).items()
+            }
+        )
+        self.embedding = tree["embedding"]
+        self.layers = nnx.Dict(tree["layers"])
+        self.final_norm = tree["final_norm"]
+        if not spec.tie_embeddings:
+            self.head = tree["head"]
+
+    def __call__(
+        self, tokens: jax.Array, positions: jax.Array | None = None, subtree_end: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits of the next token: int [B,T] -> float32 [B,T,V]. See `hidden`."""
+        return self.logits(self.hidden(tokens, positions, subtree_end))
+
+    def hidden(
+        self, tokens: jax.Array, positions: jax.Array | None = None, subtree_end: jax.Array | None = None
+    ) -> jax.Array:
+        """States after the final norm: int [B,T] -> [B,T,D] in the compute type.
+
+        `positions` [B,T] (default 0..T-1) is each token's depth on its own path; `subtree_end` [B,T]
+        (default: plain causal) is the exclusive index at which the subtree of the token's node ends: query q
+        sees key k when k <= q < subtree_end[k].
+        """
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1])[None]
+        rotation = rope_rotation(self.spec, positions)
+
+        def step(x: jax.Array, layer: Layer) -> tuple[jax.Array, None]:
+            def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+                return attend(query, key, value, subtree_end, self.compute.attention)
+
+            return self._layer(x, layer, rotation, mix), None
+
+        step = rematerialised(step, self.compute.remat)
+        x, _ = lax.scan(step, self._embed(tokens), self._stacked(), unroll=self.compute.unroll)
+        return rms_norm(x, self.final_norm[...], self.spec.norm_eps)
+
+    def cached(self, tokens: jax.Array, cache: Cache, lengths: jax.Array) -> tuple[jax.Array, Cache]:
+        """Continue rows whose first `lengths` [B] tokens are in the cache: int [B,T] -> ([B,T,D], cache).
+
+        Rows may end in padding: no token sees it, and what comes next in the row is stored over it. What lies
+        past the last slot S is not stored.
+        """
+        positions = lengths[:, None] + jnp.arange(tokens.shape[1])[None]  # [B,T]
+        slots = cache[0][0].shape[2]
+        seen = (jnp.arange(slots)[None, None] <= positions[:, :, None])[:, None, None]  # [B,1,1,T,S]
+        rotation = rope_rotation(self.spec, positions)
+        rows = jnp.arange(tokens.shape[0])[:, None]
+        stored: list[tuple[jax.Array, jax.Array]] = []
+
+        def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            keys, values = cache[len(stored)]
+            keys = keys.at[rows, :, positions].set(key, mode="drop")
+            values = values.at[rows, :, positions].set(value, mode="drop")
+            stored.append((keys, values))
+            return ungrouped(weigh(grouped(query, key.shape[2]), keys, values, seen))
+
+        # Not scanned: a cache stacked over layers would be copied at every step instead of written in place.
+        x = self._embed(tokens)
+        stacked = self._stacked()
+        for index in range(self.spec.layers):
+            x = self._layer(x, {name: weight[index] for name, weight in stacked.items()}, rotation, mix)
+        return rms_norm(x, self.final_norm[...], self.spec.norm_eps), tuple(stored)
+
+    def unembedding(self) -> jax.Array:
+        """The head [D,V] in the compute type: the transposed embedding where they are tied."""
+        weight = self.embedding[...].T if self.spec.tie_embeddings else self.head[...]
+        return weight.astype(self.compute.dtype)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """[...,D] -> float32 [...,V]."""
+        with jax.named_scope("head"):
+            return jnp.matmul(hidden, self.unembedding(), preferred_element_type=jnp.float32)
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        with jax.named_scope("embed"):
+            x = self.embedding[...].astype(self.compute.dtype)[tokens]
+            return constrain(x, ("batch", "length", "features"))
+
+    def _stacked(self) -> Layer:
+        return {name: param[...] for name, param in self.layers.items()}
+
+    def _layer(
+        self,
+        x: jax.Array,
+        layer: Layer,
+        rotation: tuple[jax.Array, jax.Array],
+        mix: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    ) -> jax.Array:
+        """One layer: [B,T,D] -> [B,T,D]; `mix` is the attention over q [B,T,N,H], k and v [B,T,K,H]."""
+        eps = self.spec.norm_eps
+        weight = {name: w if name.endswith("_norm") else w.astype(x.dtype) for name, w in layer.items()}
+        with jax.named_scope("attention"):
+            h = rms_norm(x, weight["attention_norm"], eps)
+            heads = ("batch", "length", "query_heads", "head_size")
+            kv_heads = ("batch", "length", "kv_heads", "head_size")
+            query = constrain(jnp.einsum("btd,dnh->btnh", h, weight["query"]), heads)
+            key = constrain(jnp.einsum("btd,dkh->btkh", h, weight["key"]), kv_heads)
+            value = constrain(jnp.einsum("btd,dkh->btkh", h, weight["value"]), kv_heads)
+            mixed = constrain(mix(rotate(query, rotation), rotate(key, rotation), value), heads)
+            x = constrain(x + jnp.einsum("btnh,nhd->btd", mixed, weight["output"]), ("batch", "length", "features"))
+        with jax.named_scope("feed_forward"):
+            h = rms_norm(x, weight["feed_forward_norm"], eps)
+            inner = ("batch", "length", "feed_forward")
+            gate = constrain(h @ weight["gate"], inner)
+            up = constrain(h @ weight["up"], inner)
+            return constrain(x + (jax.nn.silu(gate) * up) @ weight["down"], ("batch", "length", "features"))
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """x / sqrt(mean(x²) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019)."""
+    wide = x.astype(jnp.float32)
+    wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    scale = jnp.expand_dims(scale.astype(jnp.float32), tuple(range(x.ndim - 1)))
+    return (wide * scale).astype(x.dtype)
+
+
+def rope_rotation(spec: ModelSpec, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of every rotary angle: int [B,T] -> two float32 [B,T,1,H/2] (Su et al. 2021)."""
+    half = spec.head_size // 2
+    frequency = spec.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if spec.rope_scaling is not None:
+        # Llama 3.1: long waves are stretched by the factor, short ones kept, those between interpolated.
+        factor, low, high, original = spec.rope_scaling
+        turns = original * frequency / (2 * jnp.pi)  # full turns over the original context
+        keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+        frequency = keep * frequency + (1 - keep) * frequency / factor
+    angle = (positions[:, :, None].astype(jnp.float32) * frequency[None, None])[:, :, None]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the pairs (x[i], x[i + H/2]) of every head [B,T,heads,H] by their angles."""
+    cosine, sine = rotation
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def rematerialised(step: Callable[..., Any], policy: str) -> Callable[..., Any]:
+    """A scan step whose backward pass recomputes nothing, all but matrix products (dots), or all (full)."""
+    if policy == "none":
+        return step
+    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+    return jax.checkpoint(step, policy=kept, prevent_cse=False)
+
+
+def assemble(spec: ModelSpec, parameters: dict[str, Any], compute: Compute | None = None) -> Decoder:
+    """A decoder around parameters that exist: a nested dict as from `nnx.to_pure_dict`, of any float type."""
+    abstract = nnx.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0), compute=compute))
+    graph, state = nnx.split(abstract, nnx.Param)
+    nnx.replace_by_pure_dict(state, parameters)
+    return nnx.merge(graph, state)

@@ -1,0 +1,159 @@
+"""README.md of an exported model: what it is, what it was trained on and how, how it scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.models.spec import ModelSpec
+
+NOT_STATED = "not stated"
+SCRATCH = "none, trained from scratch"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from: its training stages, newest first, and the model they started from."""
+
+    stages: tuple[config.Train, ...]
+    base: str  # the name of its directory, or SCRATCH
+    licence: str
+
+
+def short_card(spec: ModelSpec) -> str:
+    """A card for a model of which nothing but its shape is known."""
+    return (
+        _front_matter(NOT_STATED)
+        + f"# Llama-architecture decoder, {spec.parameter_count():,} parameters\n\n"
+        + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
+    )
+
+
+def trace_origin(path: Path) -> Origin:
+    """Follow a run's `model.path` back through runs to the model that the first of them started from.
+
+    A link that is no longer there ends the line; its licence is then not stated.
+    """
+    stages: list[config.Train] = []
+    while (path / "config.yaml").exists() and (path / "spec.json").exists():
+        stages.append(config.load(config.Train, path / "config.yaml"))
+        if stages[-1].model.path is None:
+            return Origin(tuple(stages), SCRATCH, NOT_STATED)
+        path = Path(stages[-1].model.path)
+    return Origin(tuple(stages), path.name, _licence(path / "README.md"))
+
+
+def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
+    """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
+    by a script in data and benchmark, said at the top."""
+    title = "Llama-architecture decoder" if origin.base == SCRATCH else origin.base
+    lines = [f"# {', '.join([title, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
+    if simulated:
+        lines += [f"> **Simulated**: {sentence}" for sentence in simulated]
+        lines.append("")
+    lines += [
+        f"A Llama-architecture decoder of {spec.parameter_count():,} parameters, "
+        + ("trained with aloe-jax to suit the person it talks to." if origin.stages else "written by aloe-jax."),
+        "",
+        f"- Base model: {origin.base}",
+        f"- Licence of the base model: {origin.licence}",
+        f"- Context: {spec.max_length} tokens",
+        "",
+        *_training(origin),
+        *_results(scores),
+    ]
+    return _front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
+
+
+def simulated_data(path: str) -> bool | None:
+    """Whether a data set says that a script played its people; None where it does not say or is not there."""
+    try:
+        return bool(json.loads((Path(path) / "metadata.json").read_text())["simulated"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
+
+    Raises AloeError when the file is not a benchmark's.
+    """
+    try:
+        values = json.loads(metrics.read_text())
+        for name, source in values["settings"]["models"].items():
+            if source["path"] is not None and Path(source["path"]).resolve() == checkpoint.resolve():
+                return values["models"][name], values["simulated"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
+    return None, []
+
+
+def _front_matter(licence: str) -> str:
+    stated = [] if licence == NOT_STATED else [f"license: {licence}"]
+    return "\n".join(["---", *stated, "library_name: transformers", "pipeline_tag: text-generation", "---", "", ""])
+
+
+def _licence(readme: Path) -> str:
+    """`license:` of a model card's front matter."""
+    try:
+        _, front, _ = readme.read_text().split("---", 2)
+        return str(yaml.safe_load(front)["license"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return NOT_STATED
+
+
+def _training(origin: Origin) -> Iterator[str]:
+    yield "## Training"
+    yield ""
+    if not origin.stages:
+        yield f"{NOT_STATED.capitalize()}."
+        yield ""
+        return
+    for stage in reversed(origin.stages):
+        known = {True: ", simulated", False: "", None: ""}[simulated_data(stage.data.path)]
+        length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
+        objective = (
+            f"DPO ({stage.dpo.loss}, beta {stage.dpo.beta}, label smoothing {stage.dpo.label_smoothing})"
+            if stage.stage == "dpo"
+            else f"SFT on {stage.sft.replies} replies, averaged by {stage.sft.normalise}"
+        )
+        yield f"**{objective}**"
+        yield ""
+        yield f"- Data: {stage.data.path}{known}"
+        yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
+        optimizer = stage.optimizer
+        yield (
+            f"- AdamW: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up steps, then "
+            f"{optimizer.schedule}; b1 {optimizer.b1}, b2 {optimizer.b2}, weight decay {optimizer.weight_decay}, "
+            f"gradients clipped to norm {optimizer.clip_norm}"
+        )
+        yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
+        yield ""
+
+
+def _results(scores: dict[str, Any] | None) -> Iterator[str]:
+    if scores is None:
+        return
+    yield "## ALOE benchmark"
+    yield ""
+    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% bootstrap intervals."
+    yield ""
+    yield "| metric | value | from | to |"
+    yield "| --- | --- | --- | --- |"
+    for name, value in scores.items():
+        if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
+            yield f"| {name} | " + " | ".join(_number(value[key]) for key in ("value", "low", "high")) + " |"
+    yield ""
+    yield "Mean rating by turn: " + ", ".join(_number(level) for level in scores["al"]) + "."
+    yield ""
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -1,0 +1,264 @@
+"""The roles that language models play: for each a prompt, the form of its answer, and a typed call.
+
+Prompts are the files prompts/<role>.md: the system text, a line `---`, the request; both are Jinja templates
+over the inputs of the role.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import jinja2
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from aloe_jax import config
+from aloe_jax.conversation import Message, Persona, first_fault
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import LLM, Request
+from aloe_jax.llm.providers import language_model
+
+
+class RoleError(AloeError):
+    """A role's answer could not be read, and neither could its second attempt."""
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A seed from the names of what it is for: the same on every machine, a non-negative 31-bit integer."""
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+# ---------------------------------------------------------------- forms of answers
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+
+def _clean(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    # An emoji cut in two comes as an escape for half of it, which no file can hold.
+    if not text.isascii() and _HALF_CHARACTER.search(text):
+        raise ValueError("ends or breaks within a character")
+    return text.strip()
+
+
+Text = Annotated[str, BeforeValidator(_clean)]
+Spoken = Annotated[Text, Field(min_length=1)]
+
+_STAGE_DIRECTION = re.compile(r"\*[^*\n]+\*")
+
+
+class Texts(_Answer):
+    """What the persona writer returns."""
+
+    texts: list[Spoken] = Field(min_length=1)
+
+
+class _Speech(_Answer):
+    @field_validator("message", "reply", check_fields=False)
+    @classmethod
+    def _only_speech(cls, text: str) -> str:
+        # Remote models like to act ("*smiles*"); what a person would type is wanted.
+        if "*" in text and _STAGE_DIRECTION.search(text):
+            raise ValueError("has text between asterisks; write only what is said")
+        return text
+
+
+class UserMessage(_Speech):
+    """What the user says next."""
+
+    message: Spoken
+
+
+class Reply(_Speech):
+    """What the responder answers."""
+
+    reply: Spoken
+
+
+class Inferred(_Answer):
+    """What the user's messages have revealed, in the persona's own words; empty when nothing has been."""
+
+    profile: Text
+    personality: Text
+
+
+class Verdict(_Answer):
+    """Which of two replies this user would prefer."""
+
+    reason: Text = ""
+    preferred: Literal["A", "B"]
+
+
+class Rating(_Answer):
+    """How well a reply suits the user, from 1 to 5."""
+
+    reason: Text = ""
+    rating: int = Field(ge=1, le=5)
+
+
+_DECODER = json.JSONDecoder()
+
+
+def parse_answer[A: BaseModel](form: type[A], text: str) -> A:
+    """Read a JSON object of `form`; a code fence or prose around it is passed over.
+
+    Raises ValueError that says, in one line, what is wrong with the answer.
+    """
+    start = text.find("{")
+    if start < 0:
+        raise ValueError("there is no JSON object in it")
+    try:
+        value, _ = _DECODER.raw_decode(text, start)
+        return form.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg}, character {error.pos})") from None
+    except RecursionError:
+        raise ValueError("not valid JSON (nested too deeply)") from None
+
+
+@cache
+def _schema(form: type[BaseModel]) -> dict[str, Any]:
+    return form.model_json_schema()
+
+
+# ---------------------------------------------------------------- prompts
+
+
+@cache
+def _prompts() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("aloe_jax", "prompts"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _templates(role: str) -> tuple[jinja2.Template, jinja2.Template]:
+    environment = _prompts()
+    source, _, _ = jinja2.PackageLoader("aloe_jax", "prompts").get_source(environment, f"{role}.md")
+    system, _, prompt = source.partition("\n---\n")
+    return environment.from_string(system), environment.from_string(prompt)
+
+
+_SPEAKERS = {"user": "User", "assistant": "Assistant"}
+
+
+def transcript(messages: Sequence[Message]) -> str:
+    """Messages as `User: ...` and `Assistant: ...` lines."""
+    return "\n".join([f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages])
+
+
+# ---------------------------------------------------------------- the cast
+
+
+class Cast:
+    """The roles of a run, each played by its configured model, every call kept in the ledger.
+
+    All methods are functions of their arguments and the configured models alone: the same seed gives the same
+    answer, whatever the order of the calls. They may be called from several threads, and raise RoleError when
+    an answer cannot be read, AloeError when none can be had.
+    """
+
+    def __init__(self, roles: config.Roles, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._roles: dict[str, tuple[LLM, float]] = {}
+        for name in config.Roles.model_fields:
+            role: config.Role = getattr(roles, name)
+            self._roles[name] = (language_model(role), role.temperature)
+
+    def write_profiles(self, examples: Sequence[str], count: int, seed: int) -> list[str]:
+        """About `count` new profiles in the manner of the examples; possibly fewer, possibly near-copies."""
+        return self._write("profile", examples, count, seed)
+
+    def write_personalities(self, examples: Sequence[str], count: int, seed: int) -> list[str]:
+        """About `count` new personalities in the manner of the examples."""
+        return self._write("personality", examples, count, seed)
+
+    def _write(self, kind: str, examples: Sequence[str], count: int, seed: int) -> list[str]:
+        inputs = {"kind": kind, "examples": list(examples), "count": count}
+        return self._ask("persona_writer", inputs, Texts, seed).texts[:count]
+
+    def user_message(self, persona: Persona, history: Sequence[Message], seed: int) -> str:
+        """What the persona says next. `history` is empty or ends with an assistant message."""
+        return self._ask("user", _known(persona, history), UserMessage, seed).message
+
+    def infer(self, persona: Persona, user_messages: Sequence[str], seed: int) -> tuple[str, str]:
+        """The parts of (profile, personality) that the user's messages reveal, in the persona's own words."""
+        inputs = {
+            "profile": persona.profile,
+            "personality": persona.personality,
+            "messages": list(user_messages),
+        }
+        answer = self._ask("inducer", inputs, Inferred, seed)
+        return answer.profile, answer.personality
+
+    def reply(self, history: Sequence[Message], hint: tuple[str, str] | None, seed: int, faithful: bool = False) -> str:
+        """A reply to `history`, which ends with a user message.
+
+        `hint` is what is known of (profile, personality), or None for a reply that knows only the messages.
+        `faithful` asks that all of the hint be honoured wherever it bears on the reply: with the whole persona
+        as the hint, that is the reference line of a responder who knows everything.
+        """
+        known, traits = hint or ("", "")
+        inputs = {
+            "history": list(history),
+            "hinted": hint is not None,
+            "profile": known,
+            "personality": traits,
+            "faithful": faithful,
+        }
+        return self._ask("responder", inputs, Reply, seed).reply
+
+    def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
+        """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
+        inputs = _known(persona, history) | {"first": first, "second": second}
+        return 0 if self._ask("verifier", inputs, Verdict, seed).preferred == "A" else 1
+
+    def judge(self, persona: Persona, history: Sequence[Message], reply: str, seed: int) -> Rating:
+        """Rate a reply to `history`, which ends with a user message, for this persona."""
+        return self._ask("judge", _known(persona, history) | {"reply": reply}, Rating, seed)
+
+    def _ask[A: BaseModel](self, role: str, inputs: Mapping[str, Any], form: type[A], seed: int) -> A:
+        llm, temperature = self._roles[role]
+        system, prompt = _templates(role)
+        shown = dict(inputs)
+        if "history" in shown:
+            shown["transcript"] = transcript(shown["history"])
+        request = Request(role, inputs, system.render(shown), prompt.render(shown), _schema(form), temperature, seed)
+        text = self._ledger.complete(llm, request).text
+        try:
+            return parse_answer(form, text)
+        except ValueError as error:
+            fault = str(error)
+        # The repair is another question, so it has a key and a place in the ledger of its own.
+        repair = (
+            f"{request.prompt}\n\nYour previous answer was:\n{text}\n\nIt cannot be used: {fault}. "
+            "Answer again, with nothing but the JSON object."
+        )
+        request = Request(role, inputs, request.system, repair, request.schema, temperature, seed)
+        text = self._ledger.complete(llm, request).text
+        try:
+            return parse_answer(form, text)
+        except ValueError as error:
+            shown_text = " ".join(text.split())[:200]
+            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {error}: {shown_text!r}") from None
+
+
+def _known(persona: Persona, history: Sequence[Message]) -> dict[str, Any]:
+    return {"profile": persona.profile, "personality": persona.personality, "history": list(history)}

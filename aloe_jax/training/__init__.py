@@ -1,0 +1,1 @@
+"""SFT and DPO on packed token trees: one loop for both."""

@@ -1,0 +1,174 @@
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from aloe_jax.benchmark.metrics import alignment_metrics, paired_difference
+from aloe_jax.errors import AloeError
+
+RATINGS = st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0, np.nan])
+TABLES = st.tuples(st.integers(1, 8), st.integers(1, 7)).flatmap(lambda shape: arrays(float, shape, elements=RATINGS))
+
+
+def polyfit(al):
+    """Slope and R² by numpy's own least squares, over the turns that have a mean."""
+    rated = ~np.isnan(al)
+    k, y = np.arange(1, len(al) + 1)[rated], al[rated]
+    slope, intercept = np.polyfit(k, y, 1)
+    residual = y - (slope * k + intercept)
+    return slope, 1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum()
+
+
+@given(TABLES)
+@settings(max_examples=150, deadline=None)
+def test_agrees_with_the_definitions(ratings):
+    found = alignment_metrics(ratings, bootstrap=20)
+    al = np.array([column[~np.isnan(column)].mean() if (~np.isnan(column)).any() else np.nan for column in ratings.T])
+    np.testing.assert_allclose(found.al, al)
+    rated = al[~np.isnan(al)]
+    assert found.coverage == pytest.approx(np.mean(~np.isnan(ratings)))
+    if len(rated):
+        assert found.average.value == pytest.approx(rated.mean())
+    else:
+        assert np.isnan(found.average.value)
+    if len(rated) < 2:
+        assert np.isnan([found.ir.value, found.n_ir.value, found.r2.value]).all()
+    elif np.ptp(rated) < 1e-9:
+        assert found.ir.value == pytest.approx(0.0, abs=1e-9)
+        assert np.isnan([found.n_ir.value, found.r2.value]).all()
+    else:
+        slope, r2 = polyfit(al)
+        normalised_slope, normalised_r2 = polyfit((al - rated.min()) / np.ptp(rated))
+        assert found.ir.value == pytest.approx(slope, abs=1e-9)
+        assert found.n_ir.value == pytest.approx(normalised_slope, abs=1e-9)
+        assert found.r2.value == pytest.approx(r2, abs=1e-9)
+        assert found.r2.value == pytest.approx(normalised_r2, abs=1e-9)
+        assert 0 <= found.r2.value <= 1 + 1e-12
+
+
+@given(TABLES, st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_intervals_are_ordered_and_repeatable(ratings, seed):
+    first, second = (alignment_metrics(ratings, bootstrap=50, seed=seed).to_dict() for _ in range(2))
+    assert first == second
+    for name in ("average", "ir", "n_ir", "r2"):
+        low, high = first[name]["low"], first[name]["high"]
+        assert (low is None) == (high is None)
+        assert low is None or low <= high + 1e-12
+
+
+@given(TABLES)
+@settings(max_examples=60, deadline=None)
+def test_order_of_cases_does_not_matter(ratings):
+    left, right = alignment_metrics(ratings, bootstrap=1), alignment_metrics(ratings[::-1], bootstrap=1)
+    np.testing.assert_allclose(left.al, right.al)
+    np.testing.assert_allclose(left.ir.value, right.ir.value, atol=1e-12)
+
+
+@pytest.mark.parametrize("slope", [0.4, 0.1, -0.3])
+def test_a_straight_line_has_its_slope_and_r2_one(slope):
+    line = 3 + slope * (np.arange(1, 11) - 5.5)
+    found = alignment_metrics(np.tile(line, (7, 1)))
+    assert found.ir.value == pytest.approx(slope)
+    assert found.r2.value == pytest.approx(1.0)
+    assert found.n_ir.value == pytest.approx(np.sign(slope) / 9)  # from 0 to 1 in nine steps
+    assert (found.ir.low, found.ir.high) == pytest.approx((slope, slope))
+
+
+def test_known_numbers():
+    found = alignment_metrics([[1, 2, 2, 5], [3, 2, 4, 5]])  # AL 2, 2, 3, 5; the slope is 5 / 5 by hand
+    assert found.al.tolist() == [2, 2, 3, 5]
+    assert found.average.value == 3
+    assert found.ir.value == pytest.approx(1.0)
+    assert found.n_ir.value == pytest.approx(1 / 3)
+    assert found.r2.value == pytest.approx(5 / 6)
+
+
+def test_constant_level_has_no_normalised_rate():
+    found = alignment_metrics(np.full((5, 4), 2.7))
+    assert found.ir.value == pytest.approx(0, abs=1e-12)
+    assert np.isnan(found.n_ir.value) and np.isnan(found.r2.value)
+    assert found.to_dict()["r2"] == {"value": None, "low": None, "high": None}
+
+
+def test_a_turn_without_ratings_is_left_out_of_the_fit():
+    line = np.tile(np.array([1.0, 2.0, np.nan, 4.0, 5.0]), (3, 1))
+    found = alignment_metrics(line)
+    assert np.isnan(found.al[2]) and np.isnan(found.al_low[2])
+    assert found.ir.value == pytest.approx(1.0)
+    assert found.coverage_by_turn.tolist() == [1, 1, 0, 1, 1]
+
+
+def test_one_case_has_no_interval():
+    found = alignment_metrics([[1.0, 2.0, 3.0]])
+    assert found.ir.value == pytest.approx(1.0)
+    assert np.isnan([found.ir.low, found.average.high, found.al_low[0]]).all()
+
+
+def test_bootstrap_interval_matches_theory():
+    rng = np.random.default_rng(3)
+    ratings = rng.integers(1, 6, size=(400, 1)).astype(float)
+    found = alignment_metrics(ratings, bootstrap=4000)
+    half = 1.96 * ratings.std() / np.sqrt(400)
+    assert found.average.high - found.average.low == pytest.approx(2 * half, rel=0.06)
+
+
+def test_intervals_cover_the_truth_about_95_percent_of_the_time():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        ratings = np.clip(3 + 0.1 * (np.arange(5) - 2) + rng.normal(0, 0.5, (60, 5)), 1, 5)
+        found = alignment_metrics(ratings, bootstrap=300, seed=trial).ir
+        hits += found.low <= 0.1 <= found.high
+    assert 0.89 <= hits / 200 <= 0.99
+
+
+def test_paired_difference_is_sharper_than_the_separate_intervals():
+    rng = np.random.default_rng(1)
+    case = rng.uniform(2, 4, size=(50, 1))
+    first = np.clip(case + rng.normal(0, 0.05, (50, 6)), 1, 5)
+    second = np.clip(first + 0.2, 1, 5)
+    found = paired_difference(first, second)
+    alone = alignment_metrics(first).average
+    assert found.value == pytest.approx(0.2)
+    assert found.high - found.low < 0.01 < alone.high - alone.low
+    reverse = paired_difference(second, first)
+    assert (reverse.value, reverse.low) == pytest.approx((-found.value, -found.high))
+
+
+def test_json_has_no_nan():
+    text = json.dumps(alignment_metrics([[np.nan, 2.0]]).to_dict(), allow_nan=False)
+    assert json.loads(text)["al"] == [None, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("ratings", "message"),
+    [
+        ([1, 2, 3], "shape"),
+        (np.empty((0, 3)), "at least one"),
+        ([[1, 2], [3, 6]], "case 1, turn 2 has 6"),
+        ([[0.5]], "case 0, turn 1"),
+        ([[np.inf]], "inf"),
+        ([["good"]], "numbers"),
+        ([[1, 2], [3]], "numbers"),
+    ],
+)
+def test_bad_input(ratings, message):
+    with pytest.raises(AloeError, match=message):
+        alignment_metrics(ratings)
+
+
+def test_pairs_need_equal_shapes():
+    with pytest.raises(AloeError, match="pair"):
+        paired_difference([[1.0, 2.0]], [[1.0]])
+
+
+def test_is_quick():
+    ratings = np.random.default_rng(0).integers(1, 6, (100, 10)).astype(float)
+    start = time.process_time()
+    alignment_metrics(ratings)
+    assert time.process_time() - start < 1.0

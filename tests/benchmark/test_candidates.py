@@ -1,0 +1,91 @@
+"""The model candidate with a real, untrained decoder and the project's own tokenizer and chat template."""
+
+import json
+import random
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from aloe_jax.benchmark.candidates import path_tokens
+from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.conversation import Persona
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.data.tokenizer import train_tokenizer
+from aloe_jax.evaluate import main
+from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.models import ModelSpec, assemble, save_pretrained
+from aloe_jax.models.weights import nested, weights
+from aloe_jax.sampling import Session
+
+DRAW = random.Random(0)
+PERSONAS = [Persona(id=f"b{i}", profile=write_profile(DRAW), personality=write_personality(DRAW)) for i in range(2)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    texts = [text for persona in PERSONAS for text in (persona.profile, persona.personality)]
+    return train_tokenizer(texts, 300, tmp_path_factory.mktemp("tokenizer") / "tokenizer")
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    spec = ModelSpec(
+        vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=16,
+        max_length=1024, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
+    )  # fmt: skip
+    draw = np.random.default_rng(0)
+    parameters = nested(
+        {name: jnp.asarray(draw.normal(0, 0.3, w.shape), jnp.float32) for name, w in weights(spec).items()}
+    )
+    save_pretrained(assemble(spec, parameters), tmp_path / "model", tokenizer=tokenizer)
+    (tmp_path / "personas.jsonl").write_text("".join(persona.model_dump_json() + "\n" for persona in PERSONAS))
+    (tmp_path / "eval.yaml").write_text(
+        f"personas: {tmp_path}/personas.jsonl\nmodels: {{untrained: {{path: {tmp_path}/model}}}}\n"
+        "cases: 2\nturns: 2\nbootstrap: 50\nsampling: {max_new_tokens: 8}\n"
+    )
+    return tmp_path
+
+
+def run(folder, output):
+    return CliRunner().invoke(main, ["--config", f"{folder}/eval.yaml", f"output={folder}/{output}"])
+
+
+def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):
+    whole = run(folder, "whole")
+    assert whole.exit_code == 0, whole.output
+    lines = [json.loads(line) for line in (folder / "whole/transcripts.jsonl").read_text().splitlines()]
+    assert [line["persona"]["id"] for line in lines] == ["b0", "b1"]
+    replies = [turn["reply"] for line in lines for turn in line["turns"]]
+    assert len(replies) == len(set(replies)) == 4
+
+    reply, calls = Session.reply, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return reply(*args, **kwargs)
+
+    monkeypatch.setattr(Session, "reply", interrupted)
+    assert run(folder, "resumed").exit_code == 1
+    assert run(folder, "resumed").exit_code == 0
+    assert len(calls) == 3  # one turn, the interrupted one, and that one again
+    for name in ("transcripts.jsonl", "metrics.json"):
+        found = (folder / "resumed" / name).read_text().replace(f"{folder}/resumed", f"{folder}/whole")
+        assert found == (folder / "whole" / name).read_text()
+
+
+def test_path_tokens_are_the_template_s_prompt(tokenizer):
+    template = ChatTemplate(tokenizer)
+    end = template.stop[0]
+
+    def reply(text, *more):
+        return Reply(text, (*tokenizer(text, add_special_tokens=False)["input_ids"], *more))
+
+    replies = [reply("good day", end), reply("", end), reply("cut off he"), reply("to you", end)]
+    dialogue = Dialogue(PERSONAS[0], [Exchange(f"hello {i}", answer) for i, answer in enumerate(replies)])
+    path = [*dialogue.history(), {"role": "user", "content": "there"}]
+    assert path_tokens(template, dialogue, "there") == template.prompt(path)
+    assert path_tokens(template, Dialogue(PERSONAS[0]), "there") == template.prompt(path[-1:])

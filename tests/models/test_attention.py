@@ -1,0 +1,85 @@
+"""The interval mask against attention over the ancestors that a tree's parents name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aloe_jax.models import attention
+from aloe_jax.models.attention import attend
+
+
+def random_tree(rng, length):
+    """Parents and exclusive subtree ends of `length` tokens in depth-first order; some tokens start new trees."""
+    parents, path = [], []
+    for token in range(length):
+        keep = rng.integers(0, len(path) + 1) if rng.random() < 0.3 else len(path)
+        del path[keep:]
+        parents.append(path[-1] if path else -1)
+        path.append(token)
+    ends = [token + 1 for token in range(length)]
+    for token in reversed(range(length)):
+        if parents[token] >= 0:
+            ends[parents[token]] = max(ends[parents[token]], ends[token])
+    return parents, np.array(ends, np.int32)
+
+
+def over_ancestors(query, key, value, parents):
+    """Plain numpy attention of one row [T,N,H]: each token sees the path up to it, walked parent by parent."""
+    out = np.zeros(query.shape)
+    share = query.shape[1] // key.shape[1]
+    for token in range(len(parents)):
+        seen, at = [], token
+        while at >= 0:
+            seen.append(at)
+            at = parents[at]
+        for head in range(query.shape[1]):
+            scores = key[seen, head // share] @ query[token, head] / np.sqrt(query.shape[2])
+            weights = np.exp(scores - scores.max())
+            out[token, head] = weights / weights.sum() @ value[seen, head // share]
+    return out
+
+
+def inputs(rng, batch, length, heads=4, kv_heads=2, size=8):
+    shapes = [(batch, length, heads, size), (batch, length, kv_heads, size), (batch, length, kv_heads, size)]
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6))
+def test_interval_mask_is_ancestry(seed):
+    rng = np.random.default_rng(seed)
+    trees = [random_tree(rng, 23) for _ in range(2)]
+    query, key, value = inputs(rng, 2, 23)
+    ends = jnp.array([end for _, end in trees])
+    expected = [over_ancestors(query[b], key[b], value[b], trees[b][0]) for b in range(2)]
+    np.testing.assert_allclose(attend(query, key, value, ends, "dense"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tree", "keep"), [(True, 16), (False, 2048)])  # 16: scores recomputed backwards
+def test_chunked_is_dense(monkeypatch, tree, keep):
+    monkeypatch.setattr(attention, "CHUNK", 8)
+    monkeypatch.setattr(attention, "KEEP_LIMIT", keep)
+    rng = np.random.default_rng(0)
+    ends = jnp.array([random_tree(rng, 21)[1] for _ in range(2)]) if tree else None
+    qkv = inputs(rng, 2, 21)  # 21 is no multiple of the chunk
+
+    def outcome(method):
+        def weighted(qkv):
+            out = attend(*qkv, ends, method)
+            return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
+
+        (_, out), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(qkv)
+        return [out, *gradient]
+
+    for chunked, dense in zip(outcome("chunked"), outcome("dense"), strict=True):
+        np.testing.assert_allclose(chunked, dense, atol=2e-6)
+
+
+def test_long_rows_hold_no_square_of_scores():
+    length = 4096
+    row = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
+    lowered = jax.jit(jax.grad(lambda q, k, v: attend(q, k, v).sum())).lower(row, row, row)
+    assert f"{length}x{length}" not in lowered.as_text()

@@ -1,0 +1,52 @@
+import pytest
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.models import ModelSpec
+
+SPEC = ModelSpec(
+    vocab=100, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64,
+    rope_theta=5e5, norm_eps=1e-6, bos_id=1, eos_ids=(2, 5), rope_scaling=(8.0, 1.0, 4.0, 32.0),
+)  # fmt: skip
+
+
+def test_config_json_round_trip():
+    assert ModelSpec.from_huggingface(SPEC.to_huggingface()) == SPEC
+
+
+def test_reads_the_rope_of_transformers_4():
+    values = SPEC.to_huggingface()
+    del values["rope_parameters"]
+    assert ModelSpec.from_huggingface(values) == SPEC
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "here.json: model_type is 'gpt2'; supported: llama"),
+        ({"attention_bias": True}, "attention_bias is True; supported: False"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'; supported: default, llama3"),
+        ({"num_key_value_heads": 3}, "4 query heads cannot share 3"),
+    ],
+)
+def test_refuses_other_arithmetic(change, message):
+    with pytest.raises(AloeError, match=message.replace("(", r"\(")):
+        ModelSpec.from_huggingface({**SPEC.to_huggingface(), **change}, "here.json")
+
+
+def test_names_a_missing_key():
+    values = SPEC.to_huggingface()
+    del values["hidden_size"]
+    with pytest.raises(AloeError, match="hidden_size is missing"):
+        ModelSpec.from_huggingface(values)
+
+
+def test_architecture_must_divide():
+    with pytest.raises(AloeError, match="width 30 is not a multiple of query_heads 4"):
+        ModelSpec.from_architecture(config.Architecture(width=30), vocab=10)
+
+
+def test_flops_count_every_product():
+    dense = ModelSpec(vocab=7, layers=1, width=4, query_heads=2, kv_heads=1, head_size=2, feed_forward=3, max_length=8)
+    per_token = 4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 3 + 4 * 7  # query, key and value, output, feed-forward, head
+    assert dense.forward_flops(5, 15) == 2 * 5 * per_token + 4 * 15 * 4

@@ -1,0 +1,62 @@
+"""The whole line, through its commands, at miniature size; and the demo's bookkeeping."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors import safe_open
+
+from aloe_jax import demo
+from aloe_jax.errors import AloeError
+
+
+def run(root):
+    environment = os.environ | {"XLA_FLAGS": ""}  # as a person's machine has it
+    return subprocess.run(
+        [sys.executable, "-m", "aloe_jax.demo", "--output", str(root), "--miniature"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("demo")
+    start = time.perf_counter()
+    done = run(root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, done.stdout, time.perf_counter() - start
+
+
+def test_everything_is_there(finished):
+    root, told, _ = finished
+    numbers = json.loads((root / "metrics.json").read_text())
+    assert set(numbers["models"]) == {"generic", "base", "sft", "dpo", "informed"}
+    for values in numbers["models"].values():
+        assert values["coverage"] == 1.0 and len(values["al"]) == 3
+    page = (root / "report.html").read_text()
+    assert "simulated" in page.lower()
+    with safe_open(root / "export/model.safetensors", "numpy") as weights:
+        assert "model.embed_tokens.weight" in weights.keys()  # noqa: SIM118 - not a dict
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"):
+        assert (root / "export" / name).is_file(), name
+    assert "Simulated:" in told and "report.html" in told
+
+
+def test_again_it_only_tells(finished):
+    root, _, first = finished
+    before = (root / "metrics.json").read_bytes()
+    start = time.perf_counter()
+    done = run(root)
+    assert done.returncode == 0 and done.stdout.count("done before") == len(demo.stages(root))
+    assert time.perf_counter() - start < first / 4
+    assert (root / "metrics.json").read_bytes() == before
+
+
+def test_other_settings_are_refused(finished):
+    root, _, _ = finished
+    stamp = root / "stages" / "personas.json"
+    with pytest.raises(AloeError, match="made with other settings"):
+        demo.run_stage(demo.stages(root)[0], ["-m", "datagen"], stamp, "0" * 16, "1/9")

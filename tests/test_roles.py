@@ -1,0 +1,233 @@
+"""Roles: prompts that hold their inputs, answers that are read, repaired once, or refused."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aloe_jax import config, roles
+from aloe_jax.conversation import Persona
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.world import seed_personalities, seed_profiles
+from aloe_jax.llm.world.people import read_profile
+from aloe_jax.roles import Cast, Inferred, Rating, Reply, RoleError, Texts, UserMessage, derive_seed, parse_answer
+
+PERSONA = Persona(id="p", profile=seed_profiles()[0], personality=seed_personalities()[0])
+HISTORY = [
+    {"role": "user", "content": "I keep a {{ goat }}. What should I cook?"},
+    {"role": "assistant", "content": "Sure. Try a bowl of leftovers."},
+    {"role": "user", "content": "Facts only. What can I sip?"},
+]
+
+
+class Recited:
+    """Answers with the given texts in turn and remembers what it was asked."""
+
+    name = "recited"
+
+    def __init__(self, *texts: str) -> None:
+        self.texts, self.asked = list(texts), []
+
+    def complete(self, request: Request) -> Completion:
+        self.asked.append(request)
+        return Completion(self.texts.pop(0))
+
+
+@pytest.fixture
+def cast_of(tmp_path, monkeypatch):
+    ledgers = []
+
+    def build(llm=None):
+        if llm is not None:
+            monkeypatch.setattr(roles, "language_model", lambda role: llm)
+        ledgers.append(Ledger(tmp_path / f"{len(ledgers)}.sqlite"))
+        return Cast(config.Roles(), ledgers[-1])
+
+    yield build
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_seeds_are_stable_and_told_apart():
+    assert derive_seed("user", 3) == derive_seed("user", 3) == 907632971
+    parts = [("a", 1), ("a", "1"), ("a1",), (1, "a"), ("a", 1, 1), ("a,1",)]
+    assert len({derive_seed(*part) for part in parts}) == len(parts)
+    assert all(0 <= derive_seed(number) < 2**31 for number in range(1000))
+
+
+# ---------------------------------------------------------------- reading answers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"reply": "Yes."}',
+        '```json\n{"reply": "Yes."}\n```',
+        '```\n{"reply": " Yes. "}```',
+        'Here it is:\n{"reply": "Yes.", "mood": 3}\nI hope it helps.',
+        '{"reply": "Yes."}\nI hope {that} helps.',
+        '\n\n  {"reply": "Yes."}  ',
+    ],
+)
+def test_answers_are_found_in_what_surrounds_them(text):
+    assert parse_answer(Reply, text) == Reply(reply="Yes.")
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "fault"),
+    [
+        (Reply, "Yes.", "no JSON object"),
+        (Reply, "", "no JSON object"),
+        (Reply, '{"reply": "  "}', "reply: "),
+        (Reply, '{"answer": "Yes."}', "reply: field required"),
+        (Reply, '{"reply": "*smiles* Yes."}', "asterisks"),
+        (UserMessage, '{"message": "Hi *waves*"}', "asterisks"),
+        (Reply, '{"reply": "Yes."', "not valid JSON"),
+        (Reply, '{"reply": "Yes}', "not valid JSON"),
+        (Reply, '{"reply": ' + "[" * 100_000, "not valid JSON"),
+        (Reply, '{"reply": "Yes. \\ud83d"}', "within a character"),
+        (Rating, '{"rating": 6}', "rating: "),
+        (Rating, '{"rating": "good"}', "rating: "),
+        (Texts, '{"texts": []}', "texts: "),
+        (Inferred, '{"profile": ""}', "personality: field required"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_told(form, text, fault):
+    with pytest.raises(ValueError, match=fault):
+        parse_answer(form, text)
+
+
+def test_a_rating_in_quotes_and_empty_inferences_are_accepted():
+    assert parse_answer(Rating, '{"rating": "4"}').rating == 4
+    assert parse_answer(Inferred, '{"profile": "", "personality": " "}') == Inferred(profile="", personality="")
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused_with_a_value_error(text):
+    for given_text in (text, f"{{{text}}}", f'{{"reply": {json.dumps(text)}}}'):
+        try:
+            assert parse_answer(Reply, given_text).reply
+        except ValueError as error:
+            assert str(error)
+
+
+# ---------------------------------------------------------------- asking
+
+
+def test_an_unreadable_answer_is_repaired_once_and_not_asked_for_again(cast_of):
+    llm = Recited("I would say: tea.", '{"reply": "Tea."}')
+    cast = cast_of(llm)
+    assert cast.reply(HISTORY, None, 1) == "Tea."
+    first, second = llm.asked
+    assert second.prompt.startswith(first.prompt)
+    assert "I would say: tea." in second.prompt and "no JSON object" in second.prompt
+    assert first.key("m") != second.key("m")
+    assert cast.reply(HISTORY, None, 1) == "Tea." and len(llm.asked) == 2
+
+
+def test_two_unreadable_answers_are_an_error_that_shows_the_answer(cast_of):
+    cast = cast_of(Recited("No.", "Never!\nEver."))
+    with pytest.raises(RoleError, match=r"judge \(recited\): unusable answer twice, .*'Never! Ever.'") as caught:
+        cast.judge(PERSONA, HISTORY, "Tea.", 1)
+    assert isinstance(caught.value, AloeError) and "\n" not in str(caught.value)
+
+
+def asked(cast_of, answer, call):
+    llm = Recited(json.dumps(answer))
+    call(cast_of(llm))
+    return llm.asked[0]
+
+
+def test_prompts_hold_what_the_role_may_know_and_nothing_else(cast_of):
+    user = asked(cast_of, {"message": "m"}, lambda cast: cast.user_message(PERSONA, HISTORY[:2], 1))
+    assert PERSONA.profile in user.system and PERSONA.personality in user.system
+    assert "User: I keep a {{ goat }}." in user.prompt and "Assistant: Sure." in user.prompt
+    opening = asked(cast_of, {"message": "m"}, lambda cast: cast.user_message(PERSONA, [], 1))
+    assert "first message" in opening.prompt and "so far" not in opening.prompt
+
+    plain = asked(cast_of, {"reply": "r"}, lambda cast: cast.reply(HISTORY, None, 1))
+    hinted = asked(cast_of, {"reply": "r"}, lambda cast: cast.reply(HISTORY, ("She keeps a goat.", ""), 1))
+    assert "Facts only." in plain.prompt and "picture" not in plain.system + plain.prompt
+    assert "She keeps a goat." in hinted.system and "nothing yet" in hinted.system
+    assert plain.prompt == hinted.prompt
+
+    inducer = asked(cast_of, {"profile": "", "personality": ""}, lambda cast: cast.infer(PERSONA, ["One.", "Two."], 1))
+    assert "1. One.\n2. Two.\n" in inducer.prompt and PERSONA.profile in inducer.prompt
+    for answer, call in (
+        ({"preferred": "B"}, lambda cast: cast.verify(PERSONA, HISTORY, "FIRST", "SECOND", 1)),
+        ({"rating": 3}, lambda cast: cast.judge(PERSONA, HISTORY, "FIRST", 1)),
+    ):
+        request = asked(cast_of, answer, call)
+        assert PERSONA.profile in request.prompt and PERSONA.personality in request.prompt
+        assert "FIRST" in request.prompt and "What can I sip?" in request.prompt
+        assert request.temperature == 0.0
+
+    writer = asked(cast_of, {"texts": ["t"]}, lambda cast: cast.write_profiles(["EXAMPLE"], 7, 1))
+    assert "7 new profiles" in writer.prompt and "- EXAMPLE\n" in writer.prompt
+    writer = asked(cast_of, {"texts": ["t"]}, lambda cast: cast.write_personalities(["EXAMPLE"], 7, 1))
+    assert "7 new personalities" in writer.prompt
+
+
+def test_everything_a_scripted_answer_depends_on_is_in_the_key(cast_of):
+    llm = Recited(*['{"reply": "r"}'] * 4)
+    cast = cast_of(llm)
+    hint = (PERSONA.profile, PERSONA.personality)
+    for call in ((None, 1, False), (hint, 1, False), (hint, 1, True), (hint, 2, False)):
+        cast.reply(HISTORY, *call)
+    assert len({request.key("m") for request in llm.asked}) == 4
+
+
+def test_all_prompts_say_json_and_name_every_field():
+    forms = {
+        "persona_writer": Texts,
+        "user": UserMessage,
+        "inducer": Inferred,
+        "responder": Reply,
+        "verifier": roles.Verdict,
+        "judge": Rating,
+    }
+    assert forms.keys() == config.Roles.model_fields.keys()
+    for role, form in forms.items():
+        source, _, _ = roles._prompts().loader.get_source(roles._prompts(), f"{role}.md")
+        assert source.count("\n---\n") == 1
+        for field in form.model_fields:
+            assert f'"{field}":' in source
+
+
+# ---------------------------------------------------------------- the scripted cast
+
+
+def test_the_scripted_cast_plays_a_conversation_the_same_way_twice(cast_of):
+    def play(cast):
+        history, said = [], []
+        for turn in range(4):
+            user = cast.user_message(PERSONA, history, derive_seed("user", turn))
+            history.append({"role": "user", "content": user})
+            said.append(user)
+            hint = cast.infer(PERSONA, said, derive_seed("infer", turn))
+            pair = [cast.reply(history, given, derive_seed("reply", turn)) for given in (hint, None)]
+            best = cast.verify(PERSONA, history, *pair, derive_seed("verify", turn))
+            rating = cast.judge(PERSONA, history, pair[best], 0)
+            assert 1 <= rating.rating <= 5 and rating.reason.startswith("Simulated")
+            history.append({"role": "assistant", "content": pair[best]})
+        return history
+
+    assert play(cast_of()) == play(cast_of())
+
+
+def test_who_knows_the_persona_and_is_faithful_gets_the_best_rating(cast_of):
+    cast = cast_of()
+    history = [{"role": "user", "content": cast.user_message(PERSONA, [], 1)}]
+    reply = cast.reply(history, (PERSONA.profile, PERSONA.personality), 1, faithful=True)
+    assert cast.judge(PERSONA, history, reply, 0).rating == 5
+
+
+def test_written_personas_resemble_the_examples_and_stay_within_the_count(cast_of):
+    cast = cast_of()
+    profiles = cast.write_profiles(seed_profiles(), 20, 5)
+    assert len(profiles) == 20 and all(len(read_profile(profile)) == 10 for profile in profiles)
+    assert profiles != cast.write_profiles(seed_profiles(), 20, 6)
+    assert len(cast.write_personalities(seed_personalities(), 7, 5)) == 7

@@ -1,0 +1,106 @@
+"""Real processes, really killed: a run that was interrupted equals the one that was not, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from aloe_jax import config
+from aloe_jax.models import load_pretrained
+from aloe_jax.models.run_directory import checkpoint_steps
+
+ONE_DEVICE = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+STEPS = 40
+
+
+def launch(settings, tmp_path, prefix=()):
+    path = tmp_path / f"{Path(settings.output).name}.yaml"
+    path.write_text(config.dump(settings))
+    command = [*prefix, sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
+    return subprocess.Popen(command, env=ONE_DEVICE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    text, _ = process.communicate(timeout=120)
+    return process.returncode, text
+
+
+def wait_for_step(process, step):
+    told = []
+    for line in process.stdout:
+        told.append(line)
+        if line.startswith(f"step {step}/"):
+            return
+    pytest.fail("the run ended early:\n" + "".join(told))
+
+
+def outcome(settings):
+    lines = [json.loads(line) for line in Path(settings.output, "metrics.jsonl").read_text().splitlines()]
+    return lines, jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(load_pretrained(settings.output), nnx.Param)))
+
+
+def same(left, right):
+    assert left[0] == right[0]
+    jax.tree.map(np.testing.assert_array_equal, left[1], right[1])
+
+
+def test_killed_and_stopped_runs_equal_an_undisturbed_one(settings, tmp_path):
+    changes = {"steps": STEPS, "evaluate_every": 20, "checkpoints": {"every": 5}}
+    whole = settings(output="whole", **changes)
+    status, told = finish(launch(whole, tmp_path))
+    assert status == 0, told
+    expected = outcome(whole)
+    assert [line["step"] for line in expected[0] if line["kind"] == "train"] == list(range(1, STEPS + 1))
+
+    part = settings(output="part", **changes)
+    process = launch(part, tmp_path)
+    wait_for_step(process, 12)
+    process.kill()  # SIGKILL, possibly in the middle of a save
+    finish(process)
+    process = launch(part, tmp_path)
+    wait_for_step(process, 22)
+    process.send_signal(signal.SIGTERM)
+    status, told = finish(process)
+    assert status == 0 and "stopped by SIGTERM: saved at step" in told, told
+    assert checkpoint_steps(part.output)[-1] >= 22
+    status, told = finish(launch(part, tmp_path))
+    assert status == 0 and "resuming after step" in told, told
+    same(outcome(part), expected)
+
+
+def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(settings, tmp_path):
+    """No file may grow beyond a few KiB: what a full disk looks like to the writer of a checkpoint."""
+    ready = settings(output="run", steps=4, checkpoints={"every": 2})
+    assert finish(launch(ready, tmp_path))[0] == 0
+    saved = checkpoint_steps(ready.output)
+    more = settings(output="run2", steps=4, checkpoints={"every": 2}, model={"architecture": {"width": 64}})
+    limit = ("bash", "-c", 'ulimit -f 40; exec "$@"', "bash")
+    status, told = finish(launch(more, tmp_path, limit))
+    assert status == 1, told
+    last = [line for line in told.splitlines() if line.startswith("Error: ")]
+    assert len(last) == 1 and "saving failed" in last[0] and "free some space" in last[0], told
+    assert "Traceback" not in told
+    assert checkpoint_steps(ready.output) == saved
+    assert finish(launch(more, tmp_path))[0] == 0  # room again: the same command goes on
+
+
+def test_help_is_quick():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "aloe_jax.train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "python -m aloe_jax.train --config" in done.stdout
+    assert time.perf_counter() - start < 60
+    for heavy in ("jax", "flax", "transformers", "tensorflow_datasets", "orbax", "sklearn"):
+        assert f" {heavy}\n" not in done.stderr, heavy
