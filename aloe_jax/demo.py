@@ -6,11 +6,13 @@ done. A stage that was killed resumes by itself when its command is given again.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -153,12 +155,19 @@ def run_stage(stage: Stage, command: list[str], stamp: Path, digest: str, place:
     start = time.perf_counter()
     cache = stamp.parent.parent / "compiled"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache.absolute()), "PYTHONUNBUFFERED": "1"}
-    status = subprocess.run([sys.executable, *command], env=environment, check=False).returncode
+    child = [sys.executable, *command]
+    status = subprocess.run(child, env=environment, check=False, preexec_fn=die_with_parent).returncode
     if status:
         raise AloeError(f"stage {stage.name} stopped with status {status}; run the same command to go on from there")
     partial = stamp.with_suffix(".partial")
     partial.write_text(json.dumps({"digest": digest, "seconds": time.perf_counter() - start}))
     os.replace(partial, stamp)
+
+
+def die_with_parent() -> None:
+    """In a child on Linux: end when the demo is killed, so that a restarted demo never meets its own orphan."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def summary(root: Path, plan: list[Stage]) -> str:

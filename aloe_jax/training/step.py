@@ -49,7 +49,7 @@ def train_step(
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         gradients, metrics = jax.grad(loss, has_aux=True)(state["params"], batch)
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-        metrics["grad_norm"] = optax.global_norm(gradients)
+        metrics["grad_norm"] = optax.tree.norm(gradients)
         return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}, metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))

@@ -1,4 +1,8 @@
-"""The ten kinds of fact in the simulated world, and every wording in which one is told, asked for or used."""
+"""The ten kinds of fact in the simulated world, and every wording in which one is told, asked for or used.
+
+Users ask for advice on five of them (ASKED); the other five are told all the same, so a responder has to keep
+apart what matters from what does not.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ class Slot:
     profile: tuple[str, ...]  # third person, in a profile
     reveal: tuple[str, ...]  # first person, in a user message
     other: str  # said of somebody else
-    questions: tuple[str, ...]
-    topics: tuple[str, ...]
-    offers: tuple[tuple[str, str], ...]
+    questions: tuple[str, ...] = ()  # none: a fact that is told and never asked about
+    topics: tuple[str, ...] = ()
+    offers: tuple[tuple[str, str], ...] = ()
 
 
 def _values(line: str) -> tuple[str, ...]:
@@ -34,9 +38,6 @@ SLOTS = (
         ("{She} works as a {}.", "{She} is a {} by profession.", "{She} earns a living as a {}."),
         ("I work as a {}.", "I am a {}.", "My job is {}."),
         "works as a {}",
-        ("How can I grow at work?", "What would help my career?", "Where can I train for work?"),
-        ("workshop", "course"),
-        (("a {} workshop", "a local workshop"), ("a {} course", "a local course")),
     ),
     Slot(
         "hobby",
@@ -44,13 +45,10 @@ SLOTS = (
         ("{She} spends free time on {}.", "{Her} hobby is {}.", "At weekends {she} enjoys {}."),
         ("I spend weekends on {}.", "My hobby is {}.", "I am fond of {}."),
         "is fond of {}",
-        ("What shall I do tonight?", "Any idea for my evening?", "How should I relax?"),
-        ("evening", "session"),
-        (("an evening of {}", "an evening of rest"), ("a session of {}", "a session of rest")),
     ),
     Slot(
         "food",
-        _values("ramen tacos curry lasagna paella pierogi"),
+        _values("ramen tacos curry"),
         ("{Her} favourite dish is {}.", "{She} cooks {} most often.", "{She} could eat {} every day."),
         ("I mostly cook {}.", "My favourite dish is {}.", "I could eat {} daily."),
         "cooks {}",
@@ -64,9 +62,6 @@ SLOTS = (
         ("{She} keeps a {}.", "{She} has a {} at home.", "A {} shares {her} home."),
         ("I keep a {}.", "I have a {} at home.", "My pet is a {}."),
         "keeps a {}",
-        ("What does my pet need?", "How can I please my pet?", "Any idea for my pet?"),
-        ("toy", "treat"),
-        (("a toy for your {}", "a toy for your pet"), ("a treat for your {}", "a treat for your pet")),
     ),
     Slot(
         "place",
@@ -74,13 +69,10 @@ SLOTS = (
         ("{She} lives near the {}.", "{Her} home is close to the {}.", "{Her} window faces the {}."),
         ("I live near the {}.", "My window faces the {}.", "I see the {} from home."),
         "lives near the {}",
-        ("Where should I walk today?", "Where can I get fresh air?", "Which way for a stroll?"),
-        ("walk", "stroll"),
-        (("a walk to the {}", "a walk through town"), ("a stroll to the {}", "a stroll through town")),
     ),
     Slot(
         "music",
-        _values("jazz swing techno reggae blues folk"),
+        _values("jazz swing techno"),
         ("{She} listens to {}.", "{Her} favourite music is {}.", "{She} collects {} albums."),
         ("I listen to {}.", "My favourite music is {}.", "I collect {} albums."),
         "listens to {}",
@@ -94,16 +86,10 @@ SLOTS = (
         ("{She} is closest to {her} {}.", "{She} sees {her} {} every week.", "{She} has a beloved {}."),
         ("I am closest to my {}.", "I often see my {}.", "I miss my {}."),
         "often sees a {}",
-        ("Who deserves a surprise?", "Whom should I thank?", "Who needs a kind word?"),
-        ("gift", "letter"),
-        (
-            ("a gift for your {}", "a gift for someone"),
-            ("a letter for your {}", "a letter for someone"),
-        ),
     ),
     Slot(
         "drink",
-        _values("cider cocoa espresso kombucha matcha lemonade"),
+        _values("cider cocoa espresso"),
         ("{She} drinks {}.", "{Her} favourite drink is {}.", "{She} orders {} in every cafe."),
         ("I drink {}.", "My favourite drink is {}.", "I always order {}."),
         "drinks {}",
@@ -113,7 +99,7 @@ SLOTS = (
     ),
     Slot(
         "sport",
-        _values("tennis rowing fencing karate boxing rugby"),
+        _values("tennis rowing fencing"),
         ("{She} trains in {}.", "{Her} sport is {}.", "{She} keeps fit with {}."),
         ("My sport is {}.", "I stay fit with {}.", "I train in {}."),
         "trains in {}",
@@ -123,7 +109,7 @@ SLOTS = (
     ),
     Slot(
         "film",
-        _values("western horror spy pirate zombie samurai"),
+        _values("western horror spy"),
         ("{She} watches {} films.", "{Her} favourite films are {} films.", "{She} never misses a {} film."),
         ("I watch {} films.", "I adore {} films.", "My shelf holds {} films."),
         "watches {} films",
@@ -133,6 +119,7 @@ SLOTS = (
     ),
 )
 
+ASKED = tuple(slot for slot in SLOTS if slot.questions)
 SLOT = {slot.name: slot for slot in SLOTS}
 SLOT_OF_VALUE = {value: slot.name for slot in SLOTS for value in slot.values}
 OTHERS = ("My neighbour", "My boss", "My friend")

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aloe_jax.llm.world.facts import SLOT, SLOT_OF_VALUE, SLOTS
+from aloe_jax.llm.world.facts import ASKED, SLOT, SLOT_OF_VALUE, SLOTS
 from aloe_jax.llm.world.people import Facts, Poles, sentences, words
 from aloe_jax.llm.world.style import AXES, NEUTRAL_LEADS, NEUTRAL_OPENERS
 
@@ -85,9 +85,9 @@ FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, dr
 
 def respond(asked: str | None, facts: Facts, poles: Poles, habits: Habits, draw: random.Random) -> str:
     """Reply to a question about the slot `asked`, knowing `facts` and `poles`, with these habits."""
-    topic = asked or draw.choice(SLOTS).name
+    topic = asked or draw.choice(ASKED).name
     if draw.random() < habits.drift:
-        topic = draw.choice(SLOTS).name
+        topic = draw.choice(ASKED).name
     value = facts.get(topic) if draw.random() < habits.use else None
     if value is None and draw.random() < habits.invent:
         value = draw.choice(SLOT[topic].values)

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aloe_jax.llm.world.facts import OTHERS, SLOT, SLOTS
+from aloe_jax.llm.world.facts import ASKED, OTHERS, SLOT, SLOTS
 from aloe_jax.llm.world.people import Facts, Poles, sentences, words
 from aloe_jax.llm.world.style import AXES
 
 SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
 OTHER_CHANCE = 0.2  # that it tells a fact of somebody else
-SAME_CHANCE = 0.3  # that it asks about the very fact it has just told
+SAME_CHANCE = 0.3  # that it asks about the very fact it has just told, if that is one to ask about
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random)
 
     It reveals one fact not yet told (while there is one), shows an axis of his personality with SIGN_CHANCE,
     tells somebody else's fact with OTHER_CHANCE, and asks: with SAME_CHANCE about the fact just told, else about
-    a slot drawn uniformly, told or not. So the chance that the asked fact is known grows evenly from turn to turn.
+    one drawn uniformly from ASKED, told or not. So the chance that the asked fact is known grows evenly over the
+    turns.
     """
     told, _ = revealed(earlier)
     untold = [slot.name for slot in SLOTS if slot.name in facts and slot.name not in told]
@@ -84,10 +85,10 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random)
         axis = draw.choice(sorted(poles))
         parts.append(draw.choice(AXES[axis][poles[axis]].signs))
     statements: list[str] = []
-    asked = draw.choice(SLOTS)
+    asked = draw.choice(ASKED)
     if untold:
         slot = SLOT[draw.choice(untold)]
-        asked = slot if draw.random() < SAME_CHANCE else asked
+        asked = slot if slot in ASKED and draw.random() < SAME_CHANCE else asked
         statements.append(draw.choice(slot.reveal).format(facts[slot.name]))
     if draw.random() < OTHER_CHANCE:
         slot = draw.choice(SLOTS)

@@ -1,0 +1,45 @@
+"""Every command teaches itself without importing anything heavy, and tells mistakes in one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = {
+    "datagen": (),
+    "datagen personas": ("--config",),
+    "datagen conversations": ("--config",),
+    "datagen build": ("--config",),
+    "datagen stats": ("--config",),
+    "aloe_jax.train": ("--config", "--dry-run"),
+    "aloe_jax.evaluate": ("--config",),
+    "aloe_jax.export": ("--checkpoint", "--output"),
+    "aloe_jax.demo": ("--output",),
+    "aloe_jax.data.tokenizer": ("--data", "--output"),
+}
+HEAVY = ("jax", "flax", "orbax", "transformers", "tensorflow_datasets", "tensorflow", "sklearn", "maxtext", "torch")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_and_is_light(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", *command.split(), "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for option in COMMANDS[command]:
+        assert option in done.stdout
+    assert "python -m" in done.stdout, "no example"
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", [name for name, options in COMMANDS.items() if "--config" in options])
+def test_a_wrong_setting_is_one_line(command, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seeed: 3\n")
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split(), "--config", str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Error: {path}: ")
