@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import CHECKPOINTS, PARAMS, check_shapes
+from aloe_jax.models.run_directory import CHECKPOINTS, PARAMS, check_shapes, checkpoint_steps
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training.step import State
 
@@ -23,7 +24,10 @@ class Checkpoints:
     """The checkpoints of one run directory. Saves are asynchronous; the newest `keep` and the best one stay."""
 
     def __init__(self, directory: Path, settings: config.Checkpoints, spec: ModelSpec):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every save at WARNING
+        for logger in ("absl", "asyncio"):
+            logging.getLogger(logger).setLevel(
+                logging.CRITICAL
+            )  # Orbax logs every save, and failures that it raises too
         self.directory, self.spec = (directory / CHECKPOINTS).absolute(), spec
         with self._one_line():
             self._manager = ocp.CheckpointManager(
@@ -47,12 +51,29 @@ class Checkpoints:
                 ),
             )
 
+    def check_room(self, state: State) -> None:
+        """Raise AloeError when the disk has no room for another checkpoint of `state`.
+
+        Orbax notices a full disk only from its writing threads, which tell it at length; this tells it first.
+        """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise AloeError(
+                f"{self.directory}: a checkpoint takes {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are free; "
+                f"finished checkpoints: {self._finished()}; free some space and run the same command to go on"
+            )
+
+    def _finished(self) -> str:
+        return ", ".join(map(str, checkpoint_steps(self.directory.parent))) or "none"
+
     def latest(self) -> int | None:
         """The newest finished step, None when nothing was saved."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: State, position: dict[str, Any], validation_loss: float | None) -> None:
         """Start saving; the arrays are copied before this returns, so the state may be donated."""
+        self.check_room(state)
         with self._one_line():
             self._manager.save(
                 step,
@@ -110,8 +131,7 @@ class Checkpoints:
             signs = ("no space", "resource_exhausted", "disk quota", "file too large", "errno", "os error")
             if not isinstance(error, OSError) and not any(sign in text.lower() for sign in signs):
                 raise
-            whole = sorted(int(entry.name) for entry in self.directory.glob("*") if entry.name.isdigit())
             raise AloeError(
-                f"{self.directory}: saving failed ({text[:200]}); finished checkpoints: "
-                f"{', '.join(map(str, whole)) or 'none'}; free some space and run the same command to go on"
+                f"{self.directory}: saving failed ({text[:200]}); finished checkpoints: {self._finished()}; "
+                "free some space and run the same command to go on"
             ) from None

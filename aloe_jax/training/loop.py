@@ -90,6 +90,7 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
         state = new_state(params, optimizer, mesh)
         if done:
             state = checkpoints.restore(done, state)
+        checkpoints.check_room(state)  # before the first step, not at the first save
         step = train_step(graph, objective, optimizer, state)
         evaluate = evaluation_step(graph, objective)
         validation = evaluation_batches(material.validation.rows, settings.data.rows, validation_extra)

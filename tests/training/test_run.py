@@ -167,6 +167,12 @@ def test_a_loss_that_is_not_finite_names_its_conversations(settings):
     assert all(name.startswith("c") for name in json.loads(path.read_text())["trees"])
 
 
+def test_a_disk_without_room_is_told_before_the_first_step(settings, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    refused(settings(), "checkpoints: a checkpoint takes .* MiB and 0.0 MiB are free; finished checkpoints: none")
+
+
 def test_dry_run_writes_nothing(settings, tmp_path, capsys):
     before = set(tmp_path.iterdir())
     loop.run(settings(), dry_run=True)
