@@ -133,7 +133,8 @@ def main(turns: int, trees: int, rounds: int, width: int, layers: int, vocab: in
     ratios = [tree / padded for tree, padded in zip(speed["tree"], speed["padded"], strict=True)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     click.echo(
-        f"medians: tree {statistics.median(speed['tree']):.2f}, padded {statistics.median(speed['padded']):.2f} pairs/s; "
+        f"medians: tree {statistics.median(speed['tree']):.2f}, "
+        f"padded {statistics.median(speed['padded']):.2f} pairs/s; "
         f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); peak memory {peak:.1f} GiB"
     )
 

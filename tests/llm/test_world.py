@@ -35,7 +35,7 @@ def test_wording_can_be_told_apart():
     texts += [text for pole in poles for text in (*pole.traits, *pole.signs, *pole.replies)]
     texts += [*FLAVOURS, *OTHERS, *NEUTRAL_LEADS, *NEUTRAL_OPENERS]
     assert not word_forms(texts).keys() & SLOT_OF_VALUE.keys(), "a value is also an ordinary word"
-    assert len(SLOT_OF_VALUE) == 45
+    assert len(SLOT_OF_VALUE) == 40
 
     topics = {topic: slot.name for slot in SLOTS for topic in slot.topics}
     assert len(topics) == sum(len(slot.topics) for slot in SLOTS)
@@ -91,7 +91,7 @@ def test_messages_are_read_back_and_reveal_one_fact_each(seed, turn):
         assert heard.asked in SLOT and len(heard.facts) == 1 and len(heard.signs) <= 1
 
 
-@given(seeds, st.sampled_from(ASKED), st.integers(-1, 2))
+@given(seeds, st.sampled_from(ASKED), st.integers(-1, 1))
 def test_replies_are_read_back(seed, slot, number):
     draw = random.Random(seed)
     poles = {axis: draw.randrange(2) for axis in AXES if draw.random() < 0.5}

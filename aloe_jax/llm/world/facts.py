@@ -1,7 +1,7 @@
 """The ten kinds of fact in the simulated world, and every wording in which one is told, asked for or used.
 
-Users ask for advice on five of them (ASKED); the other five are told all the same, so a responder has to keep
-apart what matters from what does not.
+Users ask for advice on five of them (ASKED), each a matter of one taste or the other; the other five are told all
+the same, so a responder has to keep apart what matters from what does not.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SLOTS = (
     ),
     Slot(
         "food",
-        _values("ramen tacos curry"),
+        _values("ramen tacos"),
         ("{Her} favourite dish is {}.", "{She} cooks {} most often.", "{She} could eat {} every day."),
         ("I mostly cook {}.", "My favourite dish is {}.", "I could eat {} daily."),
         "cooks {}",
@@ -72,7 +72,7 @@ SLOTS = (
     ),
     Slot(
         "music",
-        _values("jazz swing techno"),
+        _values("jazz techno"),
         ("{She} listens to {}.", "{Her} favourite music is {}.", "{She} collects {} albums."),
         ("I listen to {}.", "My favourite music is {}.", "I collect {} albums."),
         "listens to {}",
@@ -89,7 +89,7 @@ SLOTS = (
     ),
     Slot(
         "drink",
-        _values("cider cocoa espresso"),
+        _values("cocoa cider"),
         ("{She} drinks {}.", "{Her} favourite drink is {}.", "{She} orders {} in every cafe."),
         ("I drink {}.", "My favourite drink is {}.", "I always order {}."),
         "drinks {}",
@@ -99,7 +99,7 @@ SLOTS = (
     ),
     Slot(
         "sport",
-        _values("tennis rowing fencing"),
+        _values("tennis rowing"),
         ("{She} trains in {}.", "{Her} sport is {}.", "{She} keeps fit with {}."),
         ("My sport is {}.", "I stay fit with {}.", "I train in {}."),
         "trains in {}",
@@ -109,7 +109,7 @@ SLOTS = (
     ),
     Slot(
         "film",
-        _values("western horror spy"),
+        _values("western horror"),
         ("{She} watches {} films.", "{Her} favourite films are {} films.", "{She} never misses a {} film."),
         ("I watch {} films.", "I adore {} films.", "My shelf holds {} films."),
         "watches {} films",

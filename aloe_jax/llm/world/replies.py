@@ -78,7 +78,7 @@ class Habits:
     drift: float
 
 
-PLAIN = Habits(honour=0.0, contradict=0.0, stray=0.4, use=0.0, invent=0.1, drift=0.03)
+PLAIN = Habits(honour=0.0, contradict=0.0, stray=0.4, use=0.0, invent=0.25, drift=0.03)
 HINTED = Habits(honour=0.7, contradict=0.06, stray=0.15, use=0.85, invent=0.04, drift=0.03)
 FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, drift=0.0)
 
