@@ -74,8 +74,9 @@ class Checkpoints:
     def save(self, step: int, state: State, position: dict[str, Any], validation_loss: float | None) -> None:
         """Start saving; the arrays are copied before this returns, so the state may be donated."""
         self.check_room(state)
+        self.wait()  # Orbax silently drops a save that is asked for while another is under way
         with self._one_line():
-            self._manager.save(
+            saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     **{
@@ -86,6 +87,8 @@ class Checkpoints:
                 ),
                 metrics=None if validation_loss is None else {"validation_loss": validation_loss},
             )
+        if not saved:
+            raise RuntimeError(f"{self.directory}: Orbax did not save step {step}")
 
     def position(self, step: int) -> dict[str, Any]:
         """The data position that was saved with a step."""

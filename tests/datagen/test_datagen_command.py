@@ -40,10 +40,21 @@ def write_config(folder: Path) -> list[str]:
     return ["--config", str(folder / "config.yaml")]
 
 
+def heed_interrupts() -> None:
+    """In a child: SIGINT as at a terminal. A shell starts background jobs with it ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop_part_way(arguments: list[str], journal: Path, after: int, how: signal.Signals) -> tuple[int, int, str]:
     """Start `conversations`, send a signal once `after` are journaled: (status, journaled, stderr)."""
     command = [sys.executable, "-m", "datagen", "conversations", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 - this test starts no threads
+    )
     database = sqlite3.connect(journal, timeout=30)
     query = "SELECT count(*) FROM records WHERE kind = ?"
     deadline = time.monotonic() + 60
