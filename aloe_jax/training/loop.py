@@ -111,7 +111,8 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
             throughput.add(tokens, int((batch["pair_turn"] > 0).sum()), flops)
             reached = number + 1
 
-            last = reached == steps or stop.requested
+            # Asked once a step: a signal that comes later in the step is acted on, save included, in the next one.
+            last = reached == steps or stop.requested is not None
             if reached % settings.log_every == 0 or last:
                 values = _read(pending, loader, log, rate, directory)
                 tell(f"step {reached}/{steps}", values | throughput.read())
@@ -125,11 +126,11 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
                     _read(pending, loader, log, rate, directory)
                     pending = []
                 checkpoints.save(reached, state, loader.position(reached), validation_loss)
-            if stop.requested:
+            if last:
                 break
         checkpoints.close()
         log.close()
-        if stop.requested and reached < steps:
+        if reached < steps:
             click.echo(f"stopped by {stop.requested}: saved at step {reached}; run the same command to go on")
         else:
             click.echo(f"{directory}: complete at step {reached}")
