@@ -74,7 +74,6 @@ class Checkpoints:
     def save(self, step: int, state: State, position: dict[str, Any], validation_loss: float | None) -> None:
         """Start saving; the arrays are copied before this returns, so the state may be donated."""
         self.check_room(state)
-        self.wait()  # Orbax silently drops a save that is asked for while another is under way
         with self._one_line():
             saved = self._manager.save(
                 step,
