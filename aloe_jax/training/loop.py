@@ -99,15 +99,16 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
         log = MetricsLog(directory, done)
         rate = learning_rate(settings.optimizer, steps)
         throughput = Throughput(list(mesh.devices.flat))
-        per_row = start.attended_pairs(material.train.rows) // len(loader.rows)
+        # Useful work only: FLOPs of padding would flatter the utilisation.
+        attended = start.attended_pairs(loader.rows) / loader.rows.length.sum()  # keys an average token sees
         pending: list[tuple[int, Any]] = []  # metrics still on the devices
         for number in range(done, steps):
             batch = loader.batch(number)
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, place(batch, mesh))
             pending.append((number, metrics))
-            tokens = int(loader.rows.length[loader.indices(number)].sum())
-            flops = 3 * spec.forward_flops(batch["tokens"].size, per_row * settings.data.rows)
+            tokens = int(batch["length"].sum())
+            flops = 3 * spec.forward_flops(tokens, round(tokens * attended))
             throughput.add(tokens, int((batch["pair_turn"] > 0).sum()), flops)
             reached = number + 1
 

@@ -158,8 +158,9 @@ def describe_reference(spec: ModelSpec, tokenizer: Any) -> str:
 
 
 def attended_pairs(rows: Rows) -> int:
-    """(query, key) pairs that the mask lets through: every token sees its own path."""
-    return int((rows.positions.astype(np.int64) + 1).sum())
+    """(query, key) pairs that the mask lets through: every token sees its own path. Padding does not count."""
+    real = np.arange(rows.tokens.shape[1]) < rows.length[:, None]
+    return int((rows.positions.astype(np.int64) + 1).sum(where=real))
 
 
 def plan(settings: config.Train, spec: ModelSpec, material: Material, mesh: Mesh, steps: int) -> str:
@@ -169,7 +170,7 @@ def plan(settings: config.Train, spec: ModelSpec, material: Material, mesh: Mesh
     state = count * width * 4 / shards  # parameters, gradients and AdamW's two moments
     tokens = settings.data.rows * settings.data.row_length
     report = material.train.report
-    per_row = spec.forward_flops(settings.data.row_length, attended_pairs(material.train.rows) // report.rows)
+    per_row = spec.forward_flops(report.tokens, attended_pairs(material.train.rows)) // report.rows
     return "\n".join(
         [
             f"model       {count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens",
