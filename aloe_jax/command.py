@@ -26,10 +26,13 @@ def one_line_errors() -> Iterator[None]:
         raise click.ClickException(f"{error.filename}: {error.strerror}") from None
 
 
-def configured(kind: type[config.Section]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def configured(
+    kind: type[config.Section], **flags: tuple[str, dict[str, Any]]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a click command: adds --config FILE and `section.key=value` arguments.
 
-    The function receives the resolved settings as its first argument.
+    The function receives the resolved settings as its first argument. `flags` are settings with an option of
+    their own, as `max_cost=("max_cost", {"help": ...})`: option --max-cost, dotted key, arguments of click.option.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,9 +40,14 @@ def configured(kind: type[config.Section]) -> Callable[[Callable[..., Any]], Cal
         @click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
         @functools.wraps(function)
         def run(*args: Any, path: str, overrides: tuple[str, ...], **kwargs: Any) -> Any:
+            given = {name: kwargs.pop(name) for name in flags}
+            set_by_flags = [f"{flags[name][0]}={value}" for name, value in given.items() if value is not None]
             with one_line_errors():
-                return function(config.load(kind, path, overrides), *args, **kwargs)
+                return function(config.load(kind, path, (*overrides, *set_by_flags)), *args, **kwargs)
 
+        for name, (key, arguments) in flags.items():
+            text = f"{arguments.pop('help')}  [{key}]"
+            run = click.option(f"--{name.replace('_', '-')}", name, default=None, help=text, **arguments)(run)
         return run
 
     return decorate

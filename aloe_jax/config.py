@@ -142,15 +142,59 @@ class Train(Section):
 # ---------------------------------------------------------------- language models in roles
 
 
-class Role(Section):
-    """Which language model plays a role."""
+class Price(Section):
+    """What a model costs, in US dollars per million tokens; thinking counts as output."""
 
-    provider: Literal["scripted"] = "scripted"
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+    def cost(self, input_tokens: int, output_tokens: int) -> float:
+        """Dollars for so many tokens."""
+        return (self.input * input_tokens + self.output * output_tokens) / 1e6
+
+
+Provider = Literal["gemini", "genai", "openai", "policy", "scripted"]
+
+
+class Role(Section):
+    """Which language model plays a role, and how it is reached."""
+
+    provider: Provider = "gemini"
+    model: str | None = None  # as the provider names it; for `policy`, one of our runs or a Hugging Face directory
     temperature: Annotated[float, Field(ge=0)] = 0.8
+    max_output_tokens: Positive = 8192  # thinking included
+    thinking_budget: Annotated[int, Field(ge=0)] | None = None  # genai only; None: the model's own
+    endpoint: str | None = None  # base URL of another server; required by `openai` unless it is OpenAI's own
+    key_variable: str | None = None  # environment variable with the key; None: the provider's usual ones
+    project: str | None = None  # genai: a Google Cloud project makes it Vertex AI, with `location`
+    location: str = "global"
+    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds for one attempt
+    attempts: Positive = 8  # of one call while the server is overloaded or cannot be reached
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    price: Price | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Role:
+        if self.thinking_budget is not None and self.provider != "genai":
+            raise ValueError(f"thinking_budget: only provider genai can set it, not {self.provider}")
+        if self.project is not None and self.provider != "genai":
+            raise ValueError(f"project: only provider genai reaches Vertex AI, not {self.provider}")
+        return self
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that decide what the role says; the rest decides only how and how fast it is reached."""
+        if self.provider == "scripted":
+            return {"model": "scripted", "temperature": self.temperature}
+        return {"model": self.model, "temperature": self.temperature, "thinking_budget": self.thinking_budget}
 
 
 class Roles(Section):
-    """The cast: who writes personas, talks, infers, replies, verifies and judges."""
+    """The cast: who writes personas, talks, infers, replies, verifies and judges.
+
+    A setting of a role given directly under `roles` (`roles.model: …`) holds for every role that does not give
+    its own.
+    """
 
     persona_writer: Role = Role()
     user: Role = Role()
@@ -158,6 +202,20 @@ class Roles(Section):
     responder: Role = Role()
     verifier: Role = Role(temperature=0.0)
     judge: Role = Role(temperature=0.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        shared = {key: value for key, value in values.items() if key in Role.model_fields}
+        resolved = {key: value for key, value in values.items() if key not in shared}
+        for name in cls.model_fields:
+            own = resolved.get(name, {})
+            if isinstance(own, dict):
+                steady: dict[str, Any] = {"temperature": 0.0} if name in ("verifier", "judge") else {}
+                resolved[name] = steady | shared | own
+        return resolved
 
 
 # ---------------------------------------------------------------- data generation
@@ -171,9 +229,12 @@ class Personas(Section):
     personalities_per_profile: Positive = 10
     benchmark_profiles: Positive = 20
     benchmark_personalities: Positive = 5
+    seeds: str | None = None  # directory with profiles.txt and personalities.txt, one a line; None: the built-in ones
     examples: Positive = 5  # random pool members shown to the writer
     candidates: Positive = 20  # asked of the writer in one call
-    similarity: Fraction = 0.6  # cosine above which a candidate is a duplicate
+    vectors: Literal["words", "gemini", "sentence-transformers"] = "words"  # what similarity is measured on
+    vector_model: str | None = None  # the embedding model, for instance gemini-embedding-001 or all-MiniLM-L6-v2
+    similarity: Fraction = 0.6  # cosine above which a candidate is a duplicate; `calibrate` finds one for `vectors`
     patience: Positive = 20  # calls in a row without a new member before the pool counts as saturated
 
 
@@ -183,6 +244,13 @@ class Conversations(Section):
     count: Positive = 3310
     turns: Positive = 10
     concurrency: Positive = 8
+    hint: bool = True  # one of the two replies is written with the inferred persona; False: two plain draws
+    verify_twice: bool = False  # ask the verifier in both orders; replies on which it disagrees are drawn again
+    branch: Literal["random", "both"] = (
+        "random"  # both: the user answers both replies in the first `branch_depth` turns
+    )
+    branch_depth: Positive = 1
+    batch: bool = False  # through the Gemini Batch API at half price, turns advancing in waves; provider genai only
     validation_fraction: Fraction = 0.05
 
 
@@ -191,6 +259,8 @@ class Datagen(Section):
 
     output: str  # journal.sqlite and the data sets lie here
     seed: int = 0
+    max_cost: Annotated[float, Field(gt=0)] | None = None  # dollars that one run may spend; stops cleanly
+    max_calls: Positive | None = None  # calls that one run may make; stops cleanly
     personas: Personas = Personas()
     conversations: Conversations = Conversations()
     roles: Roles = Roles()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
 
@@ -45,29 +46,51 @@ class Turn(_Record):
     """One exchange: a user message and its two candidate replies.
 
     `preferred` and `rejected` are the verifier's judgement; `continued` is the branch that the dialogue
-    followed, drawn at random. `hinted` says which of the two was written with the inferred persona as a hidden
-    hint; it is None in data that does not record it. The inferred texts are what the user's messages up to
-    and including this one had revealed.
+    followed, drawn at random. `rejected` is None in data with one reply a turn, which teaches SFT only. `hinted`
+    says which of the two was written with the inferred persona as a hidden hint; it is None in data that does
+    not record it. The inferred texts are what the user's messages up to and including this one had revealed.
+
+    `follows` and `after` place the turn in the tree: it answers the reply `after` of turn number `follows`
+    (0-based). None, as in every turn of a tree that never forks, means the turn before it in the list and the
+    reply that was continued there.
     """
 
     user: str
     preferred: str
-    rejected: str
+    rejected: str | None  # required, so that a reply that was lost is noticed: write null where there is none
     continued: Branch
     hinted: Branch | None = None
     inferred_profile: str = ""
     inferred_personality: str = ""
+    follows: int | None = Field(default=None, ge=0)
+    after: Branch | None = None
 
     @field_validator("user", "preferred", "rejected")
     @classmethod
-    def _not_blank(cls, text: str) -> str:
-        if not text.strip():
+    def _not_blank(cls, text: str | None) -> str | None:
+        if text is not None and not text.strip():
             raise ValueError("is empty")
         return text
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Turn:
+        if self.rejected is None and "rejected" in (self.continued, self.hinted):
+            raise ValueError("there is no rejected reply to be continued or hinted")
+        if (self.follows is None) != (self.after is None):
+            raise ValueError("follows and after belong together: give both or neither")
+        return self
+
+    @property
+    def replies(self) -> dict[Branch, str]:
+        """The replies that there are, by branch."""
+        replies: dict[Branch, str] = {"preferred": self.preferred}
+        if self.rejected is not None:
+            replies["rejected"] = self.rejected
+        return replies
+
     def reply(self, branch: Branch) -> str:
-        """The text of one of the two replies."""
-        return self.preferred if branch == "preferred" else self.rejected
+        """The text of one of the replies. Raises KeyError when there is none on that branch."""
+        return self.replies[branch]
 
     @property
     def plain(self) -> Branch | None:
@@ -78,26 +101,82 @@ class Turn(_Record):
 
 
 class Conversation(_Record):
-    """A conversation tree: at every turn two replies, one of which the user goes on to answer."""
+    """A conversation tree: at every turn two replies, of which the user goes on to answer one, or both.
+
+    `turns` lists a turn after the turn that it answers. The first turns that name no `follows` are the main
+    line; a reply is answered at most once.
+    """
 
     id: str = Field(min_length=1)
     persona: Persona
     turns: list[Turn] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _is_a_tree(self) -> Conversation:
+        answered: set[tuple[int, Branch]] = set()
+        for number, turn in enumerate(self.turns):
+            place = self.place(number)
+            if place is None:
+                if number:
+                    raise ValueError(f"turns.{number}: only the first turn opens the conversation")
+                continue
+            if place[0] >= number:
+                raise ValueError(f"turns.{number}.follows: {turn.follows} is not an earlier turn")
+            if place[1] not in self.turns[place[0]].replies:
+                raise ValueError(f"turns.{number}.after: turn {place[0]} has no {place[1]} reply")
+            if place in answered:
+                raise ValueError(f"turns.{number}: the {place[1]} reply of turn {place[0]} is answered twice")
+            answered.add(place)
+        return self
+
+    def place(self, turn: int) -> tuple[int, Branch] | None:
+        """The (turn, reply) that `turn` answers, None for the first."""
+        this = self.turns[turn]
+        if this.follows is not None and this.after is not None:
+            return this.follows, this.after
+        return None if turn == 0 else (turn - 1, self.turns[turn - 1].continued)
+
+    def path(self, turn: int) -> list[tuple[int, Branch]]:
+        """The (turn, reply) pairs that lead to `turn`, the first turn's first."""
+        places: list[tuple[int, Branch]] = []
+        place = self.place(turn)
+        while place is not None:
+            places.append(place)
+            place = self.place(place[0])
+        return places[::-1]
+
+    def depth(self, turn: int) -> int:
+        """How many turns lie before `turn` on its path: on the main line its own number."""
+        return len(self.path(turn))
+
+    @property
+    def main_line(self) -> list[Turn]:
+        """The turns of the dialogue that followed the continued replies."""
+        return list(itertools.takewhile(lambda turn: turn.follows is None, self.turns))
+
     def messages(self, turn: int, branch: Branch | None = None) -> list[Message]:
         """The path up to the user message of `turn` (0-based), and its reply when `branch` is given."""
-        path: list[Message] = []
-        for earlier in self.turns[:turn]:
-            path.append({"role": "user", "content": earlier.user})
-            path.append({"role": "assistant", "content": earlier.reply(earlier.continued)})
-        path.append({"role": "user", "content": self.turns[turn].user})
+        messages: list[Message] = []
+        for earlier, reply in self.path(turn):
+            messages.append({"role": "user", "content": self.turns[earlier].user})
+            messages.append({"role": "assistant", "content": self.turns[earlier].reply(reply)})
+        messages.append({"role": "user", "content": self.turns[turn].user})
         if branch is not None:
-            path.append({"role": "assistant", "content": self.turns[turn].reply(branch)})
-        return path
+            messages.append({"role": "assistant", "content": self.turns[turn].reply(branch)})
+        return messages
+
+    def record(self) -> dict[str, Any]:
+        """As a plain dict, which `parse` reads back; optional fields that are None are left out."""
+        record = self.model_dump()
+        for turn in record["turns"]:
+            for key in ("hinted", "follows", "after"):
+                if turn[key] is None:
+                    del turn[key]
+        return record
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(self.model_dump(), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(self.record(), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "conversation") -> Conversation:

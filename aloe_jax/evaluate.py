@@ -66,7 +66,8 @@ def evaluate(settings: config.Evaluate) -> tuple[list[Result], list[Difference]]
         console=Console(stderr=True),
     )
     with Ledger(Path(settings.output) / "journal.sqlite") as ledger, bar:
-        cast = Cast(settings.roles, ledger)
+        references = any(candidate.scripted for candidate in settings.models.values())
+        cast = Cast(settings.roles, ledger, only=("user", "judge", *(["responder"] if references else [])))
         results = [_result(name, settings, personas, cast, ledger, bar) for name in settings.models]
     tested = [result for result in results if not result.reference]
     tables = [ratings_table(result.verdicts, settings.turns) for result in tested]
@@ -129,7 +130,7 @@ def _result(
     import gc
 
     from aloe_jax.benchmark.candidates import ModelCandidate, ScriptedCandidate
-    from aloe_jax.benchmark.dialogue import Candidate, converse, describe
+    from aloe_jax.benchmark.dialogue import Candidate, converse
     from aloe_jax.benchmark.judge import rate, ratings_table
     from aloe_jax.benchmark.metrics import alignment_metrics
     from aloe_jax.benchmark.report import Result
@@ -142,7 +143,7 @@ def _result(
         candidate = ModelCandidate(source.path, settings.sampling)
     else:
         assert source.scripted is not None  # config.Candidate has one of the two
-        candidate = ScriptedCandidate(source.scripted, cast, describe("responder", settings.roles))
+        candidate = ScriptedCandidate(source.scripted, cast, cast.describe("responder"))
     dialogues = converse(
         candidate,
         personas,
@@ -150,7 +151,7 @@ def _result(
         ledger,
         turns=settings.turns,
         seed=settings.seed,
-        user=describe("user", settings.roles),
+        user=cast.describe("user"),
         progress=lambda done: bar.update(talking, completed=done),
     )
     del candidate
@@ -161,7 +162,7 @@ def _result(
         cast,
         ledger,
         seed=settings.seed,
-        judge=describe("judge", settings.roles),
+        judge=cast.describe("judge"),
         progress=lambda done: bar.update(rating, completed=done),
     )
     metrics = alignment_metrics(ratings_table(verdicts, settings.turns), settings.bootstrap, settings.seed)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from importlib import resources
 from typing import Annotated, Any, Literal
 
 import jinja2
@@ -22,10 +23,11 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
 from aloe_jax.llm.providers import language_model
+from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
 
 class RoleError(AloeError):
-    """A role's answer could not be read, and neither could its second attempt."""
+    """A role's answer was blocked, or could not be read, and neither could its second attempt."""
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -56,7 +58,7 @@ def _clean(text: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_clean)]
 Spoken = Annotated[Text, Field(min_length=1)]
 
-_STAGE_DIRECTION = re.compile(r"\*[^*\n]+\*")
+LONGEST_REPLY = 3  # sentences (arXiv 2410.03642, prompts of section 3)
 
 
 class Texts(_Answer):
@@ -70,9 +72,10 @@ class _Speech(_Answer):
     @classmethod
     def _only_speech(cls, text: str) -> str:
         # Remote models like to act ("*smiles*"); what a person would type is wanted.
-        if "*" in text and _STAGE_DIRECTION.search(text):
-            raise ValueError("has text between asterisks; write only what is said")
-        return text
+        said = without_stage_directions(text)
+        if not said:
+            raise ValueError("has nothing but stage directions between asterisks; write what is said")
+        return said
 
 
 class UserMessage(_Speech):
@@ -164,6 +167,15 @@ def transcript(messages: Sequence[Message]) -> str:
     return "\n".join([f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages])
 
 
+def render(role: str, inputs: Mapping[str, Any]) -> tuple[str, str]:
+    """The system text and the request of a role."""
+    system, prompt = _templates(role)
+    shown = dict(inputs)
+    if "history" in shown:
+        shown["transcript"] = transcript(shown["history"])
+    return system.render(shown), prompt.render(shown)
+
+
 # ---------------------------------------------------------------- the cast
 
 
@@ -172,15 +184,42 @@ class Cast:
 
     All methods are functions of their arguments and the configured models alone: the same seed gives the same
     answer, whatever the order of the calls. They may be called from several threads, and raise RoleError when
-    an answer cannot be read, AloeError when none can be had.
+    an answer cannot be read or was blocked, UnavailableError when a model is out of reach, and another
+    AloeError when asking is no use.
+
+    `only` names the roles that will be played; the others need no model. `model` makes the language model of a
+    role. Raises AloeError when one of them lacks a model, a key, or, under a limit of dollars, a price.
     """
 
-    def __init__(self, roles: config.Roles, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        roles: config.Roles,
+        ledger: Ledger,
+        only: Sequence[str] | None = None,
+        model: Callable[[config.Role, str], LLM] | None = None,
+    ) -> None:
         self._ledger = ledger
         self._roles: dict[str, tuple[LLM, float]] = {}
-        for name in config.Roles.model_fields:
+        for name in only or config.Roles.model_fields:
             role: config.Role = getattr(roles, name)
-            self._roles[name] = (language_model(role), role.temperature)
+            if (
+                ledger.budget.max_cost is not None
+                and role.price is None
+                and role.provider not in ("policy", "scripted")
+            ):
+                raise AloeError(
+                    f"roles.{name}.price: max_cost needs the price of every model; "
+                    "give input and output in dollars per million tokens"
+                )
+            llm = model(role, name) if model else language_model(role, name, ledger.count_fault)
+            self._roles[name] = (llm, role.temperature)
+        self._settings = roles
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What a role's answers depend on besides its inputs: its model, its settings and its prompt."""
+        prompt = resources.files("aloe_jax").joinpath(f"prompts/{name}.md").read_bytes()
+        shaping = getattr(self._settings, name).shaping()
+        return shaping | {"model": self._roles[name][0].name, "prompt": hashlib.sha256(prompt).hexdigest()[:16]}
 
     def write_profiles(self, examples: Sequence[str], count: int, seed: int) -> list[str]:
         """About `count` new profiles in the manner of the examples; possibly fewer, possibly near-copies."""
@@ -205,7 +244,7 @@ class Cast:
             "personality": persona.personality,
             "messages": list(user_messages),
         }
-        answer = self._ask("inducer", inputs, Inferred, seed)
+        answer = self._ask("inducer", inputs, Inferred, seed, partial(_only_quoted, persona))
         return answer.profile, answer.personality
 
     def reply(self, history: Sequence[Message], hint: tuple[str, str] | None, seed: int, faithful: bool = False) -> str:
@@ -223,7 +262,7 @@ class Cast:
             "personality": traits,
             "faithful": faithful,
         }
-        return self._ask("responder", inputs, Reply, seed).reply
+        return self._ask("responder", inputs, Reply, seed, _short).reply
 
     def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
         """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
@@ -234,30 +273,75 @@ class Cast:
         """Rate a reply to `history`, which ends with a user message, for this persona."""
         return self._ask("judge", _known(persona, history) | {"reply": reply}, Rating, seed)
 
-    def _ask[A: BaseModel](self, role: str, inputs: Mapping[str, Any], form: type[A], seed: int) -> A:
+    def _ask[A: BaseModel](
+        self, role: str, inputs: Mapping[str, Any], form: type[A], seed: int, mend: Mend[A] | None = None
+    ) -> A:
+        """Ask once, and once more when the answer cannot be read or `mend` finds a fault in it.
+
+        `mend` returns an answer without the fault, and the fault: what is taken when the repair fails as well.
+        """
         llm, temperature = self._roles[role]
-        system, prompt = _templates(role)
-        shown = dict(inputs)
-        if "history" in shown:
-            shown["transcript"] = transcript(shown["history"])
-        request = Request(role, inputs, system.render(shown), prompt.render(shown), _schema(form), temperature, seed)
-        text = self._ledger.complete(llm, request).text
-        try:
-            return parse_answer(form, text)
-        except ValueError as error:
-            fault = str(error)
+        request = Request(role, inputs, *render(role, inputs), _schema(form), temperature, seed)
+        text = self._complete(llm, request, form)
+        answer, fault = _read(form, text, mend)
+        if not fault:
+            assert answer is not None
+            return answer
         # The repair is another question, so it has a key and a place in the ledger of its own.
         repair = (
             f"{request.prompt}\n\nYour previous answer was:\n{text}\n\nIt cannot be used: {fault}. "
             "Answer again, with nothing but the JSON object."
         )
         request = Request(role, inputs, request.system, repair, request.schema, temperature, seed)
-        text = self._ledger.complete(llm, request).text
-        try:
-            return parse_answer(form, text)
-        except ValueError as error:
+        fresh = self._ledger.find_call(llm.name, request) is None
+        text = self._complete(llm, request, form)
+        repaired, still = _read(form, text, mend)
+        if still and fresh:  # a fault is counted by the run that met it
+            self._ledger.count_fault(llm.name, role, f"answer: {fault}")
+        answer = repaired or answer
+        if answer is None:
             shown_text = " ".join(text.split())[:200]
-            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {error}: {shown_text!r}") from None
+            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {still}: {shown_text!r}")
+        return answer
+
+    def _complete(self, llm: LLM, request: Request, form: type[BaseModel]) -> str:
+        completion = self._ledger.complete(llm, request)
+        match completion.outcome:
+            case "blocked" | "empty":
+                raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}")
+            case "truncated" if _read(form, completion.text, None)[1]:
+                raise RoleError(
+                    f"{request.role} ({llm.name}): truncated reply, {completion.output_tokens} tokens did not suffice; "
+                    f"raise roles.{request.role}.max_output_tokens"
+                )
+        return completion.text
+
+
+type Mend[A] = Callable[[A], tuple[A, str]]
+
+
+def _read[A: BaseModel](form: type[A], text: str, mend: Mend[A] | None) -> tuple[A | None, str]:
+    """The answer, mended where need be, and what is wrong with it ("" when nothing is)."""
+    try:
+        answer = parse_answer(form, text)
+    except ValueError as error:
+        return None, str(error)
+    return mend(answer) if mend else (answer, "")
+
+
+def _short(answer: Reply) -> tuple[Reply, str]:
+    cut = first_sentences(answer.reply, LONGEST_REPLY)
+    if cut == answer.reply:
+        return answer, ""
+    return Reply(reply=cut), f"the reply has more than {LONGEST_REPLY} sentences"
+
+
+def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:
+    profile, invented = keep_quoted(answer.profile, persona.profile)
+    personality, more = keep_quoted(answer.personality, persona.personality)
+    if not invented + more:
+        return answer, ""
+    return Inferred(profile=profile, personality=personality), "it has sentences that the description does not have"
 
 
 def _known(persona: Persona, history: Sequence[Message]) -> dict[str, Any]:

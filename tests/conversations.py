@@ -22,3 +22,18 @@ def conversation(turns: int = 3, name: str = "c0", continued: str = "prpr") -> C
             for k in range(turns)
         ],
     )
+
+
+def forked(name: str = "f0") -> Conversation:
+    """A main line of three turns; the user also answers the other reply of the first turn, for two turns."""
+    main, side = conversation(3, name), conversation(2, f"{name} side", continued="rp")
+    first = side.turns[0].model_copy(update={"follows": 0, "after": "rejected"})
+    return Conversation(id=name, persona=PERSONA, turns=[*main.turns, first, side.turns[1]])
+
+
+def single_replies(name: str = "s0") -> Conversation:
+    """Two turns with one reply each, as in plain chat data."""
+    turns = [
+        Turn(user=f"said {name} {k}", preferred=f"answer {k}", rejected=None, continued="preferred") for k in (0, 1)
+    ]
+    return Conversation(id=name, persona=PERSONA, turns=turns)

@@ -7,6 +7,9 @@ from aloe_jax.conversation import Persona
 from aloe_jax.roles import RoleError
 
 
+SCRIPTED = config.Roles.model_validate({"provider": "scripted"})
+
+
 def small_settings(output: Path, **conversations) -> config.Datagen:
     """Six training profiles with two of four personalities each, and four benchmark personas."""
     return config.Datagen(
@@ -19,6 +22,7 @@ def small_settings(output: Path, **conversations) -> config.Datagen:
             benchmark_personalities=2,
         ),
         conversations=config.Conversations(**{"count": 12, "turns": 3, "concurrency": 2, **conversations}),
+        roles=SCRIPTED,
     )
 
 

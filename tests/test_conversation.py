@@ -6,7 +6,7 @@ import pytest
 
 from aloe_jax.conversation import Conversation
 from aloe_jax.errors import AloeError
-from tests.conversations import conversation
+from tests.conversations import conversation, forked, single_replies
 
 
 def test_json_round_trip():
@@ -53,3 +53,34 @@ def test_faults_name_record_and_field(change, told):
 def test_text_that_is_not_json():
     with pytest.raises(AloeError, match=r"d.jsonl line 2: not valid JSON"):
         Conversation.from_json('{"id": ', "d.jsonl line 2")
+
+
+def test_a_forked_tree_knows_its_paths():
+    tree = forked()
+    assert [tree.depth(k) for k in range(5)] == [0, 1, 2, 1, 2]
+    assert tree.place(3) == (0, "rejected") and tree.place(4) == (3, "rejected")
+    assert tree.path(4) == [(0, "rejected"), (3, "rejected")]
+    assert [m["content"] for m in tree.messages(4)] == [
+        tree.turns[0].user, tree.turns[0].rejected, tree.turns[3].user, tree.turns[3].rejected, tree.turns[4].user
+    ]  # fmt: skip
+    assert tree.main_line == tree.turns[:3]
+    assert Conversation.from_json(tree.to_json()) == tree
+    assert Conversation.from_json(single_replies().to_json()) == single_replies()
+
+
+@pytest.mark.parametrize(
+    ("turn", "change", "fault"),
+    [
+        (3, {"follows": 3}, r"turns\.3\.follows: 3 is not an earlier turn"),
+        (3, {"after": "preferred"}, "the preferred reply of turn 0 is answered twice"),
+        (3, {"after": None}, "follows and after belong together"),
+        (0, {"follows": 0, "after": "preferred"}, r"turns\.0\.follows: 0 is not an earlier turn"),
+        (0, {"rejected": None, "hinted": None}, "turn 0 has no rejected reply"),
+        (1, {"rejected": None}, "there is no rejected reply to be continued"),
+    ],
+)
+def test_a_tree_that_is_none_is_refused(turn, change, fault):
+    record = forked().record()
+    record["turns"][turn] |= change
+    with pytest.raises(AloeError, match=f"here: .*{fault}"):
+        Conversation.parse(record, "here")

@@ -14,6 +14,7 @@ from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.llm.world.people import read_profile
 from aloe_jax.roles import Cast, Inferred, Rating, Reply, RoleError, Texts, UserMessage, derive_seed, parse_answer
+from tests.players import SCRIPTED
 
 PERSONA = Persona(id="p", profile=seed_profiles()[0], personality=seed_personalities()[0])
 HISTORY = [
@@ -42,9 +43,9 @@ def cast_of(tmp_path, monkeypatch):
 
     def build(llm=None):
         if llm is not None:
-            monkeypatch.setattr(roles, "language_model", lambda role: llm)
+            monkeypatch.setattr(roles, "language_model", lambda role, name, on_fault: llm)
         ledgers.append(Ledger(tmp_path / f"{len(ledgers)}.sqlite"))
-        return Cast(config.Roles(), ledgers[-1])
+        return Cast(SCRIPTED, ledgers[-1])
 
     yield build
     for ledger in ledgers:
@@ -83,8 +84,8 @@ def test_answers_are_found_in_what_surrounds_them(text):
         (Reply, "", "no JSON object"),
         (Reply, '{"reply": "  "}', "reply: "),
         (Reply, '{"answer": "Yes."}', "reply: field required"),
-        (Reply, '{"reply": "*smiles* Yes."}', "asterisks"),
-        (UserMessage, '{"message": "Hi *waves*"}', "asterisks"),
+        (Reply, '{"reply": "*smiles*"}', "asterisks"),
+        (UserMessage, '{"message": "*waves* *nods*"}', "asterisks"),
         (Reply, '{"reply": "Yes."', "not valid JSON"),
         (Reply, '{"reply": "Yes}', "not valid JSON"),
         (Reply, '{"reply": ' + "[" * 100_000, "not valid JSON"),

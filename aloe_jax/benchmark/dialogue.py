@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from aloe_jax import config
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.llm.providers import language_model
 from aloe_jax.roles import Cast, RoleError, derive_seed
 
 THREADS = 8  # calls to remote models in flight
@@ -115,13 +114,6 @@ def converse(
             dialogues[i].exchanges.append(exchange)
     progress(sum(len(dialogue.exchanges) for dialogue in dialogues))
     return dialogues
-
-
-def describe(name: str, roles: config.Roles) -> dict[str, Any]:
-    """What a role's answers depend on besides its inputs: model, temperature and prompt."""
-    role: config.Role = getattr(roles, name)
-    prompt = resources.files("aloe_jax").joinpath(f"prompts/{name}.md").read_text(encoding="utf-8")
-    return {"model": language_model(role).name, **role.model_dump(), "prompt": digest(prompt)}
 
 
 def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:

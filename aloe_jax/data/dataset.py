@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from aloe_jax.errors import AloeError
 
 # Records per read: one call into the reader for many records is quicker than one each.
 CHUNK = 256
-PERSONA_FIELDS = ("id", "profile", "personality")
+# How a stored turn, whose fields cannot be None, says that there is none.
+ABSENT: Mapping[str, Any] = {"rejected": "", "hinted": "", "follows": -1, "after": ""}
 
 
 def read_conversations(path: str | Path, split: str = "train", limit: int | None = None) -> list[Conversation]:
@@ -179,17 +181,22 @@ def _first_line(error: Exception) -> str:
 
 
 def _decode(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo the TFDS layout: bytes, a dict of lists instead of a list of turns, "" for an unknown `hinted`."""
+    """Undo the TFDS layout: bytes, a dict of lists instead of a list of turns, "" and -1 for what is not there."""
     plain = _plain(record)
     if isinstance(turns := plain.get("turns"), dict):
         rows = [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
-        plain["turns"] = [row | {"hinted": row.get("hinted") or None} for row in rows]
+        plain["turns"] = [
+            {key: None if key in ABSENT and value == ABSENT[key] else value for key, value in row.items()}
+            for row in rows
+        ]
     return plain
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, Integral):
+        return int(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value]

@@ -89,7 +89,7 @@ def pack(trees: Sequence[TokenTree], row_length: int) -> tuple[Rows, PackingRepo
         room[row] -= tree.length
     rows = _lay_out(members, row_length)
     tokens = sum(tree.length for tree in kept)
-    lost = [tree.nodes[-1].turn - fit.nodes[-1].turn for tree, fit in fitted if fit is not None and fit is not tree]
+    lost = [tree.turns - fit.turns for tree, fit in fitted if fit is not None and fit is not tree]
     report = PackingReport(
         trees=len(kept),
         rows=len(rows),

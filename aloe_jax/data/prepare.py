@@ -12,7 +12,7 @@ import click
 from aloe_jax.conversation import Conversation
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
-from aloe_jax.data.trees import TokenTree
+from aloe_jax.data.trees import Node, TokenTree
 from aloe_jax.errors import AloeError
 
 Replies = Literal["preferred", "plain", "both"]
@@ -52,14 +52,12 @@ def prepare(
             if replies is None:
                 trees.append(tree)
                 continue
-            wanted = [
-                place
-                for pair in tree.pairs
-                for place in _wanted(conversation, pair.turn, (pair.preferred, pair.rejected), replies, where)
-            ]
+            wanted = [place for place, node in enumerate(tree.nodes) if _is_wanted(conversation, node, replies, where)]
             trees.append(tree.keep_replies(wanted))
     if not trees:
         raise unstable[0] if unstable else AloeError(f"{where}: no conversations")
+    if replies is None and not any(tree.pairs for tree in trees):
+        raise AloeError(f"{where}: no turn has two replies, so there is nothing to prefer; train `stage: sft` on it")
     if split:
         click.echo(
             f"warning: {where}: the chat template rewrites earlier turns in {split} of {len(conversations)} "
@@ -72,18 +70,15 @@ def prepare(
     return Prepared(rows, report)
 
 
-def _wanted(
-    conversation: Conversation, turn: int, places: tuple[int, int], replies: Replies, where: str | Path
-) -> list[int]:
-    preferred, rejected = places
-    if replies == "preferred":
-        return [preferred]
-    if replies == "both":
-        return [preferred, rejected]
-    plain = conversation.turns[turn].plain
+def _is_wanted(conversation: Conversation, node: Node, replies: Replies, where: str | Path) -> bool:
+    if not node.scored:
+        return False
+    if replies != "plain":
+        return replies in ("both", node.branch)
+    plain = conversation.turns[node.source].plain
     if plain is None:
         raise AloeError(
-            f"{where}: conversation {conversation.id}, turn {turn + 1}: the data does not record which reply was "
-            "written without the persona hint; use sft.replies=preferred or both"
+            f"{where}: conversation {conversation.id}, turn {node.source + 1}: the data does not record which reply "
+            "was written without the persona hint; use sft.replies=preferred or both"
         )
-    return [preferred if plain == "preferred" else rejected]
+    return node.branch == plain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from aloe_jax.conversation import Branch, Conversation, Message
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
+
+Path = dict[str, list[int]]  # ids of a turn's path: "prompt", "preferred", "rejected"
 
 
 class UnstableTemplateError(AloeError):
@@ -70,51 +72,62 @@ class ChatTemplate:
         Raises UnstableTemplateError when not even a turn's prompt is a prefix of its replies.
         """
         paths = self._paths(conversation)
-        if all(extends(paths[turn][branch], prompt) for turn, branch, prompt in self._joints(conversation, paths)):
-            return [self._tree(conversation, paths, range(len(paths)), conversation.id)]
-        return [
-            self._tree(conversation, paths, range(turn, turn + 1), f"{conversation.id}/{turn}")
-            for turn in range(len(paths))
+        places = [conversation.place(turn) for turn in range(len(paths))]
+        joints = [
+            (paths[place[0]][place[1]], path["prompt"]) for place, path in zip(places, paths, strict=True) if place
         ]
+        if all(extends(reply, prompt) for reply, prompt in joints):
+            answers = {place: turn for turn, place in enumerate(places) if place}
+            return [self._tree(conversation, paths, 0, answers, conversation.id)]
+        return [self._tree(conversation, paths, turn, {}, f"{conversation.id}/{turn}") for turn in range(len(paths))]
 
-    def _paths(self, conversation: Conversation) -> list[dict[str, list[int]]]:
+    def _paths(self, conversation: Conversation) -> list[Path]:
         """Ids of every turn's path: up to its reply's prompt, and through each of its replies."""
-        turns = range(len(conversation.turns))
-        branches: list[Branch | None] = [None, "preferred", "rejected"]
-        texts = [self._render(conversation.messages(turn, branch)) for turn in turns for branch in branches]
-        ids = self._encode(texts)
-        return [dict(zip(("prompt", "preferred", "rejected"), ids[3 * t : 3 * t + 3], strict=True)) for t in turns]
-
-    def _joints(self, conversation: Conversation, paths: list[dict[str, list[int]]]) -> Any:
-        for turn in range(len(paths) - 1):
-            yield turn, conversation.turns[turn].continued, paths[turn + 1]["prompt"]
+        keys: list[tuple[int, Branch | None]] = []
+        for number, turn in enumerate(conversation.turns):
+            keys += [(number, None), *((number, branch) for branch in turn.replies)]
+        ids = self._encode([self._render(conversation.messages(*key)) for key in keys])
+        paths: list[Path] = [{} for _ in conversation.turns]
+        for (number, branch), path in zip(keys, ids, strict=True):
+            paths[number][branch or "prompt"] = path
+        return paths
 
     def _tree(
-        self, conversation: Conversation, paths: list[dict[str, list[int]]], turns: range, tree_id: str
+        self,
+        conversation: Conversation,
+        paths: list[Path],
+        first: int,
+        answers: Mapping[tuple[int, Branch], int],
+        tree_id: str,
     ) -> TokenTree:
+        """The tree from turn `first` on; `answers` says which turn answers which reply."""
         nodes: list[Node] = []
         pairs: list[Pair] = []
-        parent, done = -1, 0  # the node that the next user message follows, and the ids up to its end
-        for turn in turns:
-            path, continued = paths[turn], conversation.turns[turn].continued
+
+        def add(number: int, parent: int, done: int) -> None:
+            """Append a turn and all that follows it; `parent` holds the ids of its path up to `done`."""
+            turn, path, depth = conversation.turns[number], paths[number], conversation.depth(number)
             prompt = len(nodes)
-            nodes.append(Node(parent, tuple(path["prompt"][done:]), turn=turn))
-            order: list[Branch] = ["rejected", "preferred"] if continued == "preferred" else ["preferred", "rejected"]
-            place = {}
-            for branch in order:
+            nodes.append(Node(parent, tuple(path["prompt"][done:]), turn=depth))
+            place: dict[Branch, int] = {}
+            # The reply that the dialogue followed comes last, next to what follows it.
+            for branch in sorted(turn.replies, key=lambda branch: branch == turn.continued):
                 if not extends(path["prompt"], path[branch]):
                     raise UnstableTemplateError(
-                        f"{self.tokenizer.name_or_path}: conversation {conversation.id}, turn {turn + 1}: the chat "
+                        f"{self.tokenizer.name_or_path}: conversation {conversation.id}, turn {number + 1}: the chat "
                         "template's reply prompt is not a prefix of the reply; use a prefix-stable template"
                     )
                 tokens = path[branch][len(path["prompt"]) :]
                 place[branch] = len(nodes)
-                nodes.append(
-                    Node(prompt, tuple(tokens), self._scored(tokens), turn, reply_id(conversation, turn, branch, path))
-                )
-            pairs.append(Pair(turn, place["preferred"], place["rejected"]))
-            parent, done = place[continued], len(path[continued])
-        return TokenTree(tree_id, tuple(nodes), tuple(pairs))
+                name = reply_id(conversation, number, branch, path[branch])
+                nodes.append(Node(prompt, tuple(tokens), self._scored(tokens), depth, name, number, branch))
+                if (number, branch) in answers:
+                    add(answers[number, branch], place[branch], len(path[branch]))
+            if len(place) == 2:
+                pairs.append(Pair(depth, place["preferred"], place["rejected"]))
+
+        add(first, -1, 0)
+        return TokenTree(tree_id, tuple(nodes), tuple(sorted(pairs, key=lambda pair: pair.turn)))
 
     def _scored(self, tokens: Sequence[int]) -> int:
         """How many tokens the reply has, its end of turn included."""
@@ -130,9 +143,9 @@ class ChatTemplate:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
-def reply_id(conversation: Conversation, turn: int, branch: Branch, path: dict[str, list[int]]) -> str:
+def reply_id(conversation: Conversation, turn: int, branch: Branch, path: Sequence[int]) -> str:
     """ "<conversation>/<turn>/<branch>#<digest of the ids of the whole path>": stale log-probs cannot match."""
-    digest = hashlib.blake2s(np.array(path[branch], np.int32).tobytes(), digest_size=6).hexdigest()
+    digest = hashlib.blake2s(np.array(path, np.int32).tobytes(), digest_size=6).hexdigest()
     return f"{conversation.id}/{turn}/{branch}#{digest}"
 
 

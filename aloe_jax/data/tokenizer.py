@@ -77,7 +77,7 @@ def main(data: str, output: str, vocab: int) -> None:
         from aloe_jax.data.dataset import read_conversations
 
         conversations = read_conversations(data)
-        texts = (text for c in conversations for turn in c.turns for text in (turn.user, turn.preferred, turn.rejected))
+        texts = (text for c in conversations for turn in c.turns for text in (turn.user, *turn.replies.values()))
         tokenizer = train_tokenizer(texts, vocab, output)
         click.echo(f"{output}: {len(tokenizer)} tokens, trained on {len(conversations)} conversations")
 

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from aloe_jax.conversation import Branch
+
 
 @dataclass(frozen=True)
 class Node:
@@ -20,15 +22,17 @@ class Node:
     parent: int  # index in TokenTree.nodes, -1 at a root
     tokens: tuple[int, ...]
     scored: int = 0
-    turn: int = 0
+    turn: int = 0  # depth: how many turns lie before it on its path
     id: str = ""  # of a reply: "<conversation>/<turn>/<branch>", what log-probs are stored under
+    source: int = 0  # of a reply: its turn's number in the conversation's list; on a main line equal to `turn`
+    branch: Branch | None = None  # of a reply
 
 
 @dataclass(frozen=True)
 class Pair:
     """The two replies of a turn, as indices in TokenTree.nodes."""
 
-    turn: int
+    turn: int  # depth
     preferred: int
     rejected: int
 
@@ -83,19 +87,29 @@ class TokenTree:
             nodes.append(replace(node, parent=kept[node.parent], scored=scored))
         return TokenTree(self.id, tuple(nodes), ())
 
+    @property
+    def turns(self) -> int:
+        """Turns on its longest path."""
+        return 1 + max(node.turn for node in self.nodes)
+
     def first_turns(self, turns: int) -> TokenTree:
-        """The tree without the turns from number `turns` (0-based) on."""
-        count = next((i for i, node in enumerate(self.nodes) if node.turn >= turns), len(self.nodes))
-        return TokenTree(self.id, self.nodes[:count], tuple(p for p in self.pairs if p.turn < turns))
+        """The tree without the turns deeper than `turns`."""
+        kept: dict[int, int] = {-1: -1}
+        nodes: list[Node] = []
+        for index, node in enumerate(self.nodes):
+            if node.turn < turns:
+                kept[index] = len(nodes)
+                nodes.append(replace(node, parent=kept[node.parent]))
+        pairs = (Pair(p.turn, kept[p.preferred], kept[p.rejected]) for p in self.pairs if p.turn < turns)
+        return TokenTree(self.id, tuple(nodes), tuple(pairs))
 
     def fit(self, length: int) -> TokenTree | None:
         """The longest version in whole turns of at most `length` tokens, None when not even one turn fits."""
         tree = self
         while tree.length > length:
-            last = tree.nodes[-1].turn
-            if last == 0:
+            if tree.turns == 1:
                 return None
-            tree = self.first_turns(last)
+            tree = tree.first_turns(tree.turns - 1)
         return tree
 
 

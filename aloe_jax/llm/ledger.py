@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.protocol import LLM, Completion, Request
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _APPLICATION = 0x414C4F45  # "ALOE", in the header of the file
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 CREATE TABLE calls (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+    outcome TEXT NOT NULL, detail TEXT NOT NULL, cost REAL, seconds REAL NOT NULL, attempts INTEGER NOT NULL,
+    finished REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE faults (
+    model TEXT NOT NULL, role TEXT NOT NULL, fault TEXT NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (model, role, fault)
 ) WITHOUT ROWID;
 CREATE TABLE records (
     number INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (kind, id)
 );
+CREATE TABLE vectors (
+    model TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (model, text)
+) WITHOUT ROWID;
 """
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a model in a role has been asked so far."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None  # US dollars; None where no call had a price
+    seconds: float  # summed latency, attempts and waiting included
+    outcomes: dict[str, int]  # "ok", "blocked", "empty", "truncated" -> calls
 
 
 class Ledger:
@@ -35,17 +64,25 @@ class Ledger:
     transaction of its own in SQLite's write-ahead log. (`synchronous=NORMAL`: after a power failure the last
     few transactions may be missing, the file stays whole, and a rerun repeats them.)
 
-    Raises AloeError from every method when the file is no journal, is damaged, or the disk is full.
+    With `writing`, the journal is this process's alone until it is closed; others may read meanwhile. A lock
+    that the operating system lifts when a process dies says so, so a killed run leaves nothing to clean up.
+
+    Raises AloeError from every method when the file is no journal, is damaged, the disk is full, or another
+    process is writing.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, writing: bool = True, budget: Budget | None = None) -> None:
         self.path = Path(path)
+        self.budget = budget or Budget()
         self._lock = threading.Lock()
+        self._guard: int | None = None
         self._in_flight: dict[str, Future[Completion]] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
+        if writing:
+            self._guard = _lock_out_others(self.path)
         with self._told():
             # Autocommit: each statement outside BEGIN is its own transaction.
             self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -53,6 +90,9 @@ class Ledger:
             self._open()
         except BaseException:
             self._database.close()
+            if self._guard is not None:
+                _beside(self.path).unlink()  # leave no trace beside a file that is not ours
+            self._unlock()
             raise
 
     def _open(self) -> None:
@@ -84,7 +124,7 @@ class Ledger:
         """The answer to `request`: from the journal if it was ever given, else from `llm`, then stored.
 
         The same question asked by two threads at once is put to the model once. Errors of the model pass
-        through and are not stored.
+        through and are not stored. Raises BudgetError instead of a call that the budget does not allow.
         """
         key = request.key(llm.name)
         with self._lock:
@@ -97,13 +137,11 @@ class Ledger:
         if running is not None:
             return running.result()
         try:
-            completion = llm.complete(request)
-            row = (key, llm.name, request.role, completion.text)
-            with self._told(), self._lock:
-                self._database.execute(
-                    "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?)",
-                    (*row, completion.input_tokens, completion.output_tokens),
-                )
+            with self.budget.reserved(llm, request) as settle:
+                start = time.monotonic()
+                completion = llm.complete(request)
+                settle(completion)
+                self.keep_call(llm.name, request, completion, time.monotonic() - start)
         except BaseException as error:
             with self._lock:
                 del self._in_flight[key]
@@ -114,20 +152,103 @@ class Ledger:
         mine.set_result(completion)
         return completion
 
+    def find_call(self, model: str, request: Request) -> Completion | None:
+        """The stored answer to `request`, or None."""
+        with self._lock:
+            return self._find(request.key(model))
+
+    def keep_call(self, model: str, request: Request, completion: Completion, seconds: float) -> None:
+        """Store a finished call. Durable on return; a call that is stored already is left as it is."""
+        row = (
+            request.key(model),
+            model,
+            request.role,
+            completion.text,
+            completion.input_tokens,
+            completion.output_tokens,
+            completion.outcome,
+            completion.detail,
+            completion.cost,
+            seconds,
+            completion.attempts,
+            time.time(),
+        )
+        with self._told(), self._lock:
+            self._database.execute(f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(row))})", row)
+
+    def count_fault(self, model: str, role: str, fault: str) -> None:
+        """Count a failed attempt: an overloaded server, a timeout, an answer that had to be mended."""
+        with self._told(), self._lock:
+            self._database.execute(
+                "INSERT INTO faults VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+                (model, role, fault),
+            )
+
     def _find(self, key: str) -> Completion | None:
         with self._told():
             row = self._database.execute(
-                "SELECT text, input_tokens, output_tokens FROM calls WHERE key = ?", (key,)
+                "SELECT text, input_tokens, output_tokens, outcome, detail, cost, attempts FROM calls WHERE key = ?",
+                (key,),
             ).fetchone()
         return Completion(*row) if row else None
 
-    def usage(self) -> dict[str, tuple[int, int, int]]:
-        """Per `model/role`: finished calls, input tokens, output tokens."""
+    def usage(self) -> dict[str, Usage]:
+        """Per `model/role`: what the finished calls took."""
+        outcomes: dict[str, dict[str, int]] = {}
+        for name, outcome, count in self._read(
+            "SELECT model || '/' || role, outcome, count(*) FROM calls GROUP BY model, role, outcome"
+        ):
+            outcomes.setdefault(name, {})[outcome] = count
         rows = self._read(
-            "SELECT model || '/' || role, count(*), sum(input_tokens), sum(output_tokens) "
+            "SELECT model || '/' || role, count(*), sum(input_tokens), sum(output_tokens), sum(cost), sum(seconds) "
             "FROM calls GROUP BY model, role ORDER BY model, role"
         )
-        return {name: (calls, spent, written) for name, calls, spent, written in rows}
+        return {
+            name: Usage(calls, spent, written, cost, seconds, outcomes[name])
+            for name, calls, spent, written, cost, seconds in rows
+        }
+
+    def faults(self) -> dict[str, dict[str, int]]:
+        """Per `model/role`: failed attempts by kind."""
+        counts: dict[str, dict[str, int]] = {}
+        for name, fault, count in self._read(
+            "SELECT model || '/' || role, fault, count FROM faults ORDER BY model, role, count DESC"
+        ):
+            counts.setdefault(name, {})[fault] = count
+        return counts
+
+    # ------------------------------------------------------------ embeddings
+
+    def vectors(
+        self,
+        model: str,
+        texts: Sequence[str],
+        embed: Callable[[list[str]], Sequence[Sequence[float]]],
+        batch: int = 100,
+    ) -> np.ndarray:
+        """Embeddings of `texts`, float32 [len(texts), D]: stored ones, the others from `embed`, stored batch by batch.
+
+        Raises AloeError when `embed` returns another number of vectors than it was given texts.
+        """
+        import numpy as np
+
+        known: dict[str, bytes] = {}
+        for text in dict.fromkeys(texts):
+            rows = self._read("SELECT vector FROM vectors WHERE model = ? AND text = ?", model, text)
+            if rows:
+                known[text] = rows[0][0]
+        missing = [text for text in dict.fromkeys(texts) if text not in known]
+        for start in range(0, len(missing), batch):
+            some = missing[start : start + batch]
+            made = embed(some)
+            if len(made) != len(some):
+                raise AloeError(f"{model}: returned {len(made)} embeddings for {len(some)} texts")
+            new = {text: np.asarray(row, np.float32).tobytes() for text, row in zip(some, made, strict=True)}
+            with self._transaction():
+                for text, vector in new.items():
+                    self._database.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", (model, text, vector))
+            known |= new
+        return np.stack([np.frombuffer(known[text], np.float32) for text in texts]) if texts else np.zeros((0, 0))
 
     # ------------------------------------------------------------ records
 
@@ -198,6 +319,12 @@ class Ledger:
         """Close the file; the journal's log is folded into it."""
         with self._told(), self._lock:
             self._database.close()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._guard is not None:
+            os.close(self._guard)  # which lifts the lock
+            self._guard = None
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +333,29 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock_out_others(path: Path) -> int:
+    """Take the lock beside the journal, or raise AloeError naming the process that holds it."""
+    try:
+        guard = os.open(_beside(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise AloeError(f"{_beside(path)}: cannot be written ({error.strerror})") from None
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(guard, 20).decode(errors="replace").strip()
+        os.close(guard)
+        raise AloeError(
+            f"{path}: another process is writing this journal (process {owner or 'unknown'}); wait for it or stop it"
+        ) from None
+    os.ftruncate(guard, 0)
+    os.pwrite(guard, f"{os.getpid()}\n".encode(), 0)
+    return guard
 
 
 def _explain(error: sqlite3.Error) -> str:

@@ -6,15 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from aloe_jax.errors import AloeError
+
+Outcome = Literal["ok", "blocked", "empty", "truncated"]
 
 
 @dataclass(frozen=True)
 class Request:
     """One question to a language model in a role.
 
-    `inputs` is what the prompt was rendered from: remote models read `system` and `prompt`, the scripted
-    provider reads `inputs`. `schema` is the JSON schema that the reply must satisfy.
+    `inputs` is what the prompt was rendered from: remote models read `system` and `prompt`, the scripted and
+    the policy provider read `inputs`. `schema` is the JSON schema that the reply must satisfy.
     """
 
     role: str
@@ -33,18 +37,35 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """The text that came back, with what it cost in tokens (0 where the provider does not say)."""
+    """What came back, and what it took.
+
+    Tokens are 0 where the provider does not say; thinking counts as output. Anything but "ok" is a finished
+    call, too: it was answered and perhaps paid for, and asking again would be answered alike; `detail` then says
+    why, in the server's words.
+    """
 
     text: str
     input_tokens: int = 0
     output_tokens: int = 0
+    outcome: Outcome = "ok"
+    detail: str = ""
+    cost: float | None = None  # US dollars; None where no price is configured
+    attempts: int = 1
 
 
 class LLM(Protocol):
     """A language model. `complete` may be called from several threads."""
 
-    name: str  # recorded in the journal, for instance "scripted"
+    name: str  # recorded in the journal and part of every content key, for instance "gemini-3.5-flash-lite"
 
     def complete(self, request: Request) -> Completion:
-        """Answer one request. Raises AloeError when no answer can be had."""
+        """Answer one request.
+
+        Raises UnavailableError when the server was overloaded or out of reach in every attempt, and any other
+        AloeError when asking again would not help (a wrong key, an unknown model, a malformed request).
+        """
         ...
+
+
+class UnavailableError(AloeError):
+    """No answer in all attempts: nothing was wrong with the request, and a later run may succeed."""

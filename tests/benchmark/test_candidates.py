@@ -43,7 +43,7 @@ def folder(tmp_path, tokenizer):
     (tmp_path / "personas.jsonl").write_text("".join(persona.model_dump_json() + "\n" for persona in PERSONAS))
     (tmp_path / "eval.yaml").write_text(
         f"personas: {tmp_path}/personas.jsonl\nmodels: {{untrained: {{path: {tmp_path}/model}}}}\n"
-        "cases: 2\nturns: 2\nbootstrap: 50\nsampling: {max_new_tokens: 8}\n"
+        "cases: 2\nturns: 2\nbootstrap: 50\nsampling: {max_new_tokens: 8}\nroles: {provider: scripted}\n"
     )
     return tmp_path
 

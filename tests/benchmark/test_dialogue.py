@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config
+from aloe_jax import config, roles
 from aloe_jax.benchmark.candidates import ModelCandidate, ScriptedCandidate, fingerprint, path_tokens
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply, converse, describe
+from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply, converse
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
@@ -246,7 +246,9 @@ def test_fingerprint_of_a_run_follows_its_newest_checkpoint(tmp_path):
     assert fingerprint(tmp_path) != before
 
 
-def test_roles_are_described_by_model_settings_and_prompt():
-    user, judge = (describe(name, config.Roles()) for name in ("user", "judge"))
-    assert user["provider"] == "scripted" and user["temperature"] == 0.8
-    assert user["prompt"] != judge["prompt"]
+def test_roles_are_described_by_model_settings_and_prompt(tmp_path):
+    with Ledger(tmp_path / "j") as ledger:
+        cast = roles.Cast(config.Roles.model_validate({"provider": "scripted"}), ledger)
+        user, judge = cast.describe("user"), cast.describe("judge")
+    assert user["model"].startswith("scripted-") and user["temperature"] == 0.8
+    assert judge["temperature"] == 0.0 and user["prompt"] != judge["prompt"]

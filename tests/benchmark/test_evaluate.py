@@ -21,6 +21,7 @@ def folder(tmp_path):
     ]
     (tmp_path / "personas.jsonl").write_text("".join(json.dumps(persona) + "\n" for persona in personas))
     settings = f"output: {tmp_path}/out\npersonas: {tmp_path}/personas.jsonl\ncases: 6\nturns: 3\nbootstrap: 50\n"
+    settings += "roles: {provider: scripted}\n"
     (tmp_path / "eval.yaml").write_text(f"{settings}models: {MODELS}\n")
     return tmp_path
 

@@ -36,7 +36,7 @@ def result(name, ratings, reference=False):
 def evaluation():
     models = {"low": {"scripted": "generic"}, "a<b": {"path": "x"}, "second": {"path": "y"}}
     settings = config.Evaluate.model_validate(
-        {"output": "o", "personas": "p", "models": models, "cases": 3, "turns": 3}
+        {"output": "o", "personas": "p", "models": models, "cases": 3, "turns": 3, "roles": {"provider": "scripted"}}
     )
     results = [
         result("low", [[1, 1, 1], [1, 1, 1], [1, 1, 1]], reference=True),

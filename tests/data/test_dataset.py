@@ -8,9 +8,9 @@ import pytest
 
 from aloe_jax.data.dataset import fingerprint, read_conversations, read_personas
 from aloe_jax.errors import AloeError
-from tests.conversations import PERSONA, conversation
+from tests.conversations import PERSONA, conversation, forked, single_replies
 
-TREES = [conversation(2, f"c{k}") for k in range(300)]
+TREES = [conversation(2, f"c{k}") for k in range(298)] + [forked("f"), single_replies("s")]
 SHARD = "aloe_trees-train.array_record-00000-of-00001"
 
 
@@ -22,9 +22,9 @@ def write_jsonl(path, trees):
 @pytest.fixture(scope="module")
 def tfds_trees(tmp_path_factory):
     """A TFDS directory with TREES as its train split."""
-    from datagen.build import write_tfds
+    from datagen.build import tree_record, write_tfds
 
-    records = [tree.model_dump() for tree in TREES]
+    records = [tree_record(tree) for tree in TREES]
     return write_tfds("aloe_trees", {"train": records, "validation": records[:3]}, tmp_path_factory.mktemp("d"), {})
 
 
@@ -55,10 +55,10 @@ def test_tfds_in_order_and_up_to_the_limit(tfds_trees):
 
 def test_several_shards(tmp_path, tfds_trees):
     """A data set may lie in several files; records keep their order and errors name the right file."""
-    from datagen.build import write_tfds
+    from datagen.build import tree_record, write_tfds
 
-    first = write_tfds("aloe_trees", {"train": [t.model_dump() for t in TREES[:4]]}, tmp_path / "a", {})
-    second = write_tfds("aloe_trees", {"train": [t.model_dump() for t in TREES[4:7]]}, tmp_path / "b", {})
+    first = write_tfds("aloe_trees", {"train": [tree_record(t) for t in TREES[:4]]}, tmp_path / "a", {})
+    second = write_tfds("aloe_trees", {"train": [tree_record(t) for t in TREES[4:7]]}, tmp_path / "b", {})
     shutil.move(first / SHARD, first / SHARD.replace("of-00001", "of-00002"))
     shutil.copy(second / SHARD, first / SHARD.replace("00000-of-00001", "00001-of-00002"))
     info = json.loads((first / "dataset_info.json").read_text())
@@ -88,9 +88,9 @@ def test_damaged_tfds_names_file_record_and_remedy(tfds_trees, tmp_path, damage)
 
 
 def test_a_record_that_is_no_conversation_is_named(tmp_path):
-    from datagen.build import write_tfds
+    from datagen.build import tree_record, write_tfds
 
-    records = [tree.model_dump() for tree in TREES[:3]]
+    records = [tree_record(tree) for tree in TREES[:3]]
     records[1]["turns"][0]["continued"] = "both"
     path = write_tfds("aloe_trees", {"train": records}, tmp_path, {})
     with pytest.raises(AloeError, match=rf"{SHARD} record 1: turns\.0\.continued"):

@@ -5,7 +5,7 @@ import pytest
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.errors import AloeError
-from tests.conversations import conversation
+from tests.conversations import conversation, forked, single_replies
 
 REWRITES_HISTORY = (
     "{% for m in messages %}{% set kept = loop.last or m['role'] == 'user' %}"
@@ -44,6 +44,28 @@ def test_every_path_equals_the_rendered_conversation(tokenizer):
             assert path_tokens(tree, node) == expected
             scored = tree.nodes[node].tokens[: tree.nodes[node].scored]
             assert tokenizer.decode(scored) == talk.turns[pair.turn].reply(branch) + "<|end|>"
+
+
+def test_every_path_of_a_forked_tree_is_there_once(tokenizer):
+    talk = forked()
+    (tree,) = ChatTemplate(tokenizer).trees(talk)
+    replies = [(place, node) for place, node in enumerate(tree.nodes) if node.scored]
+    assert len(replies) == 10 and len(tree.pairs) == 5
+    assert sorted({node.turn for node in tree.nodes}) == [0, 1, 2]
+    for place, node in replies:
+        messages = talk.messages(node.source, node.branch)
+        assert path_tokens(tree, place) == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    for pair in tree.pairs:
+        assert tree.nodes[pair.preferred].branch == "preferred" and tree.nodes[pair.rejected].branch == "rejected"
+        assert tree.nodes[pair.preferred].source == tree.nodes[pair.rejected].source
+    shorter = tree.fit(tree.length - 1)
+    assert shorter is not None and shorter.turns == 2 and len(shorter.pairs) == 3
+    assert path_tokens(shorter, shorter.pairs[-1].preferred) in [path_tokens(tree, place) for place, _ in replies]
+
+
+def test_a_turn_with_one_reply_has_no_pair(tokenizer):
+    (tree,) = ChatTemplate(tokenizer).trees(single_replies())
+    assert not tree.pairs and sum(node.scored > 0 for node in tree.nodes) == 2
 
 
 def test_continuations_join_to_the_whole_prompt(tokenizer):
