@@ -46,8 +46,8 @@ def configured(
                 return function(config.load(kind, path, (*overrides, *set_by_flags)), *args, **kwargs)
 
         for name, (key, arguments) in flags.items():
-            text = f"{arguments.pop('help')}  [{key}]"
-            run = click.option(f"--{name.replace('_', '-')}", name, default=None, help=text, **arguments)(run)
+            option = {**arguments, "help": f"{arguments['help']} Short for {key}=..."}
+            run = click.option(f"--{name.replace('_', '-')}", name, default=None, **option)(run)
         return run
 
     return decorate

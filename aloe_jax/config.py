@@ -162,7 +162,7 @@ class Role(Section):
     provider: Provider = "gemini"
     model: str | None = None  # as the provider names it; for `policy`, one of our runs or a Hugging Face directory
     temperature: Annotated[float, Field(ge=0)] = 0.8
-    max_output_tokens: Positive = 8192  # thinking included
+    max_output_tokens: Positive = 8192  # thinking included; 128 for `policy`
     thinking_budget: Annotated[int, Field(ge=0)] | None = None  # genai only; None: the model's own
     endpoint: str | None = None  # base URL of another server; required by `openai` unless it is OpenAI's own
     key_variable: str | None = None  # environment variable with the key; None: the provider's usual ones
@@ -173,6 +173,14 @@ class Role(Section):
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
     price: Price | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_replies(cls, values: Any) -> Any:
+        # A policy's context is small, and all of it that a reply may take is held free.
+        if isinstance(values, dict) and values.get("provider") == "policy":
+            return {"max_output_tokens": 128} | values
+        return values
 
     @model_validator(mode="after")
     def _reachable(self) -> Role:

@@ -1,11 +1,11 @@
-"""`python -m datagen`: personas, conversations, build, stats."""
+"""`python -m datagen`: personas, calibrate, conversations, build, stats, browse, convert."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,17 +13,25 @@ from aloe_jax import config
 from aloe_jax.command import configured
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from datagen.conversations import Outcome
+
+# Exit status of a run that a limit stopped; an interrupted one has 130, as in a shell.
+LIMITED = 3
+LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "max_cost": ("max_cost", {"type": float, "help": "Stop cleanly before this run spends more dollars."}),
+    "max_calls": ("max_calls", {"type": int, "help": "Stop cleanly after so many calls of this run."}),
+}
 
 
 @click.group()
 def main() -> None:
     """Generate personas and preference conversations, and store them as TFDS data sets.
 
-    The four commands run in the order below and share one config file. Whatever is finished lies in
-    OUTPUT/journal.sqlite: a run that was stopped or killed goes on when the same command is given again.
+    `personas`, `conversations` and `build` run in this order and share one config file. Whatever is finished
+    lies in OUTPUT/journal.sqlite, every paid call included: a run that was stopped or killed goes on when the
+    same command is given again, and asks nothing twice.
 
     \b
     Example, the scripted data set (offline, simulated):
@@ -31,12 +39,20 @@ def main() -> None:
       python -m datagen conversations --config configs/datagen/scripted.yaml
       python -m datagen build         --config configs/datagen/scripted.yaml
       python -m datagen stats         --config configs/datagen/scripted.yaml
+      python -m datagen browse        --config configs/datagen/scripted.yaml
+
+    \b
+    With Gemini, seeing the bill first (the key comes from the environment):
+      export GEMINI_API_KEY=...
+      python -m datagen personas      --config configs/datagen/gemini.yaml --dry-run
+      python -m datagen personas      --config configs/datagen/gemini.yaml --max-cost 2
     """
 
 
 @main.command()
-@configured(config.Datagen)
-def personas(settings: config.Datagen) -> None:
+@click.option("--dry-run", is_flag=True, help="Show expected calls, tokens and cost; ask nothing.")
+@configured(config.Datagen, **LIMITS)
+def personas(settings: config.Datagen, dry_run: bool) -> None:
     """Grow the pools of profiles and personalities and draw the personas.
 
     A writer is shown a few random members and asked for more; candidates that resemble a member are refused.
@@ -46,26 +62,30 @@ def personas(settings: config.Datagen) -> None:
     Example:
       python -m datagen personas --config configs/datagen/scripted.yaml personas.profiles=50
     """
-    from aloe_jax.llm.world import seed_personalities, seed_profiles
+    from aloe_jax.llm.budget import BudgetError
     from aloe_jax.roles import Cast
     from datagen.journal import open_journal
     from datagen.personas import write_personas
+    from datagen.seeds import seed_texts
 
+    seeds = seed_texts(settings)
+    if dry_run:
+        _show_estimate(settings, seeds)
+        return
     with open_journal(settings, create=True) as ledger, _progress() as progress:
-        tasks: dict[str, TaskID] = {}
+        tasks: dict[str, Any] = {}
 
         def show(name: str, size: int, target: int) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=target)
             progress.update(tasks[name], completed=size)
 
-        found, pools = write_personas(
-            ledger,
-            Cast(settings.roles, ledger),
-            settings,
-            (seed_profiles(), seed_personalities()),
-            show,
-        )
+        cast = Cast(settings.roles, ledger, only=("persona_writer",))
+        try:
+            found, pools = write_personas(ledger, cast, settings, seeds, show)
+        except BudgetError as error:
+            progress.stop()
+            _stop_at_limit(str(error))
     if not pools:
         click.echo("The journal holds the personas already.")
     for name, pool in pools.items():
@@ -76,41 +96,74 @@ def personas(settings: config.Datagen) -> None:
 
 
 @main.command()
-@configured(config.Datagen)
-def conversations(settings: config.Datagen) -> None:
+@click.option("--dry-run", is_flag=True, help="Show expected calls, tokens and cost; ask nothing.")
+@configured(
+    config.Datagen,
+    **LIMITS,
+    verify_twice=(
+        "conversations.verify_twice",
+        {"is_flag": True, "flag_value": "true", "help": "Ask the verifier in both orders; drop disagreements."},
+    ),
+    branch=(
+        "conversations.branch",
+        {"type": click.Choice(["random", "both"]), "help": "Answer one reply of a turn or, in the first turns, both."},
+    ),
+)
+def conversations(settings: config.Datagen, dry_run: bool) -> None:
     """Write the conversation trees: two replies a turn, one preferred.
 
-    Needs `personas` first. Ctrl-C finishes the conversations in hand; the same command goes on later.
+    Needs `personas` first. Ctrl-C finishes the conversations in hand; the same command goes on later. Exit
+    status 3 says that --max-cost or --max-calls stopped the run.
 
     \b
     Example:
       python -m datagen conversations --config configs/datagen/scripted.yaml conversations.count=100
     """
     from aloe_jax.roles import Cast
-    from datagen.conversations import write_conversations
+    from datagen.conversations import TALKING_ROLES, write_conversations
     from datagen.journal import open_journal
     from datagen.personas import recorded_personas
+    from datagen.waves import write_in_waves
 
+    if dry_run:
+        _show_estimate(settings, None)
+        return
     with open_journal(settings) as ledger:
         found = recorded_personas(ledger, settings)
         with _progress() as progress:
             task = progress.add_task("conversations", total=settings.conversations.count)
 
-            def show(outcome: Outcome) -> None:
-                name = "finishing those in hand" if outcome.stopping else "conversations"
+            def show(outcome: Outcome, doing: str = "conversations") -> None:
+                name = "finishing those in hand" if outcome.stopping else doing
+                cost = f" ${ledger.budget.cost:,.2f}" if ledger.budget.cost else ""
                 done = outcome.already + outcome.written + outcome.skipped.total()
-                progress.update(task, description=name, completed=done)
+                progress.update(task, description=name + cost, completed=done)
 
-            outcome = write_conversations(ledger, Cast(settings.roles, ledger), found.training, settings, show)
+            if settings.conversations.batch:
+                outcome = write_in_waves(ledger, found.training, settings, show)
+            else:
+                cast = Cast(settings.roles, ledger, only=TALKING_ROLES)
+                outcome = write_conversations(ledger, cast, found.training, settings, show)
+        spent = ledger.budget
     click.echo(f"{outcome.written:,} conversations written, {outcome.already:,} were there already")
     for reason, count in outcome.skipped.most_common():
         click.echo(f"{count:,} skipped: {reason}")
     if outcome.skipped:
         click.echo("The same command tries the skipped ones again.")
+    if outcome.unreachable:
+        click.echo(
+            f"{outcome.unreachable:,} left because a model was out of reach; the same command goes on with them."
+        )
+    if spent.cost:
+        click.echo(f"{spent.calls:,} calls, ${spent.cost:,.4f}")
     _label(settings)
+    if outcome.stopped:
+        _stop_at_limit(f"{outcome.stopped}; {outcome.left:,} to go")
     if outcome.left:
         click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from here.", err=True)
         sys.exit(130)
+    if outcome.unreachable:
+        sys.exit(1)
 
 
 @main.command()
@@ -128,7 +181,7 @@ def build(settings: config.Datagen) -> None:
     from datagen.build import build as write
     from datagen.journal import open_journal
 
-    with open_journal(settings) as ledger:
+    with open_journal(settings, writing=False) as ledger:
         for path, counts in write(ledger, settings).items():
             click.echo(f"{path}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()))
     _label(settings)
@@ -137,7 +190,7 @@ def build(settings: config.Datagen) -> None:
 @main.command()
 @configured(config.Datagen)
 def stats(settings: config.Datagen) -> None:
-    """Show pool sizes, conversations turn by turn, skips and calls.
+    """Show pools and their coverage, conversations turn by turn, quality, skips, calls and what they cost.
 
     \b
     Example:
@@ -148,10 +201,34 @@ def stats(settings: config.Datagen) -> None:
     from datagen.journal import open_journal
     from datagen.stats import tables
 
-    with open_journal(settings) as ledger:
+    with open_journal(settings, writing=False) as ledger:
         for table in tables(ledger, settings):
             Console().print(table)
     _label(settings)
+
+
+def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    from datagen.estimate import estimate_conversations, estimate_personas, table
+    from datagen.journal import journal_path, open_journal
+    from datagen.personas import recorded_personas
+
+    known = seeds is None or journal_path(settings).is_file()
+    with open_journal(settings, writing=False) if known else nullcontext() as ledger:
+        if seeds is not None:
+            estimates = estimate_personas(ledger, settings, seeds)
+        else:
+            assert ledger is not None
+            estimates = estimate_conversations(ledger, recorded_personas(ledger, settings).training, settings)
+        Console().print(table(estimates, settings))
+
+
+def _stop_at_limit(why: str) -> None:
+    click.echo(f"Stopped: {why}. Whatever is finished is kept; the same command goes on from here.", err=True)
+    sys.exit(LIMITED)
 
 
 @contextmanager

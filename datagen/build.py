@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.data.dataset import ABSENT
 from aloe_jax.errors import AloeError
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
@@ -38,7 +39,7 @@ def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]
     provenance = {
         "simulated": is_simulated(settings),
         "seed": settings.seed,
-        "roles": settings.roles.model_dump(),
+        "roles": {name: getattr(settings.roles, name).shaping() for name in type(settings.roles).model_fields},
     }
     root = Path(settings.output) / "tfds"
     return {
@@ -48,7 +49,7 @@ def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]
         },
         write_tfds(
             "aloe_trees",
-            {"train": [_tree(tree) for tree in train], "validation": [_tree(tree) for tree in validation]},
+            {"train": [tree_record(tree) for tree in train], "validation": [tree_record(tree) for tree in validation]},
             root,
             provenance,
         ): {"train": len(train), "validation": len(validation)},
@@ -131,8 +132,9 @@ def _persona(persona: Persona) -> dict[str, str]:
     }
 
 
-def _tree(conversation: Conversation) -> dict[str, Any]:
+def tree_record(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as `aloe_trees` stores it."""
     record = conversation.model_dump()
     for turn in record["turns"]:
-        turn["hinted"] = turn["hinted"] or ""  # TFDS text has no None
+        turn.update({key: absent for key, absent in ABSENT.items() if turn[key] is None})
     return record

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aloe_jax import config
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
@@ -19,10 +20,13 @@ from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, same_set
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
 
+TALKING_ROLES = ("user", "inducer", "responder", "verifier")
 # A turn that a role spoils is tried again with other seeds, and as often again by every later run; a reply
 # equal to its sibling is drawn again.
 TURN_ATTEMPTS = 2
 REDRAWS = 3
+# So many conversations in a row that no model could be reached for end the run.
+GIVE_UP = 5
 
 
 class Players(Protocol):
@@ -43,8 +47,10 @@ class Outcome:
     written: int = 0
     already: int = 0  # finished before this run
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> conversations given up
-    stopping: bool = False  # interrupted, finishing what is in hand
-    left: int = 0  # not reached, because the run was interrupted
+    unreachable: int = 0  # left for a later run because a model was out of reach
+    stopping: bool = False  # interrupted or out of budget, finishing what is in hand
+    stopped: str = ""  # the limit that stopped the run
+    left: int = 0  # not reached, because the run was stopped
 
 
 def plan(personas: list[Persona], count: int, seed: int) -> list[tuple[str, Persona]]:
@@ -64,66 +70,133 @@ def write_conversation(
     cast: Players,
     conversation_id: str,
     persona: Persona,
-    turns: int,
+    wanted: config.Conversations,
     seed: int,
     *,
     attempts: int = TURN_ATTEMPTS,
 ) -> Conversation:
     """Write one conversation; it depends on its arguments only.
 
+    With `wanted.branch` "both", the user answers both replies of the first `branch_depth` turns, so the tree has
+    2 to the power of `branch_depth` lines of `wanted.turns` turns.
     More attempts never change a conversation that fewer could finish. Raises RoleError when a turn cannot be
     had in `attempts` attempts.
     """
+    turns: list[Turn] = []
+    lines: deque[tuple[int, Branch] | None] = deque([None])  # the replies from which a line is still to be written
+    while lines:
+        start = lines.popleft()
+        history = [] if start is None else _messages(turns, start)
+        line = [] if start is None else [f"{start[0]}-{start[1]}"]  # part of the seed of a side line's turns
+        while len(history) < 2 * wanted.turns:
+            depth = len(history) // 2
+            turn = _turn(cast, persona, history, wanted, attempts, [seed, conversation_id, *line, depth])
+            if start is not None:
+                turn = turn.model_copy(update={"follows": start[0], "after": start[1]})
+                start = None
+            if wanted.branch == "both" and depth < min(wanted.branch_depth, wanted.turns - 1):
+                lines.append((len(turns), "rejected" if turn.continued == "preferred" else "preferred"))
+            turns.append(turn)
+            history.append({"role": "user", "content": turn.user})
+            history.append({"role": "assistant", "content": turn.reply(turn.continued)})
+    return Conversation(id=conversation_id, persona=persona, turns=turns)
+
+
+def _messages(turns: list[Turn], place: tuple[int, Branch]) -> list[Message]:
+    """The path through a reply of an unfinished conversation."""
+    unfinished = Conversation.model_construct(id="", turns=turns)
+    return unfinished.messages(*place)
+
+
+def _turn(
+    cast: Players,
+    persona: Persona,
+    history: list[Message],
+    wanted: config.Conversations,
+    attempts: int,
+    name: list[str | int],
+) -> Turn:
     from aloe_jax.roles import RoleError, derive_seed
 
-    history: list[Message] = []
-    done: list[Turn] = []
-    while len(done) < turns:
-        for attempt in range(attempts):
-            try:
-                turn = _turn(cast, persona, history, derive_seed(seed, conversation_id, len(done), attempt))
-                break
-            except RoleError:
-                if attempt == attempts - 1:
-                    raise
-        done.append(turn)
-        history.append({"role": "user", "content": turn.user})
-        history.append({"role": "assistant", "content": turn.reply(turn.continued)})
-    return Conversation(id=conversation_id, persona=persona, turns=done)
+    for attempt in range(attempts):
+        try:
+            return _attempt(cast, persona, history, wanted, derive_seed(*name, attempt))
+        except RoleError:
+            if attempt == attempts - 1:
+                raise
+    raise AssertionError("no attempts")
 
 
-def _turn(cast: Players, persona: Persona, history: list[Message], seed: int) -> Turn:
+def _attempt(cast: Players, persona: Persona, history: list[Message], wanted: config.Conversations, seed: int) -> Turn:
     from aloe_jax.roles import RoleError, derive_seed
 
     rng = random.Random(seed)
     user = cast.user_message(persona, history, derive_seed(seed, "user"))
     spoken = [message["content"] for message in history if message["role"] == "user"] + [user]
-    inferred = cast.infer(persona, spoken, derive_seed(seed, "infer"))
     path = [*history, {"role": "user", "content": user}]
-    hinted = cast.reply(path, inferred, derive_seed(seed, "hinted"))
+
+    def plain(draw: int) -> str:
+        return cast.reply(path, None, derive_seed(seed, "plain", draw))
+
+    def hinted_or_plain(again: list[int]) -> str:
+        return cast.reply(path, hint, derive_seed(seed, "hinted", *again))
+
+    inferred, hint, first = ("", ""), None, None
+    if wanted.hint:
+        # The first plain reply needs no hint, so a wave of batched calls can ask for both.
+        inferred, first = _both(lambda: cast.infer(persona, spoken, derive_seed(seed, "infer")), lambda: plain(0))
+        hint = inferred
     for draw in range(REDRAWS + 1):
-        plain = cast.reply(path, None, derive_seed(seed, "plain", draw))
-        if plain.strip() != hinted.strip():
+        # Equal replies need another plain one only; a verifier in doubt needs another pair.
+        again = [draw] if draw and wanted.verify_twice else []
+        if draw == 0 and first is not None:
+            replies = [hinted_or_plain(again), first]
+        else:
+            replies = list(_both(partial(hinted_or_plain, again), partial(plain, draw)))
+        if replies[0].strip() == replies[1].strip():
+            fault = "the two replies are equal"  # no preference between them, so training could not use the pair
+            continue
+        # The verifier sees the two in random order: judges favour a position.
+        flipped = rng.random() < 0.5
+        winner = _verify(cast, persona, path, replies, flipped, derive_seed(seed, "verify", *again))
+        if not wanted.verify_twice:
             break
+        if winner == _verify(cast, persona, path, replies, not flipped, derive_seed(seed, "verify", *again, "swapped")):
+            break
+        fault = "the verifier contradicts itself when the order is swapped"
     else:
-        # Equal replies carry no preference, so training could not use the pair.
-        raise RoleError("the replies with and without the hint are equal")
-    # The verifier sees the two in random order: judges favour a position.
-    replies = [hinted, plain]
-    flipped = rng.random() < 0.5
-    first, second = reversed(replies) if flipped else replies
-    winner = cast.verify(persona, path, first, second, derive_seed(seed, "verify"))
-    hint_won = (winner == 0) != flipped
+        raise RoleError(fault)
     continued: Branch = "preferred" if rng.random() < 0.5 else "rejected"
+    hinted: Branch = "preferred" if winner == 0 else "rejected"
     return Turn(
         user=user,
-        preferred=hinted if hint_won else plain,
-        rejected=plain if hint_won else hinted,
+        preferred=replies[winner],
+        rejected=replies[1 - winner],
         continued=continued,
-        hinted="preferred" if hint_won else "rejected",
+        hinted=hinted if wanted.hint else None,
         inferred_profile=inferred[0],
         inferred_personality=inferred[1],
     )
+
+
+def _both[A, B](first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
+    """Both results. An answer that is pending does not keep the other question from being asked."""
+    from aloe_jax.llm.protocol import PendingError
+
+    try:
+        one = first()
+    except PendingError:
+        second()
+        raise
+    return one, second()
+
+
+def _verify(
+    cast: Players, persona: Persona, path: list[Message], replies: list[str], flipped: bool, seed: int
+) -> Literal[0, 1]:
+    """Which of `replies` the persona prefers, when shown in this order or flipped."""
+    first, second = reversed(replies) if flipped else replies
+    return 1 if (cast.verify(persona, path, first, second, seed) == 1) != flipped else 0
 
 
 def write_conversations(
@@ -137,17 +210,16 @@ def write_conversations(
 
     Each is journaled when it is finished; which ones and what they say does not depend on concurrency or on
     earlier runs that were killed. A conversation that a role spoils is skipped, counted, and tried again by
-    the next run. On Ctrl-C the conversations in hand are finished and `left` counts the others.
-    Raises AloeError when a model cannot be reached and on settings other than the recorded ones.
+    the next run. On Ctrl-C, and when the ledger's budget is spent, the conversations in hand go as far as they
+    can and `left` counts the others. Raises AloeError when a model refuses to be asked or has been out of reach
+    for GIVE_UP calls in a row, and on settings other than the recorded ones.
     """
-    wanted = settings.conversations
-    shaping = _shaping(settings)
-    recorded = ledger.get(SETTINGS, "conversations")
-    if recorded is None:
-        ledger.put(SETTINGS, "conversations", shaping)
-    else:
-        same_settings(journal_path(settings), "conversations", recorded, shaping)
+    from aloe_jax.llm.budget import BudgetError
+    from aloe_jax.llm.protocol import UnavailableError
+    from aloe_jax.roles import RoleError
 
+    wanted = settings.conversations
+    record_settings(ledger, settings)
     finished = ledger.all(CONVERSATION).keys()
     skips = Counter(record["conversation"] for record in ledger.all(SKIP).values())
     work = plan(personas, wanted.count, settings.seed)
@@ -157,27 +229,41 @@ def write_conversations(
     stop = threading.Event()
     lock = threading.Lock()
 
-    def write(item: tuple[str, Persona]) -> None:
-        from aloe_jax.roles import RoleError
+    unreachable_in_a_row = 0
 
+    def write(item: tuple[str, Persona]) -> None:
+        nonlocal unreachable_in_a_row
         if stop.is_set():
             return
         conversation_id, persona = item
         earlier = skips[conversation_id]
         attempts = TURN_ATTEMPTS * (earlier + 1)
         try:
-            conversation = write_conversation(
-                cast, conversation_id, persona, wanted.turns, settings.seed, attempts=attempts
-            )
+            conversation = write_conversation(cast, conversation_id, persona, wanted, settings.seed, attempts=attempts)
         except RoleError as error:
             record = {"conversation": conversation_id, "reason": str(error)}
             ledger.put(SKIP, f"{conversation_id}/{earlier}", record)
             with lock:
                 outcome.skipped[short_reason(str(error))] += 1
+                unreachable_in_a_row = 0
+        except BudgetError as error:
+            stop.set()
+            outcome.stopping, outcome.stopped = True, str(error)
+        except UnavailableError:
+            with lock:
+                outcome.unreachable += 1
+                unreachable_in_a_row += 1
+                if unreachable_in_a_row >= GIVE_UP:
+                    stop.set()
+                    raise
+        except BaseException:
+            stop.set()  # before another thread begins what would fail alike
+            raise
         else:
-            ledger.put(CONVERSATION, conversation_id, conversation.model_dump())
+            ledger.put(CONVERSATION, conversation_id, conversation.record())
             with lock:
                 outcome.written += 1
+                unreachable_in_a_row = 0
 
     with ThreadPoolExecutor(wanted.concurrency, thread_name_prefix="conversation") as threads:
         futures = [threads.submit(write, item) for item in waiting]
@@ -191,7 +277,7 @@ def write_conversations(
         finally:
             stop.set()
             threads.shutdown(wait=True, cancel_futures=True)
-    outcome.left = len(waiting) - outcome.written - outcome.skipped.total()
+    outcome.left = len(waiting) - outcome.written - outcome.skipped.total() - outcome.unreachable
     progress(outcome)
     return outcome
 
@@ -220,10 +306,22 @@ def recorded_conversations(ledger: Ledger, personas: list[Persona], settings: co
     ]
 
 
+def record_settings(ledger: Ledger, settings: config.Datagen) -> None:
+    """Note what the conversations are written with. Raises AloeError when earlier ones were written otherwise."""
+    shaping = _shaping(settings)
+    recorded = ledger.get(SETTINGS, "conversations")
+    if recorded is None:
+        ledger.put(SETTINGS, "conversations", shaping)
+    else:
+        same_settings(journal_path(settings), "conversations", recorded, shaping)
+
+
 def _shaping(settings: config.Datagen) -> dict[str, Any]:
     """The settings that decide what a conversation says, by dotted name."""
-    shaping: dict[str, Any] = {"seed": settings.seed, "conversations.turns": settings.conversations.turns}
-    for role in ("user", "inducer", "responder", "verifier"):
-        for key, value in getattr(settings.roles, role).model_dump().items():
+    shaping: dict[str, Any] = {"seed": settings.seed}
+    for key in ("turns", "hint", "verify_twice", "branch", "branch_depth"):
+        shaping[f"conversations.{key}"] = getattr(settings.conversations, key)
+    for role in TALKING_ROLES:
+        for key, value in getattr(settings.roles, role).shaping().items():
             shaping[f"roles.{role}.{key}"] = value
     return shaping

@@ -16,6 +16,7 @@ BATCH = "pool-batch"  # what one call to the persona writer added to a pool
 POOL = "pool"  # the finished pools and who is held out for the benchmark; id "personas"
 CONVERSATION = "conversation"  # a finished conversation under its id
 SKIP = "skip"  # why a conversation was given up; id CONVERSATION/NUMBER
+JOB = "batch-job"  # a job at a batch service under its label; "batch-job-done" once its answers are journaled
 SETTINGS = "settings"  # what the conversations were written with; id "conversations"
 
 
@@ -24,14 +25,15 @@ def journal_path(settings: config.Datagen) -> Path:
     return Path(settings.output) / "journal.sqlite"
 
 
-def open_journal(settings: config.Datagen, *, create: bool = False) -> Ledger:
-    """Open the journal. Raises AloeError when there is none, unless it is to be created."""
+def open_journal(settings: config.Datagen, *, create: bool = False, writing: bool = True) -> Ledger:
+    """Open the journal, with the budget of the settings. Raises AloeError when there is none and `create` is False."""
+    from aloe_jax.llm.budget import Budget
     from aloe_jax.llm.ledger import Ledger
 
     path = journal_path(settings)
     if not create and not path.is_file():
         raise AloeError(f"{path}: no journal yet; run `python -m datagen personas --config FILE` first")
-    return Ledger(path)
+    return Ledger(path, writing=writing, budget=Budget(settings.max_cost, settings.max_calls))
 
 
 def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:

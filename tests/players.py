@@ -6,7 +6,6 @@ from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.roles import RoleError
 
-
 SCRIPTED = config.Roles.model_validate({"provider": "scripted"})
 
 
@@ -41,6 +40,7 @@ class Players:
     spoiled_messages = 0  # so many first user messages for every persona cannot be read
     equal_draws = 0  # so many first plain replies repeat the reply written with the hint
     judgement = "hinted"  # or "first": the verifier takes whichever it reads first
+    contradictions = 0  # so many first verdicts of a conversation follow the order of the replies
     error: Exception | None = None  # raised by every reply
 
     def __init__(self):
@@ -73,5 +73,9 @@ class Players:
     def verify(self, persona, history, first, second, seed):
         """By `judgement`."""
         if self.judgement == "first":
+            return 0
+        if self.contradictions:
+            # An odd and an even verdict make one contradiction when the order is swapped between them.
+            self.contradictions -= 1
             return 0
         return 0 if first.startswith("hinted") else 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aloe_jax import config
-from aloe_jax.benchmark.dialogue import Dialogue, Reply, digest, persistent, threaded
+from aloe_jax.benchmark.dialogue import Dialogue, Reply, persistent, threaded
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
 from aloe_jax.roles import Cast
@@ -29,13 +29,15 @@ class ModelCandidate:
         self,
         path: str | Path,
         sampling: config.Sampling,
-        load: Callable[[str | Path, config.Sampling], tuple[Sampler, ChatTemplate]] | None = None,
+        load: Callable[[str | Path, int], tuple[Sampler, ChatTemplate]] | None = None,
     ):
+        from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
+
         self.path, self.sampling = Path(path), sampling
         # A reply is never cut by max_length (see _check_room), so replies do not depend on it.
         settings = sampling.model_dump(exclude={"max_length"})
         self.identity = {"path": str(self.path.resolve()), "files": fingerprint(path), "sampling": settings}
-        self._load = load or load_sampler
+        self._load = load or _load_sampler
         self._parts: tuple[Sampler, ChatTemplate] | None = None
         self._session: Any = None
         self._rows: list[str] = []
@@ -44,7 +46,7 @@ class ModelCandidate:
     def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply]:
         """Sample one reply a row. Raises AloeError when a dialogue outgrows the context."""
         if self._parts is None:
-            self._parts = self._load(self.path, self.sampling)
+            self._parts = self._load(self.path, self.sampling.max_length)
         sampler, template = self._parts
         rows = [dialogue.persona.id for dialogue in dialogues]
         if rows != self._rows:  # the first turn, or a case has stopped or caught up
@@ -96,16 +98,10 @@ class ScriptedCandidate:
         return threaded(answer, zip(dialogues, users, seeds, strict=True))
 
 
-def load_sampler(path: str | Path, sampling: config.Sampling) -> tuple[Sampler, ChatTemplate]:
-    """The sampler and the chat template of a model directory."""
-    from aloe_jax.data.template import ChatTemplate
-    from aloe_jax.data.tokenizer import load_tokenizer
-    from aloe_jax.models import load_pretrained, tokenizer_directory
-    from aloe_jax.sampling import Sampler
+def _load_sampler(path: str | Path, max_length: int) -> tuple[Sampler, ChatTemplate]:
+    from aloe_jax.sampling.loading import load_sampler  # which loads JAX
 
-    tokenizer = load_tokenizer(tokenizer_directory(path))
-    template = ChatTemplate(tokenizer)
-    return Sampler(load_pretrained(path), tokenizer, max_length=sampling.max_length), template
+    return load_sampler(path, max_length)
 
 
 def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str) -> list[int]:
@@ -120,19 +116,3 @@ def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str) -> list[i
             ids.append(template.stop[0])
         messages.append({"role": "assistant", "content": exchange.reply.text})
     return ids + template.continuation([*messages, {"role": "user", "content": user}])
-
-
-def fingerprint(path: str | Path) -> str:
-    """Changes when a model directory's files do: the names, sizes and times of what would be loaded.
-
-    Of a run directory that is its newest checkpoint, so that training on makes it another candidate.
-    """
-    root = Path(path)
-    if (root / "config.json").is_file():
-        files = [file for file in root.iterdir() if file.is_file()]
-    else:
-        steps = [entry for entry in root.glob("checkpoints/*") if entry.name.isdigit()]
-        newest = max(steps, key=lambda entry: int(entry.name), default=root / "checkpoints")
-        files = [root / "spec.json", *root.glob("tokenizer/*"), *newest.rglob("*")]
-    stats = [(str(file.relative_to(root)), file.stat()) for file in files if file.is_file()]
-    return digest(sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.protocol import LLM, Completion, Request
+from aloe_jax.llm.protocol import LLM, Completion, PendingError, Request
 
 CHARACTERS_PER_TOKEN = 4  # of English prose, for what is not known before a call
 
@@ -59,6 +59,10 @@ class Budget:
 
         try:
             yield settle
+        except PendingError:
+            with self._lock:
+                self.calls -= 1  # nothing was asked yet
+            raise
         finally:
             with self._lock:
                 self._held -= most

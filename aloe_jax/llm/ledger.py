@@ -141,7 +141,7 @@ class Ledger:
                 start = time.monotonic()
                 completion = llm.complete(request)
                 settle(completion)
-                self.keep_call(llm.name, request, completion, time.monotonic() - start)
+                self.keep_call(key, llm.name, request.role, completion, time.monotonic() - start)
         except BaseException as error:
             with self._lock:
                 del self._in_flight[key]
@@ -157,12 +157,12 @@ class Ledger:
         with self._lock:
             return self._find(request.key(model))
 
-    def keep_call(self, model: str, request: Request, completion: Completion, seconds: float) -> None:
-        """Store a finished call. Durable on return; a call that is stored already is left as it is."""
+    def keep_call(self, key: str, model: str, role: str, completion: Completion, seconds: float) -> None:
+        """Store a finished call under its request's key. Durable on return; a call that is stored already is left as it is."""
         row = (
-            request.key(model),
+            key,
             model,
-            request.role,
+            role,
             completion.text,
             completion.input_tokens,
             completion.output_tokens,

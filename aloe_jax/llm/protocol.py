@@ -69,3 +69,7 @@ class LLM(Protocol):
 
 class UnavailableError(AloeError):
     """No answer in all attempts: nothing was wrong with the request, and a later run may succeed."""
+
+
+class PendingError(Exception):
+    """The answer will come with a batch: whoever asked is to be asked again then."""

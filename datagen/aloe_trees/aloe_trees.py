@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 from datagen.records_builder import RecordsBuilder
@@ -12,7 +13,8 @@ TEXT = tfds.features.Text()
 class AloeTrees(RecordsBuilder):
     """Conversation trees in the splits `train` and `validation`, which share no profile.
 
-    `hinted` is empty where the data does not record which reply was written with the hint.
+    Fields that a turn need not have are empty: `rejected` where there is one reply only, `hinted` where it is not
+    recorded, `after` (with `follows` -1) where a turn answers the continued reply of the turn before it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -29,6 +31,8 @@ class AloeTrees(RecordsBuilder):
                 "hinted": TEXT,
                 "inferred_profile": TEXT,
                 "inferred_personality": TEXT,
+                "follows": np.int32,
+                "after": TEXT,
             }
         ),
     }

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from aloe_jax import config, roles
-from aloe_jax.benchmark.candidates import ModelCandidate, ScriptedCandidate, fingerprint, path_tokens
+from aloe_jax.benchmark.candidates import ModelCandidate, ScriptedCandidate, path_tokens
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply, converse
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.roles import RoleError
 
 PERSONAS = [Persona(id=f"p{i}", profile=f"profile {i}", personality=f"traits {i}") for i in range(4)]

@@ -63,7 +63,7 @@ def test_provenance_is_stored_and_says_that_the_data_is_simulated(run):
     for path in build(ledger, settings):
         info = tfds.builder_from_directory(path).info
         assert info.metadata["simulated"] is True
-        assert info.metadata["roles"]["user"] == {"provider": "scripted", "temperature": 0.8}
+        assert info.metadata["roles"]["user"] == {"model": "scripted", "temperature": 0.8}
         assert "simulated" in info.description
         assert "Wu, Shujin" in info.citation
 
@@ -91,12 +91,12 @@ def test_a_build_that_fails_leaves_the_old_data_set(run, monkeypatch):
 def test_hinted_may_be_unknown(tmp_path):
     turns = [turn.model_copy(update={"hinted": None}) for turn in conversation(2).turns]
     unknown = conversation(2).model_copy(update={"turns": turns})
-    path = write_tfds("aloe_trees", {"train": [building._tree(unknown)]}, tmp_path, {})
+    path = write_tfds("aloe_trees", {"train": [building.tree_record(unknown)]}, tmp_path, {})
     assert read_conversations(path) == [unknown]
 
 
 def test_empty_splits_and_duplicate_ids_are_refused(tmp_path):
-    record = building._tree(conversation())
+    record = building.tree_record(conversation())
     with pytest.raises(AloeError, match="split validation would be empty"):
         write_tfds("aloe_trees", {"train": [record], "validation": []}, tmp_path, {})
     with pytest.raises(AloeError, match="split train: the id c0 occurs twice"):

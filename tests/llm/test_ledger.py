@@ -42,7 +42,9 @@ def test_a_call_is_made_once_even_across_runs(tmp_path):
         assert ledger.complete(llm, request(seed=1)) != first
     with Ledger(path) as ledger:
         assert ledger.complete(llm, request()) == first == Completion("hello 1", 3, 5)
-        assert ledger.usage() == {"echo/user": (2, 6, 10)}
+        usage = ledger.usage()["echo/user"]
+        assert (usage.calls, usage.input_tokens, usage.output_tokens) == (2, 6, 10)
+        assert usage.cost is None and usage.outcomes == {"ok": 2}
     assert len(llm.asked) == 2
 
 
@@ -193,3 +195,62 @@ def test_a_directory_and_an_unwritable_place_are_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(AloeError, match="cannot create the directory"):
         Ledger(tmp_path / "file" / "deeper" / "j")
+
+
+def test_a_journal_has_one_writer_and_any_readers(tmp_path):
+    path = tmp_path / "j"
+    code = (
+        "import sys\nfrom aloe_jax.llm.ledger import Ledger\nledger = Ledger(sys.argv[1])\n"
+        "print('open', flush=True)\nsys.stdin.readline()"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(AloeError, match=rf"another process is writing this journal \(process {other.pid}\)"):
+            Ledger(path)
+        with Ledger(path, writing=False) as reader:
+            assert reader.usage() == {}
+    finally:
+        other.kill()  # not closed: the lock must go with the process
+        other.wait()
+    with Ledger(path) as ledger:
+        ledger.put("kind", "id", {})
+
+
+def test_calls_keep_what_they_took(tmp_path):
+    class Blocked(Echo):
+        def complete(self, request):
+            if request.seed:
+                return Completion("", 7, 0, "blocked", "SAFETY", 0.5, 3)
+            return Completion("fine", 1, 2, cost=0.25)
+
+    with Ledger(tmp_path / "j") as ledger:
+        ledger.complete(Blocked(), request())
+        blocked = ledger.complete(Blocked(), request(seed=1))
+        assert ledger.complete(Echo(), request(seed=1)) == blocked  # a block is an answer: not asked again
+        ledger.count_fault("echo", "user", "429")
+        ledger.count_fault("echo", "user", "429")
+        ledger.count_fault("echo", "user", "timeout")
+        usage = ledger.usage()["echo/user"]
+        assert usage.outcomes == {"ok": 1, "blocked": 1} and usage.cost == 0.75 and usage.seconds >= 0
+        assert ledger.faults() == {"echo/user": {"429": 2, "timeout": 1}}
+
+
+def test_embeddings_are_asked_for_once(tmp_path):
+    asked = []
+
+    def embed(texts):
+        asked.append(list(texts))
+        return [[float(len(text)), 1.0] for text in texts]
+
+    texts = [f"{'x' * k}" for k in range(1, 6)]
+    with Ledger(tmp_path / "j") as ledger:
+        first = ledger.vectors("m", texts[:3], embed, batch=2)
+        assert first.tolist() == [[1, 1], [2, 1], [3, 1]] and first.dtype == "float32"
+    with Ledger(tmp_path / "j") as ledger:
+        again = ledger.vectors("m", [*texts, texts[0]], embed, batch=2)
+        assert again[:, 0].tolist() == [1, 2, 3, 4, 5, 1]
+        ledger.vectors("other", texts[:1], embed)
+        with pytest.raises(AloeError, match="returned 1 embeddings for 2 texts"):
+            ledger.vectors("m", ["new", "newer"], lambda some: [[0.0]])
+    assert asked == [texts[:2], texts[2:3], texts[3:], texts[:1]]
