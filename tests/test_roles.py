@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aloe_jax import config, roles
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.world import seed_personalities, seed_profiles
@@ -29,12 +30,13 @@ class Recited:
 
     name = "recited"
 
-    def __init__(self, *texts: str) -> None:
+    def __init__(self, *texts: str | Completion) -> None:
         self.texts, self.asked = list(texts), []
 
     def complete(self, request: Request) -> Completion:
         self.asked.append(request)
-        return Completion(self.texts.pop(0))
+        given = self.texts.pop(0)
+        return given if isinstance(given, Completion) else Completion(given)
 
 
 @pytest.fixture
@@ -134,6 +136,74 @@ def test_two_unreadable_answers_are_an_error_that_shows_the_answer(cast_of):
     with pytest.raises(RoleError, match=r"judge \(recited\): unusable answer twice, .*'Never! Ever.'") as caught:
         cast.judge(PERSONA, HISTORY, "Tea.", 1)
     assert isinstance(caught.value, AloeError) and "\n" not in str(caught.value)
+
+
+def faults(cast: Cast) -> dict[str, dict[str, int]]:
+    return cast._ledger.faults()
+
+
+LONG = '{"reply": "One. Two! Three? Four. Five."}'
+
+
+def test_a_long_reply_is_asked_for_again_and_cut_when_that_fails(cast_of):
+    llm = Recited(LONG, '{"reply": "Short."}')
+    cast = cast_of(llm)
+    assert cast.reply(HISTORY, None, 1) == "Short." and faults(cast) == {}
+    assert "more than 3 sentences" in llm.asked[1].prompt
+
+    for second in (LONG, "no JSON at all"):
+        cast = cast_of(Recited(LONG, second))
+        for _ in range(2):  # from the journal it is cut again, and not counted again
+            assert cast.reply(HISTORY, None, 1) == "One. Two! Three?"
+        assert faults(cast) == {"recited/responder": {"answer: the reply has more than 3 sentences": 1}}
+
+
+def test_what_was_acted_is_removed(cast_of):
+    cast = cast_of(Recited('{"message": "*sighs* I am *so* tired. *yawns*"}'))
+    assert cast.user_message(PERSONA, [], 1) == "I am so tired."
+
+
+def test_only_what_the_persona_says_is_inferred(cast_of):
+    fact = PERSONA.profile.split(". ")[0] + "."
+    invented = json.dumps({"profile": f"{fact} She owns a submarine.", "personality": ""})
+    cast = cast_of(Recited(invented, json.dumps({"profile": fact, "personality": ""})))
+    assert cast.infer(PERSONA, ["hi"], 1) == (fact, "")
+    cast = cast_of(Recited(invented, invented))
+    assert cast.infer(PERSONA, ["hi"], 1) == (fact, "")
+    (counted,) = faults(cast)["recited/inducer"].items()
+    assert "does not have" in counted[0] or "do not have" in counted[0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "told"),
+    [
+        (Completion("", outcome="blocked", detail="SAFETY"), r"responder \(recited\): blocked reply, SAFETY"),
+        (Completion("", outcome="empty", detail="no candidates"), r"responder \(recited\): empty reply, no candidates"),
+        (
+            Completion('{"reply": "I th', 9, 50, "truncated"),
+            r"50 tokens did not suffice; raise roles\.responder\.max_out",
+        ),
+    ],
+)
+def test_an_answer_that_is_none_is_not_asked_for_again(cast_of, completion, told):
+    llm = Recited(completion)
+    cast = cast_of(llm)
+    for _ in range(2):
+        with pytest.raises(RoleError, match=told):
+            cast.reply(HISTORY, None, 1)
+    assert len(llm.asked) == 1
+
+
+def test_a_truncated_answer_that_is_whole_is_taken(cast_of):
+    assert cast_of(Recited(Completion('{"reply": "Tea."} and', outcome="truncated"))).reply(HISTORY, None, 1) == "Tea."
+
+
+def test_a_limit_of_dollars_needs_prices(tmp_path):
+    remote = config.Roles.model_validate({"provider": "openai", "model": "m", "endpoint": "http://127.0.0.1:9/v1"})
+    with Ledger(tmp_path / "j", budget=Budget(max_cost=1.0)) as ledger:
+        with pytest.raises(AloeError, match=r"roles\.user\.price: max_cost needs the price"):
+            Cast(remote, ledger, only=("user",))
+        assert Cast(SCRIPTED, ledger).user_message(PERSONA, [], 1)
 
 
 def asked(cast_of, answer, call):
