@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock bench
+.PHONY: help setup demo test lint lock bench browser
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -27,6 +27,9 @@ demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/repo
 
 test: $(READY)  ## All tests, offline, on a CPU
 	@$(BIN)/python -m pytest
+
+browser:  ## Install Chromium, with which the tests open the generated pages (Debian and its kin, as root)
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 lint: $(READY)  ## Style and types
 	@$(BIN)/ruff format --check .
