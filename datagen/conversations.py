@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TALKING_ROLES = ("user", "inducer", "responder", "verifier")
 # A turn that a role spoils is tried again with other seeds, and as often again by every later run; a reply
 # equal to its sibling is drawn again.
-TURN_ATTEMPTS = 2
+TURN_ATTEMPTS = 5
 REDRAWS = 3
 # So many conversations in a row that no model could be reached for end the run.
 GIVE_UP = 5

@@ -1,0 +1,160 @@
+"""The generator against a server that fails, killed again and again: the result is that of a quiet life.
+
+A fifth of all requests go wrong: half of them on the way (429, 503, 500, resets, hangs, cut bodies; drawn anew in
+every attempt), half in what is answered (safety blocks, garbage, empty and truncated replies; fixed by the request).
+"""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from aloe_jax import config
+from aloe_jax.llm.ledger import Ledger
+from datagen.journal import BATCH, CONVERSATION, POOL
+from tests.standin import running
+
+CONVERSATIONS = 200
+KILLS = 20
+
+
+def settings(folder, url, provider, count):
+    roles = {
+        "provider": provider,
+        "model": "simulated",
+        "endpoint": f"{url}/v1" if provider == "openai" else url,
+        "timeout": 1.0,
+        "price": {"input": 1.0, "output": 2.0},
+    }
+    return config.Datagen(
+        output=str(folder / "run"),
+        personas=config.Personas(
+            profiles=40, personalities=12, personalities_per_profile=5, benchmark_profiles=4, benchmark_personalities=2
+        ),
+        conversations=config.Conversations(count=count, turns=2, concurrency=32),
+        roles=config.Roles.model_validate(roles),
+    )
+
+
+def start(folder, verb):
+    command = [sys.executable, "-m", "datagen", verb, "--config", str(folder / "config.yaml")]
+    environment = os.environ | {"GEMINI_API_KEY": "a-secret", "OPENAI_API_KEY": "a-secret"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(folder):
+    """Give both commands until nothing is skipped; what they printed."""
+    printed = ""
+    for verb in ("personas", "conversations"):
+        for _ in range(4):
+            process = start(folder, verb)
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, err
+            printed += out + err
+            if "skipped" not in out:
+                break
+        else:
+            raise AssertionError(f"still skipping after four runs:\n{out}")
+    return printed
+
+
+def prepared(folder, url, provider="gemini", count=CONVERSATIONS):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config.dump(settings(folder, url, provider, count)))
+    return folder / "run" / "journal.sqlite"
+
+
+def contents(journal):
+    with Ledger(journal, writing=False) as ledger:
+        return {kind: ledger.all(kind) for kind in (BATCH, POOL, CONVERSATION)}
+
+
+def calls(journal):
+    database = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
+    try:
+        return dict(database.execute("SELECT key, text FROM calls"))
+    except sqlite3.OperationalError:  # killed before the tables were made
+        return {}
+    finally:
+        database.close()
+
+
+def lines(log):
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def kill_at_random_moments(folder, journal, log, seed):
+    """Kill the commands KILLS times; when that was, and which calls were journaled by then."""
+    draw = random.Random(seed)
+    kills = []
+    verb = "personas"
+    while len(kills) < KILLS:
+        process = start(folder, verb)
+        enough = len(lines(log)) + draw.randint(1, 120)
+        while process.poll() is None and len(lines(log)) < enough:
+            time.sleep(0.01)
+        if process.poll() is not None:
+            assert process.returncode == 0, process.communicate()
+            if verb == "conversations":
+                break
+            verb = "conversations"
+            continue
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills.append((time.time(), calls(journal) if journal.exists() else {}))
+    return kills
+
+
+def test_twenty_kills_leave_no_trace_and_nothing_is_asked_twice(tmp_path):
+    log = tmp_path / "killed.log"
+    with running(faults=0.2, seed=1, hang=30, retry_after=0.05) as server:
+        alone = prepared(tmp_path / "alone", server.url)
+        printed = finish(tmp_path / "alone")
+    with running(faults=0.2, seed=2, hang=30, retry_after=0.05, log=log) as server:
+        killed = prepared(tmp_path / "killed", server.url)
+        kills = kill_at_random_moments(tmp_path / "killed", killed, log, seed=3)
+        printed += finish(tmp_path / "killed")
+    assert len(kills) == KILLS
+    assert sum(len(done) > 0 for _, done in kills) > KILLS / 2  # they fell into the work, not into the start
+
+    one, other = contents(alone), contents(killed)
+    assert len(other[CONVERSATION]) == CONVERSATIONS
+    assert one == other
+    assert calls(alone) == calls(killed)
+
+    served = lines(log)
+    assert {"429", "503", "500", "reset", "hang", "cut"} <= {line["answer"] for line in served}
+    assert {"blocked", "empty", "garbage", "truncated"} <= {line["answer"] for line in served}
+    for when, done in kills:
+        again = [line for line in served if line["received"] > when and line["id"] in done]
+        assert not again, f"{len(again)} finished calls were asked again"
+
+    with Ledger(killed, writing=False) as ledger:
+        usage, faults = ledger.usage(), ledger.faults()
+    assert all(use.cost for use in usage.values())
+    assert sum(use.outcomes.get("blocked", 0) for use in usage.values()) > 0
+    assert sum(count for role in faults.values() for count in role.values()) > 50
+    assert "a-secret" not in printed
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"a-secret" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("provider", ["genai", "openai"])
+def test_the_other_sdks_write_the_same(tmp_path, provider):
+    """The model's name is the same, so are the requests, and so is what the server answers."""
+    found = {}
+    with running(faults=0.1, retry_after=0.05, hang=30) as server:
+        for name in ("gemini", provider):
+            journal = prepared(tmp_path / name, server.url, name, count=40)
+            for verb in ("personas", "conversations"):
+                process = start(tmp_path / name, verb)
+                _, err = process.communicate(timeout=300)
+                assert process.returncode == 0, err
+            found[name] = contents(journal)
+    assert found["gemini"] == found[provider]
