@@ -1,6 +1,8 @@
 """From the journal to TFDS and back."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -148,3 +150,26 @@ def test_turn_stats():
     assert [row.preferred_words for row in rows] == [4, 5, 6]
     assert [row.preferred_continued for row in rows] == [0.5, 0, 0]
     assert [row.hint_preferred for row in rows] == [0, 1, 0]
+
+
+def test_both_data_sets_are_read_by_tfds_without_tensorflow(run):
+    """In a process of its own: whether a package is imported is a matter of the whole process."""
+    settings, ledger, personas = run
+    build(ledger, settings)
+    root = Path(settings.output) / "tfds"
+    code = f"""
+import sys
+import tensorflow_datasets as tfds
+import datagen.aloe_personas.aloe_personas, datagen.aloe_trees.aloe_trees
+for name, split in (("aloe_personas", "benchmark"), ("aloe_trees", "train")):
+    by_directory = tfds.builder_from_directory({str(root)!r} + "/" + name + "/1.0.0").as_data_source(split)
+    by_name = tfds.data_source(name, split=split, data_dir={str(root)!r})
+    assert len(by_directory) == len(by_name) > 0
+    assert by_directory[0]["id"] == by_name[0]["id"]
+    print(name, len(by_name), by_name[0]["id"].decode())
+assert len(by_name[0]["turns"]["user"]) == {settings.conversations.turns}
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"aloe_personas {len(personas.benchmark)} {personas.benchmark[0].id}" in done.stdout
