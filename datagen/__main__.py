@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,8 +65,9 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
     """
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.roles import Cast
+    from datagen.growth import SaturatedError, curve_text
     from datagen.journal import open_journal
-    from datagen.personas import write_personas
+    from datagen.personas import pool_sizes, write_personas
     from datagen.seeds import seed_texts
 
     seeds = seed_texts(settings)
@@ -86,12 +88,74 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
         except BudgetError as error:
             progress.stop()
             _stop_at_limit(str(error))
+        except SaturatedError as error:
+            progress.stop()
+            click.echo(curve_text(error.pool, error.target))
+            raise
     if not pools:
         click.echo("The journal holds the personas already.")
     for name, pool in pools.items():
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in pool.refused.most_common())
         click.echo(f"{name}: {len(pool.members):,} in {pool.calls:,} calls; refused: {reasons or 'none'}")
+        if pool.calls > 4:  # before that there is no curve to see
+            click.echo(curve_text(pool, pool_sizes(settings)[name]))
     click.echo(f"{len(found.training):,} training personas, {len(found.benchmark):,} benchmark personas")
+    _label(settings)
+
+
+@main.command()
+@click.option(
+    "--texts", type=click.Path(path_type=Path), help="Calibrate on a file: texts one a line, or JSON strings."
+)
+@configured(config.Datagen)
+def calibrate(settings: config.Datagen, texts: Path | None) -> None:
+    """Find the personas.similarity that tells near-copies from new texts for personas.vectors.
+
+    Makes near-copies of the pool's own texts (or of the seeds, or of a file) and shows how well thresholds tell
+    them from the real ones. Embeddings are paid calls; each text is embedded once.
+
+    \b
+    Example:
+      python -m datagen calibrate --config configs/datagen/gemini.yaml personas.vectors=gemini
+    """
+    from rich.console import Console
+
+    from datagen.calibrate import calibrate as measure
+    from datagen.calibrate import recommend, tables, texts_for
+    from datagen.embeddings import vectors_name, vectors_of
+    from datagen.journal import open_journal
+
+    with open_journal(settings, create=True) as ledger:
+        vectors = vectors_of(settings, ledger)
+        found = {name: measure(some, vectors) for name, some in texts_for(settings, ledger, texts).items()}
+    for name, calibration in found.items():
+        for table in tables(calibration, name):
+            Console().print(table)
+    best = recommend(list(found.values()))
+    name = vectors_name(settings)
+    click.echo(f"Recommended for {name}: personas.similarity={best:.2f} (now {settings.personas.similarity:g})")
+
+
+@main.command()
+@configured(config.Datagen)
+def coverage(settings: config.Datagen) -> None:
+    """Show what the profiles say of age, gender, work, pastimes, pets and diet, and where nobody is.
+
+    \b
+    Example:
+      python -m datagen coverage --config configs/datagen/scripted.yaml
+    """
+    from rich.console import Console
+
+    from datagen.coverage import coverage as survey
+    from datagen.coverage import tables
+    from datagen.journal import open_journal
+    from datagen.personas import recorded_pools
+
+    with open_journal(settings, writing=False) as ledger:
+        profiles = recorded_pools(ledger, settings)["profiles"].members
+    for table in tables(survey(profiles)):
+        Console().print(table)
     _label(settings)
 
 

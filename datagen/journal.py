@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Kinds of records.
 BATCH = "pool-batch"  # what one call to the persona writer added to a pool
-POOL = "pool"  # the finished pools and who is held out for the benchmark; id "personas"
+POOL = "pool"  # id "personas": the finished pools and who is held out; ids "seeds-…": the seeds that a pool kept
 CONVERSATION = "conversation"  # a finished conversation under its id
 SKIP = "skip"  # why a conversation was given up; id CONVERSATION/NUMBER
 JOB = "batch-job"  # a job at a batch service under its label; "batch-job-done" once its answers are journaled

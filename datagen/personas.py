@@ -1,21 +1,20 @@
-"""Grows the pools of profiles and personalities, and draws training and benchmark personas from them."""
+"""The personas of a run: both pools, and the draw of training and benchmark personas from them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
-from datagen.journal import BATCH, POOL, journal_path, same_settings
-from datagen.similarity import Novelty
+from datagen.growth import Pool, grow, journaled_pool
+from datagen.journal import POOL, journal_path, same_settings
+from datagen.similarity import Kind
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -26,15 +25,6 @@ class Writer(Protocol):
 
     def write_profiles(self, examples: list[str], count: int, seed: int) -> list[str]: ...  # noqa: D102
     def write_personalities(self, examples: list[str], count: int, seed: int) -> list[str]: ...  # noqa: D102
-
-
-@dataclass
-class Pool:
-    """Texts in the order in which they were accepted, and what became of the other candidates."""
-
-    members: list[str]
-    calls: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -53,68 +43,6 @@ class Personas:
     def personality_id(persona: Persona) -> str:
         """The part of the id that names the personality."""
         return persona.id.partition("-")[2]
-
-
-def grow(
-    ledger: Ledger,
-    name: str,
-    seeds: Sequence[str],
-    target: int,
-    settings: config.Datagen,
-    *,
-    write: Callable[[list[str], int, int], list[str]],
-    progress: Callable[[int], None] = lambda size: None,
-) -> Pool:
-    """Grow the pool `name` ("profiles" or "personalities") from `seeds` to at least `target` members.
-
-    Each call shows the writer a random draw of members and asks for candidates; the outcome of call n depends
-    on the seed, n and the pool so far, and is journaled, so that a run that was killed ends with the same
-    pool. Raises AloeError when `patience` calls in a row brought nothing new before the target.
-    """
-    from aloe_jax.roles import RoleError, derive_seed
-
-    wanted = settings.personas
-    shape = [name, settings.seed, wanted.examples, wanted.candidates, wanted.similarity, list(seeds)]
-    shape.append(settings.roles.persona_writer.model_dump())
-    key = hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
-
-    novelty = Novelty(wanted.similarity)
-    members, refused = novelty.filter(seeds)
-    pool = Pool(members, refused=refused)
-    restored = len(members)  # so many are in `novelty`; members read back from the journal join them on demand
-    barren = 0
-    progress(len(pool.members))
-    while len(pool.members) < target:
-        if barren == wanted.patience:
-            raise AloeError(_saturated(pool, name, target, wanted.patience))
-        batch_id = f"{name}-{key}-{pool.calls:06d}"
-        batch = ledger.get(BATCH, batch_id)
-        if batch is None:
-            novelty.add(pool.members[restored:])
-            seed = derive_seed(settings.seed, name, pool.calls)
-            examples = random.Random(seed).sample(pool.members, min(wanted.examples, len(pool.members)))
-            try:
-                accepted, refusals = novelty.filter(write(examples, wanted.candidates, seed))
-            except RoleError:
-                accepted, refusals = [], Counter({"unreadable answer": 1})
-            batch = {"accepted": accepted, "refused": dict(refusals)}
-            ledger.put(BATCH, batch_id, batch)
-            restored = len(pool.members) + len(accepted)
-        pool.members.extend(batch["accepted"])
-        pool.refused.update(batch["refused"])
-        pool.calls += 1
-        barren = 0 if batch["accepted"] else barren + 1
-        progress(len(pool.members))
-    return pool
-
-
-def _saturated(pool: Pool, name: str, target: int, patience: int) -> str:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in pool.refused.most_common()) or "no candidates"
-    return (
-        f"the pool of {name} stopped growing at {len(pool.members)} of {target}: {patience} calls in a row "
-        f"brought nothing new (refused: {reasons}); lower personas.{name} or personas.benchmark_{name}, "
-        "or raise personas.similarity, personas.patience or the writer's temperature; the members are kept"
-    )
 
 
 def draw(profiles: int, personalities: int, settings: config.Datagen) -> dict[str, list[tuple[int, int]]]:
@@ -140,17 +68,27 @@ def draw(profiles: int, personalities: int, settings: config.Datagen) -> dict[st
     }
 
 
+def pool_sizes(settings: config.Datagen) -> dict[Kind, int]:
+    """How many texts the pools must hold for training and benchmark together."""
+    wanted = settings.personas
+    return {
+        "profiles": wanted.profiles + wanted.benchmark_profiles,
+        "personalities": wanted.personalities + wanted.benchmark_personalities,
+    }
+
+
 def write_personas(
     ledger: Ledger,
     writer: Writer,
     settings: config.Datagen,
     seeds: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[str, int, int], None] = lambda name, size, target: None,
-) -> tuple[Personas, dict[str, Pool]]:
+) -> tuple[Personas, dict[Kind, Pool]]:
     """Grow both pools, draw the personas and journal the draw as one record.
 
     `seeds` are the profiles and the personalities that the pools start from. Once the draw is recorded, it is
-    returned without any pools. Raises AloeError on saturation and on settings other than the recorded ones.
+    returned without any pools. Raises SaturatedError when a pool stops growing, and AloeError on settings other
+    than the recorded ones.
     """
     wanted = settings.personas
     if wanted.personalities_per_profile > wanted.personalities:
@@ -160,18 +98,16 @@ def write_personas(
         )
     if ledger.get(POOL, "personas") is not None:
         return recorded_personas(ledger, settings), {}
-    sizes = {
-        "profiles": wanted.profiles + wanted.benchmark_profiles,
-        "personalities": wanted.personalities + wanted.benchmark_personalities,
-    }
+    sizes = pool_sizes(settings)
     writers = {"profiles": writer.write_profiles, "personalities": writer.write_personalities}
-    pools: dict[str, Pool] = {}
+    pools: dict[Kind, Pool] = {}
     for (name, target), start in zip(sizes.items(), seeds, strict=True):
         show = partial(_show, progress, name, target)
         pools[name] = grow(ledger, name, start, target, settings, write=writers[name], progress=show)
-    record = {
-        **{name: pools[name].members[:target] for name, target in sizes.items()},
-        **draw(sizes["profiles"], sizes["personalities"], settings),
+    record: dict[str, Any] = {name: pools[name].members[:target] for name, target in sizes.items()}
+    record |= draw(sizes["profiles"], sizes["personalities"], settings)
+    record |= {
+        "growth": {name: {"curve": pool.curve, "refused": dict(pool.refused)} for name, pool in pools.items()},
         "settings": _shaping(settings),
     }
     ledger.put(POOL, "personas", record)
@@ -203,11 +139,32 @@ def recorded_personas(ledger: Ledger, settings: config.Datagen) -> Personas:
     )
 
 
+def recorded_pools(ledger: Ledger, settings: config.Datagen) -> dict[Kind, Pool]:
+    """Both pools as far as they have been grown: from the finished draw, or call by call, or the bare seeds.
+
+    Raises AloeError when the pools are not finished and their seeds cannot be read.
+    """
+    record = ledger.get(POOL, "personas")
+    if record is not None:
+        grown = record["growth"]
+        return {
+            name: Pool(name, record[name], Counter(grown[name]["refused"]), grown[name]["curve"])
+            for name in pool_sizes(settings)
+        }
+    from datagen.seeds import seed_texts
+
+    profiles, personalities = seed_texts(settings)
+    return {
+        "profiles": journaled_pool(ledger, "profiles", profiles, settings),
+        "personalities": journaled_pool(ledger, "personalities", personalities, settings),
+    }
+
+
 def _shaping(settings: config.Datagen) -> dict[str, Any]:
     """The settings that decide who the personas are, by dotted name."""
     shaping: dict[str, Any] = {"seed": settings.seed}
     for key, value in settings.personas.model_dump(exclude={"patience"}).items():
         shaping[f"personas.{key}"] = value
-    for key, value in settings.roles.persona_writer.model_dump().items():
+    for key, value in settings.roles.persona_writer.shaping().items():
         shaping[f"roles.persona_writer.{key}"] = value
     return shaping

@@ -248,6 +248,8 @@ class Ledger:
                 for text, vector in new.items():
                     self._database.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", (model, text, vector))
             known |= new
+        if len({len(vector) for vector in known.values()}) > 1:
+            raise AloeError(f"{self.path}: embeddings of {model} differ in length; start in another output directory")
         return np.stack([np.frombuffer(known[text], np.float32) for text in texts]) if texts else np.zeros((0, 0))
 
     # ------------------------------------------------------------ records

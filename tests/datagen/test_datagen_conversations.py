@@ -10,7 +10,14 @@ from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
-from datagen.conversations import GIVE_UP, plan, recorded_conversations, write_conversation, write_conversations
+from datagen.conversations import (
+    GIVE_UP,
+    TURN_ATTEMPTS,
+    plan,
+    recorded_conversations,
+    write_conversation,
+    write_conversations,
+)
 from datagen.journal import CONVERSATION
 from tests.players import Players, small_settings, some_personas
 
@@ -69,7 +76,7 @@ def test_equal_replies_are_drawn_again_then_given_up(tmp_path, ledger):
 
 def test_a_spoiled_conversation_is_counted_and_tried_again_by_the_next_run(tmp_path, ledger):
     cast = Players()
-    cast.spoiled_messages = 3  # more than one run tries
+    cast.spoiled_messages = TURN_ATTEMPTS + 1  # more than one run tries
     settings = small_settings(tmp_path, count=6)
     outcome = write_conversations(ledger, cast, PERSONAS, settings)
     assert (outcome.written, outcome.skipped) == (0, {"user (by rule): unusable answer twice": 6})
