@@ -1,4 +1,4 @@
-"""`python -m datagen`: personas, calibrate, conversations, build, stats, browse, convert."""
+"""`python -m datagen`: personas, calibrate, coverage, conversations, build, stats, browse, convert."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured
+from aloe_jax.command import configured, one_line_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -262,13 +262,86 @@ def stats(settings: config.Datagen) -> None:
     """
     from rich.console import Console
 
+    from datagen.growth import curve_text
     from datagen.journal import open_journal
+    from datagen.personas import pool_sizes, recorded_pools
     from datagen.stats import tables
 
     with open_journal(settings, writing=False) as ledger:
+        for name, pool in recorded_pools(ledger, settings).items():
+            if pool.calls > 4:
+                click.echo(curve_text(pool, pool_sizes(settings)[name]))
         for table in tables(ledger, settings):
             Console().print(table)
     _label(settings)
+
+
+FORMATS = click.Choice(["ours", "aloe", "trl", "chat"])
+WITH_POOL = click.Choice(["ours", "aloe", "trl", "chat", "pool"])
+
+
+@main.command()
+@click.option("--data", metavar="PATH", help="A TFDS directory or a file of conversations, instead of a run's journal.")
+@click.option("--from", "source_format", default="ours", type=FORMATS, show_default=True, help="Format of --data.")
+@click.option("--output", metavar="FILE", help="The page to write; default OUTPUT/browse.html.")
+@click.option("--config", "path", metavar="FILE", help="YAML file of settings, for the journal in OUTPUT.")
+@click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
+def browse(
+    data: str | None, source_format: Any, output: str | None, path: str | None, overrides: tuple[str, ...]
+) -> None:
+    """Write all personas and trees as one HTML page to read, search and filter, without a network.
+
+    \b
+    Example:
+      python -m datagen browse --config configs/datagen/scripted.yaml
+      python -m datagen browse --data published.jsonl --from aloe --output published.html
+    """
+    if (path is None) == (data is None):
+        raise click.UsageError("give --config FILE (a run) or --data PATH (a data set)")
+    if data is not None and output is None:
+        raise click.UsageError("--data needs --output FILE, the page to write")
+    from datagen.browse import browse_data, browse_journal
+    from datagen.journal import open_journal
+
+    with one_line_errors():
+        if data is not None and output is not None:
+            written = browse_data(data, Path(output), source_format)
+        else:
+            assert path is not None
+            settings = config.load(config.Datagen, path, overrides)
+            with open_journal(settings, writing=False) as ledger:
+                written = browse_journal(ledger, settings, Path(output) if output else None)
+    click.echo(f"{written}: open it in a browser")
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--from", "source_format", required=True, type=WITH_POOL, help="Format of SOURCE.")
+@click.option("--to", "target_format", required=True, type=WITH_POOL, help="Format of TARGET.")
+@click.option("--lines", type=click.Choice(["turn", "conversation"]), help="With --to chat: what a line is [turn].")
+@click.option("--split", help="Of a TFDS directory as SOURCE [train].")
+def convert(source: str, target: str, source_format: Any, target_format: Any, lines: Any, split: str | None) -> None:
+    """Convert conversations between file formats, one JSON record a line; says what TARGET cannot hold.
+
+    ours: everything, also from a TFDS directory. aloe: the published format. trl: preference rows, one a pair.
+    chat: messages only; a conversation a line follows the continued replies, which are not all preferred.
+    pool: persona texts (JSON strings, or one a line in a .txt file).
+
+    \b
+    Example:
+      python -m datagen convert published.jsonl ours.jsonl --from aloe --to ours
+      python -m datagen convert OUTPUT/tfds/aloe_trees/1.0.0 train.jsonl --from ours --to trl --split train
+      python -m datagen convert profile.jsonl seeds/profiles.txt --from pool --to pool
+    """
+    from datagen.convert import convert as run
+
+    with one_line_errors():
+        done = run(source, source_format, target, target_format, lines=lines, split=split)
+    what = "texts" if source_format == "pool" else "conversations"
+    click.echo(f"{target}: {done.written:,} lines from {done.read:,} {what}")
+    for lost, count in done.lost.most_common():
+        click.echo(f"not held by {target_format}: {count:,} {lost}", err=True)
 
 
 def _show_estimate(settings: config.Datagen, seeds: Any) -> None:

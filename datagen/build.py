@@ -15,6 +15,7 @@ from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.dataset import ABSENT
 from aloe_jax.errors import AloeError
+from datagen.card import card, write_card
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.personas import Personas, recorded_personas
@@ -27,7 +28,7 @@ Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]]:
-    """Write both data sets under OUTPUT/tfds; returns their directories with the records per split.
+    """Write both data sets and their card under OUTPUT/tfds; returns their directories with the records per split.
 
     A data set is written beside its place and moved there when it is complete, so that a reader finds the
     old or the new one. The same journal gives the same bytes. Raises AloeError when the journal lacks
@@ -42,18 +43,23 @@ def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]
         "roles": {name: getattr(settings.roles, name).shaping() for name in type(settings.roles).model_fields},
     }
     root = Path(settings.output) / "tfds"
-    return {
-        write_tfds("aloe_personas", _persona_splits(personas), root, provenance): {
-            "train": len(personas.training),
-            "benchmark": len(personas.benchmark),
-        },
+    people = {"train": personas.training, "benchmark": personas.benchmark}
+    trees = {"train": train, "validation": validation}
+    written = {
+        write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
         write_tfds(
             "aloe_trees",
-            {"train": [tree_record(tree) for tree in train], "validation": [tree_record(tree) for tree in validation]},
+            {name: [tree_record(tree) for tree in split] for name, split in trees.items()},
             root,
             provenance,
-        ): {"train": len(train), "validation": len(validation)},
+        ): _counts(trees),
     }
+    write_card(root / "README.md", card(people, trees, provenance, name=Path(settings.output).name))
+    return written
+
+
+def _counts(splits: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+    return {name: len(split) for name, split in splits.items()}
 
 
 def split_by_profile(

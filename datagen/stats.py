@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from aloe_jax import config
-from aloe_jax.conversation import Conversation
+from aloe_jax.conversation import Conversation, Turn
 from datagen.conversations import plan, recorded_conversations, short_reason
 from datagen.journal import BATCH, CONVERSATION, POOL, SKIP
 from datagen.personas import Personas, recorded_personas
+from datagen.quality import LABELS, Quality, measure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,50 +24,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TurnStats:
-    """Means over the conversations at one turn, in words, and shares of the turns."""
+    """Means over the turns at one depth, in words, and shares of those turns; NaN where there is nothing to count."""
 
-    turn: int  # from 1
+    turn: int  # from 1; in a forked tree the depth on the turn's path
+    turns: int  # how many there are, more than one in a tree that forked before
     user_words: float
     preferred_words: float
-    rejected_words: float
+    rejected_words: float  # of turns with two replies
     inferred_words: float  # of the inferred profile and personality together
-    hint_preferred: float  # share in which the reply written with the hint won; NaN where not recorded
-    preferred_continued: float  # share in which the dialogue followed the preferred reply
+    hint_preferred: float  # share in which the reply written with the hint won, of those that record it
+    preferred_continued: float  # share in which the dialogue followed the preferred reply, of turns with two
 
 
 def turn_stats(conversations: Sequence[Conversation]) -> list[TurnStats]:
-    """One row per turn, over the conversations that reach it."""
-    rows = []
-    for number in range(max(len(tree.turns) for tree in conversations)):
-        turns = [tree.turns[number] for tree in conversations if number < len(tree.turns)]
-        hinted = [turn.hinted == "preferred" for turn in turns if turn.hinted is not None]
-        rows.append(
-            TurnStats(
-                turn=number + 1,
-                user_words=fmean(_words(turn.user) for turn in turns),
-                preferred_words=fmean(_words(turn.preferred) for turn in turns),
-                rejected_words=fmean(_words(turn.rejected) for turn in turns),
-                inferred_words=fmean(
-                    _words(turn.inferred_profile) + _words(turn.inferred_personality) for turn in turns
-                ),
-                hint_preferred=fmean(hinted) if hinted else float("nan"),
-                preferred_continued=fmean(turn.continued == "preferred" for turn in turns),
-            )
+    """One row per depth, over all turns there."""
+    by_depth: list[list[Turn]] = []
+    for tree in conversations:
+        for number, turn in enumerate(tree.turns):
+            depth = tree.depth(number)
+            while len(by_depth) <= depth:
+                by_depth.append([])
+            by_depth[depth].append(turn)
+    return [
+        TurnStats(
+            turn=depth + 1,
+            turns=len(turns),
+            user_words=_mean(_words(turn.user) for turn in turns),
+            preferred_words=_mean(_words(turn.preferred) for turn in turns),
+            rejected_words=_mean(_words(turn.rejected) for turn in turns if turn.rejected is not None),
+            inferred_words=_mean(_words(turn.inferred_profile) + _words(turn.inferred_personality) for turn in turns),
+            hint_preferred=_mean(turn.hinted == "preferred" for turn in turns if turn.hinted is not None),
+            preferred_continued=_mean(turn.continued == "preferred" for turn in turns if turn.rejected is not None),
         )
-    return rows
+        for depth, turns in enumerate(by_depth)
+    ]
 
 
 def tables(ledger: Ledger, settings: config.Datagen) -> list[Table]:
-    """Tables of the pools, the conversations turn by turn, the skips, and the calls by role.
+    """Tables of the pools and their coverage, the conversations by turn and their quality, the skips, and the calls.
 
     Raises AloeError when the journal holds no personas.
     """
+    from datagen import coverage
+
     personas = recorded_personas(ledger, settings)
-    shown = [_pool_table(ledger, personas)]
+    record = ledger.get(POOL, "personas") or {}
+    shown = [_pool_table(ledger, record, personas), *coverage.tables(coverage.coverage(record["profiles"]))]
     if ledger.all(CONVERSATION):
         conversations = recorded_conversations(ledger, personas.training, settings)
         planned = plan(personas.training, settings.conversations.count, settings.seed)
         shown.append(_turn_table(conversations, len(planned)))
+        if conversations:
+            shown.append(quality_table(measure(conversations)))
     skips = ledger.all(SKIP)
     if skips:
         finished = ledger.all(CONVERSATION).keys()
@@ -73,13 +83,24 @@ def tables(ledger: Ledger, settings: config.Datagen) -> list[Table]:
         reasons = Counter(short_reason(why) for name, why in open_skips.items() if name not in finished)
         if reasons:
             shown.append(_table("Conversations skipped", ("reason", "count"), reasons.most_common()))
-    usage = [(name, *counts) for name, counts in ledger.usage().items()]
-    shown.append(_table("Calls", ("model/role", "calls", "input tokens", "output tokens"), usage))
+    shown.append(_call_table(ledger))
+    faults = [
+        (*_parts(name), fault, count) for name, kinds in ledger.faults().items() for fault, count in kinds.items()
+    ]
+    if faults:
+        shown.append(_table("Failed attempts", ("role", "model", "fault", "count"), faults))
     return shown
 
 
-def _pool_table(ledger: Ledger, personas: Personas) -> Table:
-    record = ledger.get(POOL, "personas") or {}
+def quality_table(quality: Quality) -> Table:
+    """The quality measures that the table of turns has not, turn by turn, and their means over the conversations."""
+    labels = [label for label in LABELS if label.name not in ("user_words", "reply_words", "hint_won")]
+    measured = [*((str(depth), measures) for depth, measures in enumerate(quality.turns, 1)), ("mean", quality.overall)]
+    rows = [(turn, *(label.written(getattr(measures, label.name)) for label in labels)) for turn, measures in measured]
+    return _table("Quality", ("turn", *(label.label for label in labels)), rows)
+
+
+def _pool_table(ledger: Ledger, record: dict[str, Any], personas: Personas) -> Table:
     refused: Counter[str] = Counter()
     batches = ledger.all(BATCH).values()
     for batch in batches:
@@ -96,42 +117,83 @@ def _pool_table(ledger: Ledger, personas: Personas) -> Table:
 
 
 def _turn_table(conversations: Sequence[Conversation], planned: int) -> Table:
-    rows = turn_stats(conversations) if conversations else []
     total = sum(len(tree.turns) for tree in conversations)
     title = f"{len(conversations):,} of {planned:,} conversations, {total:,} turns"
     heads = (
         "turn",
-        "user words",
-        "preferred",
-        "rejected",
-        "inferred",
-        "hinted preferred",
-        "preferred continued",
+        "turns",
+        "words: user",
+        "pref.",
+        "rej.",
+        "infer.",
+        "hint won",
+        "pref. went on",
     )
     cells = [
         (
             row.turn,
-            f"{row.user_words:.1f}",
-            f"{row.preferred_words:.1f}",
-            f"{row.rejected_words:.1f}",
-            f"{row.inferred_words:.1f}",
-            f"{row.hint_preferred:.0%}",
-            f"{row.preferred_continued:.0%}",
+            row.turns,
+            number(row.user_words),
+            number(row.preferred_words),
+            number(row.rejected_words),
+            number(row.inferred_words),
+            share(row.hint_preferred),
+            share(row.preferred_continued),
         )
-        for row in rows
+        for row in turn_stats(conversations)
     ]
     return _table(title, heads, cells)
+
+
+def _call_table(ledger: Ledger) -> Table:
+    rows: list[tuple[Any, ...]] = []
+    usage = ledger.usage()
+    for name, used in usage.items():
+        failed = ", ".join(f"{count:,} {outcome}" for outcome, count in used.outcomes.items() if outcome != "ok")
+        cost = NONE if used.cost is None else f"${used.cost:,.4f}"
+        pace = f"{used.seconds / used.calls:.2f}" if used.calls else NONE
+        rows.append((*_parts(name), used.calls, used.input_tokens, used.output_tokens, cost, pace, failed or NONE))
+    if len({row[5] for row in rows} - {NONE}) > 1:
+        total = sum(used.cost or 0.0 for used in usage.values())
+        sums = (sum(row[column] for row in rows) for column in (2, 3, 4))
+        rows.append(("all", "", *sums, f"${total:,.4f}", NONE, NONE))
+    heads = ("role", "model", "calls", "tokens in", "out", "cost", "s/call", "not answered")
+    return _table("Calls", heads, rows)
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """`model/role` as role and model, whose name may have slashes of its own."""
+    model, _, role = name.rpartition("/")
+    return role, model
+
+
+NONE = "\u2013"  # stands for a number that is not there
+
+
+def number(value: float) -> str:
+    """With one decimal; a dash for NaN."""
+    return NONE if math.isnan(value) else f"{value:.1f}"
+
+
+def share(value: float) -> str:
+    """In per cent; a dash for NaN."""
+    return NONE if math.isnan(value) else f"{value:.0%}"
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
-    for number, head in enumerate(heads):
-        table.add_column(head, justify="right" if number else "left")
+    for column, head in enumerate(heads):
+        table.add_column(head, justify="right" if column else "left", no_wrap=column == 0)
     for row in rows:
         table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
     return table
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return fmean(found) if found else math.nan
 
 
 def _words(text: str) -> int:

@@ -1,0 +1,297 @@
+"""The data set card: README.md with the metadata that Hugging Face reads, made from the data itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aloe_jax.conversation import Conversation, Persona
+from datagen.coverage import coverage
+from datagen.journal import SIMULATED
+from datagen.personas import Personas
+from datagen.quality import LABELS, Quality, measure
+from datagen.stats import NONE, number, share, turn_stats
+
+_TITLES = {
+    "persona_writer": "persona writer",
+    "user": "user",
+    "inducer": "inducer (infers the persona from the user's messages)",
+    "responder": "responder (writes both replies)",
+    "verifier": "verifier (knows the persona, prefers one reply)",
+}
+_ABOUT = (
+    "Users with a persona of their own talk with an assistant over several turns and give themselves away little by "
+    "little. At every turn the assistant replies twice; it is known which of the two replies this user prefers, and "
+    "one of them, drawn at random, is answered (both where a tree forks). So a conversation is a tree of preferences "
+    "in context. It is made for training models to *interact to align*, in the manner of "
+    "[arXiv 2410.03642](https://arxiv.org/abs/2410.03642)."
+)
+_NUMERIC = f"0123456789-${NONE}"
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
+
+
+def card(
+    personas: Mapping[str, Sequence[Persona]],
+    conversations: Mapping[str, Sequence[Conversation]],
+    provenance: Mapping[str, Any],
+    *,
+    name: str,
+    quality: Quality | None = None,
+    files: Mapping[str, str] | None = None,
+) -> str:
+    """The card of data sets made by one run, as Markdown with YAML front matter.
+
+    `personas` and `conversations` are by split, `provenance` is what the data sets store (simulated, seed, roles:
+    role -> settings). `quality` is that of all conversations, measured here when not given. `files`, split -> path of
+    a JSONL file beside the card, lets the hub's viewer and `load_dataset(DIRECTORY)` find them.
+    Raises ValueError when there are no conversations.
+    """
+    trees = [tree for part in conversations.values() for tree in part]
+    measured = quality or measure(trees)
+    simulated = bool(provenance.get("simulated"))
+    notice = f"> **{SIMULATED}** Use it to try the method and the software, not to learn about people."
+    parts = [
+        _front_matter(name, len(trees), simulated, files),
+        f"# {name}: personas and preference conversations",
+        *([notice] if simulated else []),
+        _ABOUT,
+        _contents(personas, conversations),
+        _making(provenance, hinted=any(turn.hinted for tree in trees for turn in tree.turns)),
+        _turns(trees),
+        _quality(measured),
+        _coverage(personas, trees, measured),
+        _loading(conversations),
+        _limits(simulated),
+        _citation(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_card(path: Path, text: str) -> None:
+    """Write the card under a temporary name, then rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, str] | None) -> str:
+    import yaml
+
+    tags = ["preference", "dpo", "sft", "personalization", "multi-turn", "persona", "synthetic", "tfds"]
+    fields: dict[str, Any] = {
+        "pretty_name": name,
+        "language": ["en"],
+        "license": "unknown",
+        "task_categories": ["text-generation"],
+        "size_categories": [next((size for limit, size in _SIZES if count < limit), "n>1M")],
+        "annotations_creators": ["machine-generated"],
+        "language_creators": ["machine-generated"],
+        "multilinguality": ["monolingual"],
+        "source_datasets": ["original"],
+        "tags": [*tags, "simulated"] if simulated else tags,
+    }
+    if files:
+        splits = [{"split": split, "path": path} for split, path in files.items()]
+        fields["configs"] = [{"config_name": "conversations", "data_files": splits}]
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
+
+
+def _contents(personas: Mapping[str, Sequence[Persona]], conversations: Mapping[str, Sequence[Conversation]]) -> str:
+    people = [
+        (split, len(part), len(set(map(Personas.profile_id, part))), len(set(map(Personas.personality_id, part))))
+        for split, part in personas.items()
+    ]
+    trees = [
+        (
+            split,
+            len(part),
+            len({Personas.profile_id(tree.persona) for tree in part}),
+            sum(len(tree.turns) for tree in part),
+            sum(turn.rejected is not None for tree in part for turn in tree.turns),
+            sum(any(turn.follows is not None for turn in tree.turns) for tree in part),
+        )
+        for split, part in conversations.items()
+    ]
+    sections = ["## Contents"]
+    if people:
+        sections.append(_rows(("personas, split", "personas", "profiles", "personalities"), people))
+    sections.append(_rows(("conversations, split", "conversations", "profiles", "turns", "pairs", "forked"), trees))
+    sections.append(
+        "The benchmark's personas share no profile and no personality with training; the validation conversations "
+        "share no profile with it."
+    )
+    return "\n\n".join(sections)
+
+
+def _making(provenance: Mapping[str, Any], hinted: bool) -> str:
+    roles = provenance.get("roles") or {}
+    shown = [
+        (title, roles[role].get("model") or "not recorded", roles[role].get("temperature", "not recorded"))
+        for role, title in _TITLES.items()
+        if role in roles
+    ]
+    replies = "once with that as a hidden hint and once without" if hinted else "twice, without being told"
+    lines = [
+        "## How it was made",
+        "A pool of profiles and one of personalities grew from examples: a writer was shown a few and asked for more, "
+        "and near-copies were refused. For every turn the *user* wrote a message that reveals a part of the persona; "
+        "the *inducer* stated what all messages so far had revealed; the *responder* replied "
+        f"{replies}; the *verifier*, who knows the whole persona, said which reply this user prefers, seeing the two "
+        "in random order.",
+    ]
+    if shown:
+        lines.append(_rows(("role", "model", "temperature"), shown))
+    lines.append(f"Seed: {provenance.get('seed', 'not recorded')}. Written by aloe-jax with `python -m datagen`.")
+    return "\n\n".join(lines)
+
+
+def _turns(trees: Sequence[Conversation]) -> str:
+    heads = (
+        "turn",
+        "turns",
+        "user words",
+        "preferred",
+        "rejected",
+        "inferred",
+        "hint preferred",
+        "preferred continued",
+    )
+    rows = [
+        (
+            row.turn,
+            row.turns,
+            *map(number, (row.user_words, row.preferred_words, row.rejected_words, row.inferred_words)),
+            share(row.hint_preferred),
+            share(row.preferred_continued),
+        )
+        for row in turn_stats(trees)
+    ]
+    return "\n\n".join(
+        [
+            "## Turn by turn",
+            "Means in words; then the share of turns where the reply written with the hint is the preferred one, and "
+            "where the dialogue went on from the preferred reply.",
+            _rows(heads, rows),
+        ]
+    )
+
+
+def _quality(quality: Quality) -> str:
+    first, last = quality.turns[0], quality.turns[-1]
+    rows = [
+        (
+            label.label,
+            *(label.written(getattr(measures, label.name)) for measures in (quality.overall, first, last)),
+            label.help,
+        )
+        for label in LABELS
+    ]
+    return "\n\n".join(
+        [
+            "## Quality",
+            "Measured on word counts, without a language model: good for comparing data sets and for finding odd "
+            "conversations, no judgement of a text.",
+            _rows(("measure", "mean", "first turn", "last turn", "what it is"), rows),
+        ]
+    )
+
+
+def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Conversation], quality: Quality) -> str:
+    everyone = [persona for part in personas.values() for persona in part] or [tree.persona for tree in trees]
+    profiles = list({Personas.profile_id(persona): persona.profile for persona in everyone}.values())
+    survey = coverage(profiles)
+    used = len({tree.persona.id for tree in trees})
+    trained = len(personas.get("train", ())) or used
+    known = survey.decades.total()
+    decades = ", ".join(f"{ten}s {survey.decades[ten]:,}" for ten in sorted(survey.decades))
+    rows: list[tuple[Any, ...]] = [("age", f"{known:,} of {survey.profiles:,}", decades or NONE)]
+    for attribute, values in survey.values.items():
+        often = ", ".join(f"{value} {count:,}" for value, count in values.most_common(6))
+        rows.append((attribute, f"{survey.found[attribute]:,} of {survey.profiles:,}", often or NONE))
+    return "\n\n".join(
+        [
+            "## Coverage",
+            f"{used:,} of {trained:,} training personas have a conversation. At the last turn the inferred persona "
+            f"states {_written('revealed', quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
+            "tell, found by patterns (a survey, not a census):",
+            _rows(("attribute", "found in", "most frequent"), rows),
+        ]
+    )
+
+
+def _loading(conversations: Mapping[str, Sequence[Conversation]]) -> str:
+    split = next(iter(conversations))
+    return f"""## Loading
+
+With TFDS, which needs no TensorFlow for this (paths from the directory of this card):
+
+```python
+import tensorflow_datasets as tfds
+
+trees = tfds.builder_from_directory("aloe_trees/1.0.0").as_data_source("{split}")
+personas = tfds.builder_from_directory("aloe_personas/1.0.0").as_data_source("benchmark")
+```
+
+Validated and typed, with aloe-jax:
+
+```python
+from aloe_jax.data.dataset import read_conversations
+
+trees = read_conversations("aloe_trees/1.0.0", "{split}")  # list[Conversation]
+```
+
+With Hugging Face `datasets`, as preference rows for TRL (`--to ours` keeps every field, `--to chat` makes SFT lines):
+
+```bash
+python -m datagen convert aloe_trees/1.0.0 {split}.jsonl --from ours --to trl --split {split}
+```
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("json", data_files={{"{split}": "{split}.jsonl"}}, split="{split}")  # prompt, chosen, rejected
+```"""
+
+
+def _limits(simulated: bool) -> str:
+    who = "a script" if simulated else "language models"
+    return f"""## Limits and intended use
+
+Intended for research on models that adapt to one person over a conversation: supervised fine-tuning on the preferred
+replies, direct preference optimisation on the pairs, and tests of both on personas that were held out.
+
+- Nobody in it is a person. Users, replies and preferences were written by {who}; a preference says what the verifier
+  took a persona to like, and carries its biases towards length, tone and position.
+- Personas are invented, yet follow stereotypes of age, gender and work; look at the coverage above and at the texts
+  before drawing conclusions about groups. Do not use the data to infer traits of real people.
+- A reply can state what the user has not revealed (persona leakage), repeat itself, or drift; the measures above find
+  much of that, not all. `python -m datagen browse` shows it conversation by conversation.
+- It is English, and about everyday talk; it has not been reviewed for advice on health, law or money.
+- No licence is stated. Whoever publishes it has to, with regard to the terms of the models above."""
+
+
+def _citation() -> str:
+    reference = (Path(__file__).parent / "aloe_trees" / "CITATIONS.bib").read_text(encoding="utf-8").strip()
+    return (
+        "## Citation\n\nThe method is that of [arXiv 2410.03642](https://arxiv.org/abs/2410.03642):\n\n"
+        f"```bibtex\n{reference}\n```"
+    )
+
+
+def _written(name: str, value: float) -> str:
+    return next(label for label in LABELS if label.name == name).written(value)
+
+
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; columns of numbers to the right."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    numeric = [all(not cell or cell[0] in _NUMERIC for cell in column) for column in zip(*cells, strict=True)]
+    rule = ["---:" if right else "---" for right in numeric or [False] * len(heads)]
+    return "\n".join(_line(row) for row in [heads, rule, *cells])
+
+
+def _line(cells: Sequence[str]) -> str:
+    # A bar or a line break in a text would end the cell.
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

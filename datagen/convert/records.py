@@ -1,0 +1,175 @@
+"""JSONL files: one JSON object a line, read and written as a stream, with errors that name file, line and field."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aloe_jax.errors import AloeError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a file."""
+
+    where: str  # "FILE line N", for messages
+    number: int  # of the line, from 1
+    value: dict[str, Any]
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the objects of a JSONL file; blank lines are passed over.
+
+    Raises AloeError when the file is missing, empty, not UTF-8, or a line is no JSON object.
+    """
+    found = False
+    for number, line in read_lines(path):
+        where = f"{path} line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise AloeError(f"{where}: not valid JSON ({error}); mend or remove the line") from None
+        if not isinstance(value, dict):
+            raise AloeError(f"{where}: expected a JSON object, found {_kind(value)}")
+        found = True
+        yield Record(where, number, value)
+    if not found:
+        raise AloeError(f"{path}: holds no records")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text) of the lines that are not blank. Raises AloeError as `read_records` does."""
+    if path.is_dir():
+        raise AloeError(f"{path}: is a directory; give a JSONL file")
+    try:
+        # A byte-order mark, as some editors write it, is no part of the first record.
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                if "\\u" in line:
+                    _refuse_half_characters(line, f"{path} line {number}")
+                yield number, line
+    except UnicodeDecodeError as error:
+        raise AloeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except FileNotFoundError:
+        raise AloeError(f"{path}: no such file") from None
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Write one line each under a temporary name, then rename; returns how many.
+
+    What stood at `path` stays until the new file is complete, so that `path` may be the file being read.
+    Raises AloeError when there is nothing to write.
+    """
+    if path.is_dir():
+        raise AloeError(f"{path}: is a directory; give the name of the file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    count = 0
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            for line in lines:
+                file.write(line + "\n")
+                count += 1
+        if not count:
+            raise AloeError(f"{path}: not written: nothing in the source fits this format")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def dump(value: Any) -> str:
+    """One line of JSON, text as it is."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ---------------------------------------------------------------- fields
+
+
+def mapping(value: Any, where: str, field: str, required: Collection[str]) -> dict[str, Any]:
+    """An object with exactly these keys. Raises AloeError naming the first key that is missing or unknown."""
+    if not isinstance(value, dict):
+        raise AloeError(f"{where}: {field}: expected a JSON object, found {_kind(value)}")
+    prefix = f"{field}." if field else ""
+    for key in required:
+        if key not in value:
+            raise AloeError(f"{where}: {prefix}{key}: is missing")
+    for key in value:
+        if key not in required:
+            raise AloeError(f"{where}: {prefix}{key}: is unknown and would be lost; remove it from every record")
+    return value
+
+
+def sequence(value: Any, where: str, field: str) -> list[Any]:
+    """A JSON list with at least one item. Raises AloeError."""
+    if value is None:
+        raise AloeError(f"{where}: {field}: is missing")
+    if not isinstance(value, list):
+        raise AloeError(f"{where}: {field}: expected a list, found {_kind(value)}")
+    if not value:
+        raise AloeError(f"{where}: {field}: is empty")
+    return value
+
+
+def text(value: Any, where: str, field: str) -> str:
+    """A string that is not blank. Raises AloeError."""
+    if value is None:
+        raise AloeError(f"{where}: {field}: is missing")
+    if not isinstance(value, str):
+        raise AloeError(f"{where}: {field}: expected text, found {_kind(value)}")
+    if not value.strip():
+        raise AloeError(f"{where}: {field}: is empty")
+    return value
+
+
+def messages(value: Any, where: str, field: str, ends: str) -> tuple[bool, list[str]]:
+    """The texts of a chat: (whether a system message came first, user and assistant texts in turn).
+
+    The first text is the user's; `ends` is the role of the last message. Raises AloeError naming the first
+    message that is out of turn or not plain text.
+    """
+    items = sequence(value, where, field)
+    texts: list[str] = []
+    has_system = False
+    role = ""
+    for number, item in enumerate(items):
+        name = f"{field}.{number}"
+        if not isinstance(item, dict):
+            raise AloeError(f"{where}: {name}: expected a JSON object, found {_kind(item)}")
+        extra = [key for key, given in item.items() if key not in ("role", "content") and given is not None]
+        if extra:
+            raise AloeError(f"{where}: {name}.{extra[0]}: is unknown and would be lost; remove it from every message")
+        role = text(item.get("role"), where, f"{name}.role")
+        if number == 0 and role == "system":
+            has_system = True
+            continue
+        due = "assistant" if len(texts) % 2 else "user"
+        if role != due:
+            raise AloeError(f"{where}: {name}.role: is {role!r} where {due!r} is due; user and assistant take turns")
+        texts.append(text(item.get("content"), where, f"{name}.content"))
+    if not texts or role != ends:
+        raise AloeError(f"{where}: {field}: must end with a message of the {ends}")
+    return has_system, texts
+
+
+Notes = Callable[[str, int], None]  # counts something that the target cannot hold: (what, how often)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _refuse_half_characters(line: str, where: str) -> None:
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise AloeError(f"{where}: has half a character (a lone surrogate escape such as \\ud83d); mend it") from None
+    except (ValueError, RecursionError):
+        return  # not JSON, which the caller tells
