@@ -84,13 +84,14 @@ def write_in_waves(
     settings: config.Datagen,
     progress: Callable[[Outcome, str], None] = lambda outcome, doing: None,
     *,
-    service: Callable[[config.Role], Service] | None = None,
+    service: Callable[[config.Role, str], Service] | None = None,
     poll: float = POLL,
 ) -> Outcome:
     """Write the planned conversations that the journal does not hold yet; see `write_conversations`.
 
     `progress` hears what is being waited for. Ctrl-C leaves the jobs to the service: the next run finds them.
-    Raises AloeError when a role is not played by a batch service, and when a job fails.
+    Raises AloeError when a role is not played by a batch service, and JobFailedError when a job fails; its calls
+    are sent anew by the next run.
     """
     from aloe_jax.roles import Cast
 
@@ -98,7 +99,8 @@ def write_in_waves(
     collectors: dict[str, Collector] = {}
 
     def model(role: config.Role, name: str) -> Collector:
-        collectors[name] = Collector((service or _batch_service)(_batched(role, name)), role)
+        made = service(_batched(role, name), name) if service else _batch_service(_batched(role, name), name, ledger)
+        collectors[name] = Collector(made, role)
         return collectors[name]
 
     cast = Cast(settings.roles, ledger, only=TALKING_ROLES, model=model)
@@ -139,10 +141,10 @@ def _batched(role: config.Role, name: str) -> config.Role:
     return role
 
 
-def _batch_service(role: config.Role) -> Service:
+def _batch_service(role: config.Role, name: str, ledger: Ledger) -> Service:
     from aloe_jax.llm.batch import GenaiBatch
 
-    return GenaiBatch(role)
+    return GenaiBatch(role, name, on_fault=ledger.count_fault)
 
 
 def _advance(
@@ -255,7 +257,14 @@ def _await_one(
 
 
 def _collect(ledger: Ledger, collector: Collector, job: Job) -> bool:
-    completions = collector.service.poll(job.name)
+    from aloe_jax.llm.batch import JobFailedError
+
+    try:
+        completions = collector.service.poll(job.name)
+    except JobFailedError:
+        # The next run sends these calls again, under another label.
+        ledger.put(f"{JOB}-done", job.label, {"answered": 0})
+        raise
     if completions is None:
         return False
     for key, completion in completions.items():

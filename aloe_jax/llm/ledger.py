@@ -158,7 +158,7 @@ class Ledger:
             return self._find(request.key(model))
 
     def keep_call(self, key: str, model: str, role: str, completion: Completion, seconds: float) -> None:
-        """Store a finished call under its request's key. Durable on return; a call that is stored already is left as it is."""
+        """Store a finished call under its request's key, durably; a call that is stored already stays as it is."""
         row = (
             key,
             model,

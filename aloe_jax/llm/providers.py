@@ -2,14 +2,90 @@
 
 from __future__ import annotations
 
+import threading
+from weakref import WeakValueDictionary
+
 from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import LLM
+from aloe_jax.llm.retry import Backend, FaultHook
+
+_EXAMPLES = {"gemini": "gemini-3.5-flash-lite", "genai": "gemini-3.5-flash-lite", "openai": "gpt-5-mini"}
 
 
-def language_model(role: config.Role) -> LLM:
-    """The model that `role.provider` names. `scripted` is the simulation that is part of this package."""
+def language_model(role: config.Role, name: str, on_fault: FaultHook | None = None) -> LLM:
+    """The model that `role.provider` names, for the role `name` ("user", "judge" ...).
+
+    `on_fault` is called with (model, role, fault) for every attempt that failed. `scripted` is the simulation that
+    is part of this package. Raises AloeError when no call could succeed: no model, no key, an address that is
+    none, or limits other than those of another role that speaks to the same model.
+    """
     match role.provider:
         case "scripted":
             from aloe_jax.llm.scripted import Scripted
 
             return Scripted()
+        case "policy":
+            from aloe_jax.sampling.policy import Policy
+
+            return Policy(role)
+    from aloe_jax.llm.retry import Persistent
+
+    return Persistent(backend(role, name), role, shared_limits(role, name), on_fault=on_fault)
+
+
+def backend(role: config.Role, name: str) -> Backend:
+    """What makes one attempt at a call to a remote model. Raises AloeError as `language_model` does."""
+    if role.model is None:
+        raise AloeError(
+            f"roles.{name}.model: provider {role.provider} needs a model, for example {_EXAMPLES[role.provider]}; "
+            "roles.provider=scripted simulates one offline"
+        )
+    if role.endpoint is not None and not role.endpoint.startswith(("http://", "https://")):
+        raise AloeError(f"roles.{name}.endpoint: {role.endpoint!r} is no address; it begins with http:// or https://")
+    from aloe_jax.llm.access import Access
+
+    access = Access(role, name)
+    match role.provider:
+        case "gemini":
+            from aloe_jax.llm.gemini import Gemini
+
+            return Gemini(role, access)
+        case "genai":
+            from aloe_jax.llm.genai import Genai
+
+            return Genai(role, access)
+        case _:
+            from aloe_jax.llm.openai import OpenAI
+
+            return OpenAI(role, access)
+
+
+# ---------------------------------------------------------------- limits
+
+_limits: WeakValueDictionary[tuple[str, str | None, str | None], Limits] = WeakValueDictionary()
+_first: dict[tuple[str, str | None, str | None], str] = {}  # the role that brought a model's limits in
+_lock = threading.Lock()
+
+
+def shared_limits(role: config.Role, name: str) -> Limits:
+    """The limits of the model that `role` speaks to: one object for all roles that speak to it, while any lives.
+
+    Raises AloeError when another of them gives that model other limits.
+    """
+    model = role.provider, role.model, role.endpoint
+    asked = role.requests_per_minute, role.tokens_per_minute
+    with _lock:
+        limits = _limits.get(model)
+        if limits is None:
+            limits = _limits[model] = Limits(*asked)
+            _first[model] = name
+        given = limits.requests_per_minute, limits.tokens_per_minute
+        if given != asked:
+            raise AloeError(
+                f"roles.{name}: requests_per_minute={asked[0]} and tokens_per_minute={asked[1]}, but "
+                f"roles.{_first[model]} gives {role.model} {given[0]} and {given[1]}; a model's limits are shared by "
+                "all roles that speak to it, so give them the same"
+            )
+    return limits

@@ -6,6 +6,7 @@ import pytest
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.batch import JobFailedError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.scripted import Scripted
@@ -15,6 +16,7 @@ from datagen.conversations import TALKING_ROLES, recorded_conversations, write_c
 from datagen.journal import CONVERSATION
 from datagen.waves import write_in_waves
 from tests.players import small_settings
+from tests.standin import running
 
 
 class Server:
@@ -24,8 +26,9 @@ class Server:
         self.jobs, self.sent, self.looks = {}, Counter(), Counter()
         self.ignored: set[str] = set()  # keys that never get an answer
         self.die_after_submit = False
+        self.failing = 0  # so many jobs fail
 
-    def service(self, role):
+    def service(self, role, name):
         return Service(self, role)
 
 
@@ -53,6 +56,10 @@ class Service:
         return label if label in self.server.jobs else None
 
     def poll(self, job):
+        if self.server.failing:
+            self.server.failing -= 1
+            del self.server.jobs[job]
+            raise JobFailedError(f"{job} has expired")
         self.server.looks[job] += 1
         if self.server.looks[job] < 2:
             return None
@@ -172,3 +179,35 @@ def test_another_provider_is_refused_before_anything_is_sent(tmp_path, personas)
         pytest.raises(AloeError, match=r"roles\.user\.provider: conversations\.batch needs genai.*not scripted"),
     ):
         write_in_waves(ledger, personas, settings)
+
+
+def test_a_job_that_fails_stops_the_run_and_is_sent_anew_by_the_next(tmp_path, personas, settings, expected):
+    server = Server()
+    server.failing = 2
+    with Ledger(tmp_path / "waves" / "journal.sqlite") as ledger:
+        for _ in range(2):
+            with pytest.raises(JobFailedError, match="has expired"):
+                run(ledger, personas, settings, server)
+        run(ledger, personas, settings, server)
+        assert recorded_conversations(ledger, personas, settings) == expected
+    assert Counter(server.sent.values()) == {1: len(server.sent) - 6, 3: 6}
+
+
+def test_waves_through_the_batch_api_give_what_single_calls_give(tmp_path, personas, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "a-key")
+    found = {}
+    with running(batch_seconds=0.1) as server:
+        price = {"input": 1.0, "output": 1.0}
+        roles = {"provider": "genai", "model": "plain", "endpoint": server.url, "price": price}
+        for name in ("single", "batched"):
+            made = small_settings(tmp_path / name, count=4, turns=1)
+            made = made.model_copy(update={"roles": config.Roles.model_validate(roles)})
+            with Ledger(tmp_path / name / "journal.sqlite") as ledger:
+                if name == "single":
+                    write_conversations(ledger, Cast(made.roles, ledger, only=TALKING_ROLES), personas, made)
+                else:
+                    write_in_waves(ledger, personas, made, poll=0.05)
+                costs = sum(usage.cost for usage in ledger.usage().values())
+                found[name] = recorded_conversations(ledger, personas, made), costs
+    assert found["single"][0] == found["batched"][0]
+    assert found["batched"][1] == pytest.approx(found["single"][1] / 2)

@@ -1,0 +1,198 @@
+"""Many calls as one job of the Gemini Batch API: half the price, answered within minutes to a day."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.access import Access
+from aloe_jax.llm.faults import TransientError
+from aloe_jax.llm.genai import client, generation, meaning, read
+from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.retry import FaultHook, Patience
+
+DISCOUNT = 0.5  # of the price of single calls
+_SERVER = "https://generativelanguage.googleapis.com"
+_AROUND = 1000  # bytes of a request besides its texts and its schema
+_PAGE = 100  # jobs listed at once
+_GONE = {"FAILED": "failed", "CANCELLED": "been cancelled", "EXPIRED": "expired"}
+_DONE = ("SUCCEEDED", "PARTIALLY_SUCCEEDED")
+# Codes of google.rpc.Status and of HTTP for what another attempt may mend.
+_PASSING = frozenset((1, 2, 4, 8, 10, 13, 14, 408, 429, 499, 500, 502, 503, 504))
+
+
+class JobFailedError(AloeError):
+    """A whole job failed, expired or was cancelled: its calls were not answered, nor paid for."""
+
+
+class GenaiBatch:
+    """Batch jobs of one role. Transient faults of every call are retried as the role's settings say."""
+
+    def __init__(
+        self,
+        role: config.Role,
+        player: str = "<role>",
+        *,
+        on_fault: FaultHook | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        draw: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """`player` is the role's name, for messages. Raises AloeError when the role cannot be played in batches."""
+        if role.provider != "genai" or role.project is not None or role.model is None:
+            raise AloeError(
+                f"roles.{player}: batches need provider genai with a model, and no project: Vertex AI takes batches "
+                "only from Cloud Storage, the Gemini API from here"
+            )
+        import httpx2
+
+        access = Access(role, player)
+        self.name, self.role = role.model, role
+        self._access, self._player, self._on_fault = access, player, on_fault
+        self._client = client(role, access)
+        # Jobs are read over plain HTTP: the SDK drops the reason for which a job failed, and rejects a whole job
+        # for the details that the server gives with the error of one request.
+        self._http = httpx2.Client(
+            base_url=f"{(role.endpoint or _SERVER).rstrip('/')}/v1beta/",
+            headers={"x-goog-api-key": access.key},
+            timeout=role.timeout,
+        )
+        self._patience = Patience(role.attempts, sleep, draw)
+
+    def size(self, request: Request) -> int:
+        """About how many bytes a request takes in a job, rather too many; a job may have 20 MB."""
+        return len(json.dumps([request.system, request.prompt, request.schema])) + _AROUND
+
+    def submit(self, requests: Sequence[Request], label: str) -> str:
+        """Make a job of the requests and return its name; `label` is for `find`.
+
+        Raises AloeError when the server refuses it, UnavailableError when it is out of reach.
+        """
+        from google.genai import types
+
+        inlined = [
+            types.InlinedRequest(
+                contents=request.prompt,
+                config=generation(self.role, request),
+                metadata={"key": request.key(self.name)},
+            )
+            for request in requests
+        ]
+        settings = types.CreateBatchJobConfig(
+            display_name=label, http_options=types.HttpOptions(timeout=round(self.role.timeout * 1000))
+        )
+        tried = False
+
+        def once() -> str:
+            nonlocal tried
+            # A job may have been made although its answer was lost; another one would be paid for again.
+            found = self._find_once(label) if tried else None
+            tried = True
+            return found or self._client.batches.create(model=self.name, src=inlined, config=settings).name
+
+        return self._call(once)
+
+    def find(self, label: str) -> str | None:
+        """The name of the newest job of that label, if one was made and did not fail."""
+        return self._call(lambda: self._find_once(label))
+
+    def _find_once(self, label: str) -> str | None:
+        for job in self._list():
+            if _described(job).get("displayName") == label and _state(job) not in _GONE:
+                return str(job["name"])
+        return None
+
+    def _list(self) -> Iterator[Mapping[str, Any]]:
+        page: str | None = ""
+        while page is not None:
+            body = self._get("batches", {"pageSize": str(_PAGE)} | ({"pageToken": page} if page else {}))
+            yield from body.get("operations") or []
+            page = body.get("nextPageToken") or None
+
+    def poll(self, job: str) -> dict[str, Completion] | None:
+        """The answers of a job by the keys of their requests, or None while it runs.
+
+        A request that failed for a passing reason is left out, to be asked again; one that the server refused is
+        there as blocked. Raises JobFailedError when the whole job failed, expired or was cancelled.
+        """
+        body = self._call(lambda: self._get(job))
+        state = _state(body)
+        if state in _GONE:
+            reason = (body.get("error") or {}).get("message") or "no reason given"
+            raise JobFailedError(self._access.message(f"the batch job {job} has {_GONE[state]}: {reason}"))
+        if state not in _DONE:
+            return None
+        output = _described(body).get("output") or body.get("response") or {}
+        answers: dict[str, Completion] = {}
+        for answer in (output.get("inlinedResponses") or {}).get("inlinedResponses") or []:
+            key = (answer.get("metadata") or {}).get("key")
+            try:
+                completion = self._read(answer)
+            except TransientError as error:
+                self._failed(error)
+            else:
+                if key:
+                    answers[key] = completion
+        return answers
+
+    def _read(self, answer: Mapping[str, Any]) -> Completion:
+        error = answer.get("error")
+        if error:
+            message = self._access.scrub(str(error.get("message", "")))
+            if error.get("code") in _PASSING:
+                raise TransientError(f"batch: error {error.get('code')}", detail=message)
+            return Completion("", outcome="blocked", detail=f"request refused: {message}")
+        completion = read(answer.get("response") or {})
+        price = self.role.price
+        if price is None:
+            return completion
+        cost = DISCOUNT * price.cost(completion.input_tokens, completion.output_tokens)
+        return replace(completion, cost=cost)
+
+    # ------------------------------------------------------------ calls
+
+    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+        from google.genai.errors import APIError
+
+        response = self._http.get(path, params=query)
+        if response.status_code == HTTPStatus.NOT_FOUND:
+            raise JobFailedError(self._access.message(f"the server no longer knows {path}"))
+        APIError.raise_for_response(response)
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise TransientError("unreadable reply", detail="no JSON object")
+        return body
+
+    def _call[T](self, call: Callable[[], T]) -> T:
+        def once() -> T:
+            try:
+                return call()
+            except TransientError as error:
+                fault: Exception = error
+            except Exception as error:
+                fault = meaning(self._access, error)
+            # Outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
+            raise fault
+
+        return self._patience.call(once, f"roles.{self._player}: {self.name} (genai, batch)", self._failed)[0]
+
+    def _failed(self, error: TransientError) -> None:
+        if self._on_fault is not None:
+            self._on_fault(self.name, self._player, error.fault)
+
+
+def _described(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    return job.get("metadata") or {}
+
+
+def _state(job: Mapping[str, Any]) -> str:
+    return str(_described(job).get("state", "")).rpartition("STATE_")[2]

@@ -1,0 +1,192 @@
+"""The retry layer by itself, on a clock of our own."""
+
+import threading
+
+import pytest
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.faults import TransientError, retry_after
+from aloe_jax.llm.limits import Limits
+from aloe_jax.llm.protocol import Completion, Request, UnavailableError
+from aloe_jax.llm.retry import LONGEST_WAIT, PATIENCE, Persistent
+from tests.clock import Clock
+
+REQUEST = Request("judge", {}, "s" * 40, "p" * 360, {}, 0.0, 0)
+
+
+class Backend:
+    """Raises or returns what it is given, in order; the last again and again."""
+
+    name = "echo-1"
+
+    def __init__(self, *script):
+        self.script, self.asked = list(script), []
+
+    def ask(self, request, timeout):
+        self.asked.append(timeout)
+        now = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+
+def persistent(*script, draw=lambda low, high: high, **settings):
+    """A language model over a script, its clock, and what the hook was told."""
+    clock, faults = Clock(), []
+    role = config.Role(provider="gemini", model="echo-1", **settings)
+    limits = Limits(role.requests_per_minute, role.tokens_per_minute, clock=clock, wait=clock.wait)
+    llm = Persistent(
+        Backend(*script), role, limits, on_fault=lambda *told: faults.append(told), sleep=clock.sleep, draw=draw
+    )
+    return llm, clock, faults
+
+
+def test_an_answer_is_passed_on_with_its_cost_and_attempts():
+    llm, _, faults = persistent(
+        TransientError("503"), Completion("hi", 1000, 500, "truncated", "MAX_TOKENS"), price={"input": 2, "output": 8}
+    )
+    assert llm.complete(REQUEST) == Completion("hi", 1000, 500, "truncated", "MAX_TOKENS", cost=0.006, attempts=2)
+    assert faults == [("echo-1", "judge", "503")]
+    assert llm.name == "echo-1"
+    assert llm._backend.asked == [120.0, 120.0]
+
+
+def test_without_a_price_the_cost_is_unknown():
+    llm, _, _ = persistent(Completion("hi", 1000, 500))
+    assert llm.complete(REQUEST).cost is None
+
+
+def test_waits_double_up_to_the_cap_and_are_drawn_from_zero():
+    bounds = []
+
+    def draw(low, high):
+        bounds.append((low, high))
+        return high / 2
+
+    llm, clock, faults = persistent(TransientError("503"), draw=draw, attempts=10)
+    with pytest.raises(UnavailableError):
+        llm.complete(REQUEST)
+    assert bounds == [(0.0, bound) for bound in (1, 2, 4, 8, 16, 32, 60, 60, 60)]
+    assert clock.waits == [bound / 2 for _, bound in bounds]
+    assert max(clock.waits) <= LONGEST_WAIT
+    assert len(faults) == 10
+
+
+def test_what_the_server_asks_to_wait_is_waited_and_jittered():
+    llm, clock, _ = persistent(TransientError("429", 20.0), TransientError("429", 0.5), Completion("hi"))
+    llm.complete(REQUEST)
+    assert clock.waits == [20.0 + 1, 0.5 + 2]
+
+
+def test_a_429_holds_back_the_other_roles_of_the_model():
+    llm, clock, _ = persistent(TransientError("429", 20.0), Completion("hi"))
+    other, started = Persistent(Backend(Completion("ho")), llm.role, llm._limits), []
+
+    def sleep(seconds):
+        other.complete(REQUEST)
+        started.append(clock.now)
+
+    Persistent(llm._backend, llm.role, llm._limits, sleep=sleep).complete(REQUEST)
+    assert started == [1020.0]
+
+
+def test_giving_up_names_the_model_the_fault_and_the_attempts():
+    llm, clock, faults = persistent(TransientError("timeout"), TransientError("429", 1, "Quota exceeded."), attempts=3)
+    with pytest.raises(UnavailableError) as caught:
+        llm.complete(REQUEST)
+    assert str(caught.value) == (
+        "roles.judge: echo-1 (gemini): no answer in 3 attempts, the last fault: 429: Quota exceeded; run again later"
+    )
+    assert [fault for _, _, fault in faults] == ["timeout", "429", "429"]
+    assert len(clock.waits) == 2  # not after the last attempt
+    assert caught.value.__context__ is None
+
+
+def test_one_attempt_is_one_attempt():
+    llm, clock, _ = persistent(TransientError("timeout"), attempts=1)
+    with pytest.raises(UnavailableError, match="in 1 attempt,"):
+        llm.complete(REQUEST)
+    assert clock.waits == []
+
+
+def test_a_server_that_asks_for_hours_is_out_of_reach():
+    llm, clock, _ = persistent(TransientError("429", 2 * PATIENCE), Completion("hi"))
+    with pytest.raises(UnavailableError, match="asks to wait 7,200 seconds"):
+        llm.complete(REQUEST)
+    llm.complete(REQUEST)
+    assert clock.waits == []  # nobody else is held back for hours either
+
+
+@pytest.mark.parametrize("error", [AloeError("wrong key"), TypeError("a defect")])
+def test_what_no_attempt_would_mend_is_raised_at_once(error):
+    llm, clock, faults = persistent(error)
+    with pytest.raises(type(error), match=str(error)):
+        llm.complete(REQUEST)
+    assert len(llm._backend.asked) == 1
+    assert faults == clock.waits == []
+
+
+def test_tokens_are_estimated_before_the_call_and_corrected_after():
+    # 100 tokens of prompt and 256 for a reply that is not there yet.
+    llm, clock, _ = persistent(Completion("hi", 100, 20), tokens_per_minute=500)
+    for _ in range(2):
+        llm.complete(REQUEST)
+    assert clock.waits == []
+    llm.complete(REQUEST)
+    assert clock.waits == [60.0]
+
+
+def test_a_server_that_counts_no_tokens_is_held_to_the_estimate():
+    llm, clock, _ = persistent(Completion("hi"), tokens_per_minute=500)
+    llm.complete(REQUEST)
+    llm.complete(REQUEST)
+    assert clock.waits == [60.0]
+
+
+def test_failed_attempts_count_as_requests_but_not_as_tokens():
+    fault = TransientError("503")
+    llm, clock, _ = persistent(
+        fault, fault, Completion("hi", 1, 1), draw=lambda low, high: 0.0, requests_per_minute=2, tokens_per_minute=400
+    )
+    llm.complete(REQUEST)
+    assert clock.waits == [0.0, 0.0, 60.0]
+
+
+def test_many_threads_share_one_language_model():
+    llm, _, _ = persistent(Completion("hi", 1, 1))
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.extend(llm.complete(REQUEST) for _ in range(20))) for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 320
+
+
+INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "12.5s"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "details", "seconds"),
+    [
+        ({}, (), None),
+        ({"retry-after": "30"}, (), 30.0),
+        ({"Retry-After": " 0.5 "}, (), 0.5),
+        ({"retry-after": "-3"}, (), None),
+        ({"retry-after": "soon"}, (), None),
+        ({"retry-after": "nan"}, (), None),
+        ({"retry-after": "Thu, 01 Jan 1970 00:17:10 GMT"}, (), 30.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, (), 0.0),
+        ({}, [{"@type": "type.googleapis.com/google.rpc.QuotaFailure"}, INFO], 12.5),
+        ({}, [INFO | {"retryDelay": "36s"}], 36.0),
+        ({"retry-after": "5"}, [INFO], 12.5),
+        ({}, [INFO | {"retryDelay": None}], None),
+        ({}, [INFO | {"retryDelay": "soon"}, "noise", None], None),
+        ({}, None, None),
+    ],
+)
+def test_what_a_server_asks_to_wait_is_read(headers, details, seconds):
+    assert retry_after(headers, details, now=1000.0) == seconds
