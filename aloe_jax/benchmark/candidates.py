@@ -41,7 +41,7 @@ class ModelCandidate:
         self._parts: tuple[Sampler, ChatTemplate] | None = None
         self._session: Any = None
         self._rows: list[str] = []
-        self._fed: list[int] = []
+        self._fed: list[list[int]] = []
 
     def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply]:
         """Sample one reply a row. Raises AloeError when a dialogue outgrows the context."""
@@ -49,11 +49,12 @@ class ModelCandidate:
             self._parts = self._load(self.path, self.sampling.max_length)
         sampler, template = self._parts
         rows = [dialogue.persona.id for dialogue in dialogues]
-        if rows != self._rows:  # the first turn, or a case has stopped or caught up
-            self._session, self._rows, self._fed = sampler.session(len(rows)), rows, [0] * len(rows)
         paths = [path_tokens(template, d, user) for d, user in zip(dialogues, users, strict=True)]
         self._check_room(dialogues, paths, sampler.max_length)
-        self._session.extend([path[fed:] for path, fed in zip(paths, self._fed, strict=True)])
+        # The first turn, a case that has stopped or caught up, or a chat template that rewrites earlier turns.
+        if rows != self._rows or any(path[: len(fed)] != fed for path, fed in zip(paths, self._fed, strict=True)):
+            self._session, self._rows, self._fed = sampler.session(len(rows)), rows, [[] for _ in rows]
+        self._session.extend([path[len(fed) :] for path, fed in zip(paths, self._fed, strict=True)])
         replies = self._session.reply(
             self.sampling.max_new_tokens,
             temperature=self.sampling.temperature,
@@ -62,7 +63,7 @@ class ModelCandidate:
             seeds=list(seeds),
             stop=template.stop,
         )
-        self._fed = [len(path) + len(ids) for path, ids in zip(paths, replies, strict=True)]
+        self._fed = [[*path, *ids] for path, ids in zip(paths, replies, strict=True)]
         return [Reply(template.decode(ids), tuple(int(i) for i in ids)) for ids in replies]
 
     def _check_room(self, dialogues: Sequence[Dialogue], paths: Sequence[Sequence[int]], room: int) -> None:
@@ -105,14 +106,22 @@ def _load_sampler(path: str | Path, max_length: int) -> tuple[Sampler, ChatTempl
 
 
 def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str) -> list[int]:
-    """Token ids of a dialogue up to the prompt for the reply to `user`, with its replies as sampled."""
+    """Token ids of a dialogue up to the prompt for the reply to `user`, with its replies as sampled.
+
+    Where the chat template rewrites what was said before, the path is rendered anew, as training has it.
+    """
+    from aloe_jax.data.template import UnstableTemplateError
+
     ids: list[int] = []
     messages: list[Message] = []
-    for exchange in dialogue.exchanges:
-        messages.append({"role": "user", "content": exchange.user})
-        ids += template.continuation(messages)
-        ids += exchange.reply.ids
-        if exchange.reply.ids[-1:] != template.stop[:1]:  # cut at max_new_tokens: close the turn for the model
-            ids.append(template.stop[0])
-        messages.append({"role": "assistant", "content": exchange.reply.text})
-    return ids + template.continuation([*messages, {"role": "user", "content": user}])
+    try:
+        for exchange in dialogue.exchanges:
+            messages.append({"role": "user", "content": exchange.user})
+            ids += template.continuation(messages)
+            ids += exchange.reply.ids
+            if exchange.reply.ids[-1:] != template.stop[:1]:  # cut at max_new_tokens: close the turn for the model
+                ids.append(template.stop[0])
+            messages.append({"role": "assistant", "content": exchange.reply.text})
+        return ids + template.continuation([*messages, {"role": "user", "content": user}])
+    except UnstableTemplateError:
+        return template.prompt([*dialogue.history(), {"role": "user", "content": user}])

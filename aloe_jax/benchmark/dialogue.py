@@ -12,10 +12,8 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, Protocol
 
-from aloe_jax import config
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.roles import Cast, RoleError, derive_seed

@@ -36,7 +36,8 @@ def prepare(
     """Token trees of `conversations`, packed; `replies` (SFT) scores only those replies, None keeps pairs (DPO).
 
     Conversations whose template is not prefix-stable over turns are split into one tree a turn, and those that
-    cannot be split are skipped; both are counted in a warning. Raises AloeError when nothing is left.
+    cannot be split are skipped; both are counted in a warning, and so are messages that hold the text of a control
+    token. Raises AloeError when nothing is left.
     """
     trees: list[TokenTree] = []
     split = 0
@@ -66,6 +67,12 @@ def prepare(
         )
     if unstable:
         click.echo(f"warning: {len(unstable)} conversations skipped, the first: {unstable[0]}", err=True)
+    if lookalikes := sum(template.lookalikes(conversation) for conversation in conversations):
+        click.echo(
+            f"warning: {where}: {lookalikes} messages hold the text of a control token (such as the template's end of "
+            "turn); it is encoded as plain text there",
+            err=True,
+        )
     rows, report = pack(trees, row_length)
     return Prepared(rows, report)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -21,16 +22,70 @@ TEMPLATE = (
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer in a directory, through transformers, from local files only and without remote code."""
+    """The tokenizer in a directory, through transformers, from local files only and without remote code.
+
+    Where the tokenizer begins every text with a BOS token and its chat template writes none, the template gets one:
+    training, sampling and whoever serves an export then all see the same single BOS.
+    """
     if not Path(path).is_dir():
         raise AloeError(f"{path}: no tokenizer directory there")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would speak of torch, which is not used
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise AloeError(f"{path}: cannot load a tokenizer ({' '.join(str(error).split())[:200]})") from None
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a parser's, a converter's or a missing package's: the files are not usable
+        reason = " ".join(str(error).split())[:200]
+        hint = "" if (Path(path) / "tokenizer.json").is_file() else "; it has no tokenizer.json"
+        raise AloeError(f"{path}: cannot load a tokenizer ({reason}{hint})") from None
+    _write_bos(tokenizer, path)
+    return tokenizer
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The tokenizer's chat template, the default one of several. Raises AloeError when it has none."""
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        if "default" not in templates:
+            raise AloeError(
+                f"{tokenizer.name_or_path}: several chat templates and none of them is the default "
+                f"({', '.join(sorted(templates))}); keep one, in chat_template.jinja"
+            )
+        templates = templates["default"]
+    if not templates:
+        raise AloeError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; add chat_template.jinja")
+    return templates
+
+
+def _write_bos(tokenizer: Any, path: str | Path) -> None:
+    bos = tokenizer.bos_token_id
+    if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
+        return
+    from jinja2 import TemplateError
+
+    template, user = chat_template(tokenizer), [{"role": "user", "content": "a"}]
+    try:
+        text = tokenizer.apply_chat_template(user, chat_template=template, tokenize=False)
+    except (TemplateError, TypeError):
+        return  # told, with what is wrong, when the template is put to use
+    if tokenizer.bos_token not in text:
+        tokenizer.chat_template = "{{ bos_token }}" + template
+        click.echo(f"{path}: the chat template writes no {tokenizer.bos_token}; it is put before every chat", err=True)
+
+
+def generation_stops(path: str | Path) -> tuple[int, ...]:
+    """The ids at which generation ends as generation_config.json in `path` has them; none where it has no such file.
+
+    Raises AloeError naming the file when it cannot be read.
+    """
+    file = Path(path) / "generation_config.json"
+    if not file.is_file():
+        return ()
+    try:
+        ids = json.loads(file.read_text()).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise AloeError(f"{file}: cannot read the generation settings ({error})") from None
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:

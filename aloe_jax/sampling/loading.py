@@ -13,4 +13,5 @@ from aloe_jax.sampling.sampler import Sampler
 def load_sampler(path: str | Path, max_length: int) -> tuple[Sampler, ChatTemplate]:
     """The sampler and the chat template of a Hugging Face directory or one of our runs."""
     tokenizer = load_tokenizer(tokenizer_directory(path))
-    return Sampler(load_pretrained(path), tokenizer, max_length=max_length), ChatTemplate(tokenizer)
+    model = load_pretrained(path)
+    return Sampler(model, tokenizer, max_length=max_length), ChatTemplate(tokenizer, stop=model.spec.eos_ids)

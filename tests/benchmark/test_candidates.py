@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.benchmark.candidates import path_tokens
+from aloe_jax import config
+from aloe_jax.benchmark.candidates import ModelCandidate, path_tokens
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
 from aloe_jax.conversation import Persona
 from aloe_jax.data.template import ChatTemplate
@@ -18,6 +19,7 @@ from aloe_jax.llm.world.people import write_personality, write_profile
 from aloe_jax.models import ModelSpec, assemble, save_pretrained
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.sampling import Session
+from tests.data.families import loaded
 
 DRAW = random.Random(0)
 PERSONAS = [Persona(id=f"b{i}", profile=write_profile(DRAW), personality=write_personality(DRAW)) for i in range(2)]
@@ -89,3 +91,43 @@ def test_path_tokens_are_the_template_s_prompt(tokenizer):
     path = [*dialogue.history(), {"role": "user", "content": "there"}]
     assert path_tokens(template, dialogue, "there") == template.prompt(path)
     assert path_tokens(template, Dialogue(PERSONAS[0]), "there") == template.prompt(path[-1:])
+
+
+class FedSession:
+    """Notes all that it is fed, and answers with a fixed text."""
+
+    def __init__(self, answer):
+        self.rows, self.answer = [], answer
+
+    def extend(self, tokens):
+        self.rows = [[*row, *new] for row, new in zip(self.rows or [[]] * len(tokens), tokens, strict=True)]
+
+    def reply(self, *_, **__):
+        self.rows = [[*row, *self.answer] for row in self.rows]
+        return [list(self.answer) for _ in self.rows]
+
+
+@pytest.mark.parametrize("family", ["llama3", "qwen3", "gemma"])
+def test_every_turn_sees_the_template_s_prompt(family, tmp_path):
+    """Also where the template rewrites earlier turns, so that a session cannot simply be continued."""
+    _, tokenizer, template = loaded(family)
+    answer = (*tokenizer("of course", add_special_tokens=False)["input_ids"], template.stop[0])
+    sessions: list[FedSession] = []
+
+    class Sessions:
+        max_length = 10_000
+
+        def session(self, batch):
+            sessions.append(FedSession(answer))
+            return sessions[-1]
+
+    (tmp_path / "config.json").write_text("{}")
+    candidate = ModelCandidate(tmp_path, config.Sampling(), load=lambda path, length: (Sessions(), template))
+    dialogue = Dialogue(PERSONAS[0])
+    for turn in range(3):
+        user = f"hello number {turn}"
+        prompt = template.prompt([*dialogue.history(), {"role": "user", "content": user}])
+        (reply,) = candidate.reply([dialogue], [user], [0])
+        assert sessions[-1].rows == [[*prompt, *answer]]
+        dialogue.exchanges.append(Exchange(user, reply))
+    assert len(sessions) == (3 if family == "qwen3" else 1)

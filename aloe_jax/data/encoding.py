@@ -1,0 +1,62 @@
+"""Rendered text → ids, piece by piece, each as if what stands before it in the chat stood before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from aloe_jax.errors import AloeError
+
+FENCE = "\x01"  # a control character: vocabularies merge it with nothing
+# Where a piece begins: a chat, or right behind a control token, or in the middle of text.
+Place = Literal["start", "token", "text"]
+
+
+class Encoder:
+    """Encodes pieces of a chat. `anchor` is the text of a control token, which splits any text at itself.
+
+    A tokenizer may treat the beginning of a text specially (SentencePiece puts a space before it, some versions
+    behind every control token, too), so a piece from the middle of a chat is encoded behind the anchor, or behind
+    the anchor and a character that merges with nothing, whose ids are then dropped.
+    """
+
+    def __init__(self, tokenizer: Any, anchor: str):
+        self._tokenizer = tokenizer
+        token, fence, word, fenced = self._batch([anchor, anchor + FENCE, anchor + "a", anchor + FENCE + "a"])
+        if len(token) != 1:
+            raise AloeError(
+                f"{tokenizer.name_or_path}: encodes its control token {anchor!r} as {len(token)} tokens; "
+                "give the tokenizer.json that belongs to its chat template"
+            )
+        self.anchor_id: int = token[0]
+        adds_space = fenced[: len(fence)] == fence and fenced[len(fence) :] != word[1:]
+        self._before: dict[Place, tuple[str, list[int]]] = {
+            "start": ("", []),
+            "token": (anchor, token),
+            "text": (anchor + FENCE, fence) if adds_space else (anchor, token),
+        }
+
+    def __call__(self, texts: Sequence[str], mark: str = "", place: Place = "start") -> list[list[int]]:
+        """Ids of every text, which begins at `place`. At every `mark`, which is dropped, no token may span the cut.
+
+        Special tokens that stand in the text are not added again.
+        """
+        pieces: list[tuple[int, Place, str]] = []
+        for owner, text in enumerate(texts):
+            first, *more = text.split(mark) if mark else [text]
+            pieces += [(owner, place, first), *((owner, "text", piece) for piece in more)]
+        ids: list[list[int]] = [[] for _ in texts]
+        behind = self._batch([self._before[where][0] + piece for _, where, piece in pieces])
+        for (owner, where, piece), found in zip(pieces, behind, strict=True):
+            before = self._before[where][1]
+            if found[: len(before)] == before:
+                ids[owner] += found[len(before) :]
+            else:  # the fence merged with the piece after all
+                ids[owner] += self([piece], place="token")[0]
+        return ids
+
+    def _batch(self, texts: list[str]) -> list[list[int]]:
+        # The template writes the special tokens itself; adding them again would double the first one.
+        return (
+            self._tokenizer(texts, add_special_tokens=False, split_special_tokens=False)["input_ids"] if texts else []
+        )
