@@ -65,10 +65,10 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
     """
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.roles import Cast
-    from datagen.growth import SaturatedError, curve_text
     from datagen.journal import open_journal
     from datagen.personas import pool_sizes, write_personas
-    from datagen.seeds import seed_texts
+    from datagen.pool.growth import SaturatedError, curve_text
+    from datagen.pool.seeds import seed_texts
 
     seeds = seed_texts(settings)
     if dry_run:
@@ -120,10 +120,10 @@ def calibrate(settings: config.Datagen, texts: Path | None) -> None:
     """
     from rich.console import Console
 
-    from datagen.calibrate import calibrate as measure
-    from datagen.calibrate import recommend, tables, texts_for
-    from datagen.embeddings import vectors_name, vectors_of
     from datagen.journal import open_journal
+    from datagen.pool.calibrate import calibrate as measure
+    from datagen.pool.calibrate import recommend, tables, texts_for
+    from datagen.pool.embeddings import vectors_name, vectors_of
 
     with open_journal(settings, create=True) as ledger:
         vectors = vectors_of(settings, ledger)
@@ -147,10 +147,10 @@ def coverage(settings: config.Datagen) -> None:
     """
     from rich.console import Console
 
-    from datagen.coverage import coverage as survey
-    from datagen.coverage import tables
     from datagen.journal import open_journal
     from datagen.personas import recorded_pools
+    from datagen.pool.coverage import coverage as survey
+    from datagen.pool.coverage import tables
 
     with open_journal(settings, writing=False) as ledger:
         profiles = recorded_pools(ledger, settings)["profiles"].members
@@ -262,10 +262,10 @@ def stats(settings: config.Datagen) -> None:
     """
     from rich.console import Console
 
-    from datagen.growth import curve_text
     from datagen.journal import open_journal
+    from datagen.look.stats import tables
     from datagen.personas import pool_sizes, recorded_pools
-    from datagen.stats import tables
+    from datagen.pool.growth import curve_text
 
     with open_journal(settings, writing=False) as ledger:
         for name, pool in recorded_pools(ledger, settings).items():
@@ -300,8 +300,8 @@ def browse(
         raise click.UsageError("give --config FILE (a run) or --data PATH (a data set)")
     if data is not None and output is None:
         raise click.UsageError("--data needs --output FILE, the page to write")
-    from datagen.browse import browse_data, browse_journal
     from datagen.journal import open_journal
+    from datagen.look.browse import browse_data, browse_journal
 
     with one_line_errors():
         if data is not None and output is not None:

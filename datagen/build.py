@@ -15,9 +15,9 @@ from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.dataset import ABSENT
 from aloe_jax.errors import AloeError
-from datagen.card import card, write_card
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
+from datagen.look.card import card, write_card
 from datagen.personas import Personas, recorded_personas
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
-from datagen.growth import Pool, grow, journaled_pool
 from datagen.journal import POOL, journal_path, same_settings
-from datagen.similarity import Kind
+from datagen.pool.growth import Pool, grow, journaled_pool
+from datagen.pool.similarity import Kind
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -151,7 +151,7 @@ def recorded_pools(ledger: Ledger, settings: config.Datagen) -> dict[Kind, Pool]
             name: Pool(name, record[name], Counter(grown[name]["refused"]), grown[name]["curve"])
             for name in pool_sizes(settings)
         }
-    from datagen.seeds import seed_texts
+    from datagen.pool.seeds import seed_texts
 
     profiles, personalities = seed_texts(settings)
     return {

@@ -12,7 +12,7 @@ from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.roles import Cast
-from datagen.similarity import Novelty
+from datagen.pool.similarity import Novelty
 from tests.standin import running
 from tests.standin.answers import BAD_ANSWERS, answer, personality, profile
 from tests.standin.faults import TRANSIENT, Faults

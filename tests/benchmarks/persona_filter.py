@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import click
 import numpy as np
 
-from datagen.embeddings import Words
-from datagen.similarity import Novelty
+from datagen.pool.embeddings import Words
+from datagen.pool.similarity import Novelty
 
 THRESHOLD = 0.6
 

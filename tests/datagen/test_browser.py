@@ -11,8 +11,8 @@ import pytest
 
 from aloe_jax.conversation import Conversation, Persona, Turn
 from aloe_jax.errors import AloeError
-from datagen.browse import browse_data, write_page
-from datagen.quality import Measures, Quality
+from datagen.look.browse import browse_data, write_page
+from datagen.look.quality import Measures, Quality
 from tests.conversations import conversation
 
 HOSTILE = '</script><img src=x onerror="window.hit=1"><b>&amp;</b>'
@@ -132,8 +132,8 @@ def test_a_journal_is_shown_while_it_grows(tmp_path):
     from aloe_jax.llm.ledger import Ledger
     from aloe_jax.llm.world import seed_personalities, seed_profiles
     from aloe_jax.roles import Cast
-    from datagen.browse import browse_journal
     from datagen.conversations import write_conversations
+    from datagen.look.browse import browse_journal
     from datagen.personas import write_personas
     from tests.players import small_settings
 

@@ -12,12 +12,12 @@ from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.world import seed_profiles
-from datagen.calibrate import CHANGES, Calibration, calibrate, read_texts, recommend, tables, texts_for
-from datagen.coverage import age
-from datagen.embeddings import Words
-from datagen.growth import grow
-from datagen.seeds import seed_texts
-from datagen.similarity import Novelty
+from datagen.pool.calibrate import CHANGES, Calibration, calibrate, read_texts, recommend, tables, texts_for
+from datagen.pool.coverage import age
+from datagen.pool.embeddings import Words
+from datagen.pool.growth import grow
+from datagen.pool.seeds import seed_texts
+from datagen.pool.similarity import Novelty
 from tests.players import small_settings
 
 PROFILES, PERSONALITIES = seed_texts(config.Datagen(output="unused"))

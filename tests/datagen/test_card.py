@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from aloe_jax.conversation import Persona, Turn
-from datagen.card import card, write_card
+from datagen.look.card import card, write_card
 from tests.conversations import conversation
 from tests.players import some_personas
 

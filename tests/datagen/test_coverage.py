@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import datagen.seeds
+import datagen.pool.seeds
 from aloe_jax.llm.world import seed_profiles
-from datagen.coverage import age, coverage, decade, diets, gender, hobbies, occupations, pets, tables
-from datagen.seeds import read_seeds
+from datagen.pool.coverage import age, coverage, decade, diets, gender, hobbies, occupations, pets, tables
+from datagen.pool.seeds import read_seeds
 
-SEEDS = read_seeds(Path(datagen.seeds.__file__).parent / "profiles.txt", "profiles")
+SEEDS = read_seeds(Path(datagen.pool.seeds.__file__).parent / "profiles.txt", "profiles")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from aloe_jax.roles import Cast
 from datagen import build as building
 from datagen.build import build, refuse_duplicates, split_by_profile, write_tfds
 from datagen.conversations import recorded_conversations, write_conversations
+from datagen.look.stats import turn_stats
 from datagen.personas import Personas, write_personas
-from datagen.stats import turn_stats
 from tests.conversations import conversation
 from tests.players import small_settings, some_personas
 

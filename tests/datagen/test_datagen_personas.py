@@ -11,11 +11,11 @@ from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
-from datagen.growth import Pool, SaturatedError, curve_text, grow, journaled_pool
 from datagen.journal import BATCH
 from datagen.personas import Personas, draw, recorded_personas, recorded_pools, write_personas
-from datagen.seeds import seed_texts
-from datagen.similarity import Novelty
+from datagen.pool.growth import Pool, SaturatedError, curve_text, grow, journaled_pool
+from datagen.pool.seeds import seed_texts
+from datagen.pool.similarity import Novelty
 from tests.players import small_settings
 
 SEEDS = (seed_profiles(), seed_personalities())

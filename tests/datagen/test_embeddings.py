@@ -10,8 +10,8 @@ from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
-from datagen.embeddings import Embeddings, Words, vectors_name, vectors_of
-from datagen.growth import grow
+from datagen.pool.embeddings import Embeddings, Words, vectors_name, vectors_of
+from datagen.pool.growth import grow
 from tests.standin import running
 
 NURSE = "A woman of 34. She works night shifts as a nurse in Bergen and keeps two tortoises."

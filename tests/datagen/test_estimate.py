@@ -11,7 +11,7 @@ from datagen.conversations import TALKING_ROLES, write_conversations
 from datagen.estimate import estimate_conversations, estimate_personas
 from datagen.journal import open_journal
 from datagen.personas import write_personas
-from datagen.seeds import seed_texts
+from datagen.pool.seeds import seed_texts
 from tests.players import small_settings
 
 PRICE = {"input": 1.0, "output": 10.0}

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_jax.conversation import Conversation, Persona, Turn
-from datagen import quality, stats
-from datagen.quality import Leak, measure
-from datagen.sentences import content_words, sentences, words
+from datagen.look import quality, stats
+from datagen.look.quality import Leak, measure
+from datagen.look.sentences import content_words, sentences, words
 from tests.conversations import conversation
 
 PERSONA = Persona(

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datagen.embeddings import Words
-from datagen.similarity import LONGEST, Novelty, _Rows, fault, neighbours, paired
+from datagen.pool.embeddings import Words
+from datagen.pool.similarity import LONGEST, Novelty, _Rows, fault, neighbours, paired
 
 NURSE = (
     "A woman of 34. She works night shifts as a nurse in Bergen. She keeps two tortoises. "

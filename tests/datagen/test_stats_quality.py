@@ -8,9 +8,9 @@ from aloe_jax.conversation import Turn
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.roles import Cast
 from datagen.conversations import write_conversations
+from datagen.look.quality import measure
+from datagen.look.stats import NONE, quality_table, tables, turn_stats
 from datagen.personas import write_personas
-from datagen.quality import measure
-from datagen.stats import NONE, quality_table, tables, turn_stats
 from tests.conversations import conversation
 from tests.players import small_settings
 

@@ -22,7 +22,8 @@ def directory(tmp_path_factory):
     train_tokenizer(texts, 300, root / "tokenizer")
     tokenizer = load_tokenizer(root / "tokenizer")
     spec = ModelSpec(
-        vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=24, max_length=192
+        vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=24,
+        max_length=192,
     )  # fmt: skip
     save_pretrained(random_decoder(spec, deviation=0.3), root / "model", tokenizer=tokenizer)
     return root / "model"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
-from datagen.coverage import coverage
 from datagen.journal import SIMULATED
+from datagen.look.quality import LABELS, Quality, measure
+from datagen.look.stats import NONE, number, share, turn_stats
 from datagen.personas import Personas
-from datagen.quality import LABELS, Quality, measure
-from datagen.stats import NONE, number, share, turn_stats
+from datagen.pool.coverage import coverage
 
 _TITLES = {
     "persona_writer": "persona writer",
@@ -273,7 +273,7 @@ replies, direct preference optimisation on the pairs, and tests of both on perso
 
 
 def _citation() -> str:
-    reference = (Path(__file__).parent / "aloe_trees" / "CITATIONS.bib").read_text(encoding="utf-8").strip()
+    reference = (Path(__file__).parents[1] / "aloe_trees" / "CITATIONS.bib").read_text(encoding="utf-8").strip()
     return (
         "## Citation\n\nThe method is that of [arXiv 2410.03642](https://arxiv.org/abs/2410.03642):\n\n"
         f"```bibtex\n{reference}\n```"

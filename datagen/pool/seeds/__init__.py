@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from datagen.similarity import Kind, fault
+from datagen.pool.similarity import Kind, fault
 
 _OWN = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aloe_jax.conversation import Branch, Conversation
-from datagen.sentences import content_words, sentences, stems, words
+from datagen.look.sentences import content_words, sentences, stems, words
 
 STATED = 0.6  # share of a sentence's content words that a text must have to count as stating it
 SHORTEST = 2  # content words below which a sentence cannot be told apart and is passed over

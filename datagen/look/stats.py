@@ -13,8 +13,8 @@ from aloe_jax import config
 from aloe_jax.conversation import Conversation, Turn
 from datagen.conversations import plan, recorded_conversations, short_reason
 from datagen.journal import BATCH, CONVERSATION, POOL, SKIP
+from datagen.look.quality import LABELS, Quality, measure
 from datagen.personas import Personas, recorded_personas
-from datagen.quality import LABELS, Quality, measure
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,7 +65,7 @@ def tables(ledger: Ledger, settings: config.Datagen) -> list[Table]:
 
     Raises AloeError when the journal holds no personas.
     """
-    from datagen import coverage
+    from datagen.pool import coverage
 
     personas = recorded_personas(ledger, settings)
     record = ledger.get(POOL, "personas") or {}

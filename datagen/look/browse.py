@@ -18,8 +18,8 @@ from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona, Turn
 from aloe_jax.errors import AloeError
 from datagen.convert import Format, read
-from datagen.quality import LABELS, Leak, Measures, Quality, measure
-from datagen.sentences import content_words, sentences, words
+from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
+from datagen.look.sentences import content_words, sentences, words
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger

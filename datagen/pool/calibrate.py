@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from datagen.coverage import age, find_age
-from datagen.similarity import neighbours, paired
+from datagen.pool.coverage import age, find_age
+from datagen.pool.similarity import neighbours, paired
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
     from aloe_jax.llm.ledger import Ledger
-    from datagen.embeddings import Vectors
+    from datagen.pool.embeddings import Vectors
 
 COMPARED = (0.5, 0.6, 0.7, 0.8)  # thresholds shown beside the recommended one
 FEWEST = 5  # texts from which a distribution is worth looking at

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from datagen.embeddings import Vectors, Words
+from datagen.pool.embeddings import Vectors, Words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from datagen.embeddings import vectors_name, vectors_of
 from datagen.journal import BATCH, POOL
-from datagen.similarity import Kind, Novelty
+from datagen.pool.embeddings import vectors_name, vectors_of
+from datagen.pool.similarity import Kind, Novelty
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger

@@ -1,0 +1,1 @@
+"""Pools of profiles and personalities: seeds, growth, similarity, and what the pools cover."""
