@@ -40,6 +40,7 @@ bench: $(READY)  ## Benchmarks: ratios measured side by side
 	@$(BIN)/python -m tests.benchmarks.tree_packing
 	@$(BIN)/python -m tests.benchmarks.persona_filter
 	@$(BIN)/python -m tests.benchmarks.remote_calls
+	@$(BIN)/python -m tests.benchmarks.load_checkpoint
 
 lock: $(READY)  ## Resolve requirements.lock anew from setup.cfg
 	@$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.12 --no-emit-index-url \

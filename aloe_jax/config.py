@@ -43,6 +43,20 @@ class Architecture(Section):
     tie_embeddings: bool = True
 
 
+LoRATarget = Literal["query", "key", "value", "output", "gate", "up", "down"]
+
+
+class LoRA(Section):
+    """Low-rank adapters: small matrices are trained beside weights that stay as they are (arXiv 2106.09685)."""
+
+    rank: Positive = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # the adapters' product is scaled by alpha / rank
+    targets: tuple[LoRATarget, ...] = Field(
+        default=("query", "key", "value", "output", "gate", "up", "down"), min_length=1, strict=False
+    )
+    base: Literal["as_loaded", "int8", "int4", "nf4"] = "as_loaded"  # how the frozen weights are held; nf4: QLoRA
+
+
 class Model(Section):
     """Which model, and how it is computed."""
 
@@ -54,6 +68,7 @@ class Model(Section):
     unroll: Positive = 1  # layers per scan step: more compiles longer and runs faster on CPU
     dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    lora: LoRA | None = None  # None: all parameters are trained
 
 
 class Data(Section):
@@ -101,6 +116,9 @@ class DPO(Section):
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     beta: Annotated[float, Field(gt=0)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    # Adds so many times the preferred replies' negative log-likelihood a token: DPO alone may make both replies of a
+    # pair less likely as long as the gap grows, until the model says neither.
+    sft_weight: Annotated[float, Field(ge=0.0)] = 0.0
 
 
 class Checkpoints(Section):
@@ -134,6 +152,8 @@ class Train(Section):
             raise ValueError("data.path: give a TFDS directory or a JSONL file of conversations")
         if self.model.path is None and self.stage == "dpo":
             raise ValueError("model.path: dpo starts from a trained model, its reference; give its directory")
+        if self.model.path is None and self.model.lora is not None:
+            raise ValueError("model.lora: adapters need a model to adapt; give model.path")
         if self.model.path is None and self.model.tokenizer is None:
             raise ValueError("model.tokenizer: a model from scratch needs a tokenizer directory")
         return self

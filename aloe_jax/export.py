@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from aloe_jax.command import one_line_errors
@@ -14,10 +16,22 @@ from aloe_jax.command import one_line_errors
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the weights; by default the run's.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Largest safetensors file.")
 @click.option("--metrics", metavar="FILE", help="metrics.json of a benchmark, for the model card.")
+@click.option("--adapter", is_flag=True, help="Of a run with model.lora: only its adapters, as peft reads them.")
+@click.option("--base", metavar="DIR_OR_NAME", help="With --adapter: the Hugging Face model they belong to.")
 def main(
-    checkpoint: str, output: str, step: int | None, dtype: str | None, max_shard_size: str, metrics: str | None
+    checkpoint: str,
+    output: str,
+    step: int | None,
+    dtype: str | None,
+    max_shard_size: str,
+    metrics: str | None,
+    adapter: bool,
+    base: str | None,
 ) -> None:
     """Write a model as safetensors with config.json, tokenizer and a model card.
+
+    Adapters of a run with model.lora are added to the weights they were trained beside; with --adapter they are
+    written alone, as a directory that peft loads.
 
     transformers and the servers that read its format load the directory. What was written is read back and
     compared before it takes its name. The card states base model, data, settings and licence, and, when a
@@ -26,7 +40,9 @@ def main(
     Example: python -m aloe_jax.export --checkpoint runs/demo/dpo --output runs/demo/export --dtype bfloat16
     """
     with one_line_errors():
-        size = export(checkpoint, output, step, dtype, max_shard_size, metrics)
+        if base is not None and not adapter:
+            raise click.UsageError("--base belongs to --adapter")
+        size = export(checkpoint, output, step, dtype, max_shard_size, metrics, adapter, base)
         click.echo(f"{output}: {size:,} parameters")
 
 
@@ -37,14 +53,15 @@ def export(
     dtype: str | None = None,
     max_shard_size: str = "5GB",
     metrics: str | None = None,
+    adapter: bool = False,
+    base: str | None = None,
 ) -> int:
     """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
-    from pathlib import Path
-
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
     from aloe_jax.models import is_huggingface, load_pretrained, model_card, save_pretrained, tokenizer_directory
     from aloe_jax.models.huggingface import size_in_bytes
+    from aloe_jax.models.peft import save_adapter_directory
     from aloe_jax.models.run_directory import load_run
 
     source, target = Path(checkpoint), Path(output)
@@ -66,11 +83,36 @@ def export(
     if scores is not None and played:
         simulated.append(f"in the benchmark a script played {', '.join(played)}.")
     stored = dtype or (origin.stages[0].model.dtype if origin.stages else "float32")
-    model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
+    if adapter:
+        base = base or adapter_base(source)
+        model = load_run(source, stored, step=step, merge=False)
+    else:
+        model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
     card = model_card.full_card(model.spec, origin, scores, simulated)
     tokenizer = load_tokenizer(tokenizer_directory(source))
+    if adapter:
+        assert base is not None
+        save_adapter_directory(model, target, base, stored, tokenizer, card)
+        return sum(value[...].size for value in model.adapters.values())
     save_pretrained(model, target, max_shard_size, stored, tokenizer, card)
     return model.spec.parameter_count()
+
+
+def adapter_base(run: Path) -> str:
+    """The Hugging Face directory that a run's adapters belong to. Raises AloeError when there is none."""
+    from aloe_jax.errors import AloeError
+    from aloe_jax.models import is_huggingface
+    from aloe_jax.models.run_directory import load_adapter
+
+    found = None if is_huggingface(run) else load_adapter(run)
+    if found is None:
+        raise AloeError(f"{run}: holds no adapters of its own; --adapter is for a run with model.lora")
+    if not is_huggingface(found[0]):
+        raise AloeError(
+            f"{run}: its adapters belong to the run {found[0]}, which peft cannot load; export that first "
+            f"(python -m aloe_jax.export --checkpoint {found[0]} --output DIR) and give --base DIR"
+        )
+    return found[0]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 from aloe_jax.errors import AloeError
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.huggingface import load_huggingface, save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.weights import parameter_shardings, weights
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Decoder",
     "ModelSpec",
     "assemble",
+    "check_vocabulary",
     "load_pretrained",
     "parameter_shardings",
     "save_pretrained",

@@ -1,7 +1,8 @@
 """Grouped-query attention under the interval mask, in plain XLA.
 
 Query q sees key k when k <= q < subtree_end[k]: with a token tree laid out depth first, a token sees its
-ancestors and itself and nothing else. Without subtree_end the mask is causal.
+ancestors and itself and nothing else. Without subtree_end the mask is causal. A sliding window W shows only the
+keys with positions[q] - positions[k] < W: the last W tokens of the query's own path.
 """
 
 from __future__ import annotations
@@ -27,13 +28,17 @@ def attend(
     value: jax.Array,
     subtree_end: jax.Array | None = None,
     method: Method = "auto",
+    positions: jax.Array | None = None,
+    window: jax.Array | int | None = None,
 ) -> jax.Array:
     """Softmax attention over the keys that the interval mask shows, scaled by 1/sqrt(H); softmax in float32.
 
     query [B,T,N,H], key and value [B,T,K,H] with N a multiple of K (query head n reads key head n // (N/K)),
     subtree_end int [B,T] or None -> [B,T,N,H] in the type of the query. `dense` holds scores [B,N,T,T];
-    `chunked` holds them for a chunk of queries and only the keys that come before its end.
+    `chunked` holds them for a chunk of queries and only the keys that come before its end. `window` counts in
+    `positions` int [B or 1,T], which it needs.
     """
+    assert window is None or positions is not None
     length = query.shape[1]
     query, key, value = grouped(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2)
     if method == "auto":
@@ -46,7 +51,8 @@ def attend(
         if method == "chunked" and length > KEEP_LIMIT:
             block = jax.checkpoint(block)
         end = None if subtree_end is None else subtree_end[:, :stop]
-        pieces.append(block(query[:, :, :, start:stop], key[:, :, :stop], value[:, :, :stop], end))
+        place = None if window is None or positions is None else (positions[:, :stop], window)
+        pieces.append(block(query[:, :, :, start:stop], key[:, :, :stop], value[:, :, :stop], end, place))
     return ungrouped(pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=3))
 
 
@@ -67,13 +73,25 @@ def ungrouped(mixed: jax.Array) -> jax.Array:
 
 
 def _block(
-    query: jax.Array, key: jax.Array, value: jax.Array, subtree_end: jax.Array | None, *, start: int
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    subtree_end: jax.Array | None,
+    place: tuple[jax.Array, jax.Array | int] | None,
+    *,
+    start: int,
 ) -> jax.Array:
-    """Queries start..start+Q against keys 0..S: [B,K,G,Q,H], [B,K,S,H], [B,K,S,H], [B,S] -> [B,K,G,Q,H]."""
+    """Queries start..start+Q against keys 0..S: [B,K,G,Q,H], [B,K,S,H], [B,K,S,H], [B,S] -> [B,K,G,Q,H].
+
+    `place`: positions [B or 1,S] and the window in them.
+    """
     queries = (start + jnp.arange(query.shape[3]))[:, None]
     seen = (jnp.arange(key.shape[2])[None] <= queries)[None]  # [1,Q,S]
     if subtree_end is not None:
         seen = seen & (queries[None] < subtree_end[:, None])  # [B,Q,S]
+    if place is not None:
+        positions, window = place
+        seen = seen & (positions[:, start:, None] - positions[:, None] < window)
     return weigh(query, key, value, seen[:, None, None])
 
 

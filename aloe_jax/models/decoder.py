@@ -1,8 +1,8 @@
-"""The decoder: Llama's arithmetic, layers stacked and scanned.
+"""The decoder: Llama's arithmetic and what other families add to it, layers stacked and scanned.
 
-Numerics follow transformers' LlamaForCausalLM: RMSNorm, rotary positions on half-split heads, grouped-query
-attention, SwiGLU. Shapes: B batch, T tokens, D model, N/K query and key heads, H head size, F feed-forward,
-V vocabulary, L layers, S cache slots.
+Numerics follow transformers: RMSNorm, rotary positions on half-split heads, grouped-query attention, SwiGLU, and by
+the switches of `ModelSpec` sliding windows, biases, other norms in other places, clipping. Shapes: B batch, T tokens,
+D model, N/K query and key heads, H head size, F feed-forward, V vocabulary, L layers, S cache slots.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from aloe_jax import config
 from aloe_jax.models.attention import Method, attend, grouped, ungrouped, weigh
+from aloe_jax.models.lora import delta, dense
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import constrain
 
 Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [B,K,S,H] of every layer
-Layer = dict[str, jax.Array]  # the weights of one layer by name, without the leading L
+Layer = dict[str, Any]  # the weights and adapters of one layer by name, without the leading L
+NO_WINDOW = 2**30  # tokens: more than any path has
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,19 @@ class Compute:
 
 
 class Decoder(nnx.Module):
-    """A causal language model over token trees. Its parameters are `weights(spec)`, as nnx.Param."""
+    """A causal language model over token trees. Its parameters are `weights(spec)`, as nnx.Param.
+
+    With adapters (see lora.py), `lora` says which, and `adapters` holds them.
+    """
+
+    adapters: nnx.Dict
 
     def __init__(
         self, spec: ModelSpec, *, rngs: nnx.Rngs, dtype: str = "float32", compute: Compute | None = None
     ) -> None:
         self.spec = spec
         self.compute = compute or Compute()
+        self.lora: config.LoRA | None = None
         tree = nested(
             {
                 name: nnx.Param(weight.initialiser(rngs.params(), weight.shape).astype(dtype))
@@ -51,7 +60,8 @@ class Decoder(nnx.Module):
         )
         self.embedding = tree["embedding"]
         self.layers = nnx.Dict(tree["layers"])
-        self.final_norm = tree["final_norm"]
+        if "final_norm" in tree:
+            self.final_norm = tree["final_norm"]
         if not spec.tie_embeddings:
             self.head = tree["head"]
 
@@ -74,15 +84,18 @@ class Decoder(nnx.Module):
             positions = jnp.arange(tokens.shape[1])[None]
         rotation = rope_rotation(self.spec, positions)
 
-        def step(x: jax.Array, layer: Layer) -> tuple[jax.Array, None]:
+        def step(x: jax.Array, inputs: tuple[Layer, jax.Array | None]) -> tuple[jax.Array, None]:
+            layer, window = inputs
+
             def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-                return attend(query, key, value, subtree_end, self.compute.attention)
+                return attend(query, key, value, subtree_end, self.compute.attention, positions, window)
 
             return self._layer(x, layer, rotation, mix), None
 
         step = rematerialised(step, self.compute.remat)
-        x, _ = lax.scan(step, self._embed(tokens), self._stacked(), unroll=self.compute.unroll)
-        return rms_norm(x, self.final_norm[...], self.spec.norm_eps)
+        windows = jnp.array([window or NO_WINDOW for window in self.spec.windows]) if self.spec.windows else None
+        x, _ = lax.scan(step, self._embed(tokens), (self._stacked(), windows), unroll=self.compute.unroll)
+        return self._final(x)
 
     def cached(self, tokens: jax.Array, cache: Cache, lengths: jax.Array) -> tuple[jax.Array, Cache]:
         """Continue rows whose first `lengths` [B] tokens are in the cache: int [B,T] -> ([B,T,D], cache).
@@ -91,14 +104,19 @@ class Decoder(nnx.Module):
         past the last slot S is not stored.
         """
         positions = lengths[:, None] + jnp.arange(tokens.shape[1])[None]  # [B,T]
-        slots = cache[0][0].shape[2]
-        seen = (jnp.arange(slots)[None, None] <= positions[:, :, None])[:, None, None]  # [B,1,1,T,S]
+        behind = positions[:, :, None] - jnp.arange(cache[0][0].shape[2])[None, None]  # [B,T,S]
+        windows = self.spec.windows or (0,) * self.spec.layers
+        masks = {  # [B,1,1,T,S]
+            window: ((behind >= 0) & (behind < window) if window else behind >= 0)[:, None, None]
+            for window in dict.fromkeys(windows)
+        }
         rotation = rope_rotation(self.spec, positions)
         rows = jnp.arange(tokens.shape[0])[:, None]
         stored: list[tuple[jax.Array, jax.Array]] = []
 
         def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             keys, values = cache[len(stored)]
+            seen = masks[windows[len(stored)]]
             keys = keys.at[rows, :, positions].set(key, mode="drop")
             values = values.at[rows, :, positions].set(value, mode="drop")
             stored.append((keys, values))
@@ -108,8 +126,8 @@ class Decoder(nnx.Module):
         x = self._embed(tokens)
         stacked = self._stacked()
         for index in range(self.spec.layers):
-            x = self._layer(x, {name: weight[index] for name, weight in stacked.items()}, rotation, mix)
-        return rms_norm(x, self.final_norm[...], self.spec.norm_eps), tuple(stored)
+            x = self._layer(x, jax.tree.map(lambda weight: weight[index], stacked), rotation, mix)  # noqa: B023
+        return self._final(x), tuple(stored)
 
     def unembedding(self) -> jax.Array:
         """The head [D,V] in the compute type: the transposed embedding where they are tied."""
@@ -127,7 +145,8 @@ class Decoder(nnx.Module):
             return constrain(x, ("batch", "length", "features"))
 
     def _stacked(self) -> Layer:
-        return {name: param[...] for name, param in self.layers.items()}
+        adapters = {name: value[...] for name, value in self.adapters.items()} if self.lora is not None else {}
+        return {name: param[...] for name, param in self.layers.items()} | adapters
 
     def _layer(
         self,
@@ -137,23 +156,56 @@ class Decoder(nnx.Module):
         mix: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     ) -> jax.Array:
         """One layer: [B,T,D] -> [B,T,D]; `mix` is the attention over q [B,T,N,H], k and v [B,T,K,H]."""
-        eps = self.spec.norm_eps
-        weight = {name: w if name.endswith("_norm") else w.astype(x.dtype) for name, w in layer.items()}
+        spec = self.spec
+        weight = {name: w if name.endswith("_norm") else dense(w).astype(x.dtype) for name, w in layer.items()}
+        features = ("batch", "length", "features")
+
+        def norm(name: str, place: str, x: jax.Array) -> jax.Array:
+            return self._norm(x, weight.get(name)) if spec.norm_place == place else x
+
+        def adapted(name: str, x: jax.Array, made: jax.Array) -> jax.Array:
+            if self.lora is None or name not in self.lora.targets:
+                return made
+            return made + delta(x, weight[f"{name}_a"], weight[f"{name}_b"], self.lora)
+
+        def heads(name: str, x: jax.Array) -> jax.Array:
+            """Queries, keys or values: [B,T,D] -> [B,T,heads,H]."""
+            made = adapted(name, x, jnp.einsum("btd,dnh->btnh", x, weight[name]))
+            if name in spec.biases:
+                made = made + weight[f"{name}_bias"].reshape(1, 1, *made.shape[2:])
+            if spec.clip_qkv is not None:
+                made = jnp.clip(made, -spec.clip_qkv, spec.clip_qkv)
+            if name != "value" and spec.qk_norm == "head":
+                made = rms_norm(made, weight[f"{name}_norm"], spec.norm_eps)
+            elif name != "value" and spec.qk_norm == "projection":
+                flat = made.reshape(*made.shape[:2], -1)
+                made = rms_norm(flat, weight[f"{name}_norm"], spec.norm_eps).reshape(made.shape)
+            return constrain(made, ("batch", "length", "query_heads" if name == "query" else "kv_heads", "head_size"))
+
+        def biased(name: str, x: jax.Array) -> jax.Array:
+            return x + weight[f"{name}_bias"].reshape(1, 1, -1) if name in spec.biases else x
+
         with jax.named_scope("attention"):
-            h = rms_norm(x, weight["attention_norm"], eps)
-            heads = ("batch", "length", "query_heads", "head_size")
-            kv_heads = ("batch", "length", "kv_heads", "head_size")
-            query = constrain(jnp.einsum("btd,dnh->btnh", h, weight["query"]), heads)
-            key = constrain(jnp.einsum("btd,dkh->btkh", h, weight["key"]), kv_heads)
-            value = constrain(jnp.einsum("btd,dkh->btkh", h, weight["value"]), kv_heads)
-            mixed = constrain(mix(rotate(query, rotation), rotate(key, rotation), value), heads)
-            x = constrain(x + jnp.einsum("btnh,nhd->btd", mixed, weight["output"]), ("batch", "length", "features"))
+            h = norm("attention_norm", "input", x)
+            query, key, value = heads("query", h), heads("key", h), heads("value", h)
+            mixed = mix(rotate(query, rotation), rotate(key, rotation), value)
+            mixed = constrain(mixed, ("batch", "length", "query_heads", "head_size"))
+            out = biased("output", adapted("output", mixed, jnp.einsum("btnh,nhd->btd", mixed, weight["output"])))
+            x = constrain(x + norm("attention_norm", "output", out), features)
         with jax.named_scope("feed_forward"):
-            h = rms_norm(x, weight["feed_forward_norm"], eps)
+            h = norm("feed_forward_norm", "input", x)
             inner = ("batch", "length", "feed_forward")
-            gate = constrain(h @ weight["gate"], inner)
-            up = constrain(h @ weight["up"], inner)
-            return constrain(x + (jax.nn.silu(gate) * up) @ weight["down"], ("batch", "length", "features"))
+            gate = constrain(biased("gate", adapted("gate", h, h @ weight["gate"])), inner)
+            up = constrain(biased("up", adapted("up", h, h @ weight["up"])), inner)
+            h = jax.nn.silu(gate) * up
+            out = biased("down", adapted("down", h, h @ weight["down"]))
+            return constrain(x + norm("feed_forward_norm", "output", out), features)
+
+    def _norm(self, x: jax.Array, scale: jax.Array | None) -> jax.Array:
+        return layer_norm(x, self.spec.norm_eps) if scale is None else rms_norm(x, scale, self.spec.norm_eps)
+
+    def _final(self, x: jax.Array) -> jax.Array:
+        return self._norm(x, None if self.spec.norm == "layer" else self.final_norm[...])
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -162,6 +214,13 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     scale = jnp.expand_dims(scale.astype(jnp.float32), tuple(range(x.ndim - 1)))
     return (wide * scale).astype(x.dtype)
+
+
+def layer_norm(x: jax.Array, eps: float) -> jax.Array:
+    """(x - mean(x)) / sqrt(variance(x) + eps) over the last axis, in float32 (Ba et al. 2016), without weights."""
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    return (wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)).astype(x.dtype)
 
 
 def rope_rotation(spec: ModelSpec, positions: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,17 +1,18 @@
 """Hugging Face directories: safetensors, config.json, tokenizer, model card; read and written.
 
-One table of keys serves both directions. Weights pass through host memory one (stacked) weight at a time.
+One table of keys a family serves both directions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import shutil
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
-from safetensors import SafetensorError, safe_open
+from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors.numpy import save_file
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.decoder import Compute, Decoder, assemble
+from aloe_jax.models.families import keys, resembling
 from aloe_jax.models.model_card import short_card
-from aloe_jax.models.spec import ModelSpec, token_ids
+from aloe_jax.models.placement import Source, place
+from aloe_jax.models.spec import ModelSpec, check_vocabulary, token_ids
+from aloe_jax.models.tensor_files import DTYPES, INDEX, SINGLE, Stored, open_tensors, read_json
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
 
-# Our name -> (Hugging Face's key, how many of our leading axes are inputs of the matrix). Linear layers are stored
-# there as [outputs, inputs], so those are transposed; 0: stored as it is.
-KEYS: dict[str, tuple[str, int]] = {
-    "embedding": ("model.embed_tokens.weight", 0),
-    "layers.attention_norm": ("model.layers.{}.input_layernorm.weight", 0),
-    "layers.query": ("model.layers.{}.self_attn.q_proj.weight", 1),
-    "layers.key": ("model.layers.{}.self_attn.k_proj.weight", 1),
-    "layers.value": ("model.layers.{}.self_attn.v_proj.weight", 1),
-    "layers.output": ("model.layers.{}.self_attn.o_proj.weight", 2),
-    "layers.feed_forward_norm": ("model.layers.{}.post_attention_layernorm.weight", 0),
-    "layers.gate": ("model.layers.{}.mlp.gate_proj.weight", 1),
-    "layers.up": ("model.layers.{}.mlp.up_proj.weight", 1),
-    "layers.down": ("model.layers.{}.mlp.down_proj.weight", 1),
-    "final_norm": ("model.norm.weight", 0),
-    "head": ("lm_head.weight", 1),
-}
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+MOST_THREADS = 16  # that read files
 
 
 def load_huggingface(
@@ -55,32 +41,42 @@ def load_huggingface(
 ) -> Decoder:
     """The model in a Hugging Face directory, its parameters in `dtype`, laid out over `mesh` where one is given.
 
-    Raises AloeError naming the file, the key and what was expected: a file missing or cut short, a tensor missing,
-    left over or of another shape, a model of another family.
+    The files are mapped, and every device reads its own part. Raises AloeError naming the file, the key and what was
+    expected: a file missing, cut short or a pickle, a tensor missing, left over, of another shape or type, with NaN
+    or infinity in it, a model of another family.
     """
     path = Path(path)
     spec = read_spec(path)
     described = weights(spec)
-    with ExitStack() as stack:
-        tensors = _open(path, stack)
-        _check_keys(path, tensors, described, spec)
-        values = {}
+    tensors = open_tensors(path)
+    _check_tensors(path, tensors, described, spec)
+    table = keys(spec.family)
+    alone = SingleDeviceSharding(jax.devices()[0])
+    streamed = layer_by_layer()
+    values = {}
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         for name, weight in described.items():
-            host = _read(tensors, name, weight, jnp.dtype(dtype))
-            if mesh is None:
-                values[name] = jnp.asarray(host)
-            else:  # every device receives its part only
-                place = weight_sharding(weight, mesh)
-                values[name] = jax.make_array_from_callback(weight.shape, place, host.__getitem__)
+            pattern, inputs = table[name]
+            stored = [tensors[key] for key, _ in stored_keys(name, weight, spec.family)]
+            source = Source(stored, weight.shape, "{}" in pattern, inputs, dtype)
+            sharding = alone if mesh is None else weight_sharding(weight, mesh)
+            values[name] = place(source, sharding, pool, streamed)
     return assemble(spec, nested(values), compute)
 
 
+def layer_by_layer() -> bool:
+    """Whether the host should hold one layer of a weight at a time: not where its memory is the device's."""
+    return jax.devices()[0].platform != "cpu"
+
+
 def read_spec(path: Path) -> ModelSpec:
-    """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply."""
-    spec = ModelSpec.from_huggingface(_read_json(path / "config.json"), str(path / "config.json"))
+    """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's."""
+    spec = ModelSpec.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
     if (path / "generation_config.json").exists():
-        more = token_ids(_read_json(path / "generation_config.json").get("eos_token_id"))
-        spec = ModelSpec(**{**vars(spec), "eos_ids": tuple(dict.fromkeys((*spec.eos_ids, *more)))})
+        more = read_json(path / "generation_config.json")
+        ids = dict.fromkeys((*spec.eos_ids, *token_ids(more.get("eos_token_id"))))
+        pad = spec.pad_id if spec.pad_id is not None else more.get("pad_token_id")
+        spec = dataclasses.replace(spec, eos_ids=tuple(ids), pad_id=pad)
     return spec
 
 
@@ -97,10 +93,13 @@ def save_pretrained(
     `dtype`: of the stored weights, by default the model's own. `tokenizer`: a transformers tokenizer, saved beside
     the weights. `card`: the README.md, by default a short one. The files are written beside `path`, read back,
     compared by checksum, and renamed; a directory that an earlier export wrote is replaced. Raises AloeError when
-    `path` holds anything else, or when what was read back differs.
+    `path` holds anything else, when the tokenizer is larger than the model's vocabulary, or when what was read back
+    differs.
     """
     path = Path(path)
     limit = size_in_bytes(max_shard_size)
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, model.spec, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     leader = jax.process_index() == 0  # of several hosts, one writes
     if leader:
@@ -126,7 +125,7 @@ def save_pretrained(
         for file in temporary.glob("*.safetensors"):  # made for the owner only
             shutil.copymode(temporary / "config.json", file)
         _verify(temporary, path, sums)
-        _replace(temporary, path)
+        replace_directory(temporary, path)
     finally:
         if leader:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -155,63 +154,33 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- reading
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise AloeError(f"{path}: not found; give the directory of a Hugging Face model") from None
-    except (OSError, ValueError) as error:
-        raise AloeError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise AloeError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
-
-
-def _open(path: Path, stack: ExitStack) -> dict[str, tuple[Path, Any]]:
-    """Every tensor's key with its file, opened (memory-mapped) until `stack` closes."""
-    if (path / INDEX).exists():
-        wanted = _read_json(path / INDEX).get("weight_map")
-        if not isinstance(wanted, dict):
-            raise AloeError(f"{path / INDEX}: has no weight_map")
-        files = [path / name for name in sorted(set(wanted.values()))]
-    else:
-        wanted, files = {}, [path / SINGLE]
-    tensors: dict[str, tuple[Path, Any]] = {}
-    for file in files:
-        try:
-            opened = stack.enter_context(safe_open(str(file), "np"))
-        except FileNotFoundError:
-            named = f"{INDEX} names it" if wanted else "only safetensors weights are read"
-            raise AloeError(f"{file}: not found, and {named}; copy the whole model directory") from None
-        except (SafetensorError, OSError) as error:
-            raise AloeError(f"{file}: not a whole safetensors file ({error}); copy it again") from None
-        tensors.update({key: (file, opened) for key in opened.keys()})  # noqa: SIM118 - not a dict
-    for key, name in wanted.items():
-        if key not in tensors or tensors[key][0].name != name:
-            raise AloeError(f"{path / name}: tensor {key} is missing, and {INDEX} places it there; copy it again")
-    return tensors
-
-
-def _check_keys(
-    path: Path, tensors: dict[str, tuple[Path, Any]], described: dict[str, Weight], spec: ModelSpec
-) -> None:
-    expected = {key: shape for name, weight in described.items() for key, shape in _keys(name, weight)}
+def _check_tensors(path: Path, tensors: dict[str, Stored], described: dict[str, Weight], spec: ModelSpec) -> None:
+    """Raise AloeError unless the files hold what `spec` describes: every tensor, in its shape, and no other."""
+    family = spec.family
+    expected = {key: shape for name, weight in described.items() for key, shape in stored_keys(name, weight, family)}
+    alike = resembling(tensors)
+    hint = f"; the tensors are those of {' or '.join(alike)}" if alike and family not in alike else ""
     for key, shape in expected.items():
         if key not in tensors:
-            raise AloeError(f"{path}: tensor {key} {list(shape)} is missing from the safetensors files")
-        file, opened = tensors[key]
-        found = tuple(opened.get_slice(key).get_shape())
-        if found != shape:
-            raise AloeError(f"{file}: tensor {key} is {list(found)}, config.json makes it {list(shape)}")
-    for key, (file, _) in tensors.items():
-        copy_of_embedding = spec.tie_embeddings and key == KEYS["head"][0]
+            raise AloeError(f"{path}: tensor {key} {list(shape)} is missing from the safetensors files{hint}")
+        stored = tensors[key]
+        if stored.dtype not in DTYPES:
+            raise AloeError(f"{stored.file}: tensor {key} is stored as {stored.dtype}; supported: {', '.join(DTYPES)}")
+        if stored.shape != shape:
+            raise AloeError(
+                f"{stored.file}: tensor {key} is {list(stored.shape)}, config.json makes it {list(shape)}{hint}"
+            )
+    for key, stored in tensors.items():
+        copy_of_embedding = spec.tie_embeddings and key == keys(family)["head"][0]
         if key not in expected and not copy_of_embedding and not key.endswith("rotary_emb.inv_freq"):
-            raise AloeError(f"{file}: tensor {key} has no place in a llama of {spec.layers} layers by config.json")
+            raise AloeError(
+                f"{stored.file}: tensor {key} has no place in a {family} of {spec.layers} layers by config.json" + hint
+            )
 
 
-def _keys(name: str, weight: Weight) -> Iterator[tuple[str, tuple[int, ...]]]:
+def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The keys that one of our weights is stored under there, with their shapes; one a layer where stacked."""
-    pattern, inputs = KEYS[name]
+    pattern, inputs = keys(family)[name]
     stacked = "{}" in pattern
     shape = weight.shape[1:] if stacked else weight.shape
     if inputs:
@@ -220,24 +189,18 @@ def _keys(name: str, weight: Weight) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield pattern.format(layer), shape
 
 
-def _read(tensors: dict[str, tuple[Path, Any]], name: str, weight: Weight, dtype: np.dtype) -> np.ndarray:
-    pattern, inputs = KEYS[name]
-    host = np.empty(weight.shape, dtype)
-    parts = host if "{}" in pattern else host[None]
-    for part, (key, _) in zip(parts, _keys(name, weight), strict=True):
-        stored = tensors[key][1].get_tensor(key)
-        part[...] = (stored.T if inputs else stored).reshape(part.shape)
-    return host
-
-
 # ---------------------------------------------------------------- writing
 
 
 def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str, write: bool) -> dict[str, int]:
     """Write all shards and the index; returns a checksum for every key."""
-    described = weights(model.spec)
+    described, family = weights(model.spec), model.spec.family
     item = jnp.dtype(dtype).itemsize
-    sizes = {key: math.prod(shape) * item for name, weight in described.items() for key, shape in _keys(name, weight)}
+    sizes = {
+        key: math.prod(shape) * item
+        for name, weight in described.items()
+        for key, shape in stored_keys(name, weight, family)
+    }
     shards = _plan(sizes, limit)
     single = len(shards) == 1
     names = [SINGLE if single else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
@@ -246,7 +209,7 @@ def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str, writ
     held: dict[str, np.ndarray] = {}
     current = 0
     for name, weight in described.items():
-        for key, tensor in _tensors(name, weight, _host(_leaf(parameters, name)), jnp.dtype(dtype)):
+        for key, tensor in _tensors(name, weight, _host(_leaf(parameters, name)), jnp.dtype(dtype), family):
             held[key] = tensor
             sums[key] = zlib.crc32(tensor.view(np.uint8).data)
             if key == shards[current][-1]:
@@ -273,10 +236,12 @@ def _plan(sizes: dict[str, int], limit: int) -> list[list[str]]:
     return shards
 
 
-def _tensors(name: str, weight: Weight, host: np.ndarray, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    pattern, inputs = KEYS[name]
+def _tensors(
+    name: str, weight: Weight, host: np.ndarray, dtype: np.dtype, family: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    pattern, inputs = keys(family)[name]
     parts = host if "{}" in pattern else host[None]
-    for part, (key, shape) in zip(parts, _keys(name, weight), strict=True):
+    for part, (key, shape) in zip(parts, stored_keys(name, weight, family), strict=True):
         tensor = part.reshape(shape[::-1]).T if inputs else part
         yield key, np.ascontiguousarray(tensor.astype(dtype))
 
@@ -294,15 +259,15 @@ def _host(value: jax.Array) -> np.ndarray:
 
 
 def _verify(directory: Path, path: Path, sums: dict[str, int]) -> None:
-    with ExitStack() as stack:
-        tensors = _open(directory, stack)
-        for key, expected in sums.items():
-            found = tensors[key][1].get_tensor(key) if key in tensors else None
-            if found is None or zlib.crc32(np.ascontiguousarray(found).view(np.uint8).data) != expected:
-                raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
+    tensors = open_tensors(directory)
+    for key, expected in sums.items():
+        stored = tensors.get(key)
+        if stored is None or zlib.crc32(stored.array.reshape(-1).view(np.uint8).data) != expected:
+            raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
+        stored.forget(stored.array)
 
 
-def _replace(temporary: Path, path: Path) -> None:
+def replace_directory(temporary: Path, path: Path) -> None:
     """Rename over `path`, which must be absent, empty, or hold only what an export writes."""
     if path.exists():
         written = {file.name for file in temporary.iterdir()}

@@ -12,6 +12,7 @@ import yaml
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.models.families import FAMILIES
 from aloe_jax.models.spec import ModelSpec
 
 NOT_STATED = "not stated"
@@ -31,7 +32,7 @@ def short_card(spec: ModelSpec) -> str:
     """A card for a model of which nothing but its shape is known."""
     return (
         _front_matter(NOT_STATED)
-        + f"# Llama-architecture decoder, {spec.parameter_count():,} parameters\n\n"
+        + f"# {FAMILIES[spec.family].title}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
         + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
     )
 
@@ -53,13 +54,14 @@ def trace_origin(path: Path) -> Origin:
 def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
     """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
     by a script in data and benchmark, said at the top."""
-    title = "Llama-architecture decoder" if origin.base == SCRATCH else origin.base
+    family = FAMILIES[spec.family].title
+    title = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
     lines = [f"# {', '.join([title, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
     if simulated:
         lines += [f"> **Simulated**: {sentence}" for sentence in simulated]
         lines.append("")
     lines += [
-        f"A Llama-architecture decoder of {spec.parameter_count():,} parameters, "
+        f"{'An' if family[0] in 'O' else 'A'} {family}-architecture decoder of {spec.parameter_count():,} parameters, "
         + ("trained with aloe-jax to suit the person it talks to." if origin.stages else "written by aloe-jax."),
         "",
         f"- Base model: {origin.base}",
@@ -120,7 +122,8 @@ def _training(origin: Origin) -> Iterator[str]:
         known = {True: ", simulated", False: "", None: ""}[simulated_data(stage.data.path)]
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         objective = (
-            f"DPO ({stage.dpo.loss}, beta {stage.dpo.beta}, label smoothing {stage.dpo.label_smoothing})"
+            f"DPO ({stage.dpo.loss}, beta {stage.dpo.beta}, label smoothing {stage.dpo.label_smoothing}, "
+            f"SFT term {stage.dpo.sft_weight})"
             if stage.stage == "dpo"
             else f"SFT on {stage.sft.replies} replies, averaged by {stage.sft.normalise}"
         )
@@ -135,6 +138,9 @@ def _training(origin: Origin) -> Iterator[str]:
             f"gradients clipped to norm {optimizer.clip_norm}"
         )
         yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
+        if lora := stage.model.lora:
+            held = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
+            yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base held {held}"
         yield ""
 
 

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.models.families import FAMILIES, read_switches, write_switches
 
-# Settings of a Llama config.json that change the arithmetic, with the one value that this decoder computes.
-FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+# What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
+ABSENT: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "partial_rotary_factor": (None, 1.0),
+    "quantization_config": (None,),
+}
+SIZES = (
+    "vocab_size",
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +46,23 @@ class ModelSpec:
     pad_id: int | None = None
     # Llama 3.1's stretched RoPE: factor, low_freq_factor, high_freq_factor, original_max_position_embeddings.
     rope_scaling: tuple[float, float, float, float] | None = None
+    # What other families add to Llama's arithmetic.
+    family: str = "llama"  # model_type in config.json
+    biases: tuple[str, ...] = ()  # the layer's products that add a bias: query, key, value, output, gate, up, down
+    windows: tuple[int, ...] = ()  # of every layer: how many tokens of its path a token sees; 0, or no entry: all
+    norm: Literal["rms", "layer"] = "rms"  # layer: LayerNorm without weights
+    norm_place: Literal["input", "output"] = "input"  # of attention and feed-forward
+    qk_norm: Literal["none", "head", "projection"] = "none"  # RMSNorm of queries and keys: by head, or over all heads
+    clip_qkv: float | None = None  # largest magnitude of queries, keys and values
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
-        if self.rope_scaling is not None:
-            object.__setattr__(self, "rope_scaling", tuple(self.rope_scaling))
+        for name in ("eos_ids", "rope_scaling", "biases", "windows"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else tuple(value))
+        if self.family not in FAMILIES:
+            raise AloeError(f"model: family is {self.family!r}; supported: {', '.join(FAMILIES)}")
+        if self.windows and len(self.windows) != self.layers:
+            raise AloeError(f"model: {len(self.windows)} windows for {self.layers} layers")
         if self.query_heads % self.kv_heads:
             raise AloeError(
                 f"model: {self.query_heads} query heads cannot share {self.kv_heads} key/value heads; "
@@ -85,33 +110,41 @@ class ModelSpec:
         this decoder does not have.
         """
         kind = values.get("model_type")
-        if kind != "llama":
-            raise AloeError(f"{where}: model_type is {kind!r}; supported: llama")
-        for key, only in FIXED.items():
-            if values.get(key, only) != only:
-                raise AloeError(f"{where}: {key} is {values[key]!r}; supported: {only!r}")
+        if kind not in FAMILIES:
+            raise AloeError(f"{where}: model_type is {kind!r}; supported: {', '.join(FAMILIES)}")
+        for key, supported in ABSENT.items():
+            if values.get(key, supported[0]) not in supported:
+                raise AloeError(f"{where}: {key} is {values[key]!r}; supported: {_listed(supported)}")
         # transformers 5 keeps all of RoPE in rope_parameters, 4 spreads it over rope_theta and rope_scaling.
         rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        values = {**FAMILIES[kind].reads, **values}
         try:
-            return cls(
-                vocab=values["vocab_size"],
-                layers=values["num_hidden_layers"],
-                width=values["hidden_size"],
-                query_heads=values["num_attention_heads"],
-                kv_heads=values.get("num_key_value_heads") or values["num_attention_heads"],
-                head_size=values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"],
-                feed_forward=values["intermediate_size"],
-                max_length=values["max_position_embeddings"],
-                rope_theta=float(rope.get("rope_theta") or values.get("rope_theta", 10_000.0)),
-                norm_eps=float(values.get("rms_norm_eps", 1e-6)),
-                tie_embeddings=values.get("tie_word_embeddings", False),
-                bos_id=values.get("bos_token_id"),
-                eos_ids=token_ids(values.get("eos_token_id")),
-                pad_id=values.get("pad_token_id"),
-                rope_scaling=_rope_scaling(rope, where),
-            )
+            for key in SIZES:
+                if not isinstance(values[key], int) or values[key] < 1:
+                    raise AloeError(f"{where}: {key} is {values[key]!r}; expected a positive whole number")
+            fields = {
+                "family": kind,
+                "vocab": values["vocab_size"],
+                "layers": values["num_hidden_layers"],
+                "width": values["hidden_size"],
+                "query_heads": values["num_attention_heads"],
+                "kv_heads": values.get("num_key_value_heads") or values["num_attention_heads"],
+                "head_size": values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"],
+                "feed_forward": values["intermediate_size"],
+                "max_length": values["max_position_embeddings"],
+                "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta", 10_000.0)),
+                "norm_eps": float(values.get("rms_norm_eps", 1e-6)),
+                "tie_embeddings": values.get("tie_word_embeddings", False),
+                "bos_id": values.get("bos_token_id"),
+                "eos_ids": token_ids(values.get("eos_token_id")),
+                "pad_id": values.get("pad_token_id"),
+                "rope_scaling": _rope_scaling(rope, values["max_position_embeddings"], where),
+            }
+            return cls(**{**fields, **read_switches(kind, values, where)})
         except KeyError as error:
             raise AloeError(f"{where}: the key {error.args[0]} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise AloeError(f"{where}: a setting is of the wrong kind ({error})") from None
 
     def to_huggingface(self) -> dict[str, Any]:
         """The content of a config.json that transformers 4 and 5 read as this model."""
@@ -126,8 +159,8 @@ class ModelSpec:
                 "original_max_position_embeddings": int(original),
             }
         return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [FAMILIES[self.family].architecture],
+            "model_type": self.family,
             "vocab_size": self.vocab,
             "num_hidden_layers": self.layers,
             "hidden_size": self.width,
@@ -139,31 +172,44 @@ class ModelSpec:
             "rope_theta": self.rope_theta,
             "rope_scaling": rope if self.rope_scaling is not None else None,
             "rope_parameters": {**rope, "rope_theta": self.rope_theta},
-            "rms_norm_eps": self.norm_eps,
+            **({"rms_norm_eps": self.norm_eps} if self.norm == "rms" else {}),
             "tie_word_embeddings": self.tie_embeddings,
             "bos_token_id": self.bos_id,
-            "eos_token_id": list(self.eos_ids) if len(self.eos_ids) != 1 else self.eos_ids[0],
+            "eos_token_id": {0: None, 1: next(iter(self.eos_ids), None)}.get(len(self.eos_ids), list(self.eos_ids)),
             "pad_token_id": self.pad_id,
-            **FIXED,
+            "hidden_act": "silu",
+            **write_switches(self),
         }
 
     def parameter_count(self) -> int:
         """Number of trained values; tied embeddings count once."""
-        attention = self.width * self.head_size * 2 * (self.query_heads + self.kv_heads)
-        layer = attention + 3 * self.width * self.feed_forward + 2 * self.width
+        heads = {"query": self.query_heads, "key": self.kv_heads, "value": self.kv_heads}
+        sizes = {name: count * self.head_size for name, count in heads.items()}
+        sizes |= {"output": self.width, "gate": self.feed_forward, "up": self.feed_forward, "down": self.width}
+        vectors = sum(sizes[name] for name in self.biases)
+        if self.norm == "rms":
+            vectors += 2 * self.width
+        if self.qk_norm != "none":
+            vectors += 2 * self.head_size if self.qk_norm == "head" else sizes["query"] + sizes["key"]
         embeddings = self.vocab * self.width * (1 if self.tie_embeddings else 2)
-        return self.layers * layer + embeddings + self.width
+        final = self.width if self.norm == "rms" else 0
+        return self.layers * (self._layer_matrices() + vectors) + embeddings + final
 
     def forward_flops(self, tokens: int, attended_pairs: int) -> int:
         """Floating-point operations of one forward pass over `tokens` tokens, the head included.
 
-        `attended_pairs` counts the (query, key) pairs that the mask lets through, over all rows. A multiply-add
-        counts as 2; norms, RoPE and softmax are left out. A training step is three times this.
+        `attended_pairs` counts the (query, key) pairs that the mask lets through, over all rows, windows aside: a
+        layer with a window counts at most that many keys a token. A multiply-add counts as 2; norms, biases, RoPE
+        and softmax are left out. A training step is three times this.
         """
-        weights = self.parameter_count() - (2 * self.layers + 1) * self.width
-        if not self.tie_embeddings:
-            weights -= self.vocab * self.width  # the input table is looked up, not multiplied
-        return 2 * tokens * weights + 4 * self.layers * self.query_heads * self.head_size * attended_pairs
+        windows = self.windows or (0,) * self.layers
+        pairs = sum(min(attended_pairs, tokens * window) if window else attended_pairs for window in windows)
+        matrices = self.layers * self._layer_matrices() + self.vocab * self.width
+        return 2 * tokens * matrices + 4 * self.query_heads * self.head_size * pairs
+
+    def _layer_matrices(self) -> int:
+        attention = self.width * self.head_size * 2 * (self.query_heads + self.kv_heads)
+        return attention + 3 * self.width * self.feed_forward
 
 
 def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
@@ -173,11 +219,29 @@ def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
     return (value,) if isinstance(value, int) else tuple(value)
 
 
-def _rope_scaling(rope: Mapping[str, Any], where: str) -> tuple[float, float, float, float] | None:
+def check_vocabulary(tokenizer: Any, spec: ModelSpec, where: str) -> None:
+    """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for."""
+    size = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if size > spec.vocab:
+        raise AloeError(
+            f"{where}: the tokenizer has {size} tokens, but the model's vocabulary has {spec.vocab}; give the "
+            "tokenizer that belongs to the model"
+        )
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join("none" if value is None else repr(value) for value in values)
+
+
+def _rope_scaling(rope: Mapping[str, Any], longest: int, where: str) -> tuple[float, float, float, float] | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise AloeError(f"{where}: rope_parameters differ between layers; supported: the same in all")
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise AloeError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; supported: 1.0")
     if kind == "default":
         return None
     if kind != "llama3":
         raise AloeError(f"{where}: rope_type is {kind!r}; supported: default, llama3")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return tuple(float(rope[key]) for key in keys)  # type: ignore[return-value]
+    factors = [float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")]
+    return (factors[0], factors[1], factors[2], float(rope.get("original_max_position_embeddings", longest)))

@@ -31,7 +31,7 @@ def normal(deviation: float) -> Initialiser:
 
 
 def zeros(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """A product that adds nothing yet."""
+    """A product or bias that adds nothing yet."""
     return jnp.zeros(shape, jnp.float32)
 
 
@@ -65,8 +65,27 @@ def weights(spec: ModelSpec) -> dict[str, Weight]:
         "layers.down": layer(("feed_forward", "width"), (inner, width), residual),
         "final_norm": Weight((width,), (None,), ones),
     }
+    if spec.norm == "layer":  # has no weights
+        described = {name: weight for name, weight in described.items() if not name.endswith("_norm")}
     if not spec.tie_embeddings:
         described["head"] = Weight((width, vocab), ("width", "vocab"), plain)
+    if spec.qk_norm != "none":
+        for name, heads in (("query", queries), ("key", keys)):
+            length = size if spec.qk_norm == "head" else heads * size
+            described[f"layers.{name}_norm"] = layer((None,), (length,), ones)
+    # Biases are vectors, those of heads too (all heads' one after the other): weight decay leaves vectors out.
+    spans: dict[str, tuple[str | None, int]] = {
+        "query": ("query_heads", queries * size),
+        "key": ("kv_heads", keys * size),
+        "value": ("kv_heads", keys * size),
+        "output": (None, width),
+        "gate": ("feed_forward", inner),
+        "up": ("feed_forward", inner),
+        "down": (None, width),
+    }
+    for name in spec.biases:
+        axis, length = spans[name]
+        described[f"layers.{name}_bias"] = layer((axis,), (length,), zeros)
     return described
 
 

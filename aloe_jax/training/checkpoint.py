@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,21 @@ from orbax.checkpoint import checkpoint_managers as managers
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models.run_directory import CHECKPOINTS, PARAMS, check_shapes, checkpoint_steps
-from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training.step import State
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Saves are asynchronous; the newest `keep` and the best one stay."""
+    """The checkpoints of one run directory. Saves are asynchronous; the newest `keep` and the best one stay.
 
-    def __init__(self, directory: Path, settings: config.Checkpoints, spec: ModelSpec):
+    `shapes` are those of the trained parameters, by dotted name.
+    """
+
+    def __init__(self, directory: Path, settings: config.Checkpoints, shapes: Mapping[str, tuple[int, ...]]):
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).setLevel(
                 logging.CRITICAL
             )  # Orbax logs every save, and failures that it raises too
-        self.directory, self.spec = (directory / CHECKPOINTS).absolute(), spec
+        self.directory, self.shapes = (directory / CHECKPOINTS).absolute(), shapes
         with self._one_line():
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -100,7 +102,7 @@ class Checkpoints:
         """
         path = self.directory / str(step) / PARAMS
         with ocp.StandardCheckpointer() as checkpointer:
-            check_shapes(checkpointer.metadata(path).item_metadata.tree, self.spec, path)
+            check_shapes(checkpointer.metadata(path).item_metadata.tree, self.shapes, path)
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
         restored = self._manager.restore(
             step,

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.loader import Batch, Loader, evaluation_batches
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import checkpoint_steps, save_spec, write_atomically
+from aloe_jax.models.run_directory import checkpoint_steps, save_adapter, save_spec, write_atomically
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import objectives, start
 from aloe_jax.training.checkpoint import Checkpoints
@@ -54,10 +54,12 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
 
     # ---------------------------------------------------------------- model, optimizer, where we left off
     save_spec(spec, directory)
+    if settings.model.lora is not None:
+        save_adapter(directory, settings.model)
     material.tokenizer.save_pretrained(directory / "tokenizer")
     with jax.set_mesh(mesh), Stop() as stop:
-        graph, params = start.build_model(settings, spec, mesh)
-        checkpoints = Checkpoints(directory, settings.checkpoints, spec)
+        graph, params, frozen = start.build_model(settings, spec, mesh)
+        checkpoints = Checkpoints(directory, settings.checkpoints, start.trained_shapes(settings, spec))
         done = 0
         if (latest := checkpoints.latest()) is not None:
             done = loader.resume(checkpoints.position(latest))
@@ -70,8 +72,9 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
         validation_extra: Batch = {}
         if settings.stage == "dpo":
             description = start.describe_reference(spec, material.tokenizer)
-            cache = ReferenceCache(directory / "reference", reference_fingerprint(params, description))
-            compute = partial(_on_devices, logps_step(graph), params, mesh)
+            # New adapters add nothing, so with them the model is the reference: no second copy of the weights.
+            cache = ReferenceCache(directory / "reference", reference_fingerprint((params, *frozen), description))
+            compute = partial(_on_devices, logps_step(graph, frozen), params, mesh)
             extra = {
                 split: {
                     "reference": cache.for_rows(
@@ -91,8 +94,8 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
         if done:
             state = checkpoints.restore(done, state)
         checkpoints.check_room(state)  # before the first step, not at the first save
-        step = train_step(graph, objective, optimizer, state)
-        evaluate = evaluation_step(graph, objective)
+        step = train_step(graph, objective, optimizer, state, frozen)
+        evaluate = evaluation_step(graph, objective, frozen)
         validation = evaluation_batches(material.validation.rows, settings.data.rows, validation_extra)
 
         # ------------------------------------------------------------ the loop

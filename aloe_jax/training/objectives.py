@@ -75,6 +75,15 @@ def dpo_loss(
     return metrics["loss"], metrics
 
 
+def preferred_nll(policy_logps: jax.Array, lengths: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted mean over pairs of the preferred reply's -log p / |tokens|, the term that RPO adds to DPO.
+
+    `policy_logps` [..., P, 2] in nats, `lengths` [..., P, 2] in tokens, `weights` [..., P] (arXiv 2404.19733, eq. 1).
+    """
+    per_token = -policy_logps[..., 0] / jnp.maximum(lengths[..., 0].astype(jnp.float32), 1.0)
+    return (per_token * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+
+
 def sft_loss(logps: jax.Array, lengths: jax.Array, normalise: str = "token") -> tuple[jax.Array, Metrics]:
     """Negative log-likelihood of replies: logps float32 [B, R] in nats, lengths int32 [B, R] in tokens (0: no reply).
 
@@ -97,14 +106,21 @@ def for_stage(settings: config.Train) -> Callable[[jax.Array, Any], tuple[jax.Ar
         return lambda logps, batch: sft_loss(logps, batch["reply_length"], settings.sft.normalise)
 
     def preference(logps: jax.Array, batch: Any) -> tuple[jax.Array, Metrics]:
-        return dpo_loss(
-            gather_pairs(logps, batch["pairs"]),
+        pairs, weights = gather_pairs(logps, batch["pairs"]), (batch["pair_turn"] > 0).astype(jnp.float32)
+        loss, metrics = dpo_loss(
+            pairs,
             batch["reference"],
             settings.dpo.beta,
             loss=settings.dpo.loss,
             label_smoothing=settings.dpo.label_smoothing,
-            weights=(batch["pair_turn"] > 0).astype(jnp.float32),
+            weights=weights,
         )
+        if settings.dpo.sft_weight:
+            lengths = gather_pairs(batch["reply_length"], batch["pairs"])
+            nll = preferred_nll(pairs, lengths, weights)
+            loss = loss + settings.dpo.sft_weight * nll
+            metrics |= {"loss": loss, "preferred_nll": nll}
+        return loss, metrics
 
     return preference
 

@@ -24,7 +24,7 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
     """Clip by global norm, then AdamW. Weight decay leaves out vectors (norms and biases).
 
     Stacked layers give a norm a leading [L] axis, so a weight counts as a matrix from three axes on under
-    "layers" and from two on elsewhere.
+    "layers" and "adapters", and from two on elsewhere.
     """
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
@@ -42,6 +42,6 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
 def decayed(params: dict) -> dict:
     """Which weights are decayed: the same tree with a bool a leaf."""
     return {
-        name: {inner: leaf.ndim > 2 for inner, leaf in value.items()} if name == "layers" else value.ndim > 1
+        name: {inner: leaf.ndim > 2 for inner, leaf in value.items()} if isinstance(value, dict) else value.ndim > 1
         for name, value in params.items()
     }

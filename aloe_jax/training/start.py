@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +27,21 @@ from aloe_jax.models import (
     Compute,
     Decoder,
     ModelSpec,
+    check_vocabulary,
     huggingface,
     is_huggingface,
     load_pretrained,
     parameter_shardings,
     tokenizer_directory,
 )
+from aloe_jax.models.lora import Adapter, adapters, attach
 from aloe_jax.models.run_directory import load_spec, write_atomically
-from aloe_jax.training.step import Params
+from aloe_jax.models.weights import weights
+from aloe_jax.training.step import Frozen, Params
 
 CONFIG = "config.yaml"
 # What a resumed run may change; anything else would make it another run.
+HELD_BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # a weight of an adapted matrix, its share of a scale included
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh"}
 
 
@@ -116,10 +121,7 @@ def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate)
 
 def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh: Mesh) -> None:
     """Raise AloeError where tokenizer, rows, model and mesh do not fit each other."""
-    if len(material.tokenizer) > spec.vocab:
-        raise AloeError(
-            f"model.tokenizer: {len(material.tokenizer)} tokens, but the model's vocabulary has {spec.vocab}"
-        )
+    check_vocabulary(material.tokenizer, spec, "model.tokenizer")
     longest = int(max(material.train.rows.positions.max(), material.validation.rows.positions.max())) + 1
     if longest > spec.max_length:
         raise AloeError(
@@ -134,21 +136,33 @@ def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh:
         )
 
 
-def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Params]:
-    """Graph and parameters on the mesh, loaded from `model.path` or drawn from the seed."""
+def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Params, Frozen]:
+    """Graph, trained parameters and the frozen ones on the mesh, loaded from `model.path` or drawn from the seed."""
     options = settings.model
     compute = Compute(options.attention, options.remat, options.unroll, options.compute_dtype)
     if options.path is not None:
         model = load_pretrained(options.path, dtype=options.dtype, mesh=mesh, compute=compute)
+        if options.lora is not None:
+            attach(model, options.lora, settings.seed, options.dtype, mesh)
+            graph, *parts = nnx.split(model, Adapter, nnx.Param)
+            trained, rest = (nnx.to_pure_dict(part) for part in parts)
+            return graph, trained, (rest,)
         graph, params = nnx.split(model, nnx.Param)
-        return graph, nnx.to_pure_dict(params)
+        return graph, nnx.to_pure_dict(params), ()
 
     def new() -> Decoder:
         return Decoder(spec, rngs=nnx.Rngs(settings.seed), dtype=options.dtype, compute=compute)
 
     graph, _ = nnx.split(nnx.eval_shape(new), nnx.Param)
     draw = jax.jit(lambda: nnx.to_pure_dict(nnx.state(new(), nnx.Param)), out_shardings=parameter_shardings(spec, mesh))
-    return graph, draw()
+    return graph, draw(), ()
+
+
+def trained_shapes(settings: config.Train, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of every trained parameter by its dotted name: of the adapters, or of all weights."""
+    if settings.model.lora is None:
+        return {name: weight.shape for name, weight in weights(spec).items()}
+    return {f"adapters.{name}": weight.shape for name, weight in adapters(spec, settings.model.lora).items()}
 
 
 def describe_reference(spec: ModelSpec, tokenizer: Any) -> str:
@@ -167,13 +181,18 @@ def plan(settings: config.Train, spec: ModelSpec, material: Material, mesh: Mesh
     """What a run would do, as text: size, memory for state, steps and tokens."""
     count, shards = spec.parameter_count(), mesh.shape["fsdp"] * mesh.shape["tensor"]
     width = 4 if settings.model.dtype == "float32" else 2
-    state = count * width * 4 / shards  # parameters, gradients and AdamW's two moments
+    lora = settings.model.lora
+    trained = sum(math.prod(shape) for shape in trained_shapes(settings, spec).values())
+    state = trained * width * 4 / shards  # parameters, gradients and AdamW's two moments
+    if lora is not None:
+        state += count * HELD_BITS.get(lora.base, 8 * width) / 8 / shards
     tokens = settings.data.rows * settings.data.row_length
     report = material.train.report
     per_row = spec.forward_flops(report.tokens, attended_pairs(material.train.rows)) // report.rows
     return "\n".join(
         [
             f"model       {count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens",
+            *([f"adapters    {trained:,} parameters of rank {lora.rank}, base {lora.base}"] if lora else []),
             f"mesh        {dict(mesh.shape)} of {jax.devices()[0].device_kind}",
             f"state       {state / 2**30:.2f} GiB a device for weights, gradients, optimizer (activations not counted)",
             f"data        {report}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,9 +17,22 @@ from aloe_jax.parallel.mesh import sharding
 from aloe_jax.training.logprobs import reply_logps
 from aloe_jax.training.objectives import Metrics
 
-Params = dict[str, Any]
+Params = dict[str, Any]  # what is trained
+Frozen = tuple[Params, ...]  # the rest of the model: () or, beside adapters, one tree of its weights
 State = dict[str, Any]  # {"params", "optimizer"}
 Objective = Callable[[jax.Array, Any], tuple[jax.Array, Metrics]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compiled function, called with what changes from step to step; the frozen parameters go in between."""
+
+    compiled: Any
+    frozen: Frozen
+
+    def __call__(self, changing: Any, batch: Any) -> Any:
+        """(state or params, batch on devices) -> what `compiled` returns."""
+        return self.compiled(changing, self.frozen, batch)
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
@@ -35,44 +49,48 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mes
 
 
 def train_step(
-    graph: nnx.GraphDef, objective: Objective, optimizer: optax.GradientTransformation, state: State
+    graph: nnx.GraphDef,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    frozen: Frozen = (),
 ) -> Callable[[State, Any], tuple[State, Metrics]]:
     """(state, batch on devices) -> (state, metrics), compiled once a batch shape; the old state is donated.
 
-    `state` gives the shardings that the new state keeps.
+    `state` gives the shardings that the new state keeps; `frozen` is an argument of what is compiled, no constant.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
-    def loss(params: Params, batch: Any) -> tuple[jax.Array, Metrics]:
-        return objective(reply_logps(nnx.merge(graph, params), batch), batch)
+    def loss(params: Params, frozen: Frozen, batch: Any) -> tuple[jax.Array, Metrics]:
+        return objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)
 
-    def step(state: State, batch: Any) -> tuple[State, Metrics]:
-        gradients, metrics = jax.grad(loss, has_aux=True)(state["params"], batch)
+    def step(state: State, frozen: Frozen, batch: Any) -> tuple[State, Metrics]:
+        gradients, metrics = jax.grad(loss, has_aux=True)(state["params"], frozen, batch)
         updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
         metrics["grad_norm"] = optax.tree.norm(gradients)
         return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    return Step(jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)), frozen)
 
 
-def evaluation_step(graph: nnx.GraphDef, objective: Objective) -> Callable[[Params, Any], Metrics]:
+def evaluation_step(graph: nnx.GraphDef, objective: Objective, frozen: Frozen = ()) -> Callable[[Params, Any], Metrics]:
     """(params, batch on devices) -> metrics."""
 
     @jax.jit
-    def step(params: Params, batch: Any) -> Metrics:
-        return objective(reply_logps(nnx.merge(graph, params), batch), batch)[1]
+    def step(params: Params, frozen: Frozen, batch: Any) -> Metrics:
+        return objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)[1]
 
-    return step
+    return Step(step, frozen)
 
 
-def logps_step(graph: nnx.GraphDef) -> Callable[[Params, Any], jax.Array]:
+def logps_step(graph: nnx.GraphDef, frozen: Frozen = ()) -> Callable[[Params, Any], jax.Array]:
     """(params, batch on devices) -> reply log-probs float32 [B, R]."""
 
     @jax.jit
-    def step(params: Params, batch: Any) -> jax.Array:
-        return reply_logps(nnx.merge(graph, params), batch)
+    def step(params: Params, frozen: Frozen, batch: Any) -> jax.Array:
+        return reply_logps(nnx.merge(graph, params, *frozen), batch)
 
-    return step
+    return Step(step, frozen)
 
 
 def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:

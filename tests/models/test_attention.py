@@ -26,13 +26,14 @@ def random_tree(rng, length):
     return parents, np.array(ends, np.int32)
 
 
-def over_ancestors(query, key, value, parents):
-    """Plain numpy attention of one row [T,N,H]: each token sees the path up to it, walked parent by parent."""
+def over_ancestors(query, key, value, parents, window=10**6):
+    """Plain numpy attention of one row [T,N,H]: each token sees the last `window` tokens of the path up to it, walked
+    parent by parent."""
     out = np.zeros(query.shape)
     share = query.shape[1] // key.shape[1]
     for token in range(len(parents)):
         seen, at = [], token
-        while at >= 0:
+        while at >= 0 and len(seen) < window:
             seen.append(at)
             at = parents[at]
         for head in range(query.shape[1]):
@@ -58,17 +59,42 @@ def test_interval_mask_is_ancestry(seed):
     np.testing.assert_allclose(attend(query, key, value, ends, "dense"), expected, atol=1e-5)
 
 
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, 5, 22, 23, 10**6]), st.sampled_from(["dense", "chunked"]))
+def test_a_window_counts_along_the_path(seed, window, method):
+    rng = np.random.default_rng(seed)
+    trees = [random_tree(rng, 23) for _ in range(2)]
+    query, key, value = inputs(rng, 2, 23)
+    ends, positions = jnp.array([end for _, end in trees]), jnp.array([depths(parents) for parents, _ in trees])
+    expected = [over_ancestors(query[b], key[b], value[b], trees[b][0], window) for b in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "CHUNK", 8)
+        found = attend(query, key, value, ends, method, positions, window)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def depths(parents):
+    """Of every token, how many come before it on its path."""
+    found = []
+    for parent in parents:
+        found.append(found[parent] + 1 if parent >= 0 else 0)
+    return found
+
+
+@pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize(("tree", "keep"), [(True, 16), (False, 2048)])  # 16: scores recomputed backwards
-def test_chunked_is_dense(monkeypatch, tree, keep):
+def test_chunked_is_dense(monkeypatch, tree, keep, window):
     monkeypatch.setattr(attention, "CHUNK", 8)
     monkeypatch.setattr(attention, "KEEP_LIMIT", keep)
     rng = np.random.default_rng(0)
-    ends = jnp.array([random_tree(rng, 21)[1] for _ in range(2)]) if tree else None
+    trees = [random_tree(rng, 21) for _ in range(2)]
+    ends = jnp.array([end for _, end in trees]) if tree else None
+    positions = jnp.array([depths(parents) for parents, _ in trees]) if tree else jnp.arange(21)[None]
     qkv = inputs(rng, 2, 21)  # 21 is no multiple of the chunk
 
     def outcome(method):
         def weighted(qkv):
-            out = attend(*qkv, ends, method)
+            out = attend(*qkv, ends, method, positions, window)
             return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
 
         (_, out), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(qkv)

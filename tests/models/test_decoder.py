@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,9 +7,11 @@ import pytest
 from flax import nnx
 
 from aloe_jax import config
-from aloe_jax.models import Compute, Decoder, ModelSpec, assemble, parameter_shardings, weights
+from aloe_jax.models import Compute, Decoder, ModelSpec, assemble, attention, parameter_shardings, weights
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
+from tests.models.test_attention import depths, random_tree
+from tests.random_models import random_decoder
 
 SPEC = ModelSpec(
     vocab=48, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64
@@ -67,6 +71,31 @@ def test_siblings_of_a_tree_equal_separate_rows():
     apart = forward(decoder(), np.stack([np.concatenate([stem, first]), np.concatenate([stem, second])]))
     np.testing.assert_allclose(packed[:7], apart[0], atol=1e-5)
     np.testing.assert_allclose(packed[7:], apart[1, 4:], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dense", "chunked"])
+def test_paths_of_a_tree_with_windows_equal_separate_rows(monkeypatch, method):
+    """Layers with different windows, one of them with none, over a random tree: every path as a row of its own."""
+    monkeypatch.setattr(attention, "CHUNK", 8)
+    spec = dataclasses.replace(SPEC, layers=3, windows=(4, 0, 1), family="qwen2", biases=("query", "key", "value"))
+    model = random_decoder(spec, 0.3, compute=Compute(attention=method))
+    rng = np.random.default_rng(4)
+    parents, ends = random_tree(rng, 24)
+    tokens = rng.integers(0, 48, 24).astype(np.int32)
+    packed = forward(model, tokens[None], jnp.array([depths(parents)]), jnp.asarray(ends)[None])[0]
+    paths = []
+    for leaf in set(range(24)) - set(parents):
+        path, at = [], leaf
+        while at >= 0:
+            path, at = [at, *path], parents[at]
+        paths.append(path)
+    assert len(paths) > 3 and max(map(len, paths)) > 6
+    rows = np.zeros((len(paths), 24), np.int32)
+    for row, path in zip(rows, paths, strict=True):
+        row[: len(path)] = tokens[path]
+    apart = forward(model, rows)
+    for path, logits in zip(paths, apart, strict=True):
+        np.testing.assert_allclose(packed[jnp.array(path)], logits[: len(path)], atol=1e-5)
 
 
 def test_sharded_forward_is_the_unsharded_one():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import huggingface, load_pretrained, save_pretrained, tokenizer_directory
+from aloe_jax.models import (
+    check_vocabulary,
+    huggingface,
+    load_pretrained,
+    placement,
+    save_pretrained,
+    tokenizer_directory,
+)
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.sampling import Sampler
 
@@ -65,6 +73,45 @@ def test_bfloat16_in_and_out(tmp_path, copy):
     assert (again.embedding[...] == exact.astype(jnp.bfloat16).astype(jnp.float32)).all()
 
 
+@pytest.mark.parametrize("stored", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_float_type_is_cast_on_the_way(copy, stored, dtype):
+    change_tensors(copy, lambda t: t.update({key: tensor.astype(jnp.dtype(stored)) for key, tensor in t.items()}))
+    tensors = load_file(copy / "model.safetensors")
+    model = load_pretrained(copy, dtype=dtype)
+    assert model.embedding[...].dtype == dtype
+    assert (model.layers["up"][...][1] == tensors[KEY].T.astype(jnp.dtype(dtype))).all()
+    change_tensors(copy, lambda t: t[KEY].__setitem__((0, 0), np.nan))
+    with pytest.raises(AloeError, match=f"{KEY} holds NaN"):
+        load_pretrained(copy)
+
+
+def test_pieces_and_blocks_of_any_size_make_the_same_weights(copy, monkeypatch):
+    whole = load_pretrained(copy)
+    for name, size in (("PIECE", 100), ("ROWS", 7), ("COLUMNS", 5)):
+        monkeypatch.setattr(placement, name, size)
+    for mesh in (None, make_mesh(config.Mesh(fsdp=4, tensor=2))):
+        states = [jax.device_get(nnx.state(each)) for each in (load_pretrained(copy, mesh=mesh), whole)]
+        assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *states))
+
+
+def test_loaded_weights_may_be_donated(copy):
+    """On a CPU they lie in memory that NumPy allocated."""
+    params = nnx.to_pure_dict(nnx.state(load_pretrained(copy), nnx.Param))
+    expected = jax.tree.map(lambda x: 2 * np.asarray(x), params)
+    doubled = jax.jit(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0)(params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), doubled, expected))
+
+
+def test_a_tokenizer_larger_than_the_embedding(tmp_path, copy):
+    model = load_pretrained(copy)
+    tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": model.spec.vocab})
+    with pytest.raises(AloeError, match=r"out: the tokenizer has 81 tokens, but the model's vocabulary has 80"):
+        save_pretrained(model, tmp_path / "out", tokenizer=tokenizer)
+    assert not (tmp_path / "out").exists()
+    check_vocabulary(SimpleNamespace(get_vocab=lambda: {"a": 79}), model.spec, "model")
+
+
 def test_end_of_sequence_ids_of_both_files(copy):
     (copy / "generation_config.json").write_text('{"eos_token_id": [3, 7]}')
     assert load_pretrained(copy).spec.eos_ids == (2, 3, 7)
@@ -107,9 +154,26 @@ def cut_short(directory):
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def poison(value):
+    return lambda directory: change_tensors(directory, lambda t: t[KEY].__setitem__((55, 31), value))
+
+
+def only_a_pickle(directory):
+    (directory / "model.safetensors").unlink()
+    (directory / "pytorch_model.bin").write_bytes(b"")
+
+
+def quantised(directory):
+    change_tensors(directory, lambda t: t.update({KEY: np.ones((56, 32), np.int8)}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (poison(np.nan), rf"model\.safetensors: tensor {KEY} holds NaN or infinity"),
+        (poison(-np.inf), rf"model\.safetensors: tensor {KEY} holds NaN or infinity"),
+        (only_a_pickle, r"model\.safetensors: not found, only pytorch_model\.bin, a pickle: .* refused; convert it"),
+        (quantised, rf"tensor {KEY} is stored as I8; supported: F64, F32, F16, BF16"),
         (cut_short, r"model\.safetensors: not a whole safetensors file"),
         (lambda d: (d / "model.safetensors").unlink(), r"model\.safetensors: not found"),
         (lambda d: (d / "config.json").unlink(), "holds neither config.json"),

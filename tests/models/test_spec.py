@@ -23,9 +23,22 @@ def test_reads_the_rope_of_transformers_4():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "here.json: model_type is 'gpt2'; supported: llama"),
-        ({"attention_bias": True}, "attention_bias is True; supported: False"),
+        (
+            {"model_type": "mixtral"},
+            "here.json: model_type is 'mixtral'; supported: llama, mistral, qwen2, qwen3",
+        ),
+        ({"hidden_act": "gelu"}, "here.json: hidden_act is 'gelu'; supported: 'silu', 'swish'"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}; supported: none"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'; supported: default, llama3"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}}, "rope_parameters differ between layers"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "the key factor is missing"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0; supported: null or a positive number"),
+        ({"model_type": "qwen2", "layer_types": ["full_attention"]}, "layer_types has 1 entries for 2 layers"),
+        ({"model_type": "qwen2", "layer_types": ["linear_attention"] * 2}, "layer_types has 'linear_attention'"),
+        ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 2}, "sliding_window gives it no size"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'; expected a positive whole number"),
+        ({"rms_norm_eps": "small"}, "a setting is of the wrong kind"),
         ({"num_key_value_heads": 3}, "4 query heads cannot share 3"),
     ],
 )

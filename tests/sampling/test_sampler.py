@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -10,10 +11,12 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models import ModelSpec, assemble, weights
 from aloe_jax.models.weights import nested
 from aloe_jax.sampling import Sampler, sampler
+from tests.random_models import random_decoder
 
 SPEC = ModelSpec(
     vocab=50, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=200
 )  # fmt: skip
+full_forward = nnx.jit(lambda model, tokens: model(tokens).argmax(axis=-1))
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +36,12 @@ def prompts(*lengths, seed=0):
 @pytest.fixture(scope="module")
 def full_replies(model):
     """Twenty greedy tokens for prompts(3, 17, 30), by full forward passes over rows of fixed length."""
-    forward = nnx.jit(lambda model, tokens: model(tokens).argmax(axis=-1))
     rows = prompts(3, 17, 30)
     for _ in range(20):
         tokens = np.zeros((3, 64), np.int32)
         for at, row in enumerate(rows):
             tokens[at, : len(row)] = row
-        following = np.asarray(forward(model, tokens))
+        following = np.asarray(full_forward(model, tokens))
         rows = [[*row, int(following[at, len(row) - 1])] for at, row in enumerate(rows)]
     return [row[-20:] for row in rows]
 
@@ -47,6 +49,28 @@ def full_replies(model):
 def test_ragged_cached_replies_equal_full_forward_passes(model, full_replies):
     assert Sampler(model).generate(prompts(3, 17, 30), 20) == full_replies
     assert len({token for reply in full_replies for token in reply}) > 10  # else the comparison shows little
+
+
+@pytest.mark.parametrize(("windows", "seed"), [((3, 0), 0), ((3, 0), 1), ((1, 17), 2)])
+def test_windows_in_the_cache_equal_full_forward_passes(windows, seed):
+    spec = dataclasses.replace(SPEC, family="qwen2", windows=windows)
+    model = random_decoder(spec, 0.5, seed=5)
+    rows = prompts(3, 17, 30, seed=seed)
+    session = Sampler(model).session(3)
+    session.extend(rows)
+    replies = session.reply(9)
+    session.extend(more := prompts(2, 0, 5, seed=seed + 1))
+    later = session.reply(6)
+    tokens = np.zeros((3, 64), np.int32)
+    whole = [row + reply + new + last for row, reply, new, last in zip(rows, replies, more, later, strict=True)]
+    for at, row in enumerate(whole):
+        tokens[at, : len(row)] = row
+    following = np.asarray(full_forward(model, tokens))
+    for at, (row, reply, new, last) in enumerate(zip(rows, replies, more, later, strict=True)):
+        start = len(row) - 1
+        assert following[at, start : start + len(reply)].tolist() == reply
+        start = len(row) + len(reply) + len(new) - 1
+        assert following[at, start : start + len(last)].tolist() == last
 
 
 def test_long_prompts_go_in_pieces(model, full_replies, monkeypatch):

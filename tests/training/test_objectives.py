@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax.training.objectives import dpo_loss, gather_pairs, sft_loss
+from aloe_jax import config
+from aloe_jax.training.objectives import dpo_loss, for_stage, gather_pairs, preferred_nll, sft_loss
 
 POLICY = jnp.array([[[-5.0, -6.0], [-7.0, -4.0]]])
 REFERENCE = jnp.array([[[-5.5, -5.5], [-7.0, -5.0]]])
@@ -70,3 +71,32 @@ def test_gather_pairs():
     logps = jnp.arange(8.0).reshape(2, 4)
     pairs = jnp.array([[[1, 2]], [[3, 1]]])
     assert gather_pairs(logps, pairs).tolist() == [[[1.0, 2.0]], [[7.0, 5.0]]]
+
+
+def test_the_preferred_reply_s_likelihood_by_hand():
+    lengths = jnp.array([[[2, 3], [7, 1]]])
+    np.testing.assert_allclose(preferred_nll(POLICY, lengths, jnp.ones((1, 2))), (5 / 2 + 7 / 7) / 2)
+    np.testing.assert_allclose(preferred_nll(POLICY, lengths, jnp.array([[0.0, 1.0]])), 1.0)
+    assert preferred_nll(POLICY, lengths, jnp.zeros((1, 2))) == 0
+    gradient = jax.grad(lambda policy: preferred_nll(policy, lengths, jnp.ones((1, 2))))(POLICY)
+    assert (gradient[..., 0] < 0).all() and (gradient[..., 1] == 0).all()
+
+
+def test_the_stage_adds_it_by_weight():
+    batch = {
+        "pairs": jnp.array([[[1, 2]]]),
+        "pair_turn": jnp.array([[1]]),
+        "reply_length": jnp.array([[0, 4, 2]]),
+        "reference": jnp.array([[[-5.0, -6.0]]]),
+    }
+    logps = jnp.array([[0.0, -6.0, -6.0]])
+
+    def objective(**dpo):
+        model, data = {"path": "m"}, {"path": "d"}
+        made = {"stage": "dpo", "output": "o", "model": model, "data": data, "dpo": dpo}
+        return for_stage(config.Train.model_validate(made))(logps, batch)
+
+    plain, weighed = objective(), objective(sft_weight=0.5)
+    np.testing.assert_allclose(weighed[0], plain[0] + 0.5 * 6 / 4, rtol=1e-6)
+    np.testing.assert_allclose(weighed[1]["preferred_nll"], 1.5, rtol=1e-6)
+    assert weighed[1]["loss"] == weighed[0] and "preferred_nll" not in plain[1]

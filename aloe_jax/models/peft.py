@@ -1,0 +1,94 @@
+"""Adapters as a directory that `peft` loads beside the model they belong to."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.models.decoder import Decoder
+from aloe_jax.models.families import keys
+from aloe_jax.models.huggingface import replace_directory, write_json
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+
+
+def save_adapter_directory(
+    model: Decoder, path: str | Path, base: str, dtype: str | None = None, tokenizer: Any = None, card: str = ""
+) -> None:
+    """Write the adapters of `model`, which belong to the Hugging Face model `base` (a directory or a name).
+
+    `dtype`: of the stored adapters, by default their own. Written beside `path`, read back, compared and renamed.
+    Raises AloeError when the model has no adapters, when `path` holds something else, or what was read back differs.
+    """
+    if model.lora is None:
+        raise AloeError(f"{path}: the model has no adapters; leave --adapter out to export all of its weights")
+    path = Path(path)
+    tensors = adapter_tensors(model, dtype)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
+        write_json(temporary / SETTINGS, adapter_settings(model.lora, model.spec.family, base))
+        shutil.copymode(temporary / SETTINGS, temporary / WEIGHTS)  # safetensors makes it for the owner only
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        if card:
+            (temporary / "README.md").write_text(card)
+        found = load_file(str(temporary / WEIGHTS))
+        for key, tensor in tensors.items():
+            if key not in found or found[key].tobytes() != tensor.tobytes():
+                raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
+        replace_directory(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def adapter_tensors(model: Decoder, dtype: str | None = None) -> dict[str, np.ndarray]:
+    """Every adapter by peft's key: lora_A [rank, inputs] and lora_B [outputs, rank] of every layer and target."""
+    assert model.lora is not None
+    table = keys(model.spec.family)
+    tensors: dict[str, np.ndarray] = {}
+    for name in model.lora.targets:
+        pattern = "base_model.model." + table[f"layers.{name}"][0].removesuffix(".weight")
+        a, b = (np.asarray(model.adapters[f"{name}_{side}"][...]) for side in "ab")
+        for layer in range(model.spec.layers):
+            flat = {
+                "lora_A": a[layer].reshape(-1, model.lora.rank),
+                "lora_B": b[layer].reshape(model.lora.rank, math.prod(b.shape[2:])),
+            }
+            for side, matrix in flat.items():
+                stored = matrix.T.astype(jnp.dtype(dtype) if dtype else matrix.dtype)
+                tensors[f"{pattern.format(layer)}.{side}.weight"] = np.ascontiguousarray(stored)
+    return tensors
+
+
+def adapter_settings(lora: config.LoRA, family: str, base: str) -> dict[str, Any]:
+    """The content of adapter_config.json."""
+    table = keys(family)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": [
+            table[f"layers.{name}"][0].removesuffix(".weight").rpartition(".")[2] for name in lora.targets
+        ],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
