@@ -127,7 +127,10 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(settings, starting_mo
 
     train_tokenizer([f"word{i} other{i}" for i in range(200)], 800, tmp_path / "large")
     model = {"path": starting_model, "tokenizer": str(tmp_path / "large")}
-    refused(settings("dpo", "dpo", model=model), r"model.tokenizer: [0-9]+ tokens, but the model's vocabulary has")
+    refused(
+        settings("dpo", "dpo", model=model),
+        r"model.tokenizer: the tokenizer has [0-9]+ tokens, but the model's vocabulary has",
+    )
 
 
 def test_another_run_in_the_same_directory_is_refused(settings, material, tmp_path):
