@@ -63,22 +63,34 @@ class Model(Section):
     path: str | None = None  # a Hugging Face directory or one of our run directories; None: from scratch
     architecture: Architecture = Architecture()
     tokenizer: str | None = None  # defaults to the tokenizer in `path`
-    attention: Literal["auto", "dense", "chunked"] = "auto"
+    attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"  # auto: the kernel of the platform
     remat: Literal["none", "full", "dots"] = "none"
     unroll: Positive = 1  # layers per scan step: more compiles longer and runs faster on CPU
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters; bfloat16 ones have float32 master copies
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRA | None = None  # None: all parameters are trained
+
+
+class Source(Section):
+    """One data set of a mixture."""
+
+    path: str  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file
+    format: Literal["auto", "trees", "chat", "preferences"] = "auto"  # auto: told from the first record
+    weight: Annotated[float, Field(gt=0)] = 1.0  # passes over it in an epoch: 2 shows it twice, 0.5 every other time
+    limit: Positive | None = None  # its first so many records only
 
 
 class Data(Section):
     """Which conversations, and how they are laid out in rows."""
 
-    path: str = ""  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversations
+    path: str = ""  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file: of conversation trees, chats or preferences
+    mixture: tuple[Source, ...] = Field(default=(), strict=False)  # several data sets, in place of `path`
     row_length: Positive = 2048
     rows: Positive = 8  # rows per step over all devices
-    limit: Positive | None = None  # first so many conversations only
+    accumulate: Positive = 1  # parts that a step's rows are computed in, one after the other: less memory, same result
+    limit: Positive | None = None  # first so many records of `path` only
     validation_limit: Positive | None = 200
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05  # held out of a data set without such a split
 
 
 class Mesh(Section):
@@ -90,8 +102,10 @@ class Mesh(Section):
 
 
 class Optimizer(Section):
-    """AdamW with linear warm-up, then decay to `final_fraction` of the learning rate."""
+    """An optax optimizer with linear warm-up, then decay to `final_fraction` of the learning rate."""
 
+    name: Literal["adamw", "lion", "adafactor"] = "adamw"
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"  # how the first moment is held (adamw, lion)
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -110,15 +124,23 @@ class SFT(Section):
     normalise: Literal["token", "sequence"] = "token"
 
 
-class DPO(Section):
-    """Direct preference optimisation against the frozen starting model."""
+PreferenceLoss = Literal["sigmoid", "robust", "ipo", "hinge", "length_normalised", "simpo", "orpo"]
 
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+
+class DPO(Section):
+    """Preference optimisation, by most losses against the frozen starting model as the reference."""
+
+    loss: PreferenceLoss = "sigmoid"  # simpo and orpo have no reference
     beta: Annotated[float, Field(gt=0)] = 0.1
+    # The share of pairs whose judgement is taken to be the wrong way round: with sigmoid conservative DPO, with
+    # robust the loss that is unbiased under such noise.
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    gamma: Annotated[float, Field(ge=0.0)] = 0.5  # simpo: the reward margin asked for
     # Adds so many times the preferred replies' negative log-likelihood a token: DPO alone may make both replies of a
     # pair less likely as long as the gap grows, until the model says neither.
     sft_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    turn_weights: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(), strict=False)  # the last goes on
+    reference: str | None = None  # directory of reference log-probs that runs share; None: beside `output`
 
 
 class Checkpoints(Section):
@@ -126,6 +148,13 @@ class Checkpoints(Section):
 
     every: Positive = 100
     keep: Positive = 2
+
+
+class Profile(Section):
+    """A window of steps that JAX's profiler records, for TensorBoard or Perfetto."""
+
+    start: Positive | None = None  # the first step of it; None: no profile. The first steps compile: begin later
+    steps: Positive = 3
 
 
 class Train(Section):
@@ -145,11 +174,13 @@ class Train(Section):
     sft: SFT = SFT()
     dpo: DPO = DPO()
     checkpoints: Checkpoints = Checkpoints()
+    profile: Profile = Profile()
+    wandb: str | None = None  # project at Weights & Biases to report to; needs the package `wandb` and its login
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
-        if not self.data.path:
-            raise ValueError("data.path: give a TFDS directory or a JSONL file of conversations")
+        if bool(self.data.path) == bool(self.data.mixture):
+            raise ValueError("data.path: give a TFDS directory or a JSONL file of conversations, or data.mixture")
         if self.model.path is None and self.stage == "dpo":
             raise ValueError("model.path: dpo starts from a trained model, its reference; give its directory")
         if self.model.path is None and self.model.lora is not None:

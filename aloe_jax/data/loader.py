@@ -11,7 +11,18 @@ from aloe_jax.data.packing import Rows
 from aloe_jax.errors import AloeError
 
 Batch = dict[str, np.ndarray]
-FIELDS = ("tokens", "positions", "subtree_end", "parent", "reply", "pairs", "pair_turn", "reply_length", "length")
+FIELDS = (
+    "tokens",
+    "positions",
+    "subtree_end",
+    "parent",
+    "reply",
+    "scored",
+    "pairs",
+    "pair_turn",
+    "reply_length",
+    "length",
+)
 
 
 class Loader:

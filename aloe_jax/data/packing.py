@@ -23,6 +23,9 @@ class Rows:
     subtree_end: np.ndarray  # [N, T] query q sees key k iff k <= q < subtree_end[k]
     parent: np.ndarray  # [N, T] index of the token before this one on its path
     reply: np.ndarray  # [N, T] number of the reply that the token is scored for
+    scored: (
+        np.ndarray
+    )  # [N, S] indices of the tokens that count for a reply, in order, then zeros (which count for none)
     pairs: np.ndarray  # [N, P, 2] reply numbers: preferred, rejected
     pair_turn: np.ndarray  # [N, P] 1-based turn of the pair, 0 where there is no pair
     reply_length: np.ndarray  # [N, R] scored tokens of each reply
@@ -104,10 +107,14 @@ def pack(trees: Sequence[TokenTree], row_length: int) -> tuple[Rows, PackingRepo
     return rows, report
 
 
+SCORED = 64  # the number of scored tokens a row is rounded up to a multiple of this
+
+
 def _lay_out(members: list[list[TokenTree]], row_length: int) -> Rows:
     n = len(members)
     max_replies = max(sum(1 for tree in row for node in tree.nodes if node.scored) for row in members)
     max_pairs = max(sum(len(tree.pairs) for tree in row) for row in members)
+    max_scored = max(sum(node.scored for tree in row for node in tree.nodes) for row in members)
     own = np.arange(row_length, dtype=np.int32)
     rows = Rows(
         tokens=np.zeros((n, row_length), np.int32),
@@ -115,6 +122,7 @@ def _lay_out(members: list[list[TokenTree]], row_length: int) -> Rows:
         subtree_end=np.tile(own + 1, (n, 1)),
         parent=np.tile(own, (n, 1)),
         reply=np.zeros((n, row_length), np.int32),
+        scored=np.zeros((n, min(row_length, -(-max_scored // SCORED) * SCORED)), np.int32),
         pairs=np.zeros((n, max_pairs, 2), np.int32),
         pair_turn=np.zeros((n, max_pairs), np.int32),
         reply_length=np.zeros((n, max_replies + 1), np.int32),
@@ -143,4 +151,7 @@ def _lay_out(members: list[list[TokenTree]], row_length: int) -> Rows:
                 rows.pair_turn[index, pair] = each.turn + 1
                 pair += 1
             start += tree.length
+        # A row's first token has no token before it, so it is never scored, and its number is free to mean "none".
+        scored = np.flatnonzero(rows.reply[index])
+        rows.scored[index, : len(scored)] = scored
     return rows
