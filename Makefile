@@ -3,6 +3,7 @@
 .PHONY: help setup demo test lint lock bench browser
 BIN := .venv/bin
 READY := .venv/.ready
+LIBTPU := .venv/libtpu/.ready
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +26,15 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/report.html (about ten minutes)
 	@$(BIN)/python -m aloe_jax.demo --output runs/demo
 
-test: $(READY)  ## All tests, offline, on a CPU
+# The compiler for TPUs, outside the environment: inside, JAX would look for a TPU at every start.
+$(LIBTPU): requirements.libtpu.lock | $(READY)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/libtpu \
+	    -r requirements.libtpu.lock; \
+	else mkdir -p .venv/libtpu; echo "libtpu exists for Linux on x86-64 only: tests that compile for TPUs are skipped"; fi
+	@touch $@
+
+test: $(READY) $(LIBTPU)  ## All tests, offline, on a CPU
 	@$(BIN)/python -m pytest
 
 browser:  ## Install Chromium, with which the tests open the generated pages (Debian and its kin, as root)

@@ -1,7 +1,9 @@
 """Eight virtual CPU devices, no network and one compile cache, for this process and those it starts."""
 
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -9,3 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Many tests compile the same tiny steps again; a session's own cache keeps the suite short and starts empty.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aloe-jax-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+# The compiler for TPUs, where `make test` has put it: it compiles here, nothing runs on it.
+libtpu = Path(sys.prefix, "libtpu", "libtpu", "libtpu.so")
+if libtpu.exists():
+    os.environ.setdefault("TPU_LIBRARY_PATH", str(libtpu))
