@@ -342,13 +342,17 @@ class Candidate(Section):
 
 
 class Sampling(Section):
-    """How replies are drawn. temperature 0 is greedy; top_k 0 and top_p 1 do not cut."""
+    """How replies are drawn. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 do not cut."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    min_p: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # cuts what is less likely than this share of the likeliest
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # above 1 makes tokens that the context has less likely
     max_new_tokens: Positive = 128
     max_length: Positive = 4096
+    rows: Positive = 64  # conversations whose replies are drawn together; more wait their turn
+    cache: Literal["compute", "bfloat16", "int8"] = "compute"  # how keys and values are held
 
 
 class Evaluate(Section):
