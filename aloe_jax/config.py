@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
 
@@ -77,7 +77,7 @@ class Source(Section):
     path: str  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file
     format: Literal["auto", "trees", "chat", "preferences"] = "auto"  # auto: told from the first record
     weight: Annotated[float, Field(gt=0)] = 1.0  # passes over it in an epoch: 2 shows it twice, 0.5 every other time
-    limit: Positive | None = None  # its first so many records only
+    limit: Positive | None = None  # its first so many records only, before any are held out for validation
 
 
 class Data(Section):
@@ -89,7 +89,7 @@ class Data(Section):
     rows: Positive = 8  # rows per step over all devices
     accumulate: Positive = 1  # parts that a step's rows are computed in, one after the other: less memory, same result
     limit: Positive | None = None  # first so many records of `path` only
-    validation_limit: Positive | None = 200
+    validation_limit: Positive | None = 200  # conversations of each source's validation split
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05  # held out of a data set without such a split
 
 
@@ -329,15 +329,18 @@ class Datagen(Section):
 
 
 class Candidate(Section):
-    """A model under test: one of our runs or a Hugging Face directory, or a scripted reference line."""
+    """A model under test: one of our runs, a Hugging Face directory, a remote model, or a scripted reference line."""
 
     path: str | None = None
-    scripted: Literal["generic", "informed"] | None = None
+    scripted: Literal["generic", "informed"] | None = None  # the responder, knowing nothing or the whole persona
+    remote: Role | None = None  # a model behind a provider, asked with the responder's prompt and no hint
 
     @model_validator(mode="after")
     def _one_source(self) -> Candidate:
-        if (self.path is None) == (self.scripted is None):
-            raise ValueError("give either path (a model directory) or scripted (generic or informed)")
+        if sum(source is not None for source in (self.path, self.scripted, self.remote)) != 1:
+            raise ValueError(
+                "give one of path (a model directory), remote (provider and model) and scripted (generic or informed)"
+            )
         return self
 
 
@@ -355,6 +358,28 @@ class Sampling(Section):
     cache: Literal["compute", "bfloat16", "int8"] = "compute"  # how keys and values are held
 
 
+class Judging(Section):
+    """Who rates the replies, how often, and how it is made sure that the ratings mean something."""
+
+    judges: dict[str, Role] = {}  # several judges, by name, by default at temperature 0; none: `roles.judge` alone
+    votes: Positive = 1  # ratings of a reply by each judge, each asked with a seed of its own
+    # Before anything else the judges rate replies of known quality. require: one that cannot tell them apart stops
+    # the run; report: it is only told.
+    calibrate: Literal["require", "report", "skip"] = "require"
+    calibration_personas: Annotated[int, Field(gt=1)] = 6
+    threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6  # least rank correlation with the known quality
+    # Models whose dialogues are also compared side by side, in both orders.
+    pairs: tuple[Annotated[tuple[str, str], Field(strict=False)], ...] = Field(default=(), strict=False)
+    people: tuple[str, ...] = Field(default=(), strict=False)  # files that the human-rating page saved
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _steady(cls, judges: Any) -> Any:
+        if not isinstance(judges, dict):
+            return judges
+        return {name: {"temperature": 0.0} | role if isinstance(role, dict) else role for name, role in judges.items()}
+
+
 class Evaluate(Section):
     """`python -m aloe_jax.evaluate`."""
 
@@ -365,8 +390,48 @@ class Evaluate(Section):
     cases: Positive = 100
     turns: Positive = 10
     bootstrap: Positive = 2000
+    permutations: Positive = 10_000  # for the p-values of differences between models
+    concurrency: Positive = 8  # calls to remote users, and as many to remote judges, at once
+    max_cost: Annotated[float, Field(gt=0)] | None = None  # dollars that one run may spend; stops cleanly
+    max_calls: Positive | None = None  # calls that one run may make; stops cleanly
     sampling: Sampling = Sampling()
     roles: Roles = Roles()
+    judging: Judging = Judging()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Evaluate:
+        for pair in self.judging.pairs:
+            for name in pair:
+                if name not in self.models:
+                    raise ValueError(f"judging.pairs: there is no model {name}; choose from {', '.join(self.models)}")
+            if pair[0] == pair[1]:
+                raise ValueError(f"judging.pairs: {pair[0]} cannot be compared with itself")
+        for name, judge in (self.judging.judges or {"roles.judge": self.roles.judge}).items():
+            if self.judging.votes > 1 and judge.temperature == 0 and judge.provider != "scripted":
+                raise ValueError(
+                    f"judging.votes: {name} at temperature 0 gives the same vote again; raise its temperature, "
+                    "or name several judges"
+                )
+        return self
+
+
+class Preferences(Section):
+    """`python -m aloe_jax.evaluate --preferences`: how models score held-out pairs of replies, without any judge."""
+
+    output: str
+    data: str  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversation trees
+    models: dict[str, str] = Field(min_length=1)  # name -> a Hugging Face directory or one of our runs
+    reference: str | None = None  # such a directory, for implicit rewards; None: log-probs alone
+    split: str = "validation"
+    limit: Positive | None = None  # first so many conversations only
+    row_length: Positive = 2048
+    rows: Positive = 8  # computed together, over all devices
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"
+    mesh: Mesh = Mesh()
+    bootstrap: Positive = 2000
+    seed: int = 0
 
 
 # ---------------------------------------------------------------- reading and writing

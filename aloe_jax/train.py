@@ -16,7 +16,7 @@ def main(settings: config.Train, dry_run: bool) -> None:
 
     `stage: sft` learns the preferred replies, each in its context; `stage: dpo` learns to prefer them to the
     rejected ones, against the starting model as the frozen reference. The same command resumes a run that was
-    stopped or killed. Everything lands in `output`: config.yaml, checkpoints/, metrics.jsonl, tensorboard/.
+    stopped or killed. Everything lands in `output`: config.yaml, checkpoints/, metrics.jsonl, tensorboard/, train.log.
 
     \b
     Examples:

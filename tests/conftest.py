@@ -9,7 +9,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Many tests compile the same tiny steps again; a session's own cache keeps the suite short and starts empty.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aloe-jax-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers find it set by the process that started them
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aloe-jax-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # The compiler for TPUs, where `make test` has put it: it compiles here, nothing runs on it.

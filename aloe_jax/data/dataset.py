@@ -26,7 +26,7 @@ def read_conversations(path: str | Path, split: str = "train", limit: int | None
     Raises AloeError naming the file and the record when something is missing, empty or damaged.
     """
     conversations: list[Conversation] = []
-    for where, record in _records(Path(path), split, limit):
+    for where, record in read_records(Path(path), split, limit):
         conversations.append(Conversation.parse(record, where))
     return conversations
 
@@ -38,7 +38,7 @@ def read_personas(path: str | Path, split: str = "benchmark", limit: int | None 
     Raises AloeError as `read_conversations` does.
     """
     personas: list[Persona] = []
-    for where, record in _records(Path(path), split, limit):
+    for where, record in read_records(Path(path), split, limit):
         # The stored record also has profile_id and personality_id, which the id spells out again.
         fields = {key: value for key, value in record.items() if key not in ("profile_id", "personality_id")}
         personas.append(Persona.parse(fields, where))
@@ -64,8 +64,16 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and record, plain dict); raises AloeError when there is none."""
+def has_split(path: str | Path, split: str) -> bool:
+    """Whether a TFDS directory has the split, or a JSONL file a sibling NAME.SPLIT.jsonl. Raises AloeError."""
+    path = Path(path)
+    if path.is_dir():
+        return split in _builder(path).info.splits
+    return _sibling(path, split).is_file()
+
+
+def read_records(path: Path, split: str, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (file and record, plain dict) as `read_conversations` finds them; raises AloeError when there is none."""
     if path.is_dir():
         records = _tfds_records(path, split, limit)
     elif path.is_file():
@@ -78,7 +86,8 @@ def _records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, d
         empty = False
         yield item
     if empty:
-        raise AloeError(f"{path}: holds no records; write it again with `python -m datagen build --config FILE`")
+        remedy = "write it again with `python -m datagen build --config FILE`" if path.is_dir() else "give another file"
+        raise AloeError(f"{path}: holds no records; {remedy}")
 
 
 def _sibling(path: Path, split: str) -> Path:
@@ -100,7 +109,8 @@ def _dataset_name(path: Path) -> str:
 def _jsonl_records(path: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
     count = 0
     try:
-        with path.open(encoding="utf-8") as lines:
+        # A byte-order mark, as some editors write it, is no part of the first record.
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if count == limit:
                     return
@@ -109,7 +119,7 @@ def _jsonl_records(path: Path, limit: int | None) -> Iterator[tuple[str, dict[st
                 where = f"{path} line {number}"
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise AloeError(f"{where}: not valid JSON ({error}); mend or remove the line") from None
                 if not isinstance(record, dict):
                     raise AloeError(f"{where}: expected a JSON object, found {type(record).__name__}")
@@ -132,11 +142,7 @@ def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[s
             yield _named(shards, index), record
 
 
-Shards = list[tuple[Path, int]]  # file and number of records
-
-
-def _open(path: Path, split: str) -> tuple[Any, Shards]:
-    """The records of a split in random access, and the files that hold them."""
+def _builder(path: Path) -> Any:
     if not (path / "dataset_info.json").is_file():
         raise AloeError(f"{path}: a directory without dataset_info.json; {_missing(path).partition('; ')[2]}")
     try:
@@ -147,8 +153,19 @@ def _open(path: Path, split: str) -> tuple[Any, Shards]:
             "install it, or give a JSONL file of the same records"
         ) from None
     try:
-        builder = tfds.builder_from_directory(path)
-        splits = builder.info.splits
+        return tfds.builder_from_directory(path)
+    except Exception as error:  # TFDS raises another type for every kind of damage
+        raise AloeError(f"{path}: cannot be opened ({_first_line(error)}); {_BUILD_AGAIN}") from None
+
+
+Shards = list[tuple[Path, int]]  # file and number of records
+
+
+def _open(path: Path, split: str) -> tuple[Any, Shards]:
+    """The records of a split in random access, and the files that hold them."""
+    builder = _builder(path)
+    splits = builder.info.splits
+    try:
         if split in splits:
             files = [Path(file) for file in splits[split].filepaths]
             return builder.as_data_source(split), list(zip(files, splits[split].shard_lengths, strict=True))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from aloe_jax.data.packing import Rows
+from aloe_jax.data.packing import Part, Rows
 from aloe_jax.errors import AloeError
 
 Batch = dict[str, np.ndarray]
@@ -26,54 +28,115 @@ FIELDS = (
 
 
 class Loader:
-    """Batches of `size` rows from an endless stream: every epoch is its own permutation of all rows.
+    """Batches of `size` rows from an endless stream of epochs.
 
-    `extra` holds further arrays with one entry a row (reference log-probs).
+    An epoch has of each part `weight` times as many rows as the part has: whole passes over all its rows and, of a
+    weight that is no whole number, a share that moves on from epoch to epoch until it has been everywhere. All of them
+    are shuffled together, by seed and epoch. `parts` None: all rows once. `extra` holds further arrays with one entry
+    a row (reference log-probs).
     """
 
-    def __init__(self, rows: Rows, size: int, seed: int, extra: Batch | None = None):
+    def __init__(
+        self, rows: Rows, size: int, seed: int, extra: Batch | None = None, parts: Sequence[Part] | None = None
+    ):
         self.rows, self.size, self.seed = rows, size, seed
+        self.parts = tuple(parts) if parts is not None else (Part("the data", 0, len(rows)),)
         self._fields: Batch = {name: getattr(rows, name) for name in FIELDS} | (extra or {})
+        # At least one row: a part of small weight is seen in every epoch.
+        self._taken = [max(1, int(part.weight * (part.stop - part.start) + 0.5)) for part in self.parts]
+        self.rows_per_epoch = sum(self._taken)
 
     def indices(self, step: int) -> np.ndarray:
         """Row numbers of batch `step` (0-based). An epoch's last batch goes on into the next epoch."""
         start = step * self.size
-        stream = range(start, start + self.size)
-        return np.array([self._order(i // len(self.rows))[i % len(self.rows)] for i in stream])
+        found: list[np.ndarray] = []
+        while (left := (step + 1) * self.size - start) > 0:
+            epoch, place = divmod(start, self.rows_per_epoch)
+            found.append(self._order(epoch)[place : place + left])
+            start += len(found[-1])
+        return np.concatenate(found)
 
-    def batch(self, step: int) -> Batch:
-        """Batch `step`: every field of Rows as [B, ...]."""
-        index = self.indices(step)
+    def batch(self, step: int, share: slice = slice(None)) -> Batch:
+        """Batch `step`: every field of Rows as [B, ...]; `share`: only these of its rows, such as one host feeds."""
+        index = self.indices(step)[share]
         return {name: values[index] for name, values in self._fields.items()}
 
+    def tree_ids(self, step: int) -> list[str]:
+        """The conversations of batch `step`."""
+        return [tree for row in self.indices(step) for tree in self.rows.tree_ids[row]]
+
     def steps_per_epoch(self) -> int:
-        """Steps after which every row has been seen at least once."""
-        return -(-len(self.rows) // self.size)
+        """Steps after which every row of a part of weight 1 or more has been seen at least once."""
+        return -(-self.rows_per_epoch // self.size)
 
     @functools.cached_property
-    def fingerprint(self) -> str:
-        """Changes with the rows, their order, the batch size or the seed: what a saved position refers to."""
-        digest = hashlib.sha256(f"{self.size} {self.seed} {self.rows.tree_ids}".encode())
-        for name in FIELDS:
-            digest.update(np.ascontiguousarray(getattr(self.rows, name)))
-        return digest.hexdigest()[:16]
+    def fingerprint(self) -> dict[str, Any]:
+        """What a saved position refers to: batch size, seed, and each part's rows in their order and weight. JSON."""
+        parts = [{"name": p.name, "rows": _digest(self.rows, p), "weight": p.weight} for p in self.parts]
+        return {"data.rows": self.size, "seed": self.seed, "parts": parts}
 
-    def position(self, step: int) -> dict[str, str | int]:
-        """What to save so that a later run goes on with batch `step`."""
+    def position(self, step: int) -> dict[str, Any]:
+        """What to save so that a later run goes on with batch `step`. JSON."""
         return {"step": step, "fingerprint": self.fingerprint}
 
-    def resume(self, position: dict[str, str | int]) -> int:
-        """The step to go on with. Raises AloeError when the data, the batch size or the seed changed."""
+    def resume(self, position: Mapping[str, Any]) -> int:
+        """The step to go on with. Raises AloeError that says what of data, mixture, batch size and seed changed."""
         if position["fingerprint"] != self.fingerprint:
             raise AloeError(
-                f"the data changed since step {position['step']} was saved (fingerprint {position['fingerprint']}, "
-                f"now {self.fingerprint}): restore data, tokenizer, data.* and seed, or give a new output"
+                f"the data changed since step {position['step']} was saved: "
+                f"{_difference(position['fingerprint'], self.fingerprint)}; "
+                "restore data, tokenizer, data.* and seed, or give a new output"
             )
         return int(position["step"])
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a loader lives as long as its run
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+        chosen: list[np.ndarray] = []
+        for number, (part, taken) in enumerate(zip(self.parts, self._taken, strict=True)):
+            count = part.stop - part.start
+            passes, more = divmod(taken, count)
+            chosen += [np.arange(part.start, part.stop)] * passes
+            if more:
+                # A window that moves over one shuffled circle: no row comes twice before all others came once.
+                circle = np.random.default_rng([self.seed, number, 1]).permutation(count)
+                window = (epoch * more + np.arange(more)) % count
+                chosen.append(part.start + circle[window])
+        rows = np.concatenate(chosen)
+        return rows[np.random.default_rng([self.seed, epoch]).permutation(len(rows))]
+
+
+def _digest(rows: Rows, part: Part) -> str:
+    """Of a part's rows, without the padding that other parts of a mixture make them have."""
+    here = slice(part.start, part.stop)
+    digest = hashlib.sha256(f"{rows.tokens.shape[1]} {rows.tree_ids[here]}".encode())
+    for name in ("tokens", "positions", "subtree_end", "parent", "reply"):
+        digest.update(np.ascontiguousarray(getattr(rows, name)[here]))
+    turns = rows.pair_turn[here]
+    digest.update(np.stack([*np.nonzero(turns)]))
+    digest.update(np.ascontiguousarray(rows.pairs[here][turns > 0]))
+    digest.update(np.ascontiguousarray(turns[turns > 0]))
+    return digest.hexdigest()[:16]
+
+
+def _difference(before: Any, now: Mapping[str, Any]) -> str:
+    """What changed, in words."""
+    if not isinstance(before, Mapping):
+        return "it was saved by another version of this program"
+    told = [
+        f"{name} was {before.get(name)}, now {now[name]}"
+        for name in ("seed", "data.rows")
+        if before.get(name) != now[name]
+    ]
+    old, new = ({part["name"]: part for part in each.get("parts", [])} for each in (before, now))
+    told += [f"{name} is no longer part of it" for name in old if name not in new]
+    for name, part in new.items():
+        if name not in old:
+            told.append(f"{name} was not part of it")
+        elif part["rows"] != old[name]["rows"]:
+            told.append(f"{name} gives other rows (its content, the tokenizer or data.row_length changed)")
+        elif part["weight"] != old[name]["weight"]:
+            told.append(f"the weight of {name} was {old[name]['weight']:g}, now {part['weight']:g}")
+    return ", ".join(told) or "the order of its sources"
 
 
 def evaluation_batches(rows: Rows, size: int, extra: Batch | None = None) -> list[Batch]:

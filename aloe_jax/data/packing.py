@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from aloe_jax.data.bins import best_row_length, first_fit
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
 
@@ -25,7 +26,7 @@ class Rows:
     reply: np.ndarray  # [N, T] number of the reply that the token is scored for
     scored: (
         np.ndarray
-    )  # [N, S] indices of the tokens that count for a reply, in order, then zeros (which count for none)
+    )  # [N, S] indices of the tokens that count for a reply, in order, then zeros, which count for none
     pairs: np.ndarray  # [N, P, 2] reply numbers: preferred, rejected
     pair_turn: np.ndarray  # [N, P] 1-based turn of the pair, 0 where there is no pair
     reply_length: np.ndarray  # [N, R] scored tokens of each reply
@@ -43,6 +44,19 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The rows of one source of a mixture."""
+
+    name: str
+    start: int
+    stop: int
+    weight: float = 1.0  # passes over them in an epoch
+
+
+WELL_FILLED = 0.9  # share of the rows below which a better row length is looked for
+
+
+@dataclass(frozen=True)
 class PackingReport:
     """What became of the trees."""
 
@@ -54,18 +68,37 @@ class PackingReport:
     fill: float  # share of row positions that hold a token
     shortened: int  # trees that lost turns from the end
     turns_lost: int
-    skipped: int  # trees whose first turn alone is longer than a row
+    skipped: int  # trees of which no reply that counts fits a row
+    lengths: np.ndarray = field(repr=False, compare=False)  # tokens of every tree, as long as it came
+    better: tuple[int, float] | None = None  # a row length and how full its rows would be, where these are not
 
     def __str__(self) -> str:
         text = (
             f"{self.trees} trees, {self.replies} replies, {self.pairs} pairs, {self.tokens} tokens "
             f"in {self.rows} rows ({self.fill:.1%} full)"
         )
+        if self.better is not None:
+            text += f"; rows of {self.better[0]:,} would be {self.better[1]:.0%} full"
         if self.shortened:
             text += f"; {self.shortened} trees lost {self.turns_lost} turns that did not fit a row"
         if self.skipped:
-            text += f"; {self.skipped} trees skipped: their first turn is longer than a row"
+            text += f"; {self.skipped} trees skipped: not even their first reply fits a row"
         return text
+
+
+SUMMED = ("trees", "rows", "tokens", "replies", "pairs", "shortened", "turns_lost", "skipped")
+
+
+def total(reports: Sequence[PackingReport], longest: int | None = None) -> PackingReport:
+    """One report of several sources. `longest`: up to which row length a better one is looked for (None: not)."""
+    sums = {name: sum(getattr(report, name) for report in reports) for name in SUMMED}
+    room = sum(report.tokens / report.fill for report in reports)
+    lengths = [report.lengths for report in reports]
+    made = PackingReport(**sums, fill=sums["tokens"] / room, lengths=np.concatenate(lengths))
+    if longest is None or made.fill >= WELL_FILLED:
+        return made
+    best = best_row_length(lengths, longest)
+    return replace(made, better=best) if best is not None and best[1] > made.fill else made
 
 
 def pack(trees: Sequence[TokenTree], row_length: int) -> tuple[Rows, PackingReport]:
@@ -74,37 +107,53 @@ def pack(trees: Sequence[TokenTree], row_length: int) -> tuple[Rows, PackingRepo
     A tree longer than a row loses whole turns from its end; one whose first turn does not fit is skipped.
     Both are counted in the report. Raises AloeError when no tree is left.
     """
-    fitted = [(tree, tree.fit(row_length)) for tree in trees]
-    kept = sorted((fit for _, fit in fitted if fit is not None), key=lambda tree: -tree.length)
-    if not kept:
-        longest = max((tree.length for tree in trees), default=0)
-        raise AloeError(
-            f"data.row_length: none of {len(trees)} trees fits a row of {row_length} tokens "
-            f"(the longest has {longest}); raise data.row_length"
-        )
-    room = np.full(len(kept), row_length)
+    rows, (report,) = pack_sources({"": trees}, row_length)
+    return rows, report
+
+
+def pack_sources(sources: Mapping[str, Sequence[TokenTree]], row_length: int) -> tuple[Rows, list[PackingReport]]:
+    """Like `pack` for several sources: rows of their own, one source after the other, in arrays of one shape."""
+    fitted = {name: [(tree, tree.fit(row_length)) for tree in trees] for name, trees in sources.items()}
     members: list[list[TokenTree]] = []
-    for tree in kept:
-        row = int(np.argmax(room >= tree.length))
-        if row == len(members):
-            members.append([])
-        members[row].append(tree)
-        room[row] -= tree.length
+    ends: list[int] = []
+    for name, trees in fitted.items():
+        kept = sorted((fit for _, fit in trees if fit is not None), key=lambda tree: -tree.length)
+        if not kept:
+            longest = max((tree.length for tree, _ in trees), default=0)
+            whose = f" of {name}" if len(sources) > 1 else ""
+            raise AloeError(
+                f"data.row_length: none of {len(trees)} trees{whose} fits a row of {row_length} tokens "
+                f"(the longest has {longest}); raise data.row_length"
+            )
+        bins = first_fit([tree.length for tree in kept], row_length)
+        filled: list[list[TokenTree]] = [[] for _ in range(1 + max(bins))]
+        for tree, row in zip(kept, bins, strict=True):
+            filled[row].append(tree)
+        members += filled
+        ends.append(len(members))
     rows = _lay_out(members, row_length)
-    tokens = sum(tree.length for tree in kept)
-    lost = [tree.turns - fit.turns for tree, fit in fitted if fit is not None and fit is not tree]
-    report = PackingReport(
-        trees=len(kept),
-        rows=len(rows),
-        tokens=tokens,
-        replies=int((rows.reply_length > 0).sum()),
-        pairs=int((rows.pair_turn > 0).sum()),
-        fill=tokens / (len(rows) * row_length),
+    reports = [
+        _report(rows, slice(start, stop), trees)
+        for start, stop, trees in zip([0, *ends], ends, fitted.values(), strict=False)
+    ]
+    return rows, reports
+
+
+def _report(rows: Rows, part: slice, trees: Sequence[tuple[TokenTree, TokenTree | None]]) -> PackingReport:
+    lost = [tree.turns - fit.turns for tree, fit in trees if fit is not None and fit is not tree]
+    kept = sum(fit is not None for _, fit in trees)
+    return PackingReport(
+        trees=kept,
+        rows=part.stop - part.start,
+        tokens=int(rows.length[part].sum()),
+        replies=int((rows.reply_length[part] > 0).sum()),
+        pairs=int((rows.pair_turn[part] > 0).sum()),
+        fill=float(rows.length[part].mean() / rows.tokens.shape[1]),
         shortened=len(lost),
         turns_lost=sum(lost),
-        skipped=len(trees) - len(kept),
+        skipped=len(trees) - kept,
+        lengths=np.array([tree.length for tree, _ in trees], np.int32),
     )
-    return rows, report
 
 
 SCORED = 64  # the number of scored tokens a row is rounded up to a multiple of this

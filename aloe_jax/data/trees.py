@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,30 +12,36 @@ import numpy as np
 from aloe_jax.conversation import Branch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Node:
     """A run of tokens with one parent: a user message with the prompt for its reply, or one reply.
 
-    `scored` is how many of its first tokens are the reply with its end of turn (0: not a reply); what
+    `scored` is how many of its first tokens are the reply with its end of turn (0: not a reply that counts); what
     follows them, such as a newline after the end of turn, is only context.
     """
 
     parent: int  # index in TokenTree.nodes, -1 at a root
-    tokens: tuple[int, ...]
+    tokens: Sequence[int] = field(hash=False)  # held as an array of 4-byte integers, whatever it is given as
     scored: int = 0
     turn: int = 0  # depth: how many turns lie before it on its path
-    id: str = ""  # of a reply: "<conversation>/<turn>/<branch>", what log-probs are stored under
+    id: str = ""  # of a reply that counts: its name and a digest of its path, what log-probs are stored under
     source: int = 0  # of a reply: its turn's number in the conversation's list; on a main line equal to `turn`
-    branch: Branch | None = None  # of a reply
+    branch: Branch | None = None  # of a reply that counts
+
+    def __post_init__(self) -> None:
+        # A tuple of Python integers takes ten times the room.
+        if not isinstance(self.tokens, array):
+            object.__setattr__(self, "tokens", array("i", self.tokens))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """The two replies of a turn, as indices in TokenTree.nodes."""
+    """Two replies to the same prompt, as indices in TokenTree.nodes."""
 
     turn: int  # depth
     preferred: int
     rejected: int
+    where: str = field(default="", compare=False)  # the record that it comes from, for messages
 
 
 @dataclass(frozen=True)
@@ -52,40 +59,36 @@ class TokenTree:
 
     def flatten(self) -> FlatTree:
         """Lay the tree out as one sequence, with the fields that rebuild its shape."""
-        starts = np.cumsum([0] + [len(node.tokens) for node in self.nodes])
-        ends = starts[1:].copy()
-        for index in range(len(self.nodes) - 1, -1, -1):  # children before parents
+        count = len(self.nodes)
+        sizes = np.array([len(node.tokens) for node in self.nodes], np.int32)
+        starts = np.zeros(count + 1, np.int32)
+        np.cumsum(sizes, out=starts[1:])
+        ends = starts[1:].tolist()
+        depth = [0] * count  # tokens on the path before the node
+        above = starts[:-1].tolist()  # the token before the node; at a root its own first one, which is never scored
+        for index, node in enumerate(self.nodes):
+            if node.parent >= 0:
+                depth[index] = depth[node.parent] + len(self.nodes[node.parent].tokens)
+                above[index] = int(starts[node.parent + 1]) - 1
+        for index in range(count - 1, -1, -1):  # children before parents
             parent = self.nodes[index].parent
             if parent >= 0:
                 ends[parent] = max(ends[parent], ends[index])
-        length = int(starts[-1])
-        flat = FlatTree(*(np.zeros(length, np.int32) for _ in range(5)))
-        depth = np.zeros(len(self.nodes), np.int64)  # tokens on the path up to and including the node
-        for index, node in enumerate(self.nodes):
-            start, stop = starts[index], starts[index + 1]
-            before = depth[node.parent] if node.parent >= 0 else 0
-            depth[index] = before + len(node.tokens)
-            flat.tokens[start:stop] = node.tokens
-            flat.positions[start:stop] = before + np.arange(stop - start)
-            flat.subtree_end[start:stop] = ends[index]
-            flat.parent[start:stop] = np.arange(start - 1, stop - 1)
-            # Nothing comes before a root: it points to itself, and is never scored.
-            flat.parent[start] = starts[node.parent + 1] - 1 if node.parent >= 0 else start
-            flat.node[start : start + node.scored] = index + 1
-        return flat
+        owner = np.repeat(np.arange(count), sizes)
+        here = np.arange(int(starts[-1]), dtype=np.int32)
+        within = here - starts[owner]
+        scored = np.array([node.scored for node in self.nodes], np.int32)[owner]
+        return FlatTree(
+            tokens=np.concatenate([np.asarray(node.tokens, np.int32) for node in self.nodes]),
+            positions=np.array(depth, np.int32)[owner] + within,
+            subtree_end=np.array(ends, np.int32)[owner],
+            parent=np.where(within == 0, np.array(above, np.int32)[owner], here - 1),
+            node=np.where(within < scored, owner + 1, 0).astype(np.int32),
+        )
 
     def keep_replies(self, wanted: Collection[int]) -> TokenTree:
-        """Drop replies that are neither wanted nor continued; score only the wanted ones. Pairs are dropped."""
-        parents = {node.parent for node in self.nodes}
-        kept: dict[int, int] = {-1: -1}
-        nodes: list[Node] = []
-        for index, node in enumerate(self.nodes):
-            if node.scored and index not in wanted and index not in parents:
-                continue
-            kept[index] = len(nodes)
-            scored = node.scored if index in wanted else 0
-            nodes.append(replace(node, parent=kept[node.parent], scored=scored))
-        return TokenTree(self.id, tuple(nodes), ())
+        """Keep only the wanted replies and what leads to them, and score only those. Pairs are dropped."""
+        return self._part(wanted, ())
 
     @property
     def turns(self) -> int:
@@ -100,17 +103,70 @@ class TokenTree:
             if node.turn < turns:
                 kept[index] = len(nodes)
                 nodes.append(replace(node, parent=kept[node.parent]))
-        pairs = (Pair(p.turn, kept[p.preferred], kept[p.rejected]) for p in self.pairs if p.turn < turns)
-        return TokenTree(self.id, tuple(nodes), tuple(pairs))
+        return TokenTree(self.id, tuple(nodes), _renumbered((p for p in self.pairs if p.turn < turns), kept))
 
     def fit(self, length: int) -> TokenTree | None:
-        """The longest version in whole turns of at most `length` tokens, None when not even one turn fits."""
+        """The longest version in whole turns of at most `length` tokens, None when no reply that counts fits."""
         tree = self
         while tree.length > length:
-            if tree.turns == 1:
-                return None
             tree = tree.first_turns(tree.turns - 1)
+            if not any(node.scored for node in tree.nodes):
+                return None
         return tree
+
+    def split(self, length: int) -> list[TokenTree]:
+        """Trees of at most `length` tokens that together hold every pair, and every scored reply that is in none.
+
+        What several of them need of the shared prefixes is repeated as context. A pair that is too long with its
+        path is a tree of its own, for `fit` to judge.
+        """
+        if self.length <= length:
+            return [self]
+        paired = {node for pair in self.pairs for node in (pair.preferred, pair.rejected)}
+        units: list[tuple[tuple[int, ...], tuple[Pair, ...]]] = [
+            ((pair.preferred, pair.rejected), (pair,)) for pair in self.pairs
+        ]
+        units += [((i,), ()) for i, node in enumerate(self.nodes) if node.scored and i not in paired]
+        trees: list[TokenTree] = []
+        held: set[int] = set()  # nodes of the tree that is being filled
+        room, wanted, pairs = length, list[int](), list[Pair]()
+        for replies, pair in sorted(units, key=lambda unit: max(unit[0])):  # depth-first: neighbours share most
+            more = self._paths(replies) - held
+            size = sum(len(self.nodes[node].tokens) for node in more)
+            if wanted and size > room:
+                trees.append(self._part(wanted, pairs))
+                more = self._paths(replies)
+                size = sum(len(self.nodes[node].tokens) for node in more)
+                held, room, wanted, pairs = set(), length, [], []
+            held |= more
+            room -= size
+            wanted += replies
+            pairs += pair
+        return [*trees, self._part(wanted, pairs)]
+
+    def _paths(self, ends: Iterable[int]) -> set[int]:
+        """All nodes on the paths to these."""
+        nodes: set[int] = set()
+        for node in ends:
+            while node >= 0 and node not in nodes:
+                nodes.add(node)
+                node = self.nodes[node].parent  # noqa: PLW2901 - on to the node before it
+        return nodes
+
+    def _part(self, wanted: Collection[int], pairs: Iterable[Pair]) -> TokenTree:
+        wanted = set(wanted)
+        kept: dict[int, int] = {-1: -1}
+        nodes: list[Node] = []
+        for index in sorted(self._paths(wanted)):
+            node = self.nodes[index]
+            kept[index] = len(nodes)
+            scored = node.scored if index in wanted else 0
+            nodes.append(replace(node, parent=kept[node.parent], scored=scored))
+        return TokenTree(self.id, tuple(nodes), _renumbered(pairs, kept))
+
+
+def _renumbered(pairs: Iterable[Pair], kept: dict[int, int]) -> tuple[Pair, ...]:
+    return tuple(replace(pair, preferred=kept[pair.preferred], rejected=kept[pair.rejected]) for pair in pairs)
 
 
 @dataclass(frozen=True)

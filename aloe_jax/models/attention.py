@@ -1,4 +1,4 @@
-"""Grouped-query attention under the interval mask, in plain XLA.
+"""Grouped-query attention under the interval mask: the one way in to every kernel, and the plain one.
 
 Query q sees key k when k <= q < subtree_end[k]: with a token tree laid out depth first, a token sees its
 ancestors and itself and nothing else. Without subtree_end the mask is causal. A sliding window W shows only the
@@ -7,18 +7,19 @@ keys with positions[q] - positions[k] < W: the last W tokens of the query's own 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-Method = Literal["auto", "dense", "chunked"]
+from aloe_jax.errors import AloeError
 
-CHUNK = 128  # queries a chunk
-DENSE_LIMIT = 256  # `auto` leaves shorter rows whole
-KEEP_LIMIT = 2048  # longer rows recompute their scores in the backward pass instead of keeping them
+Method = Literal["auto", "dense", "chunked", "tpu", "gpu"]
+
+OWN_KERNEL: dict[str, Method] = {"tpu": "tpu", "gpu": "gpu"}  # by platform
+DENSE_LIMIT = 256  # tokens: `auto` computes shorter rows whole where the platform has no kernel of its own
+SQUARE_LIMIT = 2048  # tokens: no row longer than this ever has all its scores at once
 HIDDEN = -1e30  # a score that softmax turns into 0; -inf would turn a row without any key into NaN
 
 
@@ -34,26 +35,60 @@ def attend(
     """Softmax attention over the keys that the interval mask shows, scaled by 1/sqrt(H); softmax in float32.
 
     query [B,T,N,H], key and value [B,T,K,H] with N a multiple of K (query head n reads key head n // (N/K)),
-    subtree_end int [B,T] or None -> [B,T,N,H] in the type of the query. `dense` holds scores [B,N,T,T];
-    `chunked` holds them for a chunk of queries and only the keys that come before its end. `window` counts in
-    `positions` int [B or 1,T], which it needs.
+    subtree_end int [B,T] or None -> [B,T,N,H] in the type of the query. `window` counts in `positions`
+    int [B or 1,T], which it needs. `dense` holds all scores [B,N,T,T]; the other methods are kernels, see kernels/.
+    Raises AloeError for `dense` where rows are too long for that.
     """
     assert window is None or positions is not None
+    batch, length = query.shape[:2]
+    if subtree_end is None:
+        subtree_end = jnp.full((batch, length), length, jnp.int32)
+    kernel = _kernel(preferred(length) if method == "auto" else method)
+    return kernel(query, key, value, subtree_end, positions, window)
+
+
+def preferred(length: int) -> Method:
+    """The method that `auto` stands for on this platform, for rows of `length` tokens."""
+    on_cpu: Method = "dense" if length <= DENSE_LIMIT else "chunked"
+    return OWN_KERNEL.get(jax.default_backend(), on_cpu)
+
+
+def _kernel(method: Method) -> Callable[..., jax.Array]:
+    if method == "tpu":
+        from aloe_jax.models.kernels import tpu
+
+        return tpu.interval_attention
+    if method == "gpu":
+        from aloe_jax.models.kernels import gpu
+
+        return gpu.interval_attention
+    if method == "chunked":
+        from aloe_jax.models.kernels import chunked
+
+        return chunked.interval_attention
+    return _dense
+
+
+def _dense(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    subtree_end: jax.Array,
+    positions: jax.Array | None,
+    window: jax.Array | int | None,
+) -> jax.Array:
     length = query.shape[1]
-    query, key, value = grouped(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2)
-    if method == "auto":
-        method = "dense" if length <= DENSE_LIMIT else "chunked"
-    chunk = length if method == "dense" else CHUNK
-    pieces = []
-    for start in range(0, length, chunk):
-        stop = min(start + chunk, length)
-        block: Callable[..., jax.Array] = functools.partial(_block, start=start)
-        if method == "chunked" and length > KEEP_LIMIT:
-            block = jax.checkpoint(block)
-        end = None if subtree_end is None else subtree_end[:, :stop]
-        place = None if window is None or positions is None else (positions[:, :stop], window)
-        pieces.append(block(query[:, :, :, start:stop], key[:, :, :stop], value[:, :, :stop], end, place))
-    return ungrouped(pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=3))
+    if length > SQUARE_LIMIT:
+        raise AloeError(
+            f"model.attention: dense attention holds the square of a row's length, which is for rows of at most "
+            f"{SQUARE_LIMIT} tokens, not {length}; use auto or chunked"
+        )
+    at = jnp.arange(length)[:, None]
+    seen = ((at >= at.T) & (at < subtree_end[:, None]))[:, None, None]  # [B,1,1,T,T]
+    if window is not None and positions is not None:
+        seen &= (positions[:, :, None] - positions[:, None] < window)[:, None, None]
+    mixed = weigh(grouped(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2), seen)
+    return ungrouped(mixed)
 
 
 def grouped(query: jax.Array, kv_heads: int) -> jax.Array:
@@ -72,35 +107,13 @@ def ungrouped(mixed: jax.Array) -> jax.Array:
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * groups, size)
 
 
-def _block(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    subtree_end: jax.Array | None,
-    place: tuple[jax.Array, jax.Array | int] | None,
-    *,
-    start: int,
-) -> jax.Array:
-    """Queries start..start+Q against keys 0..S: [B,K,G,Q,H], [B,K,S,H], [B,K,S,H], [B,S] -> [B,K,G,Q,H].
-
-    `place`: positions [B or 1,S] and the window in them.
-    """
-    queries = (start + jnp.arange(query.shape[3]))[:, None]
-    seen = (jnp.arange(key.shape[2])[None] <= queries)[None]  # [1,Q,S]
-    if subtree_end is not None:
-        seen = seen & (queries[None] < subtree_end[:, None])  # [B,Q,S]
-    if place is not None:
-        positions, window = place
-        seen = seen & (positions[:, start:, None] - positions[:, None] < window)
-    return weigh(query, key, value, seen[:, None, None])
-
-
 def weigh(query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array) -> jax.Array:
     """Attention where `seen` [B or 1,1,1,Q,S]: query [B,K,G,Q,H] from `grouped`, key and value [B,K,S,H]."""
-    scores = jnp.einsum("bkgqh,bksh->bkgqs", query, key, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bkgqh,bksh->bkgqs", query, key, preferred_element_type=wide)
     scores = jnp.where(seen, scores, HIDDEN)
     top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     exponentials = jnp.exp(scores - top)
     total = exponentials.sum(axis=-1, keepdims=True)  # [B,K,G,Q,1]
-    out = jnp.einsum("bkgqs,bksh->bkgqh", exponentials.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bkgqs,bksh->bkgqh", exponentials.astype(value.dtype), value, preferred_element_type=wide)
     return (out / total).astype(query.dtype)

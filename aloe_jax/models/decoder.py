@@ -2,12 +2,13 @@
 
 Numerics follow transformers: RMSNorm, rotary positions on half-split heads, grouped-query attention, SwiGLU, and by
 the switches of `ModelSpec` sliding windows, biases, other norms in other places, clipping. Shapes: B batch, T tokens,
-D model, N/K query and key heads, H head size, F feed-forward, V vocabulary, L layers, S cache slots.
+D model, N/K query and key heads, H head size, F feed-forward, V vocabulary, L layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,13 +18,12 @@ from flax import nnx
 from jax import lax
 
 from aloe_jax import config
-from aloe_jax.models.attention import Method, attend, grouped, ungrouped, weigh
-from aloe_jax.models.lora import delta, dense
+from aloe_jax.models.attention import Method, attend
+from aloe_jax.models.lora import adapters, delta, dense
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import constrain
 
-Cache = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values [B,K,S,H] of every layer
 Layer = dict[str, Any]  # the weights and adapters of one layer by name, without the leading L
 NO_WINDOW = 2**30  # tokens: more than any path has
 
@@ -97,42 +97,53 @@ class Decoder(nnx.Module):
         x, _ = lax.scan(step, self._embed(tokens), (self._stacked(), windows), unroll=self.compute.unroll)
         return self._final(x)
 
-    def cached(self, tokens: jax.Array, cache: Cache, lengths: jax.Array) -> tuple[jax.Array, Cache]:
-        """Continue rows whose first `lengths` [B] tokens are in the cache: int [B,T] -> ([B,T,D], cache).
+    def unstacked(self) -> tuple[Layer, ...]:
+        """The weights of every layer as arrays of their own, in the compute type where they are used in it.
 
-        Rows may end in padding: no token sees it, and what comes next in the row is stored over it. What lies
-        past the last slot S is not stored.
+        A loop that runs the layers many times reads these; out of the stack, each would be copied at every step.
         """
-        positions = lengths[:, None] + jnp.arange(tokens.shape[1])[None]  # [B,T]
-        behind = positions[:, :, None] - jnp.arange(cache[0][0].shape[2])[None, None]  # [B,T,S]
-        windows = self.spec.windows or (0,) * self.spec.layers
-        masks = {  # [B,1,1,T,S]
-            window: ((behind >= 0) & (behind < window) if window else behind >= 0)[:, None, None]
-            for window in dict.fromkeys(windows)
-        }
+        described = (
+            {f"layers.{name}": weight for name, weight in adapters(self.spec, self.lora).items()} if self.lora else {}
+        )
+        described |= weights(self.spec)
+
+        def held(name: str, weight: Any) -> Any:
+            """Norms stay as they are, and so does what is held in few bits."""
+            if not isinstance(weight, jax.Array):
+                return weight
+            part = constrain(weight, described[f"layers.{name}"].axes[1:])
+            return part if name.endswith("_norm") else part.astype(self.compute.dtype)
+
+        return tuple(
+            {name: held(name, jax.tree.map(lambda w: w[i], weight)) for name, weight in self._stacked().items()}  # noqa: B023
+            for i in range(self.spec.layers)
+        )
+
+    def cached(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        layers: Sequence[Layer],
+        attention: Callable[[int, jax.Array, jax.Array, jax.Array], jax.Array],
+    ) -> jax.Array:
+        """As `hidden`, where the tokens attend to what the caller keeps: int [B,T] at int [B,T] -> [B,T,D].
+
+        `layers` as from `unstacked`. `attention` gets the number of the layer, its queries [B,T,N,H], keys and values
+        [B,T,K,H] with rotary positions, and gives [B,T,N,H].
+        """
         rotation = rope_rotation(self.spec, positions)
-        rows = jnp.arange(tokens.shape[0])[:, None]
-        stored: list[tuple[jax.Array, jax.Array]] = []
-
-        def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            keys, values = cache[len(stored)]
-            seen = masks[windows[len(stored)]]
-            keys = keys.at[rows, :, positions].set(key, mode="drop")
-            values = values.at[rows, :, positions].set(value, mode="drop")
-            stored.append((keys, values))
-            return ungrouped(weigh(grouped(query, key.shape[2]), keys, values, seen))
-
-        # Not scanned: a cache stacked over layers would be copied at every step instead of written in place.
         x = self._embed(tokens)
-        stacked = self._stacked()
-        for index in range(self.spec.layers):
-            x = self._layer(x, jax.tree.map(lambda weight: weight[index], stacked), rotation, mix)  # noqa: B023
-        return self._final(x), tuple(stored)
+        for index, layer in enumerate(layers):
+            x = self._layer(x, layer, rotation, functools.partial(attention, index))
+        return self._final(x)
 
     def unembedding(self) -> jax.Array:
         """The head [D,V] in the compute type: the transposed embedding where they are tied."""
         weight = self.embedding[...].T if self.spec.tie_embeddings else self.head[...]
-        return weight.astype(self.compute.dtype)
+        # Whole along D on every device that has rows: split there, the rows' states would travel instead. Cast before
+        # it travels, which XLA by itself may put off.
+        weight = constrain(weight.astype(self.compute.dtype), ("width", "vocab"))
+        return constrain(weight, ("features", "vocab"))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[...,D] -> float32 [...,V]."""
@@ -141,8 +152,9 @@ class Decoder(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         with jax.named_scope("embed"):
-            x = self.embedding[...].astype(self.compute.dtype)[tokens]
-            return constrain(x, ("batch", "length", "features"))
+            table = constrain(self.embedding[...].astype(self.compute.dtype), ("vocab", "width"))
+            table = constrain(table, ("vocab", "features"))
+            return constrain(table[tokens], ("batch", "length", "features"))
 
     def _stacked(self) -> Layer:
         adapters = {name: value[...] for name, value in self.adapters.items()} if self.lora is not None else {}

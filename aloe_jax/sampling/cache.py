@@ -1,33 +1,257 @@
-"""The key/value cache and its sizes: few different ones, because each is compiled for once."""
+"""The key/value cache: full pages of tokens in large blocks, and the newest tokens of every row in a tail.
+
+A row of `length` tokens has its first `length // PAGE` pages in the blocks and the rest in its tail. What one call
+adds is laid behind the tails, at one place for all rows whatever their lengths, and sorted in when the call ends; so
+the blocks are only read while tokens are drawn, and no step copies them. Attention is computed block by block and
+passes over blocks that no row has reached.
+
+Shapes: B rows, R of them in a call, T tokens, N/K query and key heads, H head size, S slots (places for a token).
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from aloe_jax.models.decoder import Cache
+from aloe_jax.models.attention import HIDDEN, grouped, ungrouped
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.parallel.mesh import constrain
+
+Kind = Literal["compute", "bfloat16", "int8"]  # how keys and values are held; `compute`: in the type of activations
+
+PAGE = 64  # tokens: the most that one call adds to a row
+BLOCK = 256  # tokens: the least that attention passes over
+MOST_BLOCKS = 8  # each is a branch to compile
+NOWHERE = 2**30  # a position after all others
 
 
-def bucket(size: int, least: int) -> int:
-    """The smallest power of two from `least` on that holds `size`."""
-    while least < size:
-        least *= 2
-    return least
+class Held(NamedTuple):
+    """Keys and values of one layer; in int8 with a scale for every token and head."""
+
+    keys: Any  # [B,K,H,S]: the order in which a CPU is quickest with the scores
+    values: Any  # [B,K,S,H]
+    key_scales: Any = None  # float32 [B,K,S]
+    value_scales: Any = None
 
 
-def new_cache(spec: ModelSpec, batch: int, slots: int, dtype: str) -> Cache:
-    """An empty cache for `batch` rows of up to `slots` tokens."""
-    shape = (batch, spec.kv_heads, slots, spec.head_size)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(spec.layers))
+SLOTS = Held(keys=3, values=2, key_scales=2, value_scales=2)  # which axis is S
 
 
-def slots(cache: Cache) -> int:
-    """How many tokens a row of the cache holds."""
-    return cache[0][0].shape[2]
+class Cache(NamedTuple):
+    """Of every layer its blocks, one after the other, and its tail of PAGE slots."""
+
+    blocks: tuple[tuple[Held, ...], ...]
+    tails: tuple[Held, ...]
 
 
-def grown(cache: Cache, size: int) -> Cache:
-    """The same content with room for `size` tokens a row."""
-    extra = size - slots(cache)
-    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, extra), (0, 0))), cache)
+def each(function: Callable[..., jax.Array], *helds: Held) -> Held:
+    """`function(axis of S, x, ...)` of the keys, the values and so on that there are."""
+    return Held(*(None if parts[1] is None else function(*parts) for parts in zip(SLOTS, *helds, strict=True)))
+
+
+# ---------------------------------------------------------------- making one, filling it
+
+
+def block_sizes(length: int, undivided: bool) -> list[int]:
+    """Slots of the blocks for rows of `length` tokens; `undivided`: in one block, where branches cost much."""
+    slots = length // PAGE * PAGE
+    size = slots if undivided else max(BLOCK, -(-slots // (MOST_BLOCKS * PAGE)) * PAGE)
+    return [min(size, slots - start) for start in range(0, slots, size)] if slots else []
+
+
+def empty(spec: ModelSpec, rows: int, slots: int, dtype: str) -> Held:
+    """Nothing yet, for one layer."""
+    shape = (rows, spec.kv_heads, slots)
+    keys = jnp.zeros((*shape[:2], spec.head_size, slots), dtype)
+    scales = jnp.ones(shape, jnp.float32) if dtype == "int8" else None
+    return placed(Held(keys, jnp.zeros((*shape, spec.head_size), dtype), scales, scales))
+
+
+def empty_cache(spec: ModelSpec, rows: int, blocks: Sequence[int], dtype: str) -> Cache:
+    """Nothing yet, for all layers."""
+    made = [[empty(spec, rows, slots, dtype) for slots in (*blocks, PAGE)] for _ in range(spec.layers)]
+    return Cache(tuple(tuple(layer[:-1]) for layer in made), tuple(layer[-1] for layer in made))
+
+
+def placed(held: Held) -> Held:
+    """Rows over the mesh axes of the batch, heads over tensor."""
+    return each(lambda axis, x: constrain(x, ("batch", "kv_heads", *(None,) * (x.ndim - 2))), held)
+
+
+def hold(key: jax.Array, value: jax.Array, dtype: str) -> Held:
+    """Keys and values [B,T,K,H] as they are held."""
+    keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
+    if dtype != "int8":
+        return Held(keys.astype(dtype), values.astype(dtype))
+    (keys, key_scales), (values, value_scales) = _quantised(keys, 2), _quantised(values, 3)
+    return Held(keys, values, key_scales, value_scales)
+
+
+def _quantised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """The nearest of 255 even steps up to the largest value along `axis`, and the step."""
+    wide = x.astype(jnp.float32)
+    step = jnp.maximum(jnp.abs(wide).max(axis=axis) / 127, 1e-30)
+    return jnp.round(wide / jnp.expand_dims(step, axis)).astype(jnp.int8), step
+
+
+# ---------------------------------------------------------------- what a call adds
+
+
+def opened(tails: tuple[Held, ...]) -> tuple[Held, ...]:
+    """Tails with PAGE more slots, for the tokens of a call."""
+    return tuple(each(lambda axis, x: jnp.concatenate([x, jnp.zeros_like(x)], axis), tail) for tail in tails)
+
+
+def write(opened_tail: Held, new: Held, offset: jax.Array | int) -> Held:
+    """Lay `new` behind the tails, `offset` tokens after the first of this call."""
+    return each(lambda axis, x, y: lax.dynamic_update_slice_in_dim(x, y, PAGE + offset, axis), opened_tail, new)
+
+
+def settle(
+    cache: Cache,
+    opened_tails: tuple[Held, ...],
+    rows: jax.Array,
+    lengths: jax.Array,
+    counts: jax.Array,
+    shards: int,
+) -> Cache:
+    """Keep `counts` [R] of what a call added to `rows` [R] of `lengths` [R] tokens: full pages go to the blocks.
+
+    `rows` count from the first of their shard, of which there are `shards`; a number past the last row keeps nothing.
+    """
+    starts, left = lengths // PAGE * PAGE, lengths % PAGE
+    full = left + counts >= PAGE
+    everyone = jnp.tile(jnp.arange(rows.size // shards), shards)
+    count = cache.tails[0].values.shape[0] // shards if cache.tails else 0
+
+    def layer(blocks: tuple[Held, ...], tail: Held, opened_tail: Held) -> tuple[tuple[Held, ...], Held]:
+        def joined(axis: int, x: jax.Array) -> jax.Array:
+            fresh = lax.slice_in_dim(x, PAGE, 2 * PAGE, axis=axis)
+            return put(x, everyone, left, fresh, axis, shards)
+
+        def rest(axis: int, x: jax.Array) -> jax.Array:
+            over = full.reshape(-1, *(1,) * (x.ndim - 1))
+            return jnp.where(over, lax.slice_in_dim(x, PAGE, 2 * PAGE, axis=axis), page(axis, x))
+
+        def page(axis: int, x: jax.Array) -> jax.Array:
+            return lax.slice_in_dim(x, 0, PAGE, axis=axis)
+
+        whole = each(joined, opened_tail)
+        zero = jnp.zeros_like(starts)
+        tail = each(lambda axis, x, y: put(x, rows, zero, rest(axis, y), axis, shards), tail, whole)
+        kept, start = [], 0
+        for block in blocks:
+            size = block.values.shape[SLOTS.values]
+            here = jnp.where(full & (starts >= start) & (starts < start + size), rows, count)
+            at = starts - start
+            kept.append(
+                each(lambda axis, x, y: put(x, here, at, page(axis, y), axis, shards), block, whole)  # noqa: B023
+            )
+            start += size
+        return tuple(placed(block) for block in kept), placed(tail)
+
+    made = [layer(*parts) for parts in zip(*cache, opened_tails, strict=True)]
+    return Cache(tuple(blocks for blocks, _ in made), tuple(tail for _, tail in made))
+
+
+def put(x: jax.Array, rows: jax.Array, starts: jax.Array, pieces: jax.Array, axis: int, shards: int) -> jax.Array:
+    """Write pieces[r] along `axis` from starts[r] on into x[rows[r]]; nothing where the row or the start is past x."""
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=tuple(range(1, x.ndim)),
+        inserted_window_dims=(0,),
+        scatter_dims_to_operand_dims=(0, axis),
+    )
+
+    def one(x: jax.Array, where: jax.Array, pieces: jax.Array) -> jax.Array:
+        return lax.scatter(x, where, pieces, numbers, mode=lax.GatherScatterMode.FILL_OR_DROP)
+
+    return _by_shard(one, shards, x, jnp.stack([rows, starts], axis=1), pieces)
+
+
+def take(x: jax.Array, rows: jax.Array, shards: int) -> jax.Array:
+    """x[rows], the rows counted from the first of their shard."""
+    return _by_shard(lambda x, rows: x.at[rows].get(mode="clip"), shards, x, rows)
+
+
+def _by_shard(function: Callable[..., jax.Array], shards: int, *arrays: jax.Array) -> jax.Array:
+    """`function` on every shard of rows, so that no row has to travel between devices."""
+    if shards == 1:
+        return function(*arrays)
+    made = jax.vmap(function)(*(x.reshape(shards, -1, *x.shape[1:]) for x in arrays))
+    return made.reshape(-1, *made.shape[2:])
+
+
+# ---------------------------------------------------------------- attention
+
+
+class Part(NamedTuple):
+    """Attention to some of the keys [B,K,G,T,·]: highest score, sum of exponentials below it, mixed values."""
+
+    top: jax.Array
+    total: jax.Array
+    mixed: jax.Array
+
+
+def attend(
+    query: jax.Array,
+    blocks: tuple[Held, ...],
+    opened_tail: Held,
+    lengths: jax.Array,
+    positions: jax.Array,
+    window: int,
+    view: Callable[[Held], Held] = lambda held: held,
+) -> jax.Array:
+    """Attention of queries [R,T,N,H] at `positions` [R,T] to all tokens of their rows up to themselves -> [R,T,N,H].
+
+    `lengths` [R]: tokens of the rows before this call. `view` picks the rows out of a block. `window` 0: none.
+    """
+    heads = grouped(query, opened_tail.values.shape[1])
+    starts, left = lengths // PAGE * PAGE, lengths % PAGE
+
+    def seen(places: jax.Array) -> jax.Array:
+        behind = positions[:, :, None] - places[:, None]  # [R,T,S]
+        return ((behind >= 0) & (behind < window) if window else behind >= 0)[:, None, None]
+
+    slots = jnp.arange(2 * PAGE)[None]
+    tail = jnp.where(slots < left[:, None], starts[:, None] + slots, NOWHERE)
+    parts = [_part(heads, opened_tail, seen(jnp.where(slots < PAGE, tail, lengths[:, None] + slots - PAGE)))]
+    shape = (*heads.shape[:-1], 1)
+    nothing = Part(
+        jnp.full(shape, HIDDEN, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(heads.shape, jnp.float32)
+    )
+    start, longest = 0, starts.max()
+    for block in blocks:
+        size = block.values.shape[SLOTS.values]
+        places = (start + jnp.arange(size))[None]
+        places = jnp.where(places < starts[:, None], places, NOWHERE)
+        look = lambda: _part(heads, view(block), seen(places))  # noqa: B023, E731
+        parts.append(look() if len(blocks) == 1 else lax.cond(longest > start, look, lambda: nothing))
+        start += size
+    top = functools.reduce(jnp.maximum, [part.top for part in parts])
+    shares = [jnp.exp(part.top - top) for part in parts]
+    total, mixed = jnp.zeros_like(top), jnp.zeros_like(parts[0].mixed)
+    for part, share in zip(parts, shares, strict=True):
+        total, mixed = total + part.total * share, mixed + part.mixed * share
+    return ungrouped((mixed / total).astype(query.dtype))
+
+
+def _part(query: jax.Array, held: Held, seen: jax.Array) -> Part:
+    keys, values = held.keys.astype(query.dtype), held.values.astype(query.dtype)
+    scores = jnp.einsum("bkgth,bkhs->bkgts", query, keys, preferred_element_type=jnp.float32)
+    if held.key_scales is not None:
+        scores = scores * held.key_scales[:, :, None, None]
+    scores = jnp.where(seen, scores, HIDDEN)
+    top = scores.max(axis=-1, keepdims=True)
+    exponentials = jnp.exp(scores - top)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    if held.value_scales is not None:
+        exponentials = exponentials * held.value_scales[:, :, None, None]
+    mixed = jnp.einsum(
+        "bkgts,bksh->bkgth", exponentials.astype(query.dtype), values, preferred_element_type=jnp.float32
+    )
+    return Part(top, total, mixed)

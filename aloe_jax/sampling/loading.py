@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
 
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
-from aloe_jax.models import check_vocabulary, load_pretrained, tokenizer_directory
+from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
+from aloe_jax.sampling.cache import Kind
 from aloe_jax.sampling.sampler import Sampler
 
 
-def load_sampler(path: str | Path, max_length: int) -> tuple[Sampler, ChatTemplate]:
-    """The sampler and the chat template of a Hugging Face directory or one of our runs."""
+def load_sampler(
+    path: str | Path,
+    max_length: int,
+    rows: int = 64,
+    cache: Kind = "compute",
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+) -> tuple[Sampler, ChatTemplate]:
+    """The sampler and the chat template of a Hugging Face directory or one of our runs.
+
+    `dtype` is that of parameters and activations; `mesh` is what they are laid out over. See `Sampler` for the rest.
+    """
+    keep_compiled()
     tokenizer = load_tokenizer(tokenizer_directory(path))
-    model = load_pretrained(path)
+    model = load_pretrained(path, dtype, mesh, Compute(dtype=dtype))
     check_vocabulary(tokenizer, model.spec, str(tokenizer_directory(path)))
-    return Sampler(model, tokenizer, max_length=max_length), ChatTemplate(tokenizer, stop=model.spec.eos_ids)
+    sampler = Sampler(model, tokenizer, max_length=max_length, rows=rows, cache=cache)
+    return sampler, ChatTemplate(tokenizer, stop=model.spec.eos_ids)
+
+
+def keep_compiled() -> None:
+    """Start from what earlier processes compiled, in ~/.cache/aloe-jax unless JAX was told another place."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "aloe-jax" / "compiled"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,37 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.loader import Batch, Loader, evaluation_batches
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import checkpoint_steps, save_adapter, save_spec, write_atomically
+from aloe_jax.models.digest import weights_digest
+from aloe_jax.models.run_directory import checkpoint_steps, write_atomically
+from aloe_jax.parallel import distributed
+from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import objectives, start
 from aloe_jax.training.checkpoint import Checkpoints
-from aloe_jax.training.metrics import MetricsLog, Throughput, tell
+from aloe_jax.training.display import COMPILING, Display
+from aloe_jax.training.master import MasterCopies
+from aloe_jax.training.metrics import MetricsLog, Throughput, Work
 from aloe_jax.training.optimizer import learning_rate, make_optimizer
-from aloe_jax.training.reference import ReferenceCache, reference_fingerprint
-from aloe_jax.training.step import (
-    Params,
-    evaluation_step,
-    logps_step,
-    mean_over,
-    new_state,
-    place,
-    train_step,
-)
+from aloe_jax.training.plan import make_plan
+from aloe_jax.training.profiling import Profiling, check_window
+from aloe_jax.training.reference import ReferenceCache
+from aloe_jax.training.step import Params, evaluation_step, logps_step, new_state, train_step
+from aloe_jax.training.stopping import Stop
+from aloe_jax.training.totals import add, read
+from aloe_jax.training.tracking import check_wandb
 
 
 def run(settings: config.Train, dry_run: bool = False) -> None:
-    """Train as configured, resuming what is there. Raises AloeError on anything that a person can mend."""
+    """Train as configured, resuming what is there. Raises AloeError on anything that a person can mend.
+
+    In a run of several processes every one of them calls this; see parallel/distributed.py.
+    """
+    distributed.join()
+    with distributed.only_lead_tells():
+        _run(settings, dry_run)
+
+
+def _run(settings: config.Train, dry_run: bool) -> None:
     # ---------------------------------------------------------------- what is asked for, and does it fit?
     mesh = make_mesh(settings.mesh)
     if not dry_run:
@@ -46,112 +57,132 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
     material = start.gather_material(settings)
     spec = start.resolve_spec(settings, material.tokenizer, material.template)
     start.check_fit(settings, spec, material, mesh)
-    loader = Loader(material.train.rows, settings.data.rows, settings.seed)
+    loader = start.make_loader(settings, material)
     steps = settings.steps or settings.epochs * loader.steps_per_epoch()
-    click.echo(start.plan(settings, spec, material, mesh, steps))
+    check_window(settings.profile, steps)
+    if settings.wandb is not None and distributed.is_lead():
+        check_wandb()
+    plan = make_plan(settings, spec, mesh, steps, material.train, material.validation)
+    click.echo(plan)
     if dry_run:
         return
 
     # ---------------------------------------------------------------- model, optimizer, where we left off
-    save_spec(spec, directory)
-    if settings.model.lora is not None:
-        save_adapter(directory, settings.model)
-    material.tokenizer.save_pretrained(directory / "tokenizer")
-    with jax.set_mesh(mesh), Stop() as stop:
+    if distributed.is_lead():
+        start.describe_model(settings, spec, material.tokenizer, directory)
+    with jax.set_mesh(mesh), Stop() as stop, contextlib.ExitStack() as scope:
         graph, params, frozen = start.build_model(settings, spec, mesh)
         checkpoints = Checkpoints(directory, settings.checkpoints, start.trained_shapes(settings, spec))
         done = 0
         if (latest := checkpoints.latest()) is not None:
             done = loader.resume(checkpoints.position(latest))
-            click.echo(f"resuming after step {done}")
         if done >= steps:
             click.echo(f"{directory}: complete at step {done}")
             return
+        quiet = not distributed.is_lead()
+        display = scope.enter_context(Display(directory, steps, done, quiet=quiet))
+        display.record(str(plan))
+        display.note(f"resuming after step {done}" if done else "starting")
 
         # ------------------------------------------------------------ the reference is data
         validation_extra: Batch = {}
-        if settings.stage == "dpo":
-            description = start.describe_reference(spec, material.tokenizer)
+        if settings.stage == "dpo" and objectives.needs_reference(settings.dpo.loss):
             # New adapters add nothing, so with them the model is the reference: no second copy of the weights.
-            cache = ReferenceCache(directory / "reference", reference_fingerprint((params, *frozen), description))
-            compute = partial(_on_devices, logps_step(graph, frozen), params, mesh)
-            extra = {
-                split: {
-                    "reference": cache.for_rows(
-                        rows, settings.data.rows, compute, start.progress_to(f"reference log-probs, {split}")
-                    )
-                }
-                for split, rows in (("train", material.train.rows), ("validation", material.validation.rows))
-            }
-            loader = Loader(material.train.rows, settings.data.rows, settings.seed, extra["train"])
+            weights = frozen[0] if frozen else params
+            cache = ReferenceCache(
+                settings.dpo.reference or directory.parent / "reference-logps",
+                weights_digest(weights, start.describe_reference(settings, spec, material.tokenizer)),
+            )
+            compute = partial(_on_devices, logps_step(graph, mesh, frozen), params, mesh)
+            extra = {}
+            for split, prepared in (("train", material.train), ("validation", material.validation)):
+                with display.stage(f"reference log-probs, {split}") as progress:
+                    logps = cache.for_rows(prepared.rows, settings.data.rows, compute, progress)
+                extra[split] = {"reference": logps}
+            loader = start.make_loader(settings, material, extra["train"])
             validation_extra = extra["validation"]
-            del compute  # it holds the parameters, which the first step donates
+            del compute, weights  # they hold the parameters, which the first step donates
 
         # ------------------------------------------------------------ the compiled parts
-        objective = objectives.for_stage(settings)
-        optimizer = make_optimizer(settings.optimizer, steps)
+        objective = objectives.for_stage(settings, start.most_turns(material))
+        optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
         state = new_state(params, optimizer, mesh)
         if done:
             state = checkpoints.restore(done, state)
         checkpoints.check_room(state)  # before the first step, not at the first save
-        step = train_step(graph, objective, optimizer, state, frozen)
-        evaluate = evaluation_step(graph, objective, frozen)
+        step = train_step(graph, objective, optimizer, state, mesh, frozen, settings.data.accumulate)
+        evaluate = evaluation_step(graph, objective, mesh, frozen)
         validation = evaluation_batches(material.validation.rows, settings.data.rows, validation_extra)
 
         # ------------------------------------------------------------ the loop
-        log = MetricsLog(directory, done)
+        resolved = settings.model_dump(mode="json")
+        log = scope.enter_context(MetricsLog(directory, done, project=settings.wandb, resolved=resolved, quiet=quiet))
+        profiling = scope.enter_context(Profiling(settings.profile, directory, display.note))
         rate = learning_rate(settings.optimizer, steps)
-        throughput = Throughput(list(mesh.devices.flat))
-        # Useful work only: FLOPs of padding would flatter the utilisation.
-        attended = start.attended_pairs(loader.rows) / loader.rows.length.sum()  # keys an average token sees
-        pending: list[tuple[int, Any]] = []  # metrics still on the devices
+        work, throughput = Work.of(loader.rows, spec, settings.model.lora), Throughput(list(mesh.devices.flat))
+        share = distributed.rows_here(mesh, settings.data.rows)
+        pending: list[tuple[int, Any]] = []  # totals still on the devices
         for number in range(done, steps):
-            batch = loader.batch(number)
-            with jax.transfer_guard("disallow"):
-                state, metrics = step(state, place(batch, mesh))
-            pending.append((number, metrics))
-            tokens = int(batch["length"].sum())
-            flops = 3 * spec.forward_flops(tokens, round(tokens * attended))
-            throughput.add(tokens, int((batch["pair_turn"] > 0).sum()), flops)
             reached = number + 1
+            batch = place(loader.batch(number, share), mesh, settings.data.rows)
+            profiling.before(reached)
+            with display.stage(COMPILING) if number == done else contextlib.nullcontext():
+                with jax.transfer_guard("disallow"):
+                    state, totals = step(state, batch)
+                if number == done:
+                    jax.block_until_ready(totals)
+            profiling.after(reached, totals)
+            pending.append((number, totals))
+            if number == done:
+                throughput.read()  # the time of compiling is not training time
+            else:
+                throughput.add(*work.over(loader.indices(number)))
 
             # Asked once a step: a signal that comes later in the step is acted on, save included, in the next one.
-            last = reached == steps or stop.requested is not None
+            stopped = stop.asked(reached)
+            last = reached == steps or stopped is not None
             if reached % settings.log_every == 0 or last:
-                values = _read(pending, loader, log, rate, directory)
-                tell(f"step {reached}/{steps}", values | throughput.read())
+                values, speed = _read(pending, loader, log, rate, directory), throughput.read()
+                log.write_speed(reached, speed)
+                display.step(reached, values | speed)
                 pending = []
             validation_loss = None
             if reached % settings.evaluate_every == 0 or reached == steps:
-                validation_loss = _validate(evaluate, state["params"], validation, mesh, log, reached)
+                jax.block_until_ready(pending)  # the steps' time is not the validation's
+                with display.stage("validating"):
+                    values = _validate(evaluate, state["params"], validation, mesh)
+                log.write(reached, "validation", values)
+                display.validation(reached, values)
+                validation_loss = values["loss"]
                 throughput.read()  # the time of an evaluation is not training time
             if reached % settings.checkpoints.every == 0 or last:
                 if pending:  # never save a state whose loss nobody has looked at
                     _read(pending, loader, log, rate, directory)
                     pending = []
-                checkpoints.save(reached, state, loader.position(reached), validation_loss)
+                with display.stage("saving"):
+                    checkpoints.save(reached, state, loader.position(reached), validation_loss)
             if last:
                 break
-        checkpoints.close()
-        log.close()
+        with display.stage("saving"):
+            checkpoints.close()
         if reached < steps:
-            click.echo(f"stopped by {stop.requested}: saved at step {reached}; run the same command to go on")
+            display.note(f"stopped by {stopped}: saved at step {reached}; run the same command to go on")
         else:
-            click.echo(f"{directory}: complete at step {reached}")
+            display.note(f"{directory}: complete at step {reached}")
 
 
 def _read(
     pending: list[tuple[int, Any]], loader: Loader, log: MetricsLog, rate: Any, directory: Path
 ) -> dict[str, float]:
     """Fetch and log the metrics of the last steps; their means. Stops the run on a loss that is not finite."""
-    fetched = jax.device_get([metrics for _, metrics in pending])
     rows: list[dict[str, float]] = []
-    for (number, _), metrics in zip(pending, fetched, strict=True):
-        values = {name: float(value) for name, value in metrics.items()}
-        if not (np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"])):
-            ids = [tree for row in loader.indices(number) for tree in loader.rows.tree_ids[row]]
+    for number, totals in pending:
+        values = read(totals)
+        if not (np.isfinite(values.get("loss", 0.0)) and np.isfinite(values["grad_norm"])):
             path = directory / f"nonfinite-{number + 1}.json"
-            write_atomically(path, json.dumps({"step": number + 1, "metrics": str(values), "trees": ids}, indent=1))
+            if distributed.is_lead():
+                found = {"step": number + 1, "metrics": str(values), "trees": loader.tree_ids(number)}
+                write_atomically(path, json.dumps(found, indent=1))
             raise AloeError(
                 f"{path}: the loss or gradient of step {number + 1} is not finite; the file names its conversations. "
                 "Lower optimizer.learning_rate, or take the conversation out, and run again from the last checkpoint"
@@ -159,39 +190,19 @@ def _read(
         values["learning_rate"] = float(rate(number))
         log.write(number + 1, "train", values)
         rows.append(values)
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+    if "nll" in means:
+        means["perplexity"] = float(np.exp(means["nll"]))  # a mean of exponentials is another number
+    return means
 
 
-def _validate(evaluate: Any, params: Params, batches: list[Batch], mesh: Mesh, log: MetricsLog, reached: int) -> float:
-    values = mean_over([_on_devices(evaluate, params, mesh, batch) for batch in batches])
-    log.write(reached, "validation", values)
-    tell(f"validation at step {reached}", values)
-    return values["loss"]
+def _validate(evaluate: Any, params: Params, batches: list[Batch], mesh: Mesh) -> dict[str, float]:
+    totals, *more = (_on_devices(evaluate, params, mesh, batch) for batch in batches)
+    for each in more:
+        totals = add(totals, each)
+    return read(totals)
 
 
 def _on_devices(step: Any, params: Params, mesh: Mesh, batch: Batch) -> Any:
     return step(params, place(batch, mesh))
-
-
-class Stop:
-    """SIGTERM (a preempted machine) or the first Ctrl-C: finish the step, save, leave with status 0."""
-
-    def __init__(self) -> None:
-        self.requested: str | None = None
-
-    def __enter__(self) -> Stop:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-        for number in self._before:
-            signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, _: object) -> None:
-        self.requested = signal.Signals(number).name
-        self._restore()  # a second signal acts at once
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -1,14 +1,14 @@
-"""Reference log-probs: computed once before the first step, stored by reply id under a fingerprint.
+"""Reference log-probs: computed once before the first step, stored by reply id, shared by all runs that need them.
 
 The reference never changes during a run, so its log-probs are data. They are stored under the reference's
-fingerprint (weights, architecture, chat template) by reply id (which contains a digest of the reply's whole
-path), never by order: shuffling, packing and batch size may change without touching them.
+fingerprint (weights, architecture, vocabulary, chat template) by reply id (which contains a digest of the reply's
+whole path), never by order: shuffling, packing and batch size may change without touching them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,46 +19,57 @@ import numpy as np
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import Rows
 from aloe_jax.errors import AloeError
+from aloe_jax.parallel.distributed import from_lead, is_lead
 
 PART = 64  # batches after which what is finished is written
 
 
-def reference_fingerprint(params: Any, description: str) -> str:
-    """Digest of all weights in a tree and of `description` (architecture and chat template)."""
-    digest = hashlib.sha256(description.encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8))
-    return digest.hexdigest()[:16]
-
-
 class ReferenceCache:
-    """Log-probs by reply id, in part files under DIRECTORY/FINGERPRINT/."""
+    """Log-probs by reply id, in part files under DIRECTORY/FINGERPRINT/.
+
+    Parts are numbered in the order in which they were written, by whatever run, and the first value of a reply
+    holds: a resumed run reads what it read before. On several hosts the lead reads and writes for all.
+    """
 
     def __init__(self, directory: str | Path, fingerprint: str):
         self.directory = Path(directory) / fingerprint
-        self.directory.mkdir(parents=True, exist_ok=True)
         self.logps: dict[str, float] = {}
-        self._parts = sorted(self.directory.glob("part-*.npz"))
-        for part in self._parts:
+        self._read = 0
+        if is_lead():
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise AloeError(f"{self.directory}: cannot be made ({error.strerror}); set dpo.reference") from None
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Read the parts that were written since the last time."""
+        while (part := self._part(self._read)).exists():
             try:
                 with np.load(part, allow_pickle=False) as stored:
-                    self.logps.update(zip(stored["ids"].tolist(), stored["logps"].tolist(), strict=True))
-            except (OSError, ValueError, KeyError) as error:
+                    new = dict(zip(stored["ids"].tolist(), stored["logps"].tolist(), strict=True))
+            except (OSError, ValueError, KeyError, EOFError) as error:
                 raise AloeError(f"{part}: not a file of reference log-probs ({error}); delete it") from None
+            self.logps = new | self.logps
+            self._read += 1
+
+    def _part(self, number: int) -> Path:
+        return self.directory / f"part-{number:05d}.npz"
 
     def add(self, logps: dict[str, float]) -> None:
         """Store more log-probs; on disk when this returns."""
-        part = self.directory / f"part-{len(self._parts):05d}.npz"
-        partial = part.with_suffix(".partial")
+        partial = self.directory / f".{uuid.uuid4().hex}.partial"
+        number = self._read
         try:
             with partial.open("wb") as file:
                 np.savez(file, ids=np.array(list(logps)), logps=np.array(list(logps.values()), np.float32))
-            os.replace(partial, part)
+            while not _publish(partial, self._part(number)):
+                number += 1
         except OSError as error:
-            raise AloeError(f"{part}: cannot write reference log-probs ({error.strerror}); free some space") from None
-        self._parts.append(part)
-        self.logps.update(logps)
+            raise AloeError(
+                f"{self._part(number)}: cannot write reference log-probs ({error.strerror}); free some space"
+            ) from None
+        self._take_in()
 
     def for_rows(
         self,
@@ -69,9 +80,10 @@ class ReferenceCache:
     ) -> np.ndarray:
         """Reference log-probs of every pair, float32 [N, P, 2], computing what is not stored yet.
 
-        `logps_of` takes a host batch of `size` rows and returns [B, R] on device.
+        `logps_of` takes a host batch of `size` rows and returns [B, R], whole on every host.
         """
-        todo = [i for i, ids in enumerate(rows.reply_ids) if any(reply not in self.logps for reply in ids)]
+        unknown = np.array([any(reply not in self.logps for reply in ids) for ids in rows.reply_ids])
+        todo = np.flatnonzero(from_lead(unknown)).tolist()
         if todo:
             missing = _subset(rows, todo)
             batches = evaluation_batches(missing, size)
@@ -80,15 +92,32 @@ class ReferenceCache:
                 values = np.asarray(logps_of(batch))
                 for row, ids in enumerate(missing.reply_ids[number * size : (number + 1) * size]):
                     fresh.update(zip(ids, values[row, 1 : len(ids) + 1].tolist(), strict=True))
-                if (number + 1) % PART == 0 or number + 1 == len(batches):
+                if is_lead() and ((number + 1) % PART == 0 or number + 1 == len(batches)):
                     self.add(fresh)
                     fresh = {}
                 progress(number + 1, len(batches))
         by_number = np.zeros(rows.reply_length.shape, np.float32)  # [N, R]
-        for row, ids in enumerate(rows.reply_ids):
-            by_number[row, 1 : len(ids) + 1] = [self.logps[reply] for reply in ids]
+        if is_lead():
+            for row, ids in enumerate(rows.reply_ids):
+                by_number[row, 1 : len(ids) + 1] = [self.logps[reply] for reply in ids]
+        by_number = np.asarray(from_lead(by_number))
         flat = rows.pairs.reshape(len(rows), -1)
         return np.take_along_axis(by_number, flat, axis=1).reshape(rows.pairs.shape)
+
+
+def _publish(partial: Path, part: Path) -> bool:
+    """Give a finished file its name; False where another run has taken that name."""
+    try:
+        os.link(partial, part)  # unlike a rename it fails where the name is taken
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links, such as a mounted bucket
+        if part.exists():
+            return False
+        os.replace(partial, part)
+        return True
+    partial.unlink()
+    return True
 
 
 def _subset(rows: Rows, index: list[int]) -> Rows:

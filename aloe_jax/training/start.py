@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax import config
-from aloe_jax.data.dataset import read_conversations
-from aloe_jax.data.packing import Rows
-from aloe_jax.data.prepare import Prepared, prepare
+from aloe_jax.data.loader import Batch, Loader
+from aloe_jax.data.mixture import gather
+from aloe_jax.data.prepare import Prepared
+from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
@@ -35,14 +32,15 @@ from aloe_jax.models import (
     tokenizer_directory,
 )
 from aloe_jax.models.lora import Adapter, adapters, attach
-from aloe_jax.models.run_directory import load_spec, write_atomically
+from aloe_jax.models.run_directory import load_spec, save_adapter, save_spec, write_atomically
 from aloe_jax.models.weights import weights
+from aloe_jax.parallel.distributed import is_lead
 from aloe_jax.training.step import Frozen, Params
 
 CONFIG = "config.yaml"
+LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for where rows are poorly filled
 # What a resumed run may change; anything else would make it another run.
-HELD_BITS = {"int8": 8.5, "int4": 4.5, "nf4": 4.5}  # a weight of an adapted matrix, its share of a scale included
-FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh"}
+FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
 
 
 def claim_directory(settings: config.Train) -> Path:
@@ -61,7 +59,8 @@ def claim_directory(settings: config.Train) -> Path:
                     "give another output, or restore the setting to resume"
                 )
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(saved, config.dump(settings))
+    if is_lead():
+        write_atomically(saved, config.dump(settings))
     return directory
 
 
@@ -85,24 +84,16 @@ class Material:
 
 
 def gather_material(settings: config.Train) -> Material:
-    """Load the tokenizer and both splits, and pack them; prints what became of the trees."""
+    """Load the tokenizer and both splits, and pack them; prints the progress of large ones."""
     source = settings.model.tokenizer or tokenizer_directory(settings.model.path or "")
     tokenizer = load_tokenizer(source)
     template = ChatTemplate(tokenizer)
     replies = settings.sft.replies if settings.stage == "sft" else None
 
-    def split(name: str, limit: int | None) -> Prepared:
-        conversations = read_conversations(settings.data.path, name, limit)
-        made = prepare(conversations, template, settings.data.row_length, replies, settings.data.path)
-        click.echo(f"{name}: {made.report}")
-        return made
+    def split(name: Split) -> Prepared:
+        return gather(settings.data, template, replies, name, longest=LONGEST_ROW)
 
-    return Material(
-        tokenizer,
-        template,
-        split("train", settings.data.limit),
-        split("validation", settings.data.validation_limit),
-    )
+    return Material(tokenizer, template, split("train"), split("validation"))
 
 
 def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
@@ -128,11 +119,12 @@ def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh:
             f"data.row_length: the longest conversation has {longest} tokens on one path, the model's maximum is "
             f"{spec.max_length}; lower data.row_length to {spec.max_length}"
         )
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if settings.data.rows % shards:
+    shards, parts = mesh.shape["data"] * mesh.shape["fsdp"], settings.data.accumulate
+    if settings.data.rows % (shards * parts):
+        over = f"{shards} devices (mesh data x fsdp)" + (f" in {parts} parts (data.accumulate)" if parts > 1 else "")
         raise AloeError(
-            f"data.rows: {settings.data.rows} rows a step cannot be split over {shards} devices "
-            f"(mesh data x fsdp); give a multiple of {shards}"
+            f"data.rows: {settings.data.rows} rows a step cannot be split over {over}; "
+            f"give a multiple of {shards * parts}"
         )
 
 
@@ -165,49 +157,25 @@ def trained_shapes(settings: config.Train, spec: ModelSpec) -> dict[str, tuple[i
     return {f"adapters.{name}": weight.shape for name, weight in adapters(spec, settings.model.lora).items()}
 
 
-def describe_reference(spec: ModelSpec, tokenizer: Any) -> str:
-    """What besides its weights determines a reference's log-probs: shape, vocabulary and chat template."""
+def describe_model(settings: config.Train, spec: ModelSpec, tokenizer: Any, directory: Path) -> None:
+    """Write what makes the run directory a model, besides its checkpoints."""
+    save_spec(spec, directory)
+    if settings.model.lora is not None:
+        save_adapter(directory, settings.model)
+    tokenizer.save_pretrained(directory / "tokenizer")
+
+
+def describe_reference(settings: config.Train, spec: ModelSpec, tokenizer: Any) -> str:
+    """What besides its weights determines a reference's log-probs: shape, precision, vocabulary and chat template."""
     vocabulary = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
-    return f"{spec} {vocabulary} {tokenizer.chat_template}"
+    return f"{spec} {settings.model.compute_dtype} {vocabulary} {tokenizer.chat_template}"
 
 
-def attended_pairs(rows: Rows) -> int:
-    """(query, key) pairs that the mask lets through: every token sees its own path. Padding does not count."""
-    real = np.arange(rows.tokens.shape[1]) < rows.length[:, None]
-    return int((rows.positions.astype(np.int64) + 1).sum(where=real))
+def make_loader(settings: config.Train, material: Material, extra: Batch | None = None) -> Loader:
+    """Batches of the training rows; `extra` has further arrays with an entry a row."""
+    return Loader(material.train.rows, settings.data.rows, settings.seed, extra, material.train.parts)
 
 
-def plan(settings: config.Train, spec: ModelSpec, material: Material, mesh: Mesh, steps: int) -> str:
-    """What a run would do, as text: size, memory for state, steps and tokens."""
-    count, shards = spec.parameter_count(), mesh.shape["fsdp"] * mesh.shape["tensor"]
-    width = 4 if settings.model.dtype == "float32" else 2
-    lora = settings.model.lora
-    trained = sum(math.prod(shape) for shape in trained_shapes(settings, spec).values())
-    state = trained * width * 4 / shards  # parameters, gradients and AdamW's two moments
-    if lora is not None:
-        state += count * HELD_BITS.get(lora.base, 8 * width) / 8 / shards
-    tokens = settings.data.rows * settings.data.row_length
-    report = material.train.report
-    per_row = spec.forward_flops(report.tokens, attended_pairs(material.train.rows)) // report.rows
-    return "\n".join(
-        [
-            f"model       {count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens",
-            *([f"adapters    {trained:,} parameters of rank {lora.rank}, base {lora.base}"] if lora else []),
-            f"mesh        {dict(mesh.shape)} of {jax.devices()[0].device_kind}",
-            f"state       {state / 2**30:.2f} GiB a device for weights, gradients, optimizer (activations not counted)",
-            f"data        {report}",
-            f"step        {settings.data.rows} rows x {settings.data.row_length} = {tokens:,} tokens, "
-            f"{3 * per_row * settings.data.rows:.2e} FLOPs",
-            f"run         {steps} steps, {steps * settings.data.rows / report.rows:.1f} passes over the data",
-        ]
-    )
-
-
-def progress_to(what: str) -> Callable[[int, int], None]:
-    """A progress callback (done, total) that prints about ten lines."""
-
-    def tell(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 10) == 0:
-            click.echo(f"{what}: {done}/{total} batches")
-
-    return tell
+def most_turns(material: Material) -> int:
+    """The largest number of a turn that has a pair, in either split."""
+    return max(int(split.rows.pair_turn.max(initial=0)) for split in (material.train, material.validation))

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aloe_jax.data.loader import Batch
-from aloe_jax.parallel.mesh import sharding
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.objectives import Metrics
+from aloe_jax.training.master import MasterCopies
+from aloe_jax.training.objectives import Mean, Objective, Totals, add
+from aloe_jax.training.optimizer import state_shardings
 
 Params = dict[str, Any]  # what is trained
 Frozen = tuple[Params, ...]  # the rest of the model: () or, beside adapters, one tree of its weights
 State = dict[str, Any]  # {"params", "optimizer"}
-Objective = Callable[[jax.Array, Any], tuple[jax.Array, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -35,83 +35,92 @@ class Step:
         return self.compiled(changing, self.frozen, batch)
 
 
-def new_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> State:
-    """Parameters with fresh optimizer state; moments lie where their parameters lie, scalars everywhere."""
-    shapes = jax.eval_shape(optimizer.init, params)
-    by_shape = optax.tree.map_params(
-        optimizer,
-        lambda _, param: param.sharding,
-        shapes,
-        params,
-        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
-    )
-    return {"params": params, "optimizer": jax.jit(optimizer.init, out_shardings=by_shape)(params)}
+def new_state(params: Params, optimizer: MasterCopies, mesh: Mesh) -> State:
+    """Parameters with fresh optimizer state; moments and copies lie where their parameters lie, scalars everywhere."""
+    where = state_shardings(jax.eval_shape(optimizer.init, params), params, mesh)
+    return {"params": params, "optimizer": jax.jit(optimizer.init, out_shardings=where)(params)}
 
 
 def train_step(
     graph: nnx.GraphDef,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: MasterCopies,
     state: State,
+    mesh: Mesh,
     frozen: Frozen = (),
-) -> Callable[[State, Any], tuple[State, Metrics]]:
-    """(state, batch on devices) -> (state, metrics), compiled once a batch shape; the old state is donated.
+    parts: int = 1,
+) -> Step:
+    """(state, batch on devices) -> (state, totals), compiled once a batch shape; the old state is donated.
 
     `state` gives the shardings that the new state keeps; `frozen` is an argument of what is compiled, no constant.
+    With `parts` > 1 gradients of so many parts of the batch are computed one after the other and added up, in
+    float32: the loss is a mean over the whole batch whatever the number of parts.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
-    def loss(params: Params, frozen: Frozen, batch: Any) -> tuple[jax.Array, Metrics]:
-        return objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)
+    def total(params: Params, frozen: Frozen, batch: Any) -> tuple[jax.Array, Totals]:
+        totals = objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)
+        return totals["loss"].total, totals
 
-    def step(state: State, frozen: Frozen, batch: Any) -> tuple[State, Metrics]:
-        gradients, metrics = jax.grad(loss, has_aux=True)(state["params"], frozen, batch)
-        updates, optimizer_state = optimizer.update(gradients, state["optimizer"], state["params"])
-        metrics["grad_norm"] = optax.tree.norm(gradients)
-        return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer_state}, metrics
+    def gradient(params: Params, frozen: Frozen, batch: Any) -> tuple[Params, Totals]:
+        gradients, totals = jax.grad(total, has_aux=True)(params, frozen, batch)
+        return lax.with_sharding_constraint(gradients, shardings["params"]), totals  # never a whole one anywhere
 
-    return Step(jax.jit(step, donate_argnums=0, out_shardings=(shardings, None)), frozen)
+    def step(state: State, frozen: Frozen, batch: Any) -> tuple[State, Totals]:
+        if parts == 1:
+            gradients, totals = gradient(state["params"], frozen, batch)
+        else:
+            gradients, totals = accumulated(lambda part: gradient(state["params"], frozen, part), batch, parts)
+        weight = jnp.where(totals["loss"].weight > 0, totals["loss"].weight, 1.0)
+        gradients = jax.tree.map(lambda g: g.astype(jnp.float32) / weight, gradients)
+        totals["grad_norm"] = Mean(optax.tree.norm(gradients), jnp.float32(1))
+        params, optimizer_state = optimizer.apply(gradients, state["optimizer"], state["params"])
+        return {"params": params, "optimizer": optimizer_state}, totals
 
-
-def evaluation_step(graph: nnx.GraphDef, objective: Objective, frozen: Frozen = ()) -> Callable[[Params, Any], Metrics]:
-    """(params, batch on devices) -> metrics."""
-
-    @jax.jit
-    def step(params: Params, frozen: Frozen, batch: Any) -> Metrics:
-        return objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)[1]
-
-    return Step(step, frozen)
-
-
-def logps_step(graph: nnx.GraphDef, frozen: Frozen = ()) -> Callable[[Params, Any], jax.Array]:
-    """(params, batch on devices) -> reply log-probs float32 [B, R]."""
-
-    @jax.jit
-    def step(params: Params, frozen: Frozen, batch: Any) -> jax.Array:
-        return reply_logps(nnx.merge(graph, params, *frozen), batch)
-
-    return Step(step, frozen)
+    return Step(jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere(mesh))), frozen)
 
 
-def place(batch: Batch, mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch on the devices, split by rows."""
-    return {
-        name: jax.device_put(values, sharding(mesh, ("batch", *(None,) * (values.ndim - 1)), values.shape))
+def accumulated(
+    gradient: Callable[[Any], tuple[Params, Totals]], batch: dict[str, jax.Array], parts: int
+) -> tuple[Params, Totals]:
+    """Sums of `gradient` over `parts` equal parts of a batch, in float32, holding the activations of one part.
+
+    Part i has the rows i, i + parts, …: every device finds its share of each part among the rows that it holds.
+    """
+    split = {
+        name: jnp.moveaxis(values.reshape(values.shape[0] // parts, parts, *values.shape[1:]), 1, 0)
         for name, values in batch.items()
     }
 
+    def body(so_far: tuple[Params, Totals], part: Any) -> tuple[tuple[Params, Totals], None]:
+        gradients, totals = gradient(part)
+        summed = jax.tree.map(lambda total, new: total + new.astype(jnp.float32), so_far[0], gradients)
+        return (summed, add(so_far[1], totals)), None
 
-def mean_over(parts: list[Metrics]) -> dict[str, float]:
-    """Means over several batches, each weighted by its `count` (which becomes the total)."""
-    parts = jax.device_get(parts)
-    total = sum(float(part["count"]) for part in parts)
-    means = {
-        name: sum(float(part[name]) * float(part["count"]) for part in parts) / max(total, 1.0)
-        for name in parts[0]
-        if name != "count"
-    }
-    if "perplexity" in means and "loss" in means:
-        # A mean of exponentials is not the exponential of the mean.
-        logs = sum(float(jnp.log(part["perplexity"])) * float(part["count"]) for part in parts) / max(total, 1.0)
-        means["perplexity"] = float(jnp.exp(logs))
-    return means | {"count": total}
+    first = {name: values[0] for name, values in split.items()}
+    shapes = jax.eval_shape(gradient, first)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    return lax.scan(body, nothing, split)[0]
+
+
+def evaluation_step(graph: nnx.GraphDef, objective: Objective, mesh: Mesh, frozen: Frozen = ()) -> Step:
+    """(params, batch on devices) -> totals."""
+
+    def step(params: Params, frozen: Frozen, batch: Any) -> Totals:
+        return objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)
+
+    return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
+
+
+def logps_step(graph: nnx.GraphDef, mesh: Mesh, frozen: Frozen = ()) -> Step:
+    """(params, batch on devices) -> reply log-probs float32 [B, R], whole on every device."""
+
+    def step(params: Params, frozen: Frozen, batch: Any) -> jax.Array:
+        return reply_logps(nnx.merge(graph, params, *frozen), batch)
+
+    return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Whole on every device, so that every process can read it."""
+    return NamedSharding(mesh, PartitionSpec())

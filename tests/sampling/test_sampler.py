@@ -10,12 +10,13 @@ from flax import nnx
 from aloe_jax.errors import AloeError
 from aloe_jax.models import ModelSpec, assemble, weights
 from aloe_jax.models.weights import nested
-from aloe_jax.sampling import Sampler, sampler
+from aloe_jax.sampling import Generation, Sampler, cache, programs
 from tests.random_models import random_decoder
 
 SPEC = ModelSpec(
     vocab=50, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=200
 )  # fmt: skip
+full_logits = nnx.jit(lambda model, tokens: model(tokens))
 full_forward = nnx.jit(lambda model, tokens: model(tokens).argmax(axis=-1))
 
 
@@ -73,9 +74,27 @@ def test_windows_in_the_cache_equal_full_forward_passes(windows, seed):
         assert following[at, start : start + len(last)].tolist() == last
 
 
-def test_long_prompts_go_in_pieces(model, full_replies, monkeypatch):
-    monkeypatch.setattr(sampler, "MOST_TOKENS", 16)
-    assert Sampler(model).generate(prompts(3, 17, 30), 20) == full_replies
+@pytest.mark.parametrize("undivided", [False, True])
+def test_long_rows_fill_pages_and_blocks(model, monkeypatch, undivided):
+    """Prompts and replies that end before, at and after the bounds of pages (64 tokens) and of blocks."""
+    monkeypatch.setattr(cache, "BLOCK", 10**6 if undivided else 64)
+    rows = prompts(63, 64, 65, 129)
+    session = Sampler(model).session(4)
+    session.extend(rows)
+    for new in ([1, 0, 1, 2], [3, 4, 30, 5]):
+        more = prompts(*new, seed=sum(new))
+        replies = session.reply(30)
+        session.extend(more)
+        rows = [[*row, *reply, *added] for row, reply, added in zip(rows, replies, more, strict=True)]
+    last = session.reply(2)
+    tokens = np.zeros((4, 200), np.int32)
+    for at, row in enumerate(rows):
+        tokens[at, : len(row)] = row
+    following = np.asarray(full_forward(model, tokens))
+    assert [reply[0] for reply in last] == [int(following[at, len(row) - 1]) for at, row in enumerate(rows)]
+    assert Sampler(model).generate(prompts(63, 64, 65, 129), 30) == [
+        following[at, length - 1 : length + 29].tolist() for at, length in enumerate((63, 64, 65, 129))
+    ]
 
 
 def test_turns_equal_starting_over(model):
@@ -139,7 +158,127 @@ def test_mistakes_name_the_row(model):
 
 def test_other_lengths_and_settings_compile_nothing_new(model):
     Sampler(model).generate(prompts(17, 20, 31), 20)
-    before = sampler._prefill._cache_size(), sampler._decode._cache_size()
+    before = programs.prefill._cache_size(), programs.decode._cache_size()
     for lengths, new in [((32, 1, 30), 32), ((18, 19, 20), 17)]:
-        Sampler(model).generate(prompts(*lengths), new, temperature=0.5, top_k=3, top_p=0.8, stop=(1, 2), seeds=[1] * 3)
-    assert (sampler._prefill._cache_size(), sampler._decode._cache_size()) == before
+        settings = {"temperature": 0.5, "top_k": 3, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.2}
+        Sampler(model).generate(prompts(*lengths), new, stop=(1, 2), seeds=[1] * 3, **settings)
+    assert (programs.prefill._cache_size(), programs.decode._cache_size()) == before
+
+
+def test_more_conversations_than_rows_wait_and_are_served(model):
+    """Replies of very different lengths, so that rows change hands while others are in the middle of theirs."""
+    rows, more = prompts(18, 70, 3, 21, 9, 12, 66), prompts(5, 1, 0, 2, 9, 5, 5, seed=1)
+    settings = {"temperature": 1.5, "stop": range(0, 50, 17)}
+    together = Sampler(model, rows=2).session(7, 192)
+    alone = [Sampler(model).session(1, 192) for _ in rows]
+    for new in (rows, more):
+        together.extend(new)
+        replies = together.replies(60, seeds=range(7), **settings)
+        for number, session in enumerate(alone):
+            session.extend([new[number]])
+            assert session.replies(60, seeds=[number], **settings) == [replies[number]]
+    assert len({len(reply.tokens) for reply in replies}) > 3
+    assert together.lengths == [session.lengths[0] for session in alone]
+
+
+def test_some_conversations_may_be_left_out(model):
+    rows, more = prompts(18, 70, 3, 21), prompts(5, 1, 4, 2, seed=1)
+    session, whole = (Sampler(model).session(4) for _ in range(2))
+    for each in (session, whole):
+        each.extend(rows)
+    expected = whole.reply(9, temperature=1.0, seeds=[7, 8, 9, 10])
+    assert session.reply(9, temperature=1.0, seeds=[9, 7], among=[2, 0]) == [expected[2], expected[0]]
+    assert session.lengths == [27, 70, 12, 21]
+    assert session.reply(9, temperature=1.0, seeds=[8, 10], among=[1, 3]) == [expected[1], expected[3]]
+    for each in (session, whole):
+        each.extend(more)
+    assert session.reply(9) == whole.reply(9)
+
+
+def test_log_probs_are_those_of_the_model_before_any_cut(model):
+    rows = prompts(5, 20)
+    session = Sampler(model).session(2)
+    session.extend(rows)
+    made = session.replies(70, temperature=1.3, top_k=5, repetition_penalty=1.5, stop=(), logps=True)
+    for row, generation in zip(rows, made, strict=True):
+        whole = [*row, *generation.tokens]
+        logps = jax.nn.log_softmax(model(jnp.array([whole]))[0])
+        expected = logps[jnp.arange(len(row) - 1, len(whole) - 1), jnp.array(generation.tokens)]
+        np.testing.assert_allclose(generation.logps, expected, atol=1e-4)
+        assert generation.reason == "max_new_tokens" and len(generation.tokens) == 70
+    assert session.replies(2)[0].logps is None
+
+
+def test_the_penalty_counts_the_whole_context(model):
+    """As transformers defines it: over all tokens of prompt, earlier turns and reply."""
+    session = Sampler(model).session(1)
+    row = prompts(70)[0]
+    session.extend([row])
+    for _ in range(2):
+        for token in session.reply(6, repetition_penalty=1.7, stop=())[0]:
+            padded = np.array([row + [0] * (100 - len(row))])
+            logits = np.array(full_logits(model, padded)[0, len(row) - 1])
+            seen = sorted(set(row))
+            logits[seen] = np.where(logits[seen] < 0, logits[seen] * 1.7, logits[seen] / 1.7)
+            assert token == logits.argmax()
+            row = [*row, token]
+        session.extend([[3, 4]])
+        row = [*row, 3, 4]
+    assert Sampler(model).generate([row], 8, repetition_penalty=1.7) != Sampler(model).generate([row], 8)
+
+
+def test_every_reply_says_why_it_ended(model, full_replies):
+    session = Sampler(model, max_length=32).session(3)
+    session.extend(prompts(3, 17, 30))
+    made = session.replies(20, stop=[full_replies[0][3]])
+    assert [generation.reason for generation in made] == ["stop", "length", "length"]
+    again = session.replies(20, logps=True)
+    assert [generation.reason for generation in again[1:]] == ["length", "length"]
+    assert again[1] == Generation([], "length", [])
+    assert Sampler(model).session(0).replies(3) == []
+
+
+def test_a_stream_is_the_reply_in_pieces_and_may_be_left(model, full_replies):
+    session = Sampler(model).session(3)
+    session.extend(prompts(3, 17, 30))
+    pieces = list(session.stream(20, every=3))
+    told = [[token for number, piece in pieces if number == row for token in piece.tokens] for row in range(3)]
+    assert told == full_replies
+    assert max(len(piece.tokens) for _, piece in pieces) == 3
+    assert [piece.reason for _, piece in pieces[-3:]] == ["max_new_tokens"] * 3
+    assert all(piece.reason is None for _, piece in pieces[:-3])
+    left = Sampler(model).session(1)
+    left.extend(prompts(17)[:1])
+    first = next(iter(left.stream(20, every=3)))[1].tokens
+    rest = left.reply(17)[0]
+    assert [first + rest] == Sampler(model).generate(prompts(17), 20)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 63, 64, 65, 100, 129, 130])
+def test_replacing_tokens_equals_starting_over(model, keep):
+    session = Sampler(model).session(1)
+    session.extend(prompts(125))
+    whole = prompts(125)[0] + session.reply(6)[0]
+    other = whole[:keep] + prompts(7, seed=9)[0]
+    session.replace(0, other)
+    assert session.lengths == [keep + 7]
+    assert session.reply(8) == Sampler(model).generate([other], 8)
+    session.replace(0, whole[:keep] or [1])  # only shorter
+    assert session.reply(8) == Sampler(model).generate([whole[:keep] or [1]], 8)
+    with pytest.raises(AloeError, match="outside the model's vocabulary"):
+        session.replace(0, [50])
+
+
+@pytest.mark.parametrize(("kind", "typical", "largest"), [("bfloat16", 0.01, 0.1), ("int8", 0.02, 0.2)])
+def test_a_smaller_cache_moves_the_log_probs_little(model, kind, typical, largest):
+    """Not the tokens' equality, which rounding may change, but how far log-probs move that spread over several nats."""
+    rows = prompts(*range(100, 116))
+    logps = {}
+    for cache_kind in ("compute", kind):
+        session = Sampler(model, cache=cache_kind).session(16, 192)
+        session.extend(rows)
+        made = session.replies(1, logps=True)
+        logps[cache_kind] = np.array([generation.logps[0] for generation in made])
+    differences = np.abs(logps["compute"] - logps[kind])
+    print(kind, differences.max(), np.median(differences), logps["compute"].std())
+    assert 0 < np.median(differences) < typical and differences.max() < largest

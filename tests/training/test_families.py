@@ -11,10 +11,10 @@ from flax import nnx
 from aloe_jax import config
 from aloe_jax.data.loader import Loader
 from aloe_jax.models import ModelSpec, save_pretrained
+from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import loop, objectives, start
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.step import place
 from tests.data.families import loaded as loaded_tokenizer
 from tests.random_models import random_decoder
 
@@ -62,7 +62,8 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
         @jax.jit
         def gradients(adapters, weights, batch):
             def loss(adapters, weights, made):
-                return objectives.for_stage(made)(reply_logps(nnx.merge(graph, adapters, weights), batch), batch)[0]
+                logps = reply_logps(nnx.merge(graph, adapters, weights), batch)
+                return objectives.for_stage(made)(logps, batch)["loss"].total
 
             return [jax.grad(loss, argnums=(0, 1))(adapters, weights, made) for made in (sft, dpo)]
 

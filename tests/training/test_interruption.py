@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -73,6 +74,43 @@ def test_killed_and_stopped_runs_equal_an_undisturbed_one(settings, tmp_path):
     status, told = finish(launch(part, tmp_path))
     assert status == 0 and "resuming after step" in told, told
     same(outcome(part), expected)
+
+
+def kill_in_a_save(process, output, patience=60.0):
+    """SIGKILL as soon as a checkpoint is half written; returns whether the run was still going."""
+    checkpoints, end = Path(output, "checkpoints"), time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < end:
+        if any(checkpoints.glob("*orbax-checkpoint-tmp*")):
+            process.kill()
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def test_ten_kills_some_in_the_middle_of_a_save_change_nothing(settings, tmp_path):
+    changes = {"steps": 150, "evaluate_every": 50, "checkpoints": {"every": 3}, "log_every": 1}
+    whole, part = settings(output="whole", **changes), settings(output="part", **changes)
+    status, told = finish(launch(whole, tmp_path))
+    assert status == 0, told
+    random, in_a_save, kills = np.random.default_rng(0), 0, 0
+    while kills < 10:
+        process = launch(part, tmp_path)
+        if kills % 2:
+            # From the second save on, so that every life gets somewhere.
+            before = len(checkpoint_steps(part.output))
+            while process.poll() is None and len(checkpoint_steps(part.output)) < before + 1 and before < 2:
+                time.sleep(0.001)
+            in_a_save += kill_in_a_save(process, part.output)
+        else:
+            time.sleep(random.uniform(1.0, 6.0))
+            process.kill()
+        finish(process)
+        kills += 1
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
+    assert in_a_save == 5
+    status, told = finish(launch(part, tmp_path))
+    assert status == 0 and "resuming after step" in told, told
+    same(outcome(part), outcome(whole))
 
 
 def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(settings, tmp_path):

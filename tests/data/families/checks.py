@@ -40,7 +40,7 @@ def paths(trees):
 
 def spoken_path(template, trees, conversation, turn):
     """The ids that a sampling session has been fed when it is to answer `turn`, its replies those of the trees."""
-    scored = {(node.source, node.branch): node.tokens[: node.scored] for node, _, _ in paths(trees)}
+    scored = {(node.source, node.branch): tuple(node.tokens[: node.scored]) for node, _, _ in paths(trees)}
     exchanges = [
         Exchange(
             conversation.turns[number].user, Reply(conversation.turns[number].reply(branch), scored[number, branch])

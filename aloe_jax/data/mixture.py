@@ -1,0 +1,71 @@
+"""The data of a run: one source or a mixture of several, as rows of one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import click
+
+from aloe_jax import config
+from aloe_jax.data.packing import Part, pack_sources, total
+from aloe_jax.data.prepare import Prepared, Replies, token_trees
+from aloe_jax.data.sources import Split, Talks, open_source
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.data.trees import TokenTree
+from aloe_jax.errors import AloeError
+
+LARGE = 5000  # conversations from which on progress is told
+
+
+def gather(
+    data: config.Data,
+    template: ChatTemplate,
+    replies: Replies | None,
+    split: Split,
+    *,
+    longest: int | None = None,
+    tell: Callable[[str], None] = click.echo,
+) -> Prepared:
+    """Read, tokenise and pack one split of all sources.
+
+    `replies`: which replies SFT learns from, None for DPO. `longest`: the row length up to which a better one is
+    looked for when rows are poorly filled (None: not looked for). `tell` is called with lines for a person: what was
+    held out, and the progress of large sources. Raises AloeError naming the source, and the record where there is one.
+    """
+    sources = data.mixture or (config.Source(path=data.path, limit=data.limit),)
+    opened: dict[str, Talks] = {}
+    for source in sources:
+        if source.path in opened:
+            raise AloeError(f"data.mixture: {source.path} is given twice; give it once, with the sum of the weights")
+        opened[source.path] = talks = open_source(source, split, data)
+        if talks.kind == "chat" and replies is None:
+            raise AloeError(
+                f"{source.path}: a chat has one reply a turn, so there is nothing to prefer; "
+                "leave it to `stage: sft`, or give preferences (prompt, chosen, rejected)"
+            )
+    trees: dict[str, list[TokenTree]] = {}
+    for name, talks in opened.items():
+        for remark in talks.remarks:
+            tell(remark)
+        progress = _progress(f"{split}: {name}", talks.count, tell)
+        trees[name] = token_trees(talks.talks, template, data.row_length, replies, name, progress)
+    rows, reports = pack_sources(trees, data.row_length)
+    ends = [0]
+    for report in reports:
+        ends.append(ends[-1] + report.rows)
+    parts = tuple(
+        Part(source.path, start, stop, source.weight)
+        for source, (start, stop) in zip(sources, pairwise(ends), strict=True)
+    )
+    return Prepared(rows, total(reports, longest), parts, tuple(reports))
+
+
+def _progress(what: str, count: int, tell: Callable[[str], None]) -> Callable[[int], None]:
+    """Tells about ten times how many of a large number are done."""
+
+    def told(done: int) -> None:
+        if count >= LARGE and done * 10 // count > (done - 1) * 10 // count:
+            tell(f"{what}: {done:,} of {count:,} conversations are tokens")
+
+    return told

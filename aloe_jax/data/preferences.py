@@ -1,0 +1,177 @@
+"""Preference records, and the trie that makes records with a common beginning one tree.
+
+    {"prompt": [messages], "chosen": [message], "rejected": [message]}    conversational
+    {"prompt": text, "chosen": text, "rejected": text}                    a user message and two replies
+    {"chosen": [messages], "rejected": [messages]}                        dialogues that differ in their last message
+
+Each is one judgement between two replies; here they are called preferred and rejected. Other fields are passed over.
+Records join at their first user message, under the same system message, and share what they have in common from there:
+data exported pair by pair from trees becomes the trees again, in which every token stands once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aloe_jax.conversation import Message
+from aloe_jax.data.chats import content, read_messages, role_of, text
+from aloe_jax.data.messages import Choice, Exchange, MessageTree, Reply, hashed
+from aloe_jax.errors import AloeError
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A prompt with its two replies."""
+
+    where: str
+    system: str | None
+    said: tuple[str, ...]  # user and assistant in turn, the user's first and last
+    preferred: str
+    rejected: str
+
+
+def read_comparison(record: Mapping[str, Any], where: str) -> Comparison:
+    """Validate a record. Raises AloeError naming `where` (file and record), the field and what to do."""
+    prompt = _as_messages(record.get("prompt"), "user", where, "prompt")
+    ends = [_as_messages(record.get(name), "assistant", where, name) for name in ("chosen", "rejected")]
+    for name, end in zip(("chosen", "rejected"), ends, strict=True):
+        if end is None:
+            raise AloeError(f"{where}: {name}: is missing; a preference has a chosen and a rejected reply")
+    preferred, rejected = ends
+    assert preferred is not None and rejected is not None
+    if prompt is None and not (_is_whole(preferred) and _is_whole(rejected)):
+        raise AloeError(f"{where}: prompt: is missing; give it, or whole dialogues in chosen and rejected")
+    if _is_whole(preferred) and _is_whole(rejected):  # the prompt is in both, whether or not it is given besides
+        prompt, preferred, rejected = _parted(preferred, rejected, where)
+    replies = [_reply(end, where, name) for name, end in (("chosen", preferred), ("rejected", rejected))]
+    if replies[0].strip() == replies[1].strip():
+        raise AloeError(f"{where}: chosen, rejected: the two replies are equal; remove the record")
+    system, said = read_messages(prompt, where, "prompt")
+    if len(said) % 2 == 0:
+        raise AloeError(f"{where}: prompt: must end with a user message; mend or remove the record")
+    return Comparison(where, system, tuple(said), *replies)
+
+
+def _as_messages(value: Any, role: str, where: str, name: str) -> list[Any] | None:
+    """Text becomes one message of `role`."""
+    if value is None or isinstance(value, list):
+        return value
+    return [{"role": role, "content": text(value, where, name)}]
+
+
+def _is_whole(messages: list[Any]) -> bool:
+    """Whether messages are a dialogue from its start, not only a reply."""
+    return bool(messages) and isinstance(messages[0], dict) and role_of(messages[0]) in ("system", "user")
+
+
+def _parted(one: list[Any], other: list[Any], where: str) -> tuple[list[Any], list[Any], list[Any]]:
+    """Two dialogues as their common beginning and what is left of each; equal ones part before their last message."""
+    shared = 0
+    for left, right in zip(one[:-1], other[:-1], strict=False):
+        if left != right:
+            break
+        shared += 1
+    if not shared:
+        raise AloeError(
+            f"{where}: chosen, rejected: have no common beginning to be the prompt; mend or remove the record"
+        )
+    return one[:shared], one[shared:], other[shared:]
+
+
+def _reply(messages: list[Any], where: str, name: str) -> str:
+    if len(messages) != 1 or not isinstance(messages[0], dict) or role_of(messages[0]) != "assistant":
+        raise AloeError(
+            f"{where}: {name}: expected one message of the assistant behind the prompt, found {len(messages)} "
+            "messages or another role; a judgement is between two replies to the same prompt"
+        )
+    return content(messages[0], where, f"{name}.0" if len(messages) == 1 else name)
+
+
+# ---------------------------------------------------------------- the trie
+
+
+@dataclass(slots=True, eq=False)
+class _Reply:
+    text: str
+    preferred: bool = False
+    judged: bool = False
+    answers: dict[str, _Prompt] = field(default_factory=dict)  # by the user's next message
+
+
+@dataclass(slots=True, eq=False)
+class _Prompt:
+    user: str
+    replies: dict[str, _Reply] = field(default_factory=dict)
+    choices: list[tuple[str, str, str]] = field(default_factory=list)  # preferred, rejected, where
+
+
+class Forest:
+    """Comparisons joined by what they have in common, in the order of their first records."""
+
+    def __init__(self, comparisons: Iterable[Comparison]):
+        self._roots: dict[tuple[str | None, str], _Prompt] = {}
+        self._texts: dict[str, str] = {}  # a text is in many prompts: one copy is kept
+        for comparison in comparisons:
+            self._add(comparison)
+
+    def __len__(self) -> int:
+        return len(self._roots)
+
+    def digests(self) -> list[bytes]:
+        """A digest of every tree's first messages, which further records do not change."""
+        return [hashed(None, *root).digest() for root in self._roots]
+
+    def trees(self) -> Iterator[MessageTree]:
+        """Every tree, in the order of `digests`."""
+        for (system, _), root in self._roots.items():
+            yield _message_tree(system, root)
+
+    def _add(self, comparison: Comparison) -> None:
+        first, *rest = (self._texts.setdefault(said, said) for said in comparison.said)
+        prompt = self._roots.setdefault((comparison.system, first), _Prompt(first))
+        for reply, user in zip(rest[::2], rest[1::2], strict=True):
+            after = prompt.replies.setdefault(reply, _Reply(reply)).answers
+            prompt = after.setdefault(user, _Prompt(user))
+        for said in (comparison.preferred, comparison.rejected):
+            said = self._texts.setdefault(said, said)  # noqa: PLW2901 - the same text
+            prompt.replies.setdefault(said, _Reply(said)).judged = True
+        prompt.replies[comparison.preferred].preferred = True
+        prompt.choices.append((comparison.preferred, comparison.rejected, comparison.where))
+
+
+def _message_tree(system: str | None, root: _Prompt) -> MessageTree:
+    exchanges: list[Exchange] = []
+    opening: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
+    waiting: list[tuple[_Prompt, tuple[int, int] | None, Any]] = [(root, None, hashed(None, system))]
+    firsts: list[str] = []
+    while waiting:
+        prompt, follows, path = waiting.pop()
+        # Replies that were answered come last, next to their answers.
+        replies = sorted(prompt.replies.values(), key=lambda reply: bool(reply.answers))
+        place = {reply.text: number for number, reply in enumerate(replies)}
+        paths = [hashed(path, prompt.user, reply.text) for reply in replies]
+        asked: Message = {"role": "user", "content": prompt.user}
+        exchanges.append(
+            Exchange(
+                (*opening, asked),
+                tuple(
+                    Reply(reply.text, here.hexdigest(), _branch(reply))
+                    for reply, here in zip(replies, paths, strict=True)
+                ),
+                tuple(Choice(place[one], place[other], where) for one, other, where in prompt.choices),
+                follows,
+            )
+        )
+        opening = ()
+        firsts += [where for _, _, where in prompt.choices[:1]]
+        number = len(exchanges) - 1
+        for which in reversed(range(len(replies))):
+            waiting += [(answer, (number, which), paths[which]) for answer in reversed(replies[which].answers.values())]
+    return MessageTree(firsts[0], firsts[0], tuple(exchanges), joined=True)
+
+
+def _branch(reply: _Reply) -> Any:
+    """A reply that is preferred in one judgement and rejected in another counts as preferred."""
+    return ("preferred" if reply.preferred else "rejected") if reply.judged else None

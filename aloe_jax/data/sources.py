@@ -1,0 +1,140 @@
+"""Data sets of a mixture: what each holds, which of its conversations are held out, and these one by one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from aloe_jax import config
+from aloe_jax.conversation import Conversation
+from aloe_jax.data.chats import ends_unanswered, read_chat
+from aloe_jax.data.dataset import has_split, read_conversations, read_records
+from aloe_jax.data.messages import MessageTree
+from aloe_jax.data.preferences import Forest, read_comparison
+from aloe_jax.errors import AloeError
+
+Kind = Literal["trees", "chat", "preferences"]
+Split = Literal["train", "validation"]
+Talk = Conversation | MessageTree
+
+
+@dataclass(frozen=True)
+class Talks:
+    """The conversations of one split of a source."""
+
+    kind: Kind
+    count: int
+    talks: Iterator[Talk]
+    remarks: tuple[str, ...]  # what a person should know about how they were read
+
+
+def open_source(source: config.Source, split: Split, data: config.Data) -> Talks:
+    """Validate every record that a split of a source is taken from, then give its conversations.
+
+    A source without a validation split of its own has `data.validation_fraction` of its conversations held out (see
+    `held_out`). Of a validation split the first `data.validation_limit` conversations are given. Raises AloeError
+    naming file, record and field of the first fault.
+    """
+    kind = kind_of(source)
+    own = has_split(source.path, "validation")
+    stored: Split = split if own else "train"
+    limit = source.limit if stored == "train" else None
+    read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind]
+    digests, talks, remarks = read(Path(source.path), stored, limit)
+    chosen = np.ones(len(digests), bool)
+    if not own:
+        held = held_out(digests, data.validation_fraction, source.path)
+        chosen = held if split == "validation" else ~held
+    if split == "validation":
+        given = chosen & (np.cumsum(chosen) <= (data.validation_limit or len(chosen)))
+        if not own:
+            remarks = [  # the others were told with the train split
+                f"{source.path}: has no validation split: {held.sum()} of {len(held)} conversations are held out "
+                f"(data.validation_fraction), {given.sum()} of them used (data.validation_limit)"
+            ]
+        chosen = given
+    return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks))
+
+
+def kind_of(source: config.Source) -> Kind:
+    """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
+    directory = Path(source.path).is_dir()
+    if source.format != "auto":
+        if directory and source.format != "trees":
+            raise AloeError(f"{source.path}: a TFDS directory holds conversation trees; give {source.format} as JSONL")
+        return source.format
+    if directory:
+        return "trees"
+    where, record = next(read_records(Path(source.path), "train", 1))
+    fields = {name for name, value in record.items() if value is not None}
+    if {"chosen", "rejected"} & fields:
+        return "preferences"
+    if {"profile", "personality"} <= fields:
+        raise AloeError(
+            f"{where}: is in the published ALOE format; convert the file with "
+            f"`python -m datagen convert {source.path} ours.jsonl --from aloe --to ours`"
+        )
+    if {"messages", "conversations"} & fields:
+        return "chat"
+    if {"persona", "turns"} & fields:
+        return "trees"
+    raise AloeError(
+        f"{where}: its fields ({', '.join(sorted(fields)) or 'none'}) are not those of a conversation tree (persona, "
+        "turns), a chat (messages or conversations) or a preference (prompt, chosen, rejected); mend the file"
+    )
+
+
+def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray:
+    """Which records are held out, bool [N]: those whose digest lies in the first `fraction` of all digests.
+
+    A record's side depends on its content alone, so that further records do not move it; only where that would leave
+    one side without any record, the one with the smallest or largest digest goes over. Raises AloeError when all
+    records are the same.
+    """
+    values = np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64)
+    if values.min() == values.max():
+        raise AloeError(
+            f"{path}: nothing can be held out of {len(digests)} record(s) that all begin alike; "
+            "give a validation split (NAME.validation.jsonl beside NAME.jsonl) or more records"
+        )
+    held = values < np.uint64(min(fraction * 2.0**64, 2.0**64 - 2048))
+    return (held | (values == values.min())) & (values < values.max()) if held.all() or not held.any() else held
+
+
+# ---------------------------------------------------------------- readers: (digests, conversations, remarks)
+
+
+Opened = tuple[list[bytes], Iterator[Talk], list[str]]
+
+
+def _open_trees(path: Path, split: str, limit: int | None) -> Opened:
+    conversations = read_conversations(path, split, limit)
+    return [_digest(talk.to_json()) for talk in conversations], iter(conversations), []
+
+
+def _open_chats(path: Path, split: str, limit: int | None) -> Opened:
+    """Reads the file twice, so that a fault at its end is told first and its texts need not be held."""
+    digests: list[bytes] = []
+    unanswered = 0
+    for where, record in read_records(path, split, limit):
+        talk = read_chat(record, where)
+        # The name of the last reply is a digest of the whole chat.
+        digests.append(bytes.fromhex(talk.exchanges[-1].replies[0].name))
+        unanswered += ends_unanswered(record)
+    remarks = [f"{path}: {unanswered} chats end with a user message, which is left out"] if unanswered else []
+    return digests, (read_chat(record, where) for where, record in read_records(path, split, limit)), remarks
+
+
+def _open_preferences(path: Path, split: str, limit: int | None) -> Opened:
+    forest = Forest(read_comparison(record, where) for where, record in read_records(path, split, limit))
+    return forest.digests(), forest.trees(), []
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2s(text.encode(), digest_size=8).digest()

@@ -1,0 +1,100 @@
+"""TPU slices that are not here: their meshes, and programs compiled for them ahead of time.
+
+libtpu, found as an installed package or through TPU_LIBRARY_PATH, holds the compiler of every TPU generation and needs
+no TPU for it. What it makes of a program tells the memory that a chip needs, and collectives.py what chips exchange.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh
+from jax.stages import Compiled
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.parallel.mesh import AXES, make_mesh
+
+# Some of the topologies of each generation; libtpu knows others of the same form.
+TOPOLOGIES = {
+    "v4": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4"),
+    "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8"),
+    "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "tpu7x": ("2x2x1", "2x2x2", "2x2x4", "4x4x4"),
+}
+# Without these libtpu asks a metadata server which machine it is on, stops where another process has loaded it, and
+# writes logs to /tmp.
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_LOG_DIR": "disabled",
+}
+QUICK = {"optimization_level": "O1"}
+
+
+def tpu_mesh(topology: str, shape: config.Mesh, slices: int = 1) -> Mesh:
+    """A mesh over the chips of `slices` TPU slices such as "v5e:4x4"; only its data axis goes from slice to slice.
+
+    Nothing runs on these devices, and no array can be placed on them; they are for `compile_for`. Raises AloeError
+    when there is no such topology, when libtpu is missing, and when the shape does not fit the chips.
+    """
+    devices = _devices(topology, slices)
+    if slices == 1:
+        return make_mesh(shape, devices)
+    # The first slice's chips fill in what is left open, and refuse what does not fit.
+    data, rest = divmod(shape.data, slices) if shape.data > 0 else (shape.data, 0)
+    if rest or data == 0:
+        raise AloeError(
+            f"mesh.data: {shape.data} cannot be shared out evenly between {slices} slices, and no other axis goes from "
+            f"slice to slice; give a multiple of {slices}"
+        )
+    inside = make_mesh(shape.model_copy(update={"data": data}), devices[: len(devices) // slices]).devices.shape
+    placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices=devices)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def compile_for(
+    mesh: Mesh,
+    function: Callable[..., Any],
+    *arguments: Any,
+    donate: Sequence[int] = (),
+    options: Mapping[str, Any] | None = None,
+) -> Compiled:
+    """`function` compiled for a mesh from `tpu_mesh`, for arguments that are trees of jax.ShapeDtypeStruct.
+
+    The arguments say in their shardings how they lie on the mesh. A function that is jitted already keeps its own
+    settings; another is jitted, and may write over the arguments numbered in `donate`. `options` are XLA's; with
+    QUICK it takes a quarter of the time, splits the program over chips alike, and tidies up less after that.
+    A chip's memory is `memory_analysis().peak_memory_in_bytes` of what comes back (`temp_size_in_bytes` may read 0).
+    """
+    jitted: Any = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile(compiler_options=dict(options or {}))
+
+
+def _devices(topology: str, slices: int) -> list[jax.Device]:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    if topology.startswith("v4"):
+        options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX has them
+    try:
+        return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        known = "; ".join(f"{name}: {', '.join(shapes)}" for name, shapes in TOPOLOGIES.items())
+        raise AloeError(
+            f"topology: libtpu knows no {topology!r} ({str(error).splitlines()[0]}); "
+            f'give generation and shape, such as "v5e:4x4". {known}'
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise AloeError(
+            "topology: compiling for TPUs needs libtpu (Linux on x86-64): pip install libtpu, or set TPU_LIBRARY_PATH "
+            f"to a libtpu.so ({error})"
+        ) from error

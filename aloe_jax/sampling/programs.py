@@ -1,0 +1,160 @@
+"""What runs on the device: filling the cache, and drawing tokens in one loop without a word to the host.
+
+Few shapes, because each is compiled for once: an extension goes in pieces of PAGE tokens of some rows, a reply in
+calls of at most PAGE tokens of all rows. Shapes: B rows, R of them, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from aloe_jax.models.decoder import Decoder, Layer
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.parallel.mesh import constrain
+from aloe_jax.sampling.cache import PAGE, Cache, Held, attend, each, empty_cache, hold, opened, settle, take, write
+from aloe_jax.sampling.draw import Settings, draw, penalised
+
+Graph = nnx.GraphDef[Decoder]
+
+
+class Drawn(NamedTuple):
+    """What a call drew: tokens and their log-probs [B,PAGE], and how many of them each row made [B]."""
+
+    tokens: jax.Array
+    logps: jax.Array
+    made: jax.Array
+
+
+class Rows(NamedTuple):
+    """The rows of a call that draws."""
+
+    last: jax.Array  # int32 [B]: the newest token of each row, not in the cache yet
+    lengths: jax.Array  # int32 [B]: how many are
+    budgets: jax.Array  # int32 [B]: how many tokens to draw at most, up to PAGE; 0: the row only keeps its place
+    seeds: jax.Array  # uint32 [B]
+    context: jax.Array  # int32 [B,C]: all tokens of each row, from its start; read where a penalty is set
+
+
+class Ends(NamedTuple):
+    """When a row ends and when the call does."""
+
+    stop: np.ndarray | jax.Array  # int32 [·]: ids that end a row; -1: no token
+    enough: np.int32 | jax.Array  # ended rows at which the call returns though others go on
+    logps: np.bool_ | jax.Array  # whether log-probs are asked for
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def unstack(graph: Graph, state: nnx.State) -> tuple[Layer, ...]:
+    """See `Decoder.unstacked`."""
+    return nnx.merge(graph, state).unstacked()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def new_cache(spec: ModelSpec, rows: int, blocks: tuple[int, ...], dtype: str) -> Cache:
+    """See `empty_cache`."""
+    return empty_cache(spec, rows, blocks, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
+def prefill(
+    graph: Graph,
+    state: nnx.State,
+    layers: tuple[Layer, ...],
+    cache: Cache,
+    rows: jax.Array,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    counts: jax.Array,
+    *,
+    shards: int,
+    dtype: str,
+) -> Cache:
+    """Add counts[r] of tokens [R,PAGE] to row rows[r], which has lengths[r]. See `settle` for `rows`."""
+    model = nnx.merge(graph, state)
+    windows = model.spec.windows or (0,) * model.spec.layers
+    positions = lengths[:, None] + jnp.arange(PAGE)[None]
+
+    def view(held: Held) -> Held:
+        return each(lambda axis, x: take(x, rows, shards), held)
+
+    ends = list(opened(tuple(view(tail) for tail in cache.tails)))
+
+    def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        ends[index] = write(ends[index], hold(key, value, dtype), 0)
+        return attend(query, cache.blocks[index], ends[index], lengths, positions, windows[index], view)
+
+    model.cached(tokens, positions, layers, attention)
+    # The barrier puts all writing after all reading; else XLA copies the blocks to be safe.
+    return settle(cache, lax.optimization_barrier(tuple(ends)), rows, lengths, counts, shards)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
+def decode(
+    graph: Graph,
+    state: nnx.State,
+    layers: tuple[Layer, ...],
+    cache: Cache,
+    rows: Rows,
+    settings: Settings,
+    ends: Ends,
+    *,
+    shards: int,
+    dtype: str,
+) -> tuple[Drawn, Cache]:
+    """Draw until every row has ended, `ends.enough` of them have, or PAGE tokens are made."""
+    model = nnx.merge(graph, state)
+    windows = model.spec.windows or (0,) * model.spec.layers
+    batch, lengths = rows.last.size, rows.lengths
+    places = jnp.arange(rows.context.shape[1])[None]
+
+    def penalty(logits: jax.Array, tokens: jax.Array, step: jax.Array) -> jax.Array:
+        """Of a row's tokens before the call, and those that it has drawn in it."""
+        seen = [places <= lengths[:, None], jnp.broadcast_to(jnp.arange(PAGE)[None] < step, tokens.shape)]
+        context = jnp.concatenate([rows.context, tokens], axis=1)
+        return penalised(logits, context, jnp.concatenate(seen, axis=1), settings.repetition_penalty)
+
+    def logp(logits: jax.Array, token: jax.Array) -> jax.Array:
+        given = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+        return given - jax.nn.logsumexp(logits, axis=1)
+
+    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        step, token, tokens, logps, tails, made, going = carry
+        positions = lengths[:, None] + step
+        tails = list(tails)
+
+        def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            tails[index] = write(tails[index], hold(key, value, dtype), step)
+            return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index])
+
+        logits = model.logits(model.cached(token[:, None], positions, layers, attention)[:, 0])
+        logits = constrain(logits, ("batch", None))
+        chosen = lax.cond(settings.repetition_penalty == 1.0, lambda: logits, lambda: penalty(logits, tokens, step))
+        token = draw(chosen, settings, rows.seeds, positions[:, 0] + 1)
+        new = lax.cond(ends.logps, lambda: logp(logits, token), lambda: jnp.zeros(batch, jnp.float32))
+        tokens = lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
+        logps = lax.dynamic_update_slice_in_dim(logps, new[:, None], step, axis=1)
+        made = made + going.astype(jnp.int32)
+        going = going & (made < rows.budgets) & ~(token[:, None] == ends.stop[None]).any(axis=1)
+        return step + 1, token, tokens, logps, tuple(tails), made, going
+
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
+        step, *_, going = carry
+        ended = ((rows.budgets > 0) & ~going).sum()
+        return (step < PAGE) & going.any() & (ended < ends.enough)
+
+    none = jnp.zeros((batch, PAGE), jnp.int32)
+    carry = (
+        jnp.int32(0), rows.last, none, none.astype(jnp.float32), opened(cache.tails), jnp.zeros_like(lengths),
+        rows.budgets > 0,
+    )  # fmt: skip
+    _, _, tokens, logps, tails, made, _ = lax.while_loop(unfinished, advance, carry)
+    everyone = jnp.tile(jnp.arange(batch // shards), shards)
+    cache = settle(cache, tails, everyone, lengths, made, shards)
+    return Drawn(*(constrain(x, ("batch", None)[: x.ndim]) for x in (tokens, logps, made))), cache

@@ -1,0 +1,80 @@
+"""A window of steps recorded by JAX's profiler, for TensorBoard or Perfetto."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+
+DIRECTORY = "profile"
+
+
+def check_window(settings: config.Profile, steps: int) -> None:
+    """Raise AloeError when the profile would begin after the last of `steps` steps."""
+    if settings.start is not None and settings.start > steps:
+        raise AloeError(
+            f"profile.start: step {settings.start} comes after the last one, {steps}; give a smaller number"
+        )
+
+
+class Profiling:
+    """Records the steps start … start + steps - 1 in DIRECTORY/profile, as a context manager around the loop.
+
+    A run that ends inside the window has recorded its part when the block is left; one that resumes inside it
+    records the rest. `tell` is told where the record lies.
+    """
+
+    def __init__(self, settings: config.Profile, directory: Path, tell: Callable[[str], None]):
+        start = settings.start or 0
+        self._window = range(start, start + settings.steps) if settings.start is not None else range(0)
+        self._directory, self._tell = directory / DIRECTORY, tell
+        self._recording = False
+        self._last: Any = None
+        self._mark: Any = None
+
+    def before(self, step: int) -> None:
+        """Step `step` (from 1) is about to be dispatched."""
+        if step in self._window:
+            if not self._recording:
+                jax.profiler.start_trace(str(self._directory))
+                self._recording = True
+            self._mark = jax.profiler.StepTraceAnnotation("train", step_num=step)
+            self._mark.__enter__()
+
+    def after(self, step: int, results: Any) -> None:
+        """Step `step` was dispatched; `results` are arrays that it makes and that the next one does not donate."""
+        if self._recording:
+            self._unmark()
+            self._last = results
+            if step + 1 not in self._window:
+                self._stop()
+
+    def __enter__(self) -> Profiling:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._recording:
+            self._unmark()
+            self._stop()
+
+    def _unmark(self) -> None:
+        if self._mark is not None:
+            self._mark.__exit__(None, None, None)
+            self._mark = None
+
+    def _stop(self) -> None:
+        """Close the record once the devices have done what they were told, which is what it is about."""
+        try:
+            jax.block_until_ready(self._last)
+        finally:
+            self._recording, self._last = False, None
+            jax.profiler.stop_trace()
+        self._tell(
+            f"profile in {self._directory}: TensorBoard shows it with the plugin xprof, "
+            "ui.perfetto.dev opens its trace.json.gz"
+        )

@@ -1,0 +1,43 @@
+"""Means in the making: sums with their weights, which add up over parts of a batch as means would not."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+
+class Mean(NamedTuple):
+    """total / weight, both scalars, or both [K] for one mean a turn."""
+
+    total: jax.Array
+    weight: jax.Array
+
+
+Totals = dict[str, Mean]
+
+
+def add(one: Totals, other: Totals) -> Totals:
+    """The totals of two parts together. Both hold the same names; ValueError otherwise."""
+    return jax.tree.map(operator.add, one, other)
+
+
+def read(totals: Mapping[str, Mean]) -> dict[str, float]:
+    """The means as numbers, fetched to the host; what has no weight is left out.
+
+    An array of means by turn, such as "margin/turn", becomes "margin/turn_01" and so on; beside "nll" comes
+    "perplexity", its exponential.
+    """
+    values: dict[str, float] = {}
+    for name, (total, weight) in jax.device_get(dict(totals)).items():
+        if np.ndim(total) == 0:
+            parts = [(name, total, weight)]
+        else:
+            parts = [(f"{name}_{k:02d}", *part) for k, part in enumerate(zip(total, weight, strict=True), start=1)]
+        values.update((each, float(sum_) / float(over)) for each, sum_, over in parts if over)
+    if "nll" in values:
+        values["perplexity"] = float(np.exp(values["nll"]))
+    return values

@@ -1,0 +1,111 @@
+"""One run in two real processes with four devices each: the losses of one process with eight."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aloe_jax import config
+from aloe_jax.models.run_directory import checkpoint_steps
+from aloe_jax.training import loop
+
+FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONUNBUFFERED": "1"}
+
+
+def launch(settings, tmp_path, **environment):
+    """The same command twice, as on two hosts; returns both processes."""
+    path = tmp_path / f"{Path(settings.output).name}.yaml"
+    path.write_text(config.dump(settings))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
+    return [
+        subprocess.Popen(
+            command,
+            env=os.environ
+            | FOUR
+            | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
+            | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+def finish(processes):
+    told = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(each for pair in told for each in pair)
+    # The library under JAX's collectives on CPUs tells of its connections on the standard output.
+    return [
+        ("\n".join(line for line in out.splitlines() if not line.startswith("[Gloo]")), error) for out, error in told
+    ]
+
+
+def records(settings):
+    return [json.loads(line) for line in Path(settings.output, "metrics.jsonl").read_text().splitlines()]
+
+
+def same_losses(left, right):
+    left, right = records(left), records(right)
+    assert [(row["step"], row["kind"]) for row in left] == [(row["step"], row["kind"]) for row in right]
+    for one, other in zip(left, right, strict=True):
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
+        if "grad_norm" in one:
+            np.testing.assert_allclose(one["grad_norm"], other["grad_norm"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 2, "tensor": 4}], ids=["rows", "tensor"])
+def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path, mesh):
+    model = {"path": starting_model, "tokenizer": None}
+    one = settings("dpo", "one", model=model, mesh=mesh)
+    two = settings("dpo", "two", model=model, mesh=mesh, dpo={"reference": str(tmp_path / "two-reference")})
+    loop.run(one)
+    (told, _), (silent, _) = finish(launch(two, tmp_path))
+    same_losses(one, two)
+    assert "step 6/6 | loss" in told and silent == ""
+    assert len(list((tmp_path / "two-reference").rglob("part-*.npz"))) == 2  # one a split, written once
+
+
+def test_a_signal_to_one_process_stops_and_saves_both_and_they_resume(settings, tmp_path):
+    changes = {"steps": 30, "log_every": 1, "evaluate_every": 30, "checkpoints": {"every": 30}}
+    whole, part = settings(output="whole", **changes), settings(output="part", **changes)
+    loop.run(whole)
+    processes = launch(part, tmp_path)
+    for line in processes[0].stdout:
+        if line.startswith("step 5/"):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    (told, _), _ = finish(processes)
+    assert "stopped by SIGTERM: saved at step" in told
+    (saved,) = checkpoint_steps(part.output)
+    assert 5 <= saved < 30
+    (told, _), _ = finish(launch(part, tmp_path))
+    assert f"resuming after step {saved}" in told
+    same_losses(whole, part)
+
+
+def test_half_an_environment_is_refused(settings, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(config.dump(settings()))
+    command = [sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
+    for environment, told in (
+        ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID: not set, though"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "JAX_PROCESS_ID: 2 is not one of the 2 processes",
+        ),
+    ):
+        result = subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert result.returncode == 1 and told in result.stderr, result.stderr
+        assert not Path(settings().output).exists()
