@@ -1,108 +1,133 @@
-"""Run the ALOE benchmark for one or several models: `python -m aloe_jax.evaluate`."""
+"""Run the ALOE benchmark, or score held-out preferences: `python -m aloe_jax.evaluate`."""
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured
+from aloe_jax.command import one_line_errors
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from aloe_jax.benchmark.report import Difference, Result
+    from aloe_jax.benchmark.scoring import Scored, Talked
     from aloe_jax.conversation import Persona
     from aloe_jax.llm.ledger import Ledger
-    from aloe_jax.roles import Cast
+
+LIMITED = 3  # exit status of a run that a limit stopped
 
 
 @click.command()
-@configured(config.Evaluate)
-def main(settings: config.Evaluate) -> None:
+@click.option(
+    "--preferences", is_flag=True, help="Score held-out pairs of replies instead; no language model is asked."
+)
+@click.option("--dry-run", is_flag=True, help="Show expected calls, tokens and cost; ask nothing.")
+@click.option("--max-cost", type=float, help="Stop cleanly before this run spends more dollars. Short for max_cost=...")
+@click.option("--max-calls", type=int, help="Stop cleanly after so many calls of this run. Short for max_calls=...")
+@click.option("--config", "path", required=True, metavar="FILE", help="YAML file of settings.")
+@click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
+def main(
+    preferences: bool,
+    dry_run: bool,
+    max_cost: float | None,
+    max_calls: int | None,
+    path: str,
+    overrides: tuple[str, ...],
+) -> None:
     """Let simulated users talk to each model, have every reply rated, and write a report.
 
     OUTPUT gets report.html, metrics.json, transcripts.jsonl, config.yaml, and journal.sqlite, from which an
     interrupted run goes on when the same command is given again.
 
-    Example: python -m aloe_jax.evaluate --config configs/eval/scripted.yaml cases=20
+    With --preferences: how often each model finds the preferred reply of a held-out pair likelier than the rejected
+    one; OUTPUT gets preferences.json and config.yaml.
+
+    \b
+    Example:
+      python -m aloe_jax.evaluate --config configs/eval/scripted.yaml cases=20
+      python -m aloe_jax.evaluate --config configs/eval/gemini.yaml --dry-run
+      python -m aloe_jax.evaluate --preferences --config configs/eval/preferences.yaml
     """
+    limits = {"max_cost": max_cost, "max_calls": max_calls}
+    overrides = (*overrides, *(f"{key}={value}" for key, value in limits.items() if value is not None))
+    with one_line_errors():
+        if preferences:
+            if dry_run:
+                raise click.UsageError("--dry-run shows what language models would be asked; --preferences asks none")
+            _score_preferences(config.load(config.Preferences, path, overrides))
+            return
+        settings = config.load(config.Evaluate, path, overrides)
+        if dry_run:
+            _show_estimate(settings)
+        else:
+            _run(settings)
+
+
+def _run(settings: config.Evaluate) -> None:
     from rich.console import Console
 
     from aloe_jax.benchmark.report import table, write_report
+    from aloe_jax.benchmark.results import write_results
+    from aloe_jax.llm.budget import BudgetError
 
-    results, differences = evaluate(settings)
-    write_report(settings.output, settings, results, differences)
+    try:
+        scored, talked = evaluate(settings)
+    except BudgetError as error:
+        click.echo(f"Stopped: {error}. Whatever is finished is kept; the same command goes on from here.", err=True)
+        sys.exit(LIMITED)
+    write_results(settings.output, scored.results)
+    write_report(settings, scored, talked)
     console = Console()
-    console.print(table(settings, results, differences))
+    console.print(table(settings, scored, talked))
     console.print(f"{settings.output}/report.html", highlight=False, soft_wrap=True)
 
 
-def evaluate(settings: config.Evaluate) -> tuple[list[Result], list[Difference]]:
+def evaluate(settings: config.Evaluate) -> tuple[Scored, list[Talked]]:
     """The benchmark of all models in `settings.models`, one after the other, with progress on stderr.
 
-    Differences are between consecutive models under test, reference lines left out. Everything that can be wrong
-    with paths and personas raises AloeError before the first dialogue.
+    Everything that can be wrong with paths, personas, keys and judges raises AloeError before the first dialogue;
+    BudgetError when the next call would exceed a limit.
     """
     from pathlib import Path
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from aloe_jax.benchmark.judge import ratings_table
-    from aloe_jax.benchmark.metrics import paired_difference
-    from aloe_jax.benchmark.report import Difference
+    from aloe_jax.benchmark.stages import run
+    from aloe_jax.llm.budget import Budget
     from aloe_jax.llm.ledger import Ledger
-    from aloe_jax.roles import Cast
 
     check_models(settings)
     personas = read_cases(settings)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    with Ledger(Path(settings.output) / "journal.sqlite") as ledger, bar:
-        references = any(candidate.scripted for candidate in settings.models.values())
-        cast = Cast(settings.roles, ledger, only=("user", "judge", *(["responder"] if references else [])))
-        results = [_result(name, settings, personas, cast, ledger, bar) for name in settings.models]
-    tested = [result for result in results if not result.reference]
-    tables = [ratings_table(result.verdicts, settings.turns) for result in tested]
-    differences = [
-        Difference(
-            tested[i].name,
-            tested[i + 1].name,
-            paired_difference(tables[i], tables[i + 1], settings.bootstrap, settings.seed),
-        )
-        for i in range(len(tested) - 1)
-    ]
-    return results, differences
+    budget = Budget(settings.max_cost, settings.max_calls)
+    with Ledger(Path(settings.output) / "journal.sqlite", budget=budget) as ledger:
+        return run(settings, personas, ledger)
 
 
 def check_models(settings: config.Evaluate) -> None:
     """Raise AloeError for the first model path that holds no model."""
+    for name, candidate in settings.models.items():
+        if candidate.path is not None:
+            check_model(f"models.{name}", candidate.path)
+
+
+def check_model(key: str, directory: str) -> None:
+    """Raise AloeError naming the setting `key` when there is no model in a directory."""
     from pathlib import Path
 
     from aloe_jax.errors import AloeError
 
-    for name, candidate in settings.models.items():
-        if candidate.path is None:
-            continue
-        path = Path(candidate.path)
-        if not path.is_dir():
-            raise AloeError(f"models.{name}: {path} is not a directory; give a model directory or a run directory")
-        if (path / "config.json").is_file():
-            continue
-        if not (path / "spec.json").is_file():
-            raise AloeError(
-                f"models.{name}: {path} holds neither config.json (a Hugging Face directory) nor spec.json "
-                "(a run of aloe_jax.train)"
-            )
-        if not any(entry.name.isdigit() for entry in path.glob("checkpoints/*")):
-            raise AloeError(f"models.{name}: {path} has no checkpoint yet; train it first")
+    path = Path(directory)
+    if not path.is_dir():
+        raise AloeError(f"{key}: {path} is not a directory; give a model directory or a run directory")
+    if (path / "config.json").is_file():
+        return
+    if not (path / "spec.json").is_file():
+        raise AloeError(
+            f"{key}: {path} holds neither config.json (a Hugging Face directory) nor spec.json "
+            "(a run of aloe_jax.train)"
+        )
+    if not any(entry.name.isdigit() for entry in path.glob("checkpoints/*")):
+        raise AloeError(f"{key}: {path} has no checkpoint yet; train it first")
 
 
 def read_cases(settings: config.Evaluate) -> list[Persona]:
@@ -124,49 +149,36 @@ def read_cases(settings: config.Evaluate) -> list[Persona]:
     return personas
 
 
-def _result(
-    name: str, settings: config.Evaluate, personas: list[Persona], cast: Cast, ledger: Ledger, bar: Progress
-) -> Result:
-    import gc
+def _show_estimate(settings: config.Evaluate) -> None:
+    from pathlib import Path
 
-    from aloe_jax.benchmark.candidates import ModelCandidate, ScriptedCandidate
-    from aloe_jax.benchmark.dialogue import Candidate, converse
-    from aloe_jax.benchmark.judge import rate, ratings_table
-    from aloe_jax.benchmark.metrics import alignment_metrics
-    from aloe_jax.benchmark.report import Result
+    from rich.console import Console
 
-    source = settings.models[name]
-    exchanges = len(personas) * settings.turns
-    talking = bar.add_task(f"{name}: dialogues", total=exchanges)
-    candidate: Candidate
-    if source.path is not None:
-        candidate = ModelCandidate(source.path, settings.sampling)
-    else:
-        assert source.scripted is not None  # config.Candidate has one of the two
-        candidate = ScriptedCandidate(source.scripted, cast, cast.describe("responder"))
-    dialogues = converse(
-        candidate,
-        personas,
-        cast,
-        ledger,
-        turns=settings.turns,
-        seed=settings.seed,
-        user=cast.describe("user"),
-        progress=lambda done: bar.update(talking, completed=done),
-    )
-    del candidate
-    gc.collect()  # its parameters and cache leave the device before the next model comes
-    rating = bar.add_task(f"{name}: ratings", total=sum(len(dialogue.exchanges) for dialogue in dialogues))
-    verdicts = rate(
-        dialogues,
-        cast,
-        ledger,
-        seed=settings.seed,
-        judge=cast.describe("judge"),
-        progress=lambda done: bar.update(rating, completed=done),
-    )
-    metrics = alignment_metrics(ratings_table(verdicts, settings.turns), settings.bootstrap, settings.seed)
-    return Result(name, source.scripted is not None, dialogues, verdicts, metrics)
+    from aloe_jax.benchmark.estimate import estimate, table
+    from aloe_jax.llm.ledger import Ledger
+
+    check_models(settings)
+    personas = read_cases(settings)
+    journal = Path(settings.output) / "journal.sqlite"
+    ledger: Ledger | None
+    with Ledger(journal, writing=False) if journal.is_file() else nullcontext() as ledger:
+        Console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
+
+
+def _score_preferences(settings: config.Preferences) -> None:
+    from rich.console import Console
+
+    from aloe_jax.benchmark.preferences import score_preferences, table, write_preferences
+
+    for name, path in settings.models.items():
+        check_model(f"models.{name}", path)
+    if settings.reference is not None:
+        check_model("reference", settings.reference)
+    found = score_preferences(settings)
+    written = write_preferences(settings, found)
+    console = Console()
+    console.print(table(found))
+    console.print(str(written), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

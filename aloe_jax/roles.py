@@ -111,6 +111,13 @@ class Rating(_Answer):
     rating: int = Field(ge=1, le=5)
 
 
+class Comparison(_Answer):
+    """Which of two assistants suits this user better, by their conversations."""
+
+    reason: Text = ""
+    preferred: Literal["A", "B", "tie"]
+
+
 _DECODER = json.JSONDecoder()
 
 
@@ -215,9 +222,12 @@ class Cast:
             self._roles[name] = (llm, role.temperature)
         self._settings = roles
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """What a role's answers depend on besides its inputs: its model, its settings and its prompt."""
-        prompt = resources.files("aloe_jax").joinpath(f"prompts/{name}.md").read_bytes()
+    def describe(self, name: str, prompt_of: str | None = None) -> dict[str, Any]:
+        """What a role's answers depend on besides its inputs: its model, its settings and its prompt.
+
+        `prompt_of`: the prompt of another name that it answers, the judge's `comparer`.
+        """
+        prompt = resources.files("aloe_jax").joinpath(f"prompts/{prompt_of or name}.md").read_bytes()
         shaping = getattr(self._settings, name).shaping()
         return shaping | {"model": self._roles[name][0].name, "prompt": hashlib.sha256(prompt).hexdigest()[:16]}
 
@@ -273,16 +283,34 @@ class Cast:
         """Rate a reply to `history`, which ends with a user message, for this persona."""
         return self._ask("judge", _known(persona, history) | {"reply": reply}, Rating, seed)
 
+    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message], seed: int) -> Comparison:
+        """Which of two dialogues with the persona has the assistant that suits it better; the judge is asked."""
+        inputs = {
+            "profile": persona.profile,
+            "personality": persona.personality,
+            "dialogues": [list(first), list(second)],
+            "first": transcript(first),
+            "second": transcript(second),
+        }
+        return self._ask("comparer", inputs, Comparison, seed, player="judge")
+
     def _ask[A: BaseModel](
-        self, role: str, inputs: Mapping[str, Any], form: type[A], seed: int, mend: Mend[A] | None = None
+        self,
+        role: str,
+        inputs: Mapping[str, Any],
+        form: type[A],
+        seed: int,
+        mend: Mend[A] | None = None,
+        player: str | None = None,
     ) -> A:
         """Ask once, and once more when the answer cannot be read or `mend` finds a fault in it.
 
         `mend` returns an answer without the fault, and the fault: what is taken when the repair fails as well.
+        `player` is the role whose model is asked, where that is not `role`, whose prompt it is.
         """
-        llm, temperature = self._roles[role]
+        llm, temperature = self._roles[player or role]
         request = Request(role, inputs, *render(role, inputs), _schema(form), temperature, seed)
-        text = self._complete(llm, request, form)
+        text = self._complete(llm, request, form, player or role)
         answer, fault = _read(form, text, mend)
         if not fault:
             assert answer is not None
@@ -294,7 +322,7 @@ class Cast:
         )
         request = Request(role, inputs, request.system, repair, request.schema, temperature, seed)
         fresh = self._ledger.find_call(llm.name, request) is None
-        text = self._complete(llm, request, form)
+        text = self._complete(llm, request, form, player or role)
         repaired, still = _read(form, text, mend)
         if still and fresh:  # a fault is counted by the run that met it
             self._ledger.count_fault(llm.name, role, f"answer: {fault}")
@@ -304,7 +332,7 @@ class Cast:
             raise RoleError(f"{role} ({llm.name}): unusable answer twice, {still}: {shown_text!r}")
         return answer
 
-    def _complete(self, llm: LLM, request: Request, form: type[BaseModel]) -> str:
+    def _complete(self, llm: LLM, request: Request, form: type[BaseModel], player: str) -> str:
         completion = self._ledger.complete(llm, request)
         match completion.outcome:
             case "blocked" | "empty":
@@ -312,7 +340,7 @@ class Cast:
             case "truncated" if _read(form, completion.text, None)[1]:
                 raise RoleError(
                     f"{request.role} ({llm.name}): truncated reply, {completion.output_tokens} tokens did not suffice; "
-                    f"raise roles.{request.role}.max_output_tokens"
+                    f"raise roles.{player}.max_output_tokens"
                 )
         return completion.text
 

@@ -8,6 +8,7 @@ from aloe_jax import config
 
 ROOT = Path(__file__).parent.parent / "configs"
 KINDS = {
+    "python -m aloe_jax.evaluate --preferences": config.Preferences,
     "python -m aloe_jax.train": config.Train,
     "python -m aloe_jax.evaluate": config.Evaluate,
     "python -m datagen": config.Datagen,

@@ -1,127 +1,192 @@
-"""What the benchmark talks to: a trained model, or a scripted responder as a reference line."""
+"""What the benchmark talks to: a trained model, a remote one, or a scripted responder as a reference line."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aloe_jax import config
-from aloe_jax.benchmark.dialogue import Dialogue, Reply, persistent, threaded
+from aloe_jax.benchmark.dialogue import Dialogue, NoReply, Reply, persistent
 from aloe_jax.conversation import Message
-from aloe_jax.errors import AloeError
-from aloe_jax.roles import Cast
+from aloe_jax.roles import Cast, RoleError
 
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate
     from aloe_jax.sampling import Sampler
 
+Load = Callable[[str | Path, config.Sampling], "tuple[Sampler, ChatTemplate]"]
+
 
 class ModelCandidate:
-    """A model directory, loaded when its first reply is asked for: a journaled dialogue needs no model.
+    """A model directory, loaded when its first reply is asked for: a journaled dialogue needs no model."""
 
-    One sampling session keeps the key–value cache over the turns. The tokens of a dialogue follow from its
-    messages and journaled reply tokens, and the session is fed what it has not seen yet; so a resumed
-    dialogue only feeds more at once.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        sampling: config.Sampling,
-        load: Callable[[str | Path, int], tuple[Sampler, ChatTemplate]] | None = None,
-    ):
+    def __init__(self, path: str | Path, sampling: config.Sampling, load: Load | None = None):
         from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
 
         self.path, self.sampling = Path(path), sampling
-        # A reply is never cut by max_length (see _check_room), so replies do not depend on it.
-        settings = sampling.model_dump(exclude={"max_length"})
+        # A reply is never cut by max_length (a case stops before that), and rows draw for themselves: what they say
+        # does not depend on these two.
+        settings = sampling.model_dump(exclude={"max_length", "rows"})
         self.identity = {"path": str(self.path.resolve()), "files": fingerprint(path), "sampling": settings}
+        self.rows: int | None = sampling.rows
         self._load = load or _load_sampler
         self._parts: tuple[Sampler, ChatTemplate] | None = None
-        self._session: Any = None
-        self._rows: list[str] = []
-        self._fed: list[list[int]] = []
+        self._loading = threading.Lock()
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply]:
-        """Sample one reply a row. Raises AloeError when a dialogue outgrows the context."""
-        if self._parts is None:
-            self._parts = self._load(self.path, self.sampling.max_length)
-        sampler, template = self._parts
-        rows = [dialogue.persona.id for dialogue in dialogues]
-        paths = [path_tokens(template, d, user) for d, user in zip(dialogues, users, strict=True)]
-        self._check_room(dialogues, paths, sampler.max_length)
-        # The first turn, a case that has stopped or caught up, or a chat template that rewrites earlier turns.
-        if rows != self._rows or any(path[: len(fed)] != fed for path, fed in zip(paths, self._fed, strict=True)):
-            self._session, self._rows, self._fed = sampler.session(len(rows)), rows, [[] for _ in rows]
-        self._session.extend([path[len(fed) :] for path, fed in zip(paths, self._fed, strict=True)])
+    def partner(self, rows: int) -> SessionPartner:
+        """A session of `rows` dialogues."""
+        return SessionPartner(self, rows)
+
+    def parts(self) -> tuple[Sampler, ChatTemplate]:
+        """The sampler and the chat template."""
+        with self._loading:
+            if self._parts is None:
+                self._parts = self._load(self.path, self.sampling)
+            return self._parts
+
+
+class SessionPartner:
+    """Replies of a model in one session, whose key–value cache is kept over the turns.
+
+    The tokens of a dialogue follow from its messages and journaled reply tokens, and the session computes what it has
+    not seen yet; so a resumed dialogue only has more to compute at once. (In rounding that may differ from computing
+    it bit by bit, and so, very rarely, may a token drawn after it. What is journaled stays as it is.)
+
+    The session always has the same number of rows, so that nothing is compiled anew when a case has stopped: rows
+    that nobody needs repeat the first one.
+    """
+
+    def __init__(self, candidate: ModelCandidate, rows: int):
+        self._candidate, self._size = candidate, rows
+        self._session: Any = None
+        self._places: dict[str, int] = {}  # rows of the session, by persona
+        self._asked: dict[str, list[int]] = {}  # ids up to the last prompt, by persona
+
+    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+        """Sample one reply a row; a dialogue that has outgrown the context gets none."""
+        sampler, template = self._candidate.parts()
+        paths = [
+            path_tokens(template, dialogue, user, self._asked.get(dialogue.persona.id))
+            for dialogue, user in zip(dialogues, users, strict=True)
+        ]
+        self._asked |= {dialogue.persona.id: path for dialogue, path in zip(dialogues, paths, strict=True)}
+        fitting = [i for i, path in enumerate(paths) if self._needed(path) <= sampler.max_length]
+        drawn = dict(zip(fitting, self._draw(fitting, dialogues, paths, seeds), strict=True)) if fitting else {}
+        return [
+            Reply(template.decode(drawn[i]), tuple(int(token) for token in drawn[i]))
+            if i in drawn
+            else NoReply(
+                f"{self._needed(path)} tokens of context are needed, {sampler.max_length} are there (the smaller of "
+                "sampling.max_length and the model's own)"
+            )
+            for i, path in enumerate(paths)
+        ]
+
+    def _needed(self, path: Sequence[int]) -> int:
+        return len(path) + self._candidate.sampling.max_new_tokens + 1  # and an end of turn where none was sampled
+
+    def _draw(
+        self, rows: Sequence[int], dialogues: Sequence[Dialogue], paths: Sequence[list[int]], seeds: Sequence[int]
+    ) -> list[list[int]]:
+        sampler, template = self._candidate.parts()
+        if self._session is None:
+            self._session = sampler.session(self._size)
+        places = [self._places.setdefault(dialogues[row].persona.id, len(self._places)) for row in rows]
+        filled = [rows[0]] * self._size
+        for place, row in zip(places, rows, strict=True):
+            filled[place] = row
+        for place, row in enumerate(filled):
+            self._session.replace(place, paths[row])
+        sampling = self._candidate.sampling
         replies = self._session.reply(
-            self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
-            top_k=self.sampling.top_k,
-            top_p=self.sampling.top_p,
-            seeds=list(seeds),
+            sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seeds=[seeds[row] for row in filled],
             stop=template.stop,
         )
-        self._fed = [[*path, *ids] for path, ids in zip(paths, replies, strict=True)]
-        return [Reply(template.decode(ids), tuple(int(i) for i in ids)) for ids in replies]
-
-    def _check_room(self, dialogues: Sequence[Dialogue], paths: Sequence[Sequence[int]], room: int) -> None:
-        for dialogue, path in zip(dialogues, paths, strict=True):
-            needed = len(path) + self.sampling.max_new_tokens + 1  # and an end of turn where none was sampled
-            if needed > room:
-                turn = len(dialogue.exchanges) + 1
-                raise AloeError(
-                    f"{self.path}: case {dialogue.persona.id}, turn {turn} needs {needed} tokens of context "
-                    f"and has {room} (the smaller of sampling.max_length and the model's own); raise "
-                    "sampling.max_length, or lower sampling.max_new_tokens or turns"
-                )
+        return [replies[place] for place in places]
 
 
-class ScriptedCandidate:
-    """A responder of the cast as a reference line: `generic` knows nothing, `informed` the whole persona."""
+class ResponderCandidate:
+    """A responder of a cast: a remote model under test, or a scripted reference line.
 
-    def __init__(self, kind: Literal["generic", "informed"], cast: Cast, responder: dict[str, Any]):
-        self.kind, self.cast = kind, cast
-        self.identity = {"reference": kind, "responder": responder}
+    `informed` knows the whole persona; otherwise it knows nothing but the messages.
+    """
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply]:
-        """Ask the responder once a row. Raises RoleError when an answer cannot be parsed."""
+    rows: int | None = None
 
-        def answer(row: tuple[Dialogue, str, int]) -> Reply:
-            dialogue, user, seed = row
-            persona = dialogue.persona
-            informed = self.kind == "informed"
-            hint = (persona.profile, persona.personality) if informed else None
-            path = [*dialogue.history(), {"role": "user", "content": user}]
-            return Reply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=informed), seed))
+    def __init__(self, cast: Cast, identity: dict[str, Any], informed: bool = False):
+        self.cast, self.identity, self.informed = cast, identity, informed
 
-        return threaded(answer, zip(dialogues, users, seeds, strict=True))
+    @classmethod
+    def reference(cls, kind: Literal["generic", "informed"], cast: Cast) -> ResponderCandidate:
+        """The lower or the upper reference line, played by the cast's responder."""
+        return cls(cast, {"reference": kind, "responder": cast.describe("responder")}, kind == "informed")
+
+    @classmethod
+    def remote(cls, cast: Cast) -> ResponderCandidate:
+        """The cast's responder as a model under test."""
+        return cls(cast, {"remote": cast.describe("responder")})
+
+    def partner(self, rows: int) -> ResponderCandidate:
+        """Itself: it remembers nothing."""
+        return self
+
+    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+        """Ask the responder once a row; no reply where none could be read in three attempts."""
+        return [self._answer(*row) for row in zip(dialogues, users, seeds, strict=True)]
+
+    def _answer(self, dialogue: Dialogue, user: str, seed: int) -> Reply | NoReply:
+        persona = dialogue.persona
+        hint = (persona.profile, persona.personality) if self.informed else None
+        path: list[Message] = [*dialogue.history(), {"role": "user", "content": user}]
+        try:
+            return Reply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
+        except RoleError as error:
+            return NoReply(f"no reply: {error}")
 
 
-def _load_sampler(path: str | Path, max_length: int) -> tuple[Sampler, ChatTemplate]:
-    from aloe_jax.sampling.loading import load_sampler  # which loads JAX
+def _load_sampler(path: str | Path, sampling: config.Sampling) -> tuple[Sampler, ChatTemplate]:
+    from aloe_jax.data.template import ChatTemplate
+    from aloe_jax.data.tokenizer import load_tokenizer
+    from aloe_jax.models import check_vocabulary, load_pretrained, tokenizer_directory
+    from aloe_jax.sampling import Sampler
 
-    return load_sampler(path, max_length)
+    tokenizer = load_tokenizer(tokenizer_directory(path))
+    model = load_pretrained(path)
+    check_vocabulary(tokenizer, model.spec, str(tokenizer_directory(path)))
+    sampler = Sampler(model, tokenizer, sampling.max_length, rows=sampling.rows, cache=sampling.cache)
+    return sampler, ChatTemplate(tokenizer, stop=model.spec.eos_ids)
 
 
-def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str) -> list[int]:
+def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str, asked: Sequence[int] | None = None) -> list[int]:
     """Token ids of a dialogue up to the prompt for the reply to `user`, with its replies as sampled.
 
-    Where the chat template rewrites what was said before, the path is rendered anew, as training has it.
+    `asked` are the ids that this gave for the dialogue's last finished turn, where they are at hand. Where the chat
+    template rewrites what was said before, the path is rendered anew, as training has it.
     """
     from aloe_jax.data.template import UnstableTemplateError
 
-    ids: list[int] = []
-    messages: list[Message] = []
+    exchanges = dialogue.exchanges
+    path: list[Message] = [*dialogue.history(), {"role": "user", "content": user}]
     try:
-        for exchange in dialogue.exchanges:
-            messages.append({"role": "user", "content": exchange.user})
-            ids += template.continuation(messages)
-            ids += exchange.reply.ids
-            if exchange.reply.ids[-1:] != template.stop[:1]:  # cut at max_new_tokens: close the turn for the model
-                ids.append(template.stop[0])
-            messages.append({"role": "assistant", "content": exchange.reply.text})
-        return ids + template.continuation([*messages, {"role": "user", "content": user}])
+        if asked is not None and exchanges:
+            ids = [*asked, *_closed(template, exchanges[-1].reply.ids)]
+        else:
+            ids = []
+            for turn, exchange in enumerate(exchanges):
+                ids += [*template.continuation(path[: 2 * turn + 1]), *_closed(template, exchange.reply.ids)]
+        return ids + template.continuation(path)
     except UnstableTemplateError:
-        return template.prompt([*dialogue.history(), {"role": "user", "content": user}])
+        return template.prompt(path)
+
+
+def _closed(template: ChatTemplate, reply: Sequence[int]) -> list[int]:
+    """A reply's ids; where it was cut at max_new_tokens, its turn is closed for the model."""
+    return [*reply] if tuple(reply[-1:]) == template.stop[:1] else [*reply, template.stop[0]]

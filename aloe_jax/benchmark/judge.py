@@ -1,62 +1,171 @@
-"""Ratings: a judge who knows the persona rates every reply of a dialogue."""
+"""Ratings: judges who know the persona rate every reply of a dialogue, each by itself and each on its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
-from aloe_jax.benchmark.dialogue import Dialogue, digest, persistent, threaded
-from aloe_jax.benchmark.metrics import Array
+from aloe_jax import config
+from aloe_jax.benchmark.dialogue import Dialogue, digest, persistent
+from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.runner import Pool
+from aloe_jax.conversation import Message, Persona
+from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Cast, RoleError
-
-_BATCH = 64  # ratings journaled at a time
+from aloe_jax.roles import Cast, Comparison, RoleError
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A rating 1–5 with the judge's reason; None where no answer of the judge could be parsed."""
+class Vote:
+    """One judge's rating 1–5 with the reason; None where no answer could be read in three attempts."""
 
+    judge: str
+    number: int  # of the judge's votes on this reply, from 0
     rating: int | None
     reason: str
 
 
-def rate(
-    dialogues: Sequence[Dialogue],
-    cast: Cast,
-    ledger: Ledger,
-    *,
-    seed: int,
-    judge: dict[str, Any],
-    progress: Callable[[int], None] = lambda ratings: None,
-) -> list[list[Verdict]]:
-    """One verdict for each reply of each dialogue, every one asked for by itself.
+@dataclass(frozen=True)
+class Verdict:
+    """All votes on one reply."""
 
-    An answer that cannot be parsed in three attempts counts as a missing rating and touches no other. `judge`
-    describes the judge (`dialogue.describe`); with the persona and the messages it is the journal's key, so
-    that a rating is asked for once. Raises AloeError when the judge cannot be reached.
-    """
-    tasks = [(dialogue, turn) for dialogue in dialogues for turn in range(len(dialogue.exchanges))]
-    keys = [_key(dialogue, turn, judge, seed) for dialogue, turn in tasks]
-    found = {key: Verdict(**record) for key in keys if (record := ledger.get("rating", key))}
-    waiting = {key: task for key, task in zip(keys, tasks, strict=True) if key not in found}
-    progress(len(keys) - len(waiting))
-    order = list(waiting)
-    for start in range(0, len(order), _BATCH):
-        batch = order[start : start + _BATCH]
-        verdicts = threaded(lambda key: _judge(*waiting[key], cast, seed), batch)
-        found.update(zip(batch, verdicts, strict=True))
-        ledger.put_many("rating", [(key, asdict(found[key])) for key in batch])
-        progress(len(keys) - len(order) + start + len(batch))
-    flat = iter(keys)
-    return [[found[next(flat)] for _ in dialogue.exchanges] for dialogue in dialogues]
+    votes: tuple[Vote, ...]
+
+    @property
+    def rating(self) -> float | None:
+        """The mean of the votes that there are; None where there is none."""
+        given = [vote.rating for vote in self.votes if vote.rating is not None]
+        return fmean(given) if given else None
+
+    @property
+    def reason(self) -> str:
+        """The first reason given for a rating, or why there is none."""
+        return next((vote.reason for vote in self.votes if vote.rating is not None), self.votes[0].reason)
+
+
+class Judge:
+    """A judge by name. Every answer is journaled under what it depends on, so that it is asked for once."""
+
+    def __init__(self, name: str, cast: Cast, ledger: Ledger, seed: int) -> None:
+        self.name, self._cast, self._ledger, self._seed = name, cast, ledger, seed
+        self._rating, self._comparing = cast.describe("judge"), cast.describe("judge", "comparer")
+
+    def vote(self, persona: Persona, path: Sequence[Message], reply: str, number: int = 0) -> Vote:
+        """Rate a reply to a path that ends with the user's message.
+
+        Raises AloeError when the judge cannot be reached; an answer that cannot be read is a missing rating.
+        """
+        turn = len(path) // 2
+        more = [number] if number else []
+        key = digest(self._rating, self._seed, turn, [persona.model_dump(), list(path), reply], *more)
+        record = self._ledger.get("rating", key)
+        if record is None:
+            parts: tuple[str | int, ...] = (self._seed, "judge", persona.id, turn, *more)
+            try:
+                answer = persistent(lambda s: self._cast.judge(persona, path, reply, s), *parts)
+                record = {"rating": answer.rating, "reason": answer.reason}
+            except RoleError as error:
+                record = {"rating": None, "reason": f"no rating: {error}"}
+            self._ledger.put("rating", key, record)
+        return Vote(self.name, number, record["rating"], record["reason"])
+
+    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message]) -> Comparison | str:
+        """Which of two dialogues suits the persona better, or why no answer could be read."""
+        key = digest(self._comparing, self._seed, [persona.model_dump(), list(first), list(second)])
+        record = self._ledger.get("comparison", key)
+        if record is None:
+            parts = (self._seed, "comparer", persona.id, digest(list(first), list(second)))
+            try:
+                record = persistent(lambda s: self._cast.compare(persona, first, second, s), *parts).model_dump()
+            except RoleError as error:
+                record = {"preferred": None, "reason": f"no comparison: {error}"}
+            self._ledger.put("comparison", key, record)
+        return Comparison(**record) if record["preferred"] else str(record["reason"])
+
+
+def judges_of(settings: config.Evaluate, ledger: Ledger) -> list[Judge]:
+    """The judges that the settings name. Raises AloeError for one without a model, a key or a needed price."""
+    if not settings.judging.judges:
+        return [Judge("judge", Cast(settings.roles, ledger, only=("judge",)), ledger, settings.seed)]
+    judges = []
+    for name, role in settings.judging.judges.items():
+        with named(f"judging.judges.{name}", "judge"):
+            cast = Cast(settings.roles.model_copy(update={"judge": role}), ledger, only=("judge",))
+        judges.append(Judge(name, cast, ledger, settings.seed))
+    return judges
+
+
+@contextmanager
+def named(place: str, role: str) -> Iterator[None]:
+    """Errors of a role that stands elsewhere in the settings name that `place`, not `roles.ROLE`."""
+    try:
+        yield
+    except AloeError as error:
+        raise type(error)(str(error).replace(f"roles.{role}", place)) from None
+
+
+class Ratings:
+    """Ratings that come in while dialogues go on. To be used as a context, which ends when all are there."""
+
+    def __init__(
+        self,
+        judges: Sequence[Judge],
+        votes: int,
+        concurrency: int,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`progress` is called for every vote, from several threads."""
+        self._judges, self._votes, self._progress = judges, votes, progress
+        self._pool = Pool(concurrency)
+        self._lock = threading.Lock()
+        self._found: dict[tuple[int, int], dict[tuple[int, int], Vote]] = {}
+        self._error: Exception | None = None
+
+    def want(self, dialogue: Dialogue, turn: int) -> None:
+        """Have all judges rate a reply (`turn` is 0-based). Raises what an earlier call for a rating raised."""
+        if self._error is not None:
+            raise self._error
+        path, reply = dialogue.path(turn), dialogue.exchanges[turn].reply.text
+        place = (id(dialogue), turn)
+
+        def rate(judge: int, number: int) -> None:
+            if self._error is not None:
+                return
+            vote = self._judges[judge].vote(dialogue.persona, path, reply, number)
+            with self._lock:
+                self._found.setdefault(place, {})[judge, number] = vote
+            self._progress()
+
+        for judge in range(len(self._judges)):
+            for number in range(self._votes):
+                self._pool.submit(rate, judge, number, failed=self._fail)
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+
+    def verdicts(self, dialogue: Dialogue) -> list[Verdict]:
+        """One verdict for each reply of a dialogue; all of them were wanted, and the context has ended."""
+        return [
+            Verdict(tuple(vote for _, vote in sorted(self._found[id(dialogue), turn].items())))
+            for turn in range(len(dialogue.exchanges))
+        ]
+
+    def __enter__(self) -> Ratings:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.__exit__(kind, *rest)
+        if kind is None and self._error is not None:
+            raise self._error
 
 
 def ratings_table(verdicts: Sequence[Sequence[Verdict]], turns: int) -> Array:
-    """Ratings [N cases, K turns] with NaN for every missing one."""
+    """Ratings [N cases, K turns], the mean over the votes, with NaN for every missing one."""
     table = np.full((len(verdicts), turns), np.nan)
     for case, row in enumerate(verdicts):
         for turn, verdict in enumerate(row):
@@ -65,15 +174,13 @@ def ratings_table(verdicts: Sequence[Sequence[Verdict]], turns: int) -> Array:
     return table
 
 
-def _judge(dialogue: Dialogue, turn: int, cast: Cast, seed: int) -> Verdict:
-    persona, path, reply = dialogue.persona, dialogue.path(turn), dialogue.exchanges[turn].reply.text
-    try:
-        rating = persistent(lambda s: cast.judge(persona, path, reply, s), seed, "judge", persona.id, turn)
-    except RoleError as error:
-        return Verdict(None, f"no rating: {error}")
-    return Verdict(rating.rating, rating.reason)
-
-
-def _key(dialogue: Dialogue, turn: int, judge: dict[str, Any], seed: int) -> str:
-    content = [dialogue.persona.model_dump(), dialogue.path(turn), dialogue.exchanges[turn].reply.text]
-    return digest(judge, seed, turn, content)
+def votes_table(verdicts: Sequence[Sequence[Verdict]], turns: int) -> dict[tuple[str, int], Array]:
+    """For every judge and vote its own ratings [N, K], with NaN for every missing one."""
+    tables: dict[tuple[str, int], Array] = {}
+    for case, row in enumerate(verdicts):
+        for turn, verdict in enumerate(row):
+            for vote in verdict.votes:
+                table = tables.setdefault((vote.judge, vote.number), np.full((len(verdicts), turns), np.nan))
+                if vote.rating is not None:
+                    table[case, turn] = vote.rating
+    return tables

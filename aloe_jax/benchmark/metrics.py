@@ -11,25 +11,22 @@ Three cases that the paper leaves open are settled here. A missing rating leaves
 without any rating has no AL(k) and takes no part in the average, in the normalisation or in the fit. Where AL
 is constant, and where fewer than two turns are left, N-IR and R² are undefined: NaN, never 0.
 
-Intervals are 95% percentile bootstraps over cases: a case is resampled with all its turns, because the turns
-of one dialogue depend on each other. With a single case there is nothing to resample: the interval is NaN.
+Intervals are those of `aloe_jax.benchmark.intervals`: studentised for AL, its average and IR, bias-corrected for
+N-IR and R². With a single case there is nothing to resample: the interval is NaN.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
 from aloe_jax.errors import AloeError
 
-Array = NDArray[np.float64]
-
-_LOWEST, _HIGHEST = 1.0, 5.0
-_CONFIDENCE = (2.5, 97.5)  # percentiles
+LOWEST, HIGHEST = 1.0, 5.0
 _FLAT = 1e-9  # an AL that varies by less than this is constant: means differ by rounding alone
 
 
@@ -60,7 +57,7 @@ class AlignmentMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with None for NaN."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {name: plain(value) for name, value in asdict(self).items()}
 
 
 def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> AlignmentMetrics:
@@ -69,50 +66,46 @@ def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) 
     `bootstrap` resamples of the cases, drawn from `seed`, give the intervals. Raises AloeError for another
     shape, for no cases or turns, and for a rating outside 1–5.
     """
-    values = _checked(ratings)
+    values = checked(ratings)
     cases, turns = values.shape
-    al = _alignment_level(values, np.ones((1, cases)))
-    samples = _alignment_level(values, _resamples(cases, bootstrap, seed))
-    points, spreads = _summaries(al), _summaries(samples)
-    low, high = _interval(samples)
+    weights = resamples(cases, bootstrap, seed)
+    al = alignment_level(values, np.ones((1, cases)))
+    without, samples = alignment_level(values, left_out(cases)), alignment_level(values, weights)
+    points, others, spreads = summaries(al), summaries(without), summaries(samples)
+    linear = np.concatenate([al[0], points["average"], points["ir"]])
+    linear_without = np.concatenate([without, others["average"][:, None], others["ir"][:, None]], axis=1)
+    least = np.array([*[LOWEST] * (turns + 1), LOWEST - HIGHEST])
+    most = np.array([*[HIGHEST] * (turns + 1), HIGHEST - LOWEST])
+    low, high = studentised(linear, linear_without, weights, least, most)
+
+    def curved(name: str, least: float) -> Estimate:
+        ends = bias_corrected(points[name], others[name][:, None], spreads[name][:, None], least, 1.0)
+        return Estimate(float(points[name][0]), float(ends[0, 0]), float(ends[1, 0]))
+
     return AlignmentMetrics(
         cases=cases,
         turns=turns,
         al=al[0],
-        al_low=low,
-        al_high=high,
-        **{
-            name: Estimate(float(points[name][0]), *map(float, _interval(spreads[name][:, None]).ravel()))
-            for name in points
-        },
+        al_low=low[:turns],
+        al_high=high[:turns],
+        average=Estimate(float(points["average"][0]), float(low[turns]), float(high[turns])),
+        ir=Estimate(float(points["ir"][0]), float(low[turns + 1]), float(high[turns + 1])),
+        n_ir=curved("n_ir", -1.0),
+        r2=curved("r2", 0.0),
         coverage_by_turn=np.mean(~np.isnan(values), axis=0),
         coverage=float(np.mean(~np.isnan(values))),
     )
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> Estimate:
-    """Average AL of `second` minus that of `first`, both [N, K] over the same cases in the same order.
-
-    Every resample takes the same cases from both, so what is common to a case cancels. Raises AloeError as
-    `alignment_metrics` does, and when the shapes differ.
-    """
-    left, right = _checked(first), _checked(second)
-    if left.shape != right.shape:
-        raise AloeError(f"ratings: cannot pair {left.shape} with {right.shape}: rate the same cases")
-    weights = np.concatenate([np.ones((1, len(left))), _resamples(len(left), bootstrap, seed)])
-    averages = [_summaries(_alignment_level(values, weights))["average"] for values in (left, right)]
-    difference = averages[1] - averages[0]
-    return Estimate(float(difference[0]), *map(float, _interval(difference[1:, None]).ravel()))
-
-
-def _checked(ratings: ArrayLike) -> Array:
+def checked(ratings: ArrayLike) -> Array:
+    """Ratings as float64 [N, K]. Raises AloeError as `alignment_metrics` does."""
     try:
         values = np.asarray(ratings, dtype=np.float64)
     except (TypeError, ValueError):
         raise AloeError("ratings: expected numbers [cases, turns], NaN where missing") from None
     if values.ndim != 2 or 0 in values.shape:
         raise AloeError(f"ratings: expected [cases, turns], at least one of each, found shape {values.shape}")
-    wrong = ~np.isnan(values) & ~((values >= _LOWEST) & (values <= _HIGHEST))
+    wrong = ~np.isnan(values) & ~((values >= LOWEST) & (values <= HIGHEST))
     if wrong.any():
         case, turn = np.argwhere(wrong)[0]
         raise AloeError(
@@ -122,14 +115,7 @@ def _checked(ratings: ArrayLike) -> Array:
     return values
 
 
-def _resamples(cases: int, bootstrap: int, seed: int) -> Array:
-    """How often each case is drawn in each resample, [bootstrap, cases]; nothing for one case."""
-    if cases < 2:
-        return np.empty((0, cases))
-    return np.random.default_rng(seed).multinomial(cases, np.full(cases, 1 / cases), size=bootstrap).astype(float)
-
-
-def _alignment_level(values: Array, weights: Array) -> Array:
+def alignment_level(values: Array, weights: Array) -> Array:
     """AL [S, K] of values [N, K] under S weightings of the cases [S, N]; NaN where a turn has no rating."""
     rated = ~np.isnan(values)
     count = weights @ rated
@@ -137,7 +123,7 @@ def _alignment_level(values: Array, weights: Array) -> Array:
     return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
 
 
-def _summaries(al: Array) -> dict[str, Array]:
+def summaries(al: Array) -> dict[str, Array]:
     """Average, IR, N-IR and R² of AL [S, K], each [S]: closed-form least squares over the rated turns."""
     rated = ~np.isnan(al)
     count = rated.sum(axis=1)
@@ -162,20 +148,12 @@ def _summaries(al: Array) -> dict[str, Array]:
     }
 
 
-def _interval(samples: Array) -> Array:
-    """95% percentile interval [2, K] of samples [S, K], over the samples in which the number is defined."""
-    if not len(samples):
-        return np.full((2, samples.shape[1]), np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN columns stay NaN
-        return np.nanpercentile(samples, _CONFIDENCE, axis=0)
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` with lists for arrays and None for NaN, for JSON."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
-        return [_plain(item) for item in value.tolist()]
+        return [plain(item) for item in value.tolist()]
     if isinstance(value, float) and np.isnan(value):
         return None
     return value

@@ -1,12 +1,12 @@
-"""What an evaluation leaves behind: report.html, metrics.json, transcripts.jsonl and the resolved config."""
+"""What an evaluation shows: report.html, and the summary for a terminal."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,12 @@ from rich.text import Text
 
 from aloe_jax import __version__, config
 from aloe_jax.benchmark.chart import Line, alignment_chart, line_class
+from aloe_jax.benchmark.comparison import Difference
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.judge import Verdict
 from aloe_jax.benchmark.metrics import AlignmentMetrics, Estimate
+from aloe_jax.benchmark.results import replace_file
+from aloe_jax.benchmark.scoring import Scored, Talked, simulated_parts
 
 
 @dataclass(frozen=True)
@@ -32,86 +35,42 @@ class Result:
     dialogues: list[Dialogue]
     verdicts: list[list[Verdict]]
     metrics: AlignmentMetrics
+    complete: bool
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Average AL of `second` minus that of `first`, paired over the cases."""
-
-    first: str
-    second: str
-    average: Estimate
-
-
-def write_report(
-    output: str | Path,
-    settings: config.Evaluate,
-    results: Sequence[Result],
-    differences: Sequence[Difference],
-) -> None:
-    """Write the four files into `output`, each under a temporary name first. Raises OSError if it cannot."""
-    directory = Path(output)
+def write_report(settings: config.Evaluate, scored: Scored, talked: Sequence[Talked]) -> None:
+    """Write report.html and config.yaml into the output directory. Raises OSError if it cannot."""
+    directory = Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "config.yaml": config.dump(settings),
-        "transcripts.jsonl": "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in transcripts(results)),
-        "metrics.json": json.dumps(summary(settings, results, differences), indent=1, allow_nan=False) + "\n",
-        "report.html": render(settings, results, differences),
-    }
-    for name, text in texts.items():
-        partial = directory / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, directory / name)
+    replace_file(directory / "config.yaml", config.dump(settings))
+    replace_file(directory / "report.html", render(settings, scored, talked))
 
 
-def simulated_parts(settings: config.Evaluate) -> list[str]:
-    """The parts of this evaluation that the scripted simulation plays, in words."""
-    parts = []
-    if settings.roles.user.provider == "scripted":
-        parts.append("the users")
-    if settings.roles.judge.provider == "scripted":
-        parts.append("the judge")
-    references = any(candidate.scripted for candidate in settings.models.values())
-    if references and settings.roles.responder.provider == "scripted":
-        parts.append("the reference lines")
-    return parts
+def _results(scored: Scored, talked: Sequence[Talked]) -> list[Result]:
+    models = scored.results.models
+    return [
+        Result(
+            one.name,
+            models[one.name].reference,
+            one.dialogues,
+            one.verdicts,
+            scored.metrics[one.name],
+            models[one.name].complete,
+        )
+        for one in talked
+    ]
 
 
-def summary(settings: config.Evaluate, results: Sequence[Result], differences: Sequence[Difference]) -> dict[str, Any]:
-    """All numbers, the settings they were made with and who played the roles, as JSON values."""
-    return {
-        "aloe_jax": __version__,
-        "providers": {role: getattr(settings.roles, role).provider for role in ("user", "responder", "judge")},
-        "simulated": simulated_parts(settings),
-        "models": {
-            result.name: {
-                "reference": result.reference,
-                **result.metrics.to_dict(),
-                "stopped": {d.persona.id: d.stopped for d in result.dialogues if d.stopped},
-            }
-            for result in results
-        },
-        "differences": [asdict(difference) for difference in differences],
-        "settings": settings.model_dump(),
-    }
+def _shown_differences(scored: Scored) -> list[Difference]:
+    """Of the average, between models that follow each other."""
+    tested = [name for name, model in scored.results.models.items() if not model.reference]
+    following = list(pairwise(tested))
+    return [d for d in scored.differences if d.statistic == "average" and (d.first, d.second) in following]
 
 
-def transcripts(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-    """One JSON value for each dialogue, model by model."""
-    for result in results:
-        for dialogue, verdicts in zip(result.dialogues, result.verdicts, strict=True):
-            yield {
-                "model": result.name,
-                "persona": dialogue.persona.model_dump(),
-                "turns": [
-                    {"user": exchange.user, "reply": exchange.reply.text, **asdict(verdict)}
-                    for exchange, verdict in zip(dialogue.exchanges, verdicts, strict=True)
-                ],
-            }
-
-
-def render(settings: config.Evaluate, results: Sequence[Result], differences: Sequence[Difference]) -> str:
+def render(settings: config.Evaluate, scored: Scored, talked: Sequence[Talked]) -> str:
     """The page: one HTML file without outside assets, readable offline and on paper."""
+    results = _results(scored, talked)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("aloe_jax", "benchmark"),
         autoescape=True,
@@ -129,7 +88,7 @@ def render(settings: config.Evaluate, results: Sequence[Result], differences: Se
         results=results,
         kinds=kinds,
         best=max(models, key=lambda result: _rank(result.metrics.average.value), default=None),
-        differences=differences,
+        differences=_shown_differences(scored),
         simulated=_listed(simulated_parts(settings)),
         settings=settings,
         settings_text=config.dump(settings),
@@ -165,7 +124,12 @@ def _page_data(results: Sequence[Result], kinds: dict[str, str]) -> dict[str, An
     for case, dialogue in enumerate(results[0].dialogues):
         rows = [
             [
-                {"user": exchange.user, "reply": exchange.reply.text, **asdict(verdict)}
+                {
+                    "user": exchange.user,
+                    "reply": exchange.reply.text,
+                    "rating": verdict.rating,
+                    "reason": verdict.reason,
+                }
                 for exchange, verdict in zip(r.dialogues[case].exchanges, r.verdicts[case], strict=True)
             ]
             for r in results
@@ -210,15 +174,18 @@ def _percent(value: float) -> str:
     return "100%" if value == 1 else f"{math.floor(1000 * value) / 10:g}%"
 
 
-def table(settings: config.Evaluate, results: Sequence[Result], differences: Sequence[Difference]) -> Table:
+def table(settings: config.Evaluate, scored: Scored, talked: Sequence[Talked]) -> Table:
     """The summary for a terminal of 80 columns."""
+    results = _results(scored, talked)
     notes = ["* reference line"] if any(result.reference for result in results) else []
     if simulated := _listed(simulated_parts(settings)):
         notes.append(f"simulated: {simulated}")
     notes += [
-        f"{d.first} → {d.second}: {_signed(d.average.value)} ({_signed(d.average.low)} to {_signed(d.average.high)})"
-        for d in differences
+        f"{d.first} → {d.second}: {_signed(d.value)} ({_signed(d.low)} to {_signed(d.high)})"
+        for d in _shown_differences(scored)
     ]
+    if not scored.results.complete:
+        notes.insert(0, "† incomplete: replies or ratings are missing")
     grid = Table(
         title=f"ALOE benchmark: {settings.cases} cases, {settings.turns} turns, 95% intervals",
         caption="\n".join(notes) or None,
@@ -234,7 +201,7 @@ def table(settings: config.Evaluate, results: Sequence[Result], differences: Seq
         metrics = result.metrics
         estimates = [(metrics.average, 2), (metrics.ir, 3), (metrics.n_ir, 3), (metrics.r2, 2)]
         grid.add_row(
-            Text(result.name + (" *" if result.reference else "")),
+            Text(result.name + (" *" if result.reference else "") + ("" if result.complete else " †")),
             *(_number(e.value, n) + _below(e, n) for e, n in estimates),
             _percent(metrics.coverage),
         )

@@ -86,6 +86,13 @@ def _judge(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
     return {"reason": f"Simulated rubric: {reason}", "rating": rubric.rating(score)}
 
 
+def _comparer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
+    facts, poles = _persona(inputs)
+    first, second = (rubric.mean_rating(dialogue, facts, poles) for dialogue in inputs["dialogues"])
+    better = "tie" if first == second else "A" if first > second else "B"
+    return {"reason": f"Simulated rubric: {first:.2f} against {second:.2f} on average.", "preferred": better}
+
+
 def _persona(inputs: Inputs) -> tuple[people.Facts, people.Poles]:
     return people.read_profile(inputs["profile"]), people.read_personality(inputs["personality"])
 
@@ -105,4 +112,5 @@ _PARTS: dict[str, Callable[[Inputs, random.Random], dict[str, Any]]] = {
     "responder": _responder,
     "verifier": _verifier,
     "judge": _judge,
+    "comparer": _comparer,
 }

@@ -94,16 +94,16 @@ def test_path_tokens_are_the_template_s_prompt(tokenizer):
 
 
 class FedSession:
-    """Notes all that it is fed, and answers with a fixed text."""
+    """Notes all that it is given, and answers with a fixed text."""
 
     def __init__(self, answer):
-        self.rows, self.answer = [], answer
+        self.rows, self.answer = {}, answer
 
-    def extend(self, tokens):
-        self.rows = [[*row, *new] for row, new in zip(self.rows or [[]] * len(tokens), tokens, strict=True)]
+    def replace(self, row, tokens):
+        self.rows[row] = list(tokens)
 
     def reply(self, *_, **__):
-        self.rows = [[*row, *self.answer] for row in self.rows]
+        self.rows = {number: [*row, *self.answer] for number, row in self.rows.items()}
         return [list(self.answer) for _ in self.rows]
 
 
@@ -122,12 +122,37 @@ def test_every_turn_sees_the_template_s_prompt(family, tmp_path):
             return sessions[-1]
 
     (tmp_path / "config.json").write_text("{}")
-    candidate = ModelCandidate(tmp_path, config.Sampling(), load=lambda path, length: (Sessions(), template))
+    candidate = ModelCandidate(tmp_path, config.Sampling(), load=lambda path, sampling: (Sessions(), template))
+    partner = candidate.partner(1)
     dialogue = Dialogue(PERSONAS[0])
     for turn in range(3):
         user = f"hello number {turn}"
         prompt = template.prompt([*dialogue.history(), {"role": "user", "content": user}])
-        (reply,) = candidate.reply([dialogue], [user], [0])
-        assert sessions[-1].rows == [[*prompt, *answer]]
+        (reply,) = partner.reply([dialogue], [user], [0])
+        assert sessions[-1].rows == {0: [*prompt, *answer]}
         dialogue.exchanges.append(Exchange(user, reply))
-    assert len(sessions) == (3 if family == "qwen3" else 1)
+    assert len(sessions) == 1
+
+
+def test_a_stopped_case_leaves_the_other_rows_where_they_are(tmp_path):
+    _, tokenizer, template = loaded("llama3")
+    answer = (*tokenizer("yes", add_special_tokens=False)["input_ids"], template.stop[0])
+    session = FedSession(answer)
+
+    class Sessions:
+        max_length = 10_000
+
+        def session(self, batch):
+            assert batch == 3
+            return session
+
+    (tmp_path / "config.json").write_text("{}")
+    candidate = ModelCandidate(tmp_path, config.Sampling(), load=lambda path, sampling: (Sessions(), template))
+    three = [Dialogue(persona) for persona in (*PERSONAS, PERSONAS[0].model_copy(update={"id": "third"}))]
+    partner = candidate.partner(3)
+    for dialogue, reply in zip(three, partner.reply(three, ["a", "b", "c"], [0, 1, 2]), strict=True):
+        dialogue.exchanges.append(Exchange("abc"[three.index(dialogue)], reply))
+    before = dict(session.rows)
+    partner.reply([three[0], three[2]], ["d", "e"], [0, 2])
+    assert all(session.rows[row][: len(before[row])] == before[row] for row in (0, 2))
+    assert session.rows[1] == session.rows[0]  # nobody's: it repeats the first

@@ -2,16 +2,19 @@ import hashlib
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from aloe_jax import config, roles
-from aloe_jax.benchmark.candidates import ModelCandidate, ScriptedCandidate, path_tokens
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply, converse
+from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate, path_tokens
+from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Journal, Reply
+from aloe_jax.benchmark.runner import Conversing, waves
 from aloe_jax.conversation import Persona
-from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.roles import RoleError
 
@@ -53,7 +56,7 @@ class Sampler:
 
     def __init__(self, die_after=None, max_length=1000):
         self.max_length = max_length
-        self.die_after, self.sessions, self.replies = die_after, 0, 0
+        self.die_after, self.sessions, self.replies, self.fed, self.seen = die_after, 0, 0, 0, []
 
     def session(self, batch):
         self.sessions += 1
@@ -64,15 +67,15 @@ class Session:
     def __init__(self, sampler, batch):
         self.sampler, self.rows = sampler, [[] for _ in range(batch)]
 
-    def extend(self, new):
-        assert len(new) == len(self.rows)
-        for row, ids in zip(self.rows, new, strict=True):
-            row.extend(ids)
+    def replace(self, row, ids):
+        self.sampler.fed += len(ids) - len(self.rows[row]) if ids[: len(self.rows[row])] == self.rows[row] else len(ids)
+        self.rows[row] = list(ids)
 
-    def reply(self, max_new_tokens, *, temperature, top_k, top_p, seeds, stop):
+    def reply(self, max_new_tokens, *, temperature, top_k, top_p, min_p, repetition_penalty, seeds, stop):
         if self.sampler.replies == self.sampler.die_after:
             raise KeyboardInterrupt
         self.sampler.replies += 1
+        self.sampler.seen.append(list(self.rows))
         replies = []
         for row, seed in zip(self.rows, seeds, strict=True):
             text = number([row, seed])
@@ -100,9 +103,11 @@ def candidate(folder, sampler=None, sampling=SAMPLING):
     return ModelCandidate(folder, sampling, load=lambda path, sampling: (sampler, Template()))
 
 
-def talk(who, journal, personas=PERSONAS, turns=5, seed=0, cast=None, **more):
+def talk(who, journal, personas=PERSONAS, turns=5, seed=0, cast=None, user="x", waits=False, **more):
     with Ledger(journal) as ledger:
-        return converse(who, personas, cast or Cast(), ledger, turns=turns, seed=seed, user={"model": "x"}, **more)
+        kept = Journal(ledger, who.identity, {"model": user}, seed, personas)
+        settings = {"turns": turns, "seed": seed, "concurrency": 3, "waits": waits}
+        return Conversing(who, personas, cast or Cast(), kept, **settings, **more).run()
 
 
 def test_dialogues_have_every_kind_of_reply(model, tmp_path):
@@ -157,23 +162,51 @@ def test_a_finished_dialogue_loads_no_model_and_asks_nobody(model, tmp_path):
     assert (sampler.sessions, cast.calls) == (0, 0)
 
 
-def test_one_session_serves_all_turns(model, tmp_path):
+def test_one_session_serves_all_turns_and_computes_a_token_once(model, tmp_path):
     sampler = Sampler()
-    talk(candidate(model, sampler), tmp_path / "j")
+    dialogues = talk(candidate(model, sampler), tmp_path / "j")
     assert sampler.sessions == 1
+    last = [path_tokens(Template(), Dialogue(d.persona, d.exchanges[:-1]), d.exchanges[-1].user) for d in dialogues]
+    drawn = sum(len(exchange.reply.ids) for d in dialogues for exchange in d.exchanges[:-1])
+    assert sampler.fed == sum(map(len, last)) - drawn
+
+
+def test_two_lanes_and_small_waves_say_the_same(model, tmp_path):
+    whole = talk(candidate(model), tmp_path / "whole")
+    for rows, waits, sessions in ((4, True, 2), (2, False, 2), (2, True, 4), (3, True, 4), (1, False, 4)):
+        sampler = Sampler()
+        few = candidate(model, sampler, SAMPLING.model_copy(update={"rows": rows}))
+        assert talk(few, tmp_path / f"{rows}{waits}", waits=waits) == whole
+        assert sampler.sessions == sessions
+        assert len({len(batch) for batch in sampler.seen}) == 1  # one size of session: one compile
+
+
+@pytest.mark.parametrize(
+    ("cases", "rows", "lanes", "expected"),
+    [
+        (100, 64, 1, [[50], [50]]),
+        (100, 64, 2, [[25, 25], [25, 25]]),
+        (100, 128, 2, [[50, 50]]),
+        (7, 3, 1, [[3], [3], [1]]),
+        (1, 64, 2, [[1]]),
+        (3, None, 2, [[1, 1, 1]]),
+    ],
+)
+def test_lanes(cases, rows, lanes, expected):
+    plan = waves(cases, rows, lanes)
+    assert [[len(lane) for lane in wave] for wave in plan] == expected
+    assert [case for wave in plan for lane in wave for case in lane] == list(range(cases))
 
 
 def test_more_cases_and_more_turns_continue_what_is_there(model, tmp_path):
     talk(candidate(model), tmp_path / "j", PERSONAS[1:3], turns=2)
-    sampler = Sampler()
-    assert talk(candidate(model, sampler), tmp_path / "j") == talk(candidate(model), tmp_path / "whole")
-    assert sampler.sessions == 2  # two cases begin, then all four go on together
+    assert talk(candidate(model), tmp_path / "j") == talk(candidate(model), tmp_path / "whole")
 
 
 @pytest.mark.parametrize("change", ["file", "sampling", "seed", "persona", "user"])
 def test_turns_made_under_other_conditions_are_not_reused(model, tmp_path, change):
     talk(candidate(model), tmp_path / "j")
-    sampler, sampling, personas, seed, user = Sampler(), SAMPLING, PERSONAS, 0, {"model": "x"}
+    sampler, sampling, personas, seed, user = Sampler(), SAMPLING, PERSONAS, 0, "x"
     match change:
         case "file":
             (model / "config.json").write_text("{ }")
@@ -184,23 +217,30 @@ def test_turns_made_under_other_conditions_are_not_reused(model, tmp_path, chang
         case "persona":
             personas = [p.model_copy(update={"profile": "another"}) for p in PERSONAS]
         case "user":
-            user = {"model": "y"}
-    with Ledger(tmp_path / "j") as ledger:
-        converse(candidate(model, sampler, sampling), personas, Cast(), ledger, turns=5, seed=seed, user=user)
+            user = "y"
+    talk(candidate(model, sampler, sampling), tmp_path / "j", personas, seed=seed, user=user)
     assert sampler.replies == 5
 
 
-def test_max_length_does_not_change_replies(model, tmp_path):
+def test_max_length_and_rows_do_not_change_replies(model, tmp_path):
     first = talk(candidate(model), tmp_path / "j")
-    longer = SAMPLING.model_copy(update={"max_length": 2000})
-    assert talk(candidate(model, Sampler(), longer), tmp_path / "j") == first
+    sampler, longer = Sampler(), SAMPLING.model_copy(update={"max_length": 2000, "rows": 3})
+    assert talk(candidate(model, sampler, longer), tmp_path / "j") == first
+    assert sampler.replies == 0
 
 
-def test_a_dialogue_that_outgrows_the_context_names_its_case(model, tmp_path):
-    short = SAMPLING.model_copy(update={"max_length": 40})
-    with pytest.raises(AloeError, match=r"case p\d, turn \d needs \d+ tokens .* raise sampling.max_length"):
-        talk(candidate(model, Sampler(max_length=40), short), tmp_path / "j")
-    talk(candidate(model), tmp_path / "j")
+def test_a_dialogue_that_outgrows_the_context_stops_and_touches_no_other(model, tmp_path):
+    whole = talk(candidate(model), tmp_path / "whole")
+    longest = [len(path_tokens(Template(), Dialogue(d.persona, d.exchanges[:4]), d.exchanges[4].user)) for d in whole]
+    room = max(longest) - 1 + SAMPLING.max_new_tokens + 1
+    found = talk(candidate(model, Sampler(max_length=room)), tmp_path / "j")
+    over = [length == max(longest) for length in longest]
+    assert [d.stopped is not None for d in found] == over and not all(over)
+    for d, before, stopped in zip(found, whole, over, strict=True):
+        assert d.exchanges == (before.exchanges[:4] if stopped else before.exchanges)
+    needed = f"turn 5: {room + 1} tokens of context are needed, {room} are there"
+    assert all(d.stopped.startswith(needed) for d in found if d.stopped)
+    assert talk(candidate(model), tmp_path / "j") == whole  # with more room it goes on
 
 
 def test_a_mute_user_stops_its_own_case_only(model, tmp_path):
@@ -211,10 +251,79 @@ def test_a_mute_user_stops_its_own_case_only(model, tmp_path):
     assert [found[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
 
 
-def test_progress_counts_exchanges(model, tmp_path):
-    seen = []
-    talk(candidate(model), tmp_path / "j", progress=seen.append)
-    assert seen == [0, 4, 8, 12, 16, 20]
+def test_every_finished_turn_is_told_once_journaled_or_not(model, tmp_path):
+    expected = sorted((persona.id, turn) for persona in PERSONAS for turn in range(5))
+    for who in (candidate(model), candidate(model), ResponderCandidate(Cast(), {"model": "y"})):
+        told = []
+        talk(who, tmp_path / "j", finished=lambda dialogue, turn, told=told: told.append((dialogue.persona.id, turn)))
+        assert sorted(told) == expected
+
+
+class Slow(Cast):
+    """Users who take their time, and note how many speak at once, and whether the model works meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.speaking, self.most, self.lock, self.model_busy, self.overlap = 0, 0, threading.Lock(), False, 0
+
+    def user_message(self, persona, history, seed):
+        with self.lock:
+            self.speaking += 1
+            self.most = max(self.most, self.speaking)
+        time.sleep(0.01)
+        with self.lock:
+            self.speaking -= 1
+            self.overlap += self.model_busy
+        return super().user_message(persona, history, seed)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_users_speak_while_the_model_writes(model, tmp_path, waits):
+    cast = Slow()
+
+    class Working(Session):
+        def reply(self, *args, **kwargs):
+            cast.model_busy = True
+            time.sleep(0.03)
+            cast.model_busy = False
+            return super().reply(*args, **kwargs)
+
+    sampler = Sampler()
+    sampler.session = lambda batch: Working(sampler, batch)
+    found = talk(candidate(model, sampler), tmp_path / "j", cast=cast, waits=waits)
+    assert found == talk(candidate(model), tmp_path / "whole")
+    assert (cast.overlap > 0) == waits
+    assert 1 < cast.most <= 3
+
+
+def test_an_error_of_a_user_ends_the_run_and_keeps_what_is_done(model, tmp_path):
+    class Lost(Cast):
+        def user_message(self, persona, history, seed):
+            if len(history) == 4 and persona.id == "p3":
+                raise UnavailableError("user: no answer in 8 attempts")
+            return super().user_message(persona, history, seed)
+
+    for who in (candidate(model), ResponderCandidate(Cast(), {"model": "y"})):
+        with pytest.raises(UnavailableError, match="no answer"):
+            talk(who, tmp_path / "j", cast=Lost())
+        cast = Cast()
+        assert talk(who, tmp_path / "j", cast=cast) == talk(who, tmp_path / f"whole {who.rows}")
+        assert cast.calls <= 12
+
+
+def test_a_candidate_that_cannot_reply_stops_its_own_case_only(tmp_path):
+    class Blocked(Cast):
+        def reply(self, history, hint, seed, faithful=False):
+            if len(history) == 5 and history[0]["content"] == first:
+                raise RoleError("responder: blocked reply")
+            return super().reply(history, hint, seed, faithful)
+
+    whole = talk(ResponderCandidate(Cast(), {"model": "y"}), tmp_path / "whole")
+    first = whole[1].exchanges[0].user
+    found = talk(ResponderCandidate(Blocked(), {"model": "y"}), tmp_path / "j")
+    assert [len(d.exchanges) for d in found] == [5, 2, 5, 5]
+    assert found[1].stopped == "turn 3: no reply: responder: blocked reply"
+    assert [found[i] for i in (0, 2, 3)] == [whole[i] for i in (0, 2, 3)]
 
 
 def test_path_tokens_close_a_cut_reply():
@@ -226,8 +335,8 @@ def test_path_tokens_close_a_cut_reply():
 def test_the_informed_reference_is_given_the_persona(tmp_path):
     cast = Cast()
     generic, informed = (
-        talk(ScriptedCandidate(kind, cast, {"model": "x"}), tmp_path / "j", cast=cast, turns=1)
-        for kind in ("generic", "informed")
+        talk(ResponderCandidate(cast, {"knows": knows}, knows), tmp_path / "j", cast=cast, turns=1)
+        for knows in (False, True)
     )
     assert [d.exchanges[0].user for d in generic] == [d.exchanges[0].user for d in informed]
     assert all(g.exchanges[0].reply != i.exchanges[0].reply for g, i in zip(generic, informed, strict=True))

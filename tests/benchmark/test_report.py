@@ -12,39 +12,40 @@ from hypothesis import strategies as st
 from aloe_jax import config
 from aloe_jax.benchmark.chart import _LABEL_GAP, Line, _spread, alignment_chart
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
-from aloe_jax.benchmark.judge import Verdict, ratings_table
-from aloe_jax.benchmark.metrics import alignment_metrics, paired_difference
-from aloe_jax.benchmark.report import Difference, Result, render, summary, table, write_report
+from aloe_jax.benchmark.judge import Verdict, Vote
+from aloe_jax.benchmark.report import render, table, write_report
+from aloe_jax.benchmark.scoring import Checks, Talked, score
 from aloe_jax.conversation import Persona
 
 HOSTILE = "</script><script>alert(1)</script><!-- & \u2028 \"'"
 
 
-def result(name, ratings, reference=False):
-    """A result with these ratings (None = missing) and dialogues of hostile texts; a short row stopped early."""
+def talked(name, ratings):
+    """Dialogues of hostile texts with these ratings (None = missing); a short row stopped early."""
     dialogues, verdicts = [], []
     for i, row in enumerate(ratings):
         persona = Persona(id=f"p{i}", profile=HOSTILE, personality="dry")
         stopped = None if len(row) == len(ratings[0]) else "turn 2: no message"
         dialogues.append(Dialogue(persona, [Exchange("hi", Reply(HOSTILE)) for _ in row], stopped))
-        verdicts.append([Verdict(rating, "because") for rating in row])
-    metrics = alignment_metrics(ratings_table(verdicts, len(ratings[0])), bootstrap=20)
-    return Result(name, reference, dialogues, verdicts, metrics)
+        verdicts.append([Verdict((Vote("judge", 0, rating, "because"),)) for rating in row])
+    return Talked(name, dialogues, verdicts)
 
 
 @pytest.fixture
 def evaluation():
     models = {"low": {"scripted": "generic"}, "a<b": {"path": "x"}, "second": {"path": "y"}}
     settings = config.Evaluate.model_validate(
-        {"output": "o", "personas": "p", "models": models, "cases": 3, "turns": 3, "roles": {"provider": "scripted"}}
-    )
-    results = [
-        result("low", [[1, 1, 1], [1, 1, 1], [1, 1, 1]], reference=True),
-        result("a<b", [[1, None, 3], [2, None, 5], [2, None, 4]]),
-        result("second", [[3, 4, 5], [3, 3, 3], [2]]),
+        {
+            "output": "o", "personas": "p", "models": models, "cases": 3, "turns": 3, "bootstrap": 20,
+            "permutations": 20, "roles": {"provider": "scripted"},
+        }
+    )  # fmt: skip
+    spoken = [
+        talked("low", [[1, 1, 1], [1, 1, 1], [1, 1, 1]]),
+        talked("a<b", [[1, None, 3], [2, None, 5], [2, None, 4]]),
+        talked("second", [[3, 4, 5], [3, 3, 3], [2]]),
     ]
-    tables = [ratings_table(r.verdicts, 3) for r in results[1:]]
-    return settings, results, [Difference("a<b", "second", paired_difference(*tables, bootstrap=20))]
+    return settings, score(settings, ["judge"], spoken, Checks()), spoken
 
 
 class Page(HTMLParser):
@@ -88,26 +89,16 @@ def test_undefined_numbers_are_dashes_not_zeros(evaluation):
 
 
 def test_files(evaluation, tmp_path):
-    settings, results, differences = evaluation
-    write_report(tmp_path, settings, results, differences)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "config.yaml", "metrics.json", "report.html", "transcripts.jsonl"
-    ]  # fmt: skip
+    settings, scored, spoken = evaluation
+    settings = settings.model_copy(update={"output": str(tmp_path)})
+    write_report(settings, scored, spoken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "report.html"]
     assert config.load(config.Evaluate, tmp_path / "config.yaml") == settings
-    lines = [json.loads(line) for line in (tmp_path / "transcripts.jsonl").read_text().split("\n") if line]
-    assert len(lines) == 9
-    assert lines[3]["turns"][0] == {"user": "hi", "reply": HOSTILE, "rating": 1, "reason": "because"}
 
-    def refuse(constant):
-        raise AssertionError(constant)
 
-    numbers = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
-    assert numbers == json.loads(json.dumps(summary(*evaluation)))
-    assert numbers["models"]["a<b"]["al"] == pytest.approx([5 / 3, None, 4])
-    assert numbers["models"]["second"]["stopped"] == {"p2": "turn 2: no message"}
-    assert numbers["models"]["second"]["coverage"] == pytest.approx(7 / 9)
-    assert numbers["providers"]["judge"] == "scripted"
-    assert numbers["simulated"] == ["the users", "the judge", "the reference lines"]
+def test_what_is_missing_is_marked(evaluation):
+    text = render(*evaluation)
+    assert text.count("(incomplete)") == 2 and "<b>incomplete</b>" in text
 
 
 def test_table_fits_a_terminal(evaluation, capsys):
@@ -117,6 +108,7 @@ def test_table_fits_a_terminal(evaluation, capsys):
     shown = capsys.readouterr().out
     assert "low *" in shown and "simulated: the users" in shown and "a<b → second" in shown
     assert "…\n" not in shown
+    assert "† incomplete: replies or ratings are missing" in shown and "second †" in shown
 
 
 def test_chart_is_sound_xml_and_breaks_where_a_turn_is_missing():

@@ -19,9 +19,12 @@ A generic reply on the topic scores 1.5, rated 2; one that honours all four axes
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from aloe_jax.llm.world.people import Facts, Poles
 from aloe_jax.llm.world.replies import read_reply
+from aloe_jax.llm.world.talk import hear
 
 MOST_SENTENCES = 3
 MOST_WORDS = 40
@@ -47,3 +50,13 @@ def assess(asked: str | None, facts: Facts, poles: Poles, reply: str) -> tuple[f
 def rating(score: float) -> int:
     """From score to rating, 1 to 5."""
     return max(1, min(5, math.floor(score + 0.5)))
+
+
+def mean_rating(dialogue: Sequence[Mapping[str, str]], facts: Facts, poles: Poles) -> float:
+    """The mean rating of the assistant's messages in a dialogue, each an answer to the one before it; 0 for none."""
+    ratings = [
+        rating(assess(hear(asked["content"]).asked, facts, poles, reply["content"])[0])
+        for asked, reply in pairwise(dialogue)
+        if reply["role"] == "assistant"
+    ]
+    return sum(ratings) / len(ratings) if ratings else 0.0

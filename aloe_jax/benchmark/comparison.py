@@ -1,0 +1,133 @@
+"""Differences between models that talked with the same people: intervals, p-values, correction for many tests.
+
+Three numbers are compared: the average AL, IR, and AL at the last turn. Intervals are studentised bootstraps over
+cases (`aloe_jax.benchmark.intervals`), each resample taking the same cases from both models, so that what is common
+to a case cancels. P-values are those of the paired permutation test: under the hypothesis that it makes no difference
+which of the two models a case had, the models' names may be swapped case by case, which for complete ratings flips
+the signs of the cases' differences. Holm's method corrects them for all the tests that are made together.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from aloe_jax.benchmark.intervals import Array, left_out, resamples, studentised
+from aloe_jax.benchmark.metrics import HIGHEST, LOWEST, alignment_level, checked, summaries
+from aloe_jax.errors import AloeError
+
+Statistic = Literal["average", "ir", "final"]
+STATISTICS: tuple[Statistic, ...] = ("average", "ir", "final")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A number of `second` minus that of `first`, with its 95% interval; NaN where undefined.
+
+    `p` is two-sided; `p_holm` is corrected for all tests made together (`p` itself where there is but one).
+    """
+
+    first: str
+    second: str
+    statistic: Statistic
+    value: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+
+
+def compare(
+    first: ArrayLike, second: ArrayLike, bootstrap: int = 2000, permutations: int = 10_000, seed: int = 0
+) -> dict[Statistic, Difference]:
+    """Differences `second` − `first` of ratings [N, K], of the same cases in the same order; uncorrected.
+
+    Raises AloeError as `alignment_metrics` does, and when the shapes differ.
+    """
+    left, right = checked(first), checked(second)
+    if left.shape != right.shape:
+        raise AloeError(f"ratings: cannot pair {left.shape} with {right.shape}: rate the same cases")
+    cases = len(left)
+
+    def differences(weights: Array) -> Array:
+        return _statistics(right, weights) - _statistics(left, weights)
+
+    value = differences(np.ones((1, cases)))[0]
+    span = HIGHEST - LOWEST
+    reach = np.array([span, 2 * span, span])
+    low, high = studentised(value, differences(left_out(cases)), resamples(cases, bootstrap, seed), -reach, reach)
+    swapped = _swapped_differences(left, right, _swaps(cases, permutations, seed))
+    p = _p_values(value, swapped)
+    return {
+        name: Difference("", "", name, float(value[i]), float(low[i]), float(high[i]), float(p[i]), float(p[i]))
+        for i, name in enumerate(STATISTICS)
+    }
+
+
+def compare_all(
+    tables: Mapping[str, ArrayLike], bootstrap: int = 2000, permutations: int = 10_000, seed: int = 0
+) -> list[Difference]:
+    """Every two of the models in `tables` (name -> ratings [N, K]), in their order, with p-values after Holm.
+
+    The correction is for all tests in the list: pairs times statistics.
+    """
+    found = [
+        replace(difference, first=first, second=second)
+        for first, second in itertools.combinations(tables, 2)
+        for difference in compare(tables[first], tables[second], bootstrap, permutations, seed).values()
+    ]
+    corrected = holm([difference.p for difference in found])
+    return [replace(difference, p_holm=p) for difference, p in zip(found, corrected, strict=True)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979), in the given order; NaN stands for a test that was not made."""
+    made = [i for i, p in enumerate(p_values) if not np.isnan(p)]
+    corrected = [float("nan")] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(made, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(made) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def _statistics(values: Array, weights: Array) -> Array:
+    """Average, IR and last AL [S, 3] of ratings [N, K] under case weights [S, N]."""
+    return _of_levels(alignment_level(values, weights))
+
+
+def _of_levels(al: Array) -> Array:
+    found = summaries(al)
+    return np.stack([found["average"], found["ir"], al[:, -1]], axis=1)
+
+
+def _swapped_differences(left: Array, right: Array, swaps: Array) -> Array:
+    """Differences [S, 3] with the models' names swapped in the cases that `swaps` [S, N] marks with 1."""
+    kept = 1.0 - swaps
+
+    def mixed(own: Array, other: Array) -> Array:
+        rated = kept @ ~np.isnan(own) + swaps @ ~np.isnan(other)
+        total = kept @ np.nan_to_num(own) + swaps @ np.nan_to_num(other)
+        return np.where(rated > 0, total / np.maximum(rated, 1.0), np.nan)
+
+    return _of_levels(mixed(right, left)) - _of_levels(mixed(left, right))
+
+
+def _p_values(value: Array, swapped: Array) -> Array:
+    """Two-sided p-values [M] of values [M] among swapped ones [S, M]; the observed names count as one more swap."""
+    with np.errstate(invalid="ignore"):
+        extreme = (np.abs(swapped) >= np.abs(value) - 1e-12).sum(axis=0)
+    return np.where(np.isnan(value), np.nan, (1 + extreme) / (1 + len(swapped)))
+
+
+@functools.lru_cache(maxsize=8)
+def _swaps(cases: int, count: int, seed: int) -> Array:
+    drawn = np.random.default_rng([seed, 1]).integers(0, 2, (count, cases)).astype(float)
+    drawn.setflags(write=False)
+    return drawn

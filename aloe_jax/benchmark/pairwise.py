@@ -1,0 +1,139 @@
+"""Two models side by side: judges read both dialogues with the same person, in both orders.
+
+A model wins a case with a judge when the judge prefers it in both orders; anything else is a tie, a judge who
+contradicts itself included. With several judges the case goes to the model that more of them give it to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from aloe_jax.benchmark.dialogue import Dialogue
+from aloe_jax.benchmark.intervals import Array, interval
+from aloe_jax.benchmark.judge import Judge
+from aloe_jax.benchmark.runner import Pool
+
+Outcome = Literal["first", "second", "tie"]
+_WINNER: dict[float, Outcome] = {-1.0: "first", 0.0: "tie", 1.0: "second"}
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What the judges prefer. Counts are cases; `win_rate` is that of `second`, a tie counting half.
+
+    `p` is two-sided, of the sign test over the cases that are no ties. `shown_first` is the share of preferences
+    that went to the dialogue that was read first: 0.5 for a judge without a bias of position. `contradictions` is
+    the share of (case, judge) in which swapping the order turned the preference round. NaN where undefined.
+    """
+
+    first: str
+    second: str
+    wins: int  # of `second`
+    ties: int
+    losses: int
+    win_rate: float
+    low: float
+    high: float
+    p: float
+    shown_first: float
+    contradictions: float
+    coverage: float  # share of the comparisons asked for that could be read
+    outcomes: tuple[Outcome | None, ...]  # case by case; None where no judge could be read in both orders
+
+
+def side_by_side(
+    names: tuple[str, str],
+    dialogues: tuple[Sequence[Dialogue], Sequence[Dialogue]],
+    judges: Sequence[Judge],
+    concurrency: int,
+    bootstrap: int = 2000,
+    seed: int = 0,
+) -> SideBySide:
+    """Compare the dialogues of two models, case by case; a dialogue that stopped early is cut off both.
+
+    Raises AloeError when a judge cannot be reached.
+    """
+    answers: dict[tuple[int, int, int], Outcome | None] = {}  # case, judge, order
+    first_shown: list[bool] = []
+    errors: list[Exception] = []
+
+    def ask(case: int, judge: int, order: int) -> None:
+        sides = [rows[case] for rows in dialogues]
+        turns = min(len(side.exchanges) for side in sides)
+        shown = [side.history(turns) for side in sides]
+        one, other = shown[order], shown[1 - order]
+        answer = judges[judge].compare(sides[0].persona, one, other) if turns else ""
+        if isinstance(answer, str):
+            answers[case, judge, order] = None
+        elif answer.preferred == "tie":
+            answers[case, judge, order] = "tie"
+        else:
+            first_shown.append(answer.preferred == "A")
+            answers[case, judge, order] = "first" if (answer.preferred == "A") == (order == 0) else "second"
+
+    cases = len(dialogues[0])
+    with Pool(concurrency) as pool:
+        for place in itertools.product(range(cases), range(len(judges)), (0, 1)):
+            pool.submit(ask, *place, failed=errors.append)
+    if errors:
+        raise errors[0]
+    scores = np.full((cases, len(judges)), np.nan)  # 1: second wins, -1: first
+    turned = 0
+    for case, judge in itertools.product(range(cases), range(len(judges))):
+        here, there = answers[case, judge, 0], answers[case, judge, 1]
+        if here is not None and there is not None:
+            scores[case, judge] = {"first": -1.0, "second": 1.0}.get(here, 0.0) if here == there else 0.0
+            turned += {here, there} == {"first", "second"}
+    return _summed(names, scores, list(answers.values()), first_shown, turned, bootstrap, seed)
+
+
+def _summed(
+    names: tuple[str, str],
+    scores: Array,
+    answers: Sequence[Outcome | None],
+    first_shown: Sequence[bool],
+    turned: int,
+    bootstrap: int,
+    seed: int,
+) -> SideBySide:
+    read = ~np.isnan(scores)
+    decided = np.where(read.any(axis=1), np.sign(np.nansum(scores, axis=1)), np.nan)
+    given = decided[~np.isnan(decided)]
+    wins, losses = int((given > 0).sum()), int((given < 0).sum())
+    value = low = high = math.nan
+    if len(given):
+
+        def win_rate(weights: Array) -> Array:
+            return weights @ (given[:, None] + 1) / 2 / weights.sum(axis=1, keepdims=True)
+
+        point, ends = interval(win_rate, len(given), bootstrap, seed, 0.0, 1.0)
+        value, low, high = float(point[0]), float(ends[0, 0]), float(ends[1, 0])
+    return SideBySide(
+        *names,
+        wins=wins,
+        ties=len(given) - wins - losses,
+        losses=losses,
+        win_rate=value,
+        low=low,
+        high=high,
+        p=sign_test(wins, losses),
+        shown_first=float(np.mean(first_shown)) if first_shown else math.nan,
+        contradictions=turned / int(read.sum()) if read.any() else math.nan,
+        coverage=sum(answer is not None for answer in answers) / len(answers),
+        outcomes=tuple(_WINNER.get(float(score)) for score in decided),
+    )
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p-value of so many wins and losses where both are equally likely; NaN where there are none."""
+    count = wins + losses
+    if not count:
+        return math.nan
+    tail = sum(math.comb(count, k) for k in range(max(wins, losses), count + 1)) / 2**count
+    return min(1.0, 2 * tail)

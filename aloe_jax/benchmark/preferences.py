@@ -1,0 +1,297 @@
+"""How models score held-out pairs of replies: no user, no judge, only log-probabilities.
+
+For every turn of a conversation tree the model is asked how likely it finds the preferred and the rejected reply:
+
+    accuracy             share of the pairs whose preferred reply has the higher log-probability
+    normalised accuracy  the same with log-probabilities a token, which length does not decide
+    margin               log-probability of the preferred reply minus that of the rejected one, in nats
+    reward accuracy      share of the pairs with a higher implicit reward for the preferred reply: what the model adds
+                         to the log-probability that the reference gives (Rafailov et al. 2023, arXiv 2305.18290)
+    reward margin        the difference of these rewards in nats, without DPO's beta
+
+Equal numbers count half. Intervals are studentised bootstraps over conversations, whose pairs depend on each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import jax
+import numpy as np
+
+from aloe_jax import __version__, config
+from aloe_jax.benchmark.intervals import Array, interval
+from aloe_jax.benchmark.metrics import Estimate
+from aloe_jax.benchmark.results import as_json, replace_file
+from aloe_jax.conversation import Conversation
+from aloe_jax.data.dataset import read_conversations
+from aloe_jax.data.loader import evaluation_batches
+from aloe_jax.data.packing import pack
+from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
+from aloe_jax.data.tokenizer import load_tokenizer
+from aloe_jax.data.trees import TokenTree
+from aloe_jax.errors import AloeError
+from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
+from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.training.logprobs import reply_logps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FORMAT, VERSION = "aloe-preferences", 1
+
+Place = tuple[str, int]  # conversation, number of the turn in its list
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """Log-probabilities of both replies of one pair, summed over their tokens, end of turn included."""
+
+    turn: int  # 1-based depth
+    preferred: float
+    rejected: float
+    preferred_tokens: int
+    rejected_tokens: int
+
+
+@dataclass(frozen=True)
+class ByTurn:
+    """The pairs of one turn. Numbers are NaN where undefined, as throughout."""
+
+    turn: int
+    pairs: int
+    accuracy: float
+    normalised_accuracy: float
+    margin: float
+    preferred_logp: float
+    rejected_logp: float
+    reward_accuracy: float
+    reward_margin: float
+
+
+@dataclass(frozen=True)
+class PreferenceScores:
+    """One model's scores; reward numbers are NaN without a reference."""
+
+    model: str
+    conversations: int
+    pairs: int
+    lost: int  # pairs that the other models (or the reference) have and this one could not score, or that no row held
+    accuracy: Estimate
+    normalised_accuracy: Estimate
+    margin: Estimate
+    preferred_logp: Estimate  # a reply, in nats
+    rejected_logp: Estimate
+    reward_accuracy: Estimate
+    reward_margin: Estimate
+    by_turn: tuple[ByTurn, ...]
+
+
+NUMBERS = (
+    "accuracy",
+    "normalised_accuracy",
+    "margin",
+    "preferred_logp",
+    "rejected_logp",
+    "reward_accuracy",
+    "reward_margin",
+)
+
+
+@dataclass(frozen=True)
+class PreferenceResults:
+    """All models, in the order of the settings."""
+
+    models: tuple[PreferenceScores, ...]
+
+
+def score_preferences(settings: config.Preferences) -> PreferenceResults:
+    """Score the pairs of `settings.data` by every model, one after the other; tells its progress.
+
+    Only pairs that every model could score count, so that all are compared on the same ones. Raises AloeError where
+    there are none, and for what is wrong with data and models.
+    """
+    conversations = read_conversations(settings.data, settings.split, settings.limit)
+    reference = None
+    if settings.reference is not None:
+        reference = pair_scores(settings.reference, conversations, settings)
+    found = {name: pair_scores(path, conversations, settings) for name, path in settings.models.items()}
+    everyone = [*found.values(), *([reference] if reference is not None else [])]
+    shared = set(everyone[0]).intersection(*everyone[1:])
+    if not shared:
+        raise AloeError(f"{settings.data}: no turn has two replies that every model could score")
+    possible = sum(len(turn.replies) == 2 for one in conversations for turn in one.turns)
+    places = [place for place in everyone[0] if place in shared]
+    return PreferenceResults(
+        tuple(summarise(name, scores, reference, places, possible, settings) for name, scores in found.items())
+    )
+
+
+def pair_scores(
+    path: str, conversations: Sequence[Conversation], settings: config.Preferences
+) -> dict[Place, PairScore]:
+    """Log-probabilities of every pair that fits a row, by conversation and turn, in their order."""
+    tokenizer = load_tokenizer(tokenizer_directory(path))
+    template = ChatTemplate(tokenizer)
+    trees, owner = _trees(conversations, template, path)
+    rows, report = pack(trees, settings.row_length)
+    click.echo(f"{path}: {report}")
+    mesh = make_mesh(settings.mesh)
+    compute = Compute(attention=settings.attention, dtype=settings.compute_dtype)
+    model = load_pretrained(path, dtype=settings.dtype, mesh=mesh, compute=compute)
+    check_vocabulary(tokenizer, model.spec, path)
+    longest = int(rows.positions.max()) + 1
+    if longest > model.spec.max_length:
+        raise AloeError(
+            f"row_length: the longest conversation has {longest} tokens on one path, {path} takes at most "
+            f"{model.spec.max_length}; lower row_length to {model.spec.max_length}"
+        )
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-settings.rows // shards) * shards
+    logps: dict[str, tuple[float, int]] = {}
+    with jax.set_mesh(mesh):
+        scored = jax.jit(reply_logps)
+        for number, batch in enumerate(evaluation_batches(rows, size)):
+            placed = {
+                name: jax.device_put(values, sharding(mesh, ("batch", *(None,) * (values.ndim - 1)), values.shape))
+                for name, values in batch.items()
+            }
+            values = np.asarray(scored(model, placed))
+            for row, ids in enumerate(rows.reply_ids[number * size : (number + 1) * size]):
+                for reply, id in enumerate(ids, 1):
+                    logps[id] = float(values[row, reply]), int(batch["reply_length"][row, reply])
+    return dict(_pairs(trees, owner, logps))
+
+
+def _trees(
+    conversations: Sequence[Conversation], template: ChatTemplate, path: str
+) -> tuple[list[TokenTree], list[str]]:
+    """Token trees with pairs, and the conversation of each."""
+    trees: list[TokenTree] = []
+    owner: list[str] = []
+    unstable = []
+    for conversation in conversations:
+        try:
+            made = [tree for tree in template.trees(conversation) if tree.pairs]
+        except UnstableTemplateError as error:
+            unstable.append(error)
+            continue
+        trees += made
+        owner += [conversation.id] * len(made)
+    if unstable:
+        click.echo(f"warning: {path}: {len(unstable)} conversations skipped, the first: {unstable[0]}", err=True)
+    if not trees:
+        raise unstable[0] if unstable else AloeError(f"{path}: no turn of the conversations has two replies")
+    return trees, owner
+
+
+def _pairs(
+    trees: Sequence[TokenTree], owner: Sequence[str], logps: Mapping[str, tuple[float, int]]
+) -> list[tuple[Place, PairScore]]:
+    found = []
+    for tree, conversation in zip(trees, owner, strict=True):
+        for pair in tree.pairs:
+            preferred, rejected = tree.nodes[pair.preferred], tree.nodes[pair.rejected]
+            if preferred.id in logps and rejected.id in logps:  # otherwise its turn did not fit a row
+                (better, one), (worse, other) = logps[preferred.id], logps[rejected.id]
+                score = PairScore(pair.turn + 1, better, worse, one, other)
+                found.append(((conversation, preferred.source), score))
+    return found
+
+
+def summarise(
+    name: str,
+    scores: Mapping[Place, PairScore],
+    reference: Mapping[Place, PairScore] | None,
+    places: Sequence[Place],
+    possible: int,
+    settings: config.Preferences,
+) -> PreferenceScores:
+    """The numbers of one model over the pairs at `places`, of `possible` ones."""
+    table = np.array([_numbers(scores[place], reference[place] if reference else None) for place in places])
+    names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in places))}
+    member = np.zeros((len(names), len(places)))
+    member[[names[conversation] for conversation, _ in places], np.arange(len(places))] = 1.0
+    sums, counts = member @ np.nan_to_num(table), member.sum(axis=1)  # by conversation
+
+    def means(weights: Array) -> Array:
+        return weights @ sums / (weights @ counts)[:, None]
+
+    value, (low, high) = interval(means, len(names), settings.bootstrap, settings.seed)
+    undefined = np.isnan(table).any(axis=0)
+    estimates = {
+        number: Estimate(*(math.nan if undefined[i] else float(x[i]) for x in (value, low, high)))
+        for i, number in enumerate(NUMBERS)
+    }
+    turns = np.array([scores[place].turn for place in places])
+    by_turn = tuple(
+        ByTurn(int(turn), int((turns == turn).sum()), *(float(x) for x in table[turns == turn].mean(axis=0)))
+        for turn in np.unique(turns)
+    )
+    return PreferenceScores(name, len(names), len(places), possible - len(places), **estimates, by_turn=by_turn)
+
+
+def _numbers(own: PairScore, reference: PairScore | None) -> list[float]:
+    """NUMBERS of one pair."""
+    margin = own.preferred - own.rejected
+    normalised = own.preferred / own.preferred_tokens - own.rejected / own.rejected_tokens
+    reward = math.nan if reference is None else margin - (reference.preferred - reference.rejected)
+    return [_won(margin), _won(normalised), margin, own.preferred, own.rejected, _won(reward), reward]
+
+
+def _won(margin: float) -> float:
+    return margin if math.isnan(margin) else 0.5 if margin == 0 else float(margin > 0)
+
+
+def write_preferences(settings: config.Preferences, results: PreferenceResults) -> Path:
+    """Write preferences.json and config.yaml, each under a temporary name first; returns the former's path."""
+    directory = Path(settings.output)
+    directory.mkdir(parents=True, exist_ok=True)
+    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "aloe_jax": __version__}
+    record |= {
+        "models": {one.model: {k: v for k, v in as_json(one).items() if k != "model"} for one in results.models},
+        "settings": as_json(settings.model_dump()),
+    }
+    replace_file(directory / "config.yaml", config.dump(settings))
+    replace_file(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return directory / "preferences.json"
+
+
+def table(results: PreferenceResults) -> Table:
+    """The summary for a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    first = results.models[0]
+    grid = Table(
+        title=f"Preferences: {first.pairs:,} pairs of {first.conversations:,} conversations, 95% intervals",
+        caption=f"{first.lost:,} pairs are left out: not every model could score them" if first.lost else None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    shown: dict[str, Callable[[float], str]] = {
+        "accuracy": lambda x: f"{x:.1%}",
+        "normalised_accuracy": lambda x: f"{x:.1%}",
+        "margin": lambda x: f"{x:+.2f}",
+        "reward_accuracy": lambda x: f"{x:.1%}",
+        "reward_margin": lambda x: f"{x:+.2f}",
+    }
+    grid.add_column("model")
+    for name in shown:
+        grid.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for one in results.models:
+        cells = []
+        for name, form in shown.items():
+            estimate: Estimate = getattr(one, name)
+            defined = not math.isnan(estimate.value)
+            spread = f"\n[dim]{form(estimate.low)}…{form(estimate.high)}[/dim]" if not math.isnan(estimate.low) else ""
+            cells.append(form(estimate.value) + spread if defined else "\N{EN DASH}")
+        grid.add_row(one.model, *cells)
+    return grid

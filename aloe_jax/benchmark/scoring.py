@@ -1,0 +1,243 @@
+"""From dialogues and votes to everything that is stored of a run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from aloe_jax import __version__, config
+from aloe_jax.benchmark.agreement import agreement
+from aloe_jax.benchmark.automatic import Measured, automatic, measure
+from aloe_jax.benchmark.calibration import Calibration
+from aloe_jax.benchmark.comparison import Difference, compare_all
+from aloe_jax.benchmark.dialogue import Dialogue
+from aloe_jax.benchmark.facts import Way
+from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.judge import Verdict, ratings_table, votes_table
+from aloe_jax.benchmark.metrics import AlignmentMetrics, alignment_metrics
+from aloe_jax.benchmark.pairwise import SideBySide
+from aloe_jax.benchmark.people import WithPeople, compare_with_people, item_id, read_people
+from aloe_jax.benchmark.results import Case, ModelResults, Results, StoredUsage, as_json
+from aloe_jax.llm.ledger import Usage
+
+
+@dataclass(frozen=True)
+class Talked:
+    """One model's dialogues, and the verdicts on their replies."""
+
+    name: str
+    dialogues: list[Dialogue]
+    verdicts: list[list[Verdict]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the ratings of a run say; `tables` are the models' ratings [N, K]."""
+
+    tables: dict[str, Array]
+    metrics: dict[str, AlignmentMetrics]
+    differences: list[Difference]  # of every two models under test
+    results: Results
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What speaks for the judges besides their votes."""
+
+    calibrations: Sequence[Calibration] = ()
+    side_by_side: Sequence[SideBySide] = ()
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+
+
+def score(settings: config.Evaluate, judges: Sequence[str], talked: Sequence[Talked], checks: Checks) -> Scored:
+    """All numbers of a run. Raises AloeError for a file of human ratings that cannot be read."""
+    tables = {one.name: ratings_table(one.verdicts, settings.turns) for one in talked}
+    metrics = {name: alignment_metrics(table, settings.bootstrap, settings.seed) for name, table in tables.items()}
+    tested = {name: table for name, table in tables.items() if settings.models[name].scripted is None}
+    differences = compare_all(tested, settings.bootstrap, settings.permutations, settings.seed)
+    measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
+    models = {
+        one.name: _model(settings, judges, one, tables[one.name], metrics[one.name], measured[one.name])
+        for one in talked
+    }
+    cases = {one.name: _cases(one, measured[one.name]) for one in talked}
+    results = Results(
+        aloe_jax=__version__,
+        complete=all(model.complete for model in models.values()),
+        simulated=simulated_parts(settings),
+        providers=providers(settings),
+        judges=list(judges),
+        votes=settings.judging.votes,
+        models=models,
+        differences=as_json(differences),
+        side_by_side=as_json(checks.side_by_side),
+        agreement=_agreement(talked, settings.turns),
+        calibration=as_json(checks.calibrations),
+        people=as_json(_people(settings, cases)),
+        usage={name: _usage(usage) for name, usage in checks.usage.items()},
+        settings=as_json(settings.model_dump()),
+        cases=cases,
+    )
+    return Scored(tables, metrics, differences, results)
+
+
+def kind_of(candidate: config.Candidate) -> Literal["model", "remote", "reference"]:
+    """What sort of candidate it is."""
+    if candidate.scripted is not None:
+        return "reference"
+    return "remote" if candidate.remote is not None else "model"
+
+
+def judge_roles(settings: config.Evaluate) -> dict[str, config.Role]:
+    """The judges' roles by name."""
+    return settings.judging.judges or {"judge": settings.roles.judge}
+
+
+def simulated_parts(settings: config.Evaluate) -> list[str]:
+    """The parts of this evaluation that the scripted simulation plays, in words."""
+    parts = []
+    if settings.roles.user.provider == "scripted":
+        parts.append("the users")
+    roles = judge_roles(settings)
+    simulated = [name for name, role in roles.items() if role.provider == "scripted"]
+    if simulated:
+        some = f"the judge {simulated[0]}" if len(simulated) == 1 else f"the judges {' and '.join(simulated)}"
+        everyone = "the judge" if len(roles) == 1 else "the judges"
+        parts.append(everyone if len(simulated) == len(roles) else some)
+    parts += [
+        f"the model {name}"
+        for name, candidate in settings.models.items()
+        if candidate.remote is not None and candidate.remote.provider == "scripted"
+    ]
+    references = any(candidate.scripted for candidate in settings.models.values())
+    if references and settings.roles.responder.provider == "scripted":
+        parts.append("the reference lines")
+    return parts
+
+
+def providers(settings: config.Evaluate) -> dict[str, str]:
+    """Who plays: provider and model by role, judge and remote candidate."""
+    roles = {"user": settings.roles.user, **judge_roles(settings)}
+    if any(candidate.scripted for candidate in settings.models.values()):
+        roles["responder"] = settings.roles.responder
+    roles |= {name: candidate.remote for name, candidate in settings.models.items() if candidate.remote is not None}
+    return {name: f"{role.provider}/{role.model}" if role.model else role.provider for name, role in roles.items()}
+
+
+def _model(
+    settings: config.Evaluate,
+    judges: Sequence[str],
+    talked: Talked,
+    table: Array,
+    metrics: AlignmentMetrics,
+    measured: Sequence[Sequence[Measured]],
+) -> ModelResults:
+    candidate = settings.models[talked.name]
+    stopped = {dialogue.persona.id: dialogue.stopped for dialogue in talked.dialogues if dialogue.stopped}
+    votes = votes_table(talked.verdicts, settings.turns)
+    given = sum(int((~np.isnan(own)).sum()) for own in votes.values())
+    covered = given / (table.size * len(judges) * settings.judging.votes)
+    every = np.stack([*votes.values()]) if votes else np.full((1, *table.shape), np.nan)
+    by_judge = {name: _mean([own for (judge, _), own in votes.items() if judge == name], table) for name in judges}
+    turns = range(settings.turns)
+    record = {
+        **metrics.to_dict(),
+        "kind": kind_of(candidate),
+        "reference": candidate.scripted is not None,
+        "source": as_json(candidate.model_dump(exclude_none=True)),
+        "complete": not stopped and given == table.size * len(judges) * settings.judging.votes,
+        "votes_coverage": covered,
+        "stopped": stopped,
+        "histogram": [[int((every[:, :, turn] == rating).sum()) for rating in range(1, 6)] for turn in turns],
+        "judges": {name: _level(settings, own) for name, own in by_judge.items()},
+        "by_profile": _groups(settings, talked.dialogues, table, "profile"),
+        "by_personality": _groups(settings, talked.dialogues, table, "personality"),
+        "automatic": as_json(automatic(talked.dialogues, measured, _way(settings), settings.turns)),
+    }
+    return ModelResults.model_validate(record)
+
+
+def _way(settings: config.Evaluate) -> Way:
+    return "exact" if settings.roles.user.provider == "scripted" else "overlap"
+
+
+def _usage(usage: Usage) -> StoredUsage:
+    """Without the seconds, which are another every time."""
+    return StoredUsage.model_validate({key: value for key, value in asdict(usage).items() if key != "seconds"})
+
+
+def _level(settings: config.Evaluate, table: Array) -> dict[str, Any]:
+    return alignment_metrics(table, settings.bootstrap, settings.seed).to_dict()
+
+
+def _mean(tables: Sequence[Array], like: Array) -> Array:
+    if not tables:
+        return np.full_like(like, np.nan)
+    stacked = np.stack(tables)
+    rated = (~np.isnan(stacked)).sum(axis=0)
+    return np.where(rated > 0, np.nansum(stacked, axis=0) / np.maximum(rated, 1), np.nan)
+
+
+def _groups(
+    settings: config.Evaluate, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
+) -> list[dict[str, Any]]:
+    """The cases by profile or by personality, in the order of their first case."""
+    members: dict[str, list[int]] = {}
+    for case, dialogue in enumerate(dialogues):
+        members.setdefault(getattr(dialogue.persona, part), []).append(case)
+    groups = []
+    for text, cases in members.items():
+        level = _level(settings, table[cases])
+        ids = [dialogues[case].persona.id for case in cases]
+        groups.append({"text": text, "personas": ids, "average": level["average"], "ir": level["ir"]})
+    return groups
+
+
+def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]:
+    found = []
+    for dialogue, verdicts, counts in zip(talked.dialogues, talked.verdicts, measured, strict=True):
+        turns = []
+        for turn, (exchange, verdict, counted) in enumerate(zip(dialogue.exchanges, verdicts, counts, strict=True)):
+            turns.append(
+                {
+                    "user": exchange.user,
+                    "reply": exchange.reply.text,
+                    "item": item_id(dialogue.persona, dialogue.path(turn), exchange.reply.text),
+                    "rating": verdict.rating,
+                    "reason": verdict.reason,
+                    "votes": as_json(verdict.votes),
+                    "words": counted.words,
+                    **as_json(counted.facts),
+                }
+            )
+        case = {"model": talked.name, "persona": dialogue.persona, "stopped": dialogue.stopped, "turns": turns}
+        found.append(Case.model_validate(case))
+    return found
+
+
+def _agreement(talked: Sequence[Talked], turns: int) -> Any:
+    """Of all votes on all replies; None where every reply had but one."""
+    tables = [votes_table(one.verdicts, turns) for one in talked]
+    raters = sorted(set(itertools.chain.from_iterable(tables)))
+    if len(raters) < 2:
+        return None
+    rows = []
+    for rater in raters:
+        own = [
+            table.get(rater, np.full((len(one.dialogues), turns), np.nan))
+            for one, table in zip(talked, tables, strict=True)
+        ]
+        rows.append(np.concatenate([values.ravel() for values in own]))
+    return as_json(agreement(np.stack(rows)))
+
+
+def _people(settings: config.Evaluate, cases: Mapping[str, Sequence[Case]]) -> WithPeople | None:
+    if not settings.judging.people:
+        return None
+    turns = [turn for some in cases.values() for case in some for turn in case.turns]
+    judged = {turn.item: turn.rating for turn in turns if turn.rating is not None}
+    return compare_with_people(read_people(settings.judging.people), judged)

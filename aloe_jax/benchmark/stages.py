@@ -1,0 +1,133 @@
+"""A benchmark run from its first call to its numbers: calibration, dialogues and ratings, comparisons, scores."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from aloe_jax import config
+from aloe_jax.benchmark.calibration import Calibration, calibrate, known_replies, require
+from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
+from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
+from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
+from aloe_jax.benchmark.pairwise import SideBySide, side_by_side
+from aloe_jax.benchmark.runner import Conversing
+from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
+from aloe_jax.conversation import Persona
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.roles import Cast
+
+
+def run(settings: config.Evaluate, personas: list[Persona], ledger: Ledger) -> tuple[Scored, list[Talked]]:
+    """All stages. What the journal holds is not done again."""
+    judges = judges_of(settings, ledger)
+    references = any(candidate.scripted for candidate in settings.models.values())
+    cast = Cast(settings.roles, ledger, only=("user", *(["responder"] if references else [])))
+    candidates = {name: _candidate(name, settings, cast, ledger) for name in settings.models}
+    with _progress() as progress:
+        calibrations = _calibrations(settings, judges, progress)
+        talked = _talk(settings, personas, cast, candidates, judges, ledger, progress)
+        pairs = _pairs(settings, talked, judges, progress)
+    checks = Checks(calibrations, pairs, ledger.usage())
+    return score(settings, [judge.name for judge in judges], talked, checks), talked
+
+
+def _candidate(name: str, settings: config.Evaluate, cast: Cast, ledger: Ledger) -> Candidate:
+    source = settings.models[name]
+    if source.path is not None:
+        return ModelCandidate(source.path, settings.sampling)
+    if source.remote is not None:
+        roles = settings.roles.model_copy(update={"responder": source.remote})
+        with named(f"models.{name}.remote", "responder"):
+            return ResponderCandidate.remote(Cast(roles, ledger, only=("responder",)))
+    assert source.scripted is not None  # config.Candidate has one of the three
+    return ResponderCandidate.reference(source.scripted, cast)
+
+
+def _calibrations(settings: config.Evaluate, judges: Sequence[Judge], progress: Progress) -> list[Calibration]:
+    """What the judges make of replies of known quality. Raises MiscalibratedError where that is asked for."""
+    judging = settings.judging
+    if judging.calibrate == "skip":
+        return []
+    task = progress.add_task("calibration", total=len(judges))
+    found = []
+    for judge in judges:
+        scripted = judge_roles(settings)[judge.name].provider == "scripted"
+        known = known_replies(scripted, judging.calibration_personas)
+        found.append(calibrate(judge, known, judging.threshold, settings.concurrency))
+        progress.advance(task)
+    if judging.calibrate == "require":
+        require(found, judging.threshold)
+    return found
+
+
+def _talk(
+    settings: config.Evaluate,
+    personas: list[Persona],
+    cast: Cast,
+    candidates: dict[str, Candidate],
+    judges: Sequence[Judge],
+    ledger: Ledger,
+    progress: Progress,
+) -> list[Talked]:
+    """The dialogues of all models; every reply is rated while the dialogues, and those of the next model, go on."""
+    exchanges = len(personas) * settings.turns
+    votes = len(judges) * settings.judging.votes
+    spoken: dict[str, list[Dialogue]] = {}
+    tasks = {name: progress.add_task(f"{name}: dialogues", total=exchanges) for name in candidates}
+    rating = progress.add_task("ratings", total=exchanges * len(candidates) * votes)
+    advance = lambda: progress.advance(rating)  # noqa: E731
+    with Ratings(judges, settings.judging.votes, settings.concurrency, advance) as ratings:
+        for name in list(candidates):
+            candidate = candidates.pop(name)
+
+            def finished(dialogue: Dialogue, turn: int, task: object = tasks[name]) -> None:
+                progress.advance(task)  # type: ignore[arg-type]
+                ratings.want(dialogue, turn)
+
+            journal = Journal(ledger, candidate.identity, cast.describe("user"), settings.seed, personas)
+            spoken[name] = Conversing(
+                candidate,
+                personas,
+                cast,
+                journal,
+                turns=settings.turns,
+                seed=settings.seed,
+                concurrency=settings.concurrency,
+                waits=settings.roles.user.provider != "scripted",
+                finished=finished,
+            ).run()
+            del candidate
+            gc.collect()  # its parameters and cache leave the device before the next model comes
+    return [
+        Talked(name, dialogues, [ratings.verdicts(dialogue) for dialogue in dialogues])
+        for name, dialogues in spoken.items()
+    ]
+
+
+def _pairs(
+    settings: config.Evaluate, talked: Sequence[Talked], judges: Sequence[Judge], progress: Progress
+) -> list[SideBySide]:
+    task = progress.add_task("side by side", total=len(settings.judging.pairs), visible=bool(settings.judging.pairs))
+    dialogues = {one.name: one.dialogues for one in talked}
+    found = []
+    for first, second in settings.judging.pairs:
+        sides = dialogues[first], dialogues[second]
+        found.append(
+            side_by_side((first, second), sides, judges, settings.concurrency, settings.bootstrap, settings.seed)
+        )
+        progress.advance(task)
+    return found
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
