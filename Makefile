@@ -1,12 +1,12 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock bench browser
+.PHONY: help setup demo test lint lock bench bench-quick bench-parts browser
 BIN := .venv/bin
 READY := .venv/.ready
 LIBTPU := .venv/libtpu/.ready
 
 help:  ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make .venv from the lock file (rerun only when the lock or the package data changes)
 
@@ -45,11 +45,19 @@ lint: $(READY)  ## Style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy aloe_jax datagen
 
-bench: $(READY)  ## Benchmarks: ratios measured side by side
+bench: $(READY)  ## Training against TRL and Tunix, side by side (half an hour on a quiet machine; installs both)
+	@$(BIN)/python -m tests.benchmarks.against_peers
+
+bench-quick: $(READY)  ## Tree rows against our own padded pairs; fails below six times their speed
+	@$(BIN)/python -m tests.benchmarks.quick
+
+bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, remote calls, loading, benchmark overhead
+	@$(BIN)/python -m tests.benchmarks.head
 	@$(BIN)/python -m tests.benchmarks.tree_packing
 	@$(BIN)/python -m tests.benchmarks.persona_filter
 	@$(BIN)/python -m tests.benchmarks.remote_calls
 	@$(BIN)/python -m tests.benchmarks.load_checkpoint
+	@$(BIN)/python -m tests.benchmarks.benchmark_overhead
 
 lock: $(READY)  ## Resolve requirements.lock anew from setup.cfg
 	@$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.12 --no-emit-index-url \

@@ -5,6 +5,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,3 +19,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 libtpu = Path(sys.prefix, "libtpu", "libtpu", "libtpu.so")
 if libtpu.exists():
     os.environ.setdefault("TPU_LIBRARY_PATH", str(libtpu))
+
+# Examples that take long on a busy machine are no mistakes.
+hypothesis.settings.register_profile("without a deadline", deadline=None)
+hypothesis.settings.load_profile("without a deadline")

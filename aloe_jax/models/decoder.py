@@ -222,15 +222,20 @@ class Decoder(nnx.Module):
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x²) + eps) * scale over the last axis, in float32 (Zhang and Sennrich 2019)."""
-    wide = x.astype(jnp.float32)
+    wide = x.astype(wide_type(x))
     wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    scale = jnp.expand_dims(scale.astype(jnp.float32), tuple(range(x.ndim - 1)))
+    scale = jnp.expand_dims(scale.astype(wide.dtype), tuple(range(x.ndim - 1)))
     return (wide * scale).astype(x.dtype)
+
+
+def wide_type(x: jax.Array) -> jnp.dtype:
+    """The type of sums and rotations: float32, float64 where that is what comes in."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def layer_norm(x: jax.Array, eps: float) -> jax.Array:
     """(x - mean(x)) / sqrt(variance(x) + eps) over the last axis, in float32 (Ba et al. 2016), without weights."""
-    wide = x.astype(jnp.float32)
+    wide = x.astype(wide_type(x))
     wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
     return (wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)).astype(x.dtype)
 
@@ -252,7 +257,7 @@ def rope_rotation(spec: ModelSpec, positions: jax.Array) -> tuple[jax.Array, jax
 def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turn the pairs (x[i], x[i + H/2]) of every head [B,T,heads,H] by their angles."""
     cosine, sine = rotation
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(x.astype(wide_type(x)), 2, axis=-1)
     turned = jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
     return turned.astype(x.dtype)
 

@@ -25,8 +25,7 @@ from aloe_jax.parallel.mesh import constrain
 Kind = Literal["compute", "bfloat16", "int8"]  # how keys and values are held; `compute`: in the type of activations
 
 PAGE = 64  # tokens: the most that one call adds to a row
-BLOCK = 256  # tokens: the least that attention passes over
-MOST_BLOCKS = 8  # each is a branch to compile
+BLOCK = 256  # tokens: the first block; each later one is as long as all before it
 NOWHERE = 2**30  # a position after all others
 
 
@@ -58,10 +57,12 @@ def each(function: Callable[..., jax.Array], *helds: Held) -> Held:
 
 
 def block_sizes(length: int, undivided: bool) -> list[int]:
-    """Slots of the blocks for rows of `length` tokens; `undivided`: in one block, where branches cost much."""
+    """Slots of the blocks for rows of `length` tokens, as long as all before them; `undivided`: of one block."""
     slots = length // PAGE * PAGE
-    size = slots if undivided else max(BLOCK, -(-slots // (MOST_BLOCKS * PAGE)) * PAGE)
-    return [min(size, slots - start) for start in range(0, slots, size)] if slots else []
+    sizes: list[int] = []
+    while (left := slots - sum(sizes)) > 0:
+        sizes.append(left if undivided else min(left, max(BLOCK, sum(sizes))))
+    return sizes
 
 
 def empty(spec: ModelSpec, rows: int, slots: int, dtype: str) -> Held:
@@ -189,14 +190,6 @@ def _by_shard(function: Callable[..., jax.Array], shards: int, *arrays: jax.Arra
 # ---------------------------------------------------------------- attention
 
 
-class Part(NamedTuple):
-    """Attention to some of the keys [B,K,G,T,·]: highest score, sum of exponentials below it, mixed values."""
-
-    top: jax.Array
-    total: jax.Array
-    mixed: jax.Array
-
-
 def attend(
     query: jax.Array,
     blocks: tuple[Held, ...],
@@ -211,47 +204,47 @@ def attend(
     `lengths` [R]: tokens of the rows before this call. `view` picks the rows out of a block. `window` 0: none.
     """
     heads = grouped(query, opened_tail.values.shape[1])
-    starts, left = lengths // PAGE * PAGE, lengths % PAGE
-
-    def seen(places: jax.Array) -> jax.Array:
-        behind = positions[:, :, None] - places[:, None]  # [R,T,S]
-        return ((behind >= 0) & (behind < window) if window else behind >= 0)[:, None, None]
-
+    full, left = lengths // PAGE * PAGE, lengths % PAGE
     slots = jnp.arange(2 * PAGE)[None]
-    tail = jnp.where(slots < left[:, None], starts[:, None] + slots, NOWHERE)
-    parts = [_part(heads, opened_tail, seen(jnp.where(slots < PAGE, tail, lengths[:, None] + slots - PAGE)))]
-    shape = (*heads.shape[:-1], 1)
-    nothing = Part(
-        jnp.full(shape, HIDDEN, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(heads.shape, jnp.float32)
-    )
-    start, longest = 0, starts.max()
+    tail = jnp.where(slots < left[:, None], full[:, None] + slots, NOWHERE)
+    places = [jnp.where(slots < PAGE, tail, lengths[:, None] + slots - PAGE)]  # of tokens, by slot
+    starts = [0]
     for block in blocks:
-        size = block.values.shape[SLOTS.values]
-        places = (start + jnp.arange(size))[None]
-        places = jnp.where(places < starts[:, None], places, NOWHERE)
-        look = lambda: _part(heads, view(block), seen(places))  # noqa: B023, E731
-        parts.append(look() if len(blocks) == 1 else lax.cond(longest > start, look, lambda: nothing))
-        start += size
-    top = functools.reduce(jnp.maximum, [part.top for part in parts])
-    shares = [jnp.exp(part.top - top) for part in parts]
-    total, mixed = jnp.zeros_like(top), jnp.zeros_like(parts[0].mixed)
-    for part, share in zip(parts, shares, strict=True):
-        total, mixed = total + part.total * share, mixed + part.mixed * share
-    return ungrouped((mixed / total).astype(query.dtype))
+        slots = starts[-1] + jnp.arange(block.values.shape[SLOTS.values])[None]
+        places.append(jnp.where(slots < full[:, None], slots, NOWHERE))
+        starts.append(starts[-1] + slots.size)
+
+    def over(count: int) -> jax.Array:
+        """Attention to the tail and the first blocks."""
+        parts = [opened_tail, *map(view, blocks[:count])]
+        behind = positions[:, :, None] - jnp.concatenate(places[: count + 1], axis=1)[:, None]  # [R,T,S]
+        seen = (behind >= 0) & (behind < window) if window else behind >= 0
+        return ungrouped(_weigh(heads, parts, seen[:, None, None]).astype(query.dtype))
+
+    if len(blocks) < 2:
+        return over(len(blocks))
+    reached = (full.max() > jnp.array(starts[:-1])).sum()
+    return lax.switch(reached, [functools.partial(over, count) for count in range(len(blocks) + 1)])
 
 
-def _part(query: jax.Array, held: Held, seen: jax.Array) -> Part:
-    keys, values = held.keys.astype(query.dtype), held.values.astype(query.dtype)
-    scores = jnp.einsum("bkgth,bkhs->bkgts", query, keys, preferred_element_type=jnp.float32)
-    if held.key_scales is not None:
-        scores = scores * held.key_scales[:, :, None, None]
-    scores = jnp.where(seen, scores, HIDDEN)
-    top = scores.max(axis=-1, keepdims=True)
-    exponentials = jnp.exp(scores - top)
-    total = exponentials.sum(axis=-1, keepdims=True)
-    if held.value_scales is not None:
-        exponentials = exponentials * held.value_scales[:, :, None, None]
-    mixed = jnp.einsum(
-        "bkgts,bksh->bkgth", exponentials.astype(query.dtype), values, preferred_element_type=jnp.float32
-    )
-    return Part(top, total, mixed)
+def _weigh(query: jax.Array, parts: Sequence[Held], seen: jax.Array) -> jax.Array:
+    """Values of all parts, weighted by softmax: query [R,K,G,T,H] from `grouped`, seen [R,1,1,T,S] -> as query."""
+    scores = []
+    for part in parts:
+        made = jnp.einsum("bkgth,bkhs->bkgts", query, part.keys.astype(query.dtype), preferred_element_type=jnp.float32)
+        scores.append(made if part.key_scales is None else made * part.key_scales[:, :, None, None])
+    joined = jnp.where(seen, jnp.concatenate(scores, axis=-1), HIDDEN)
+    exponentials = jnp.exp(joined - joined.max(axis=-1, keepdims=True))
+    mixed, start = jnp.zeros(query.shape, jnp.float32), 0
+    for part in parts:
+        size = part.values.shape[SLOTS.values]
+        share = lax.slice_in_dim(exponentials, start, start := start + size, axis=-1)
+        if part.value_scales is not None:
+            share = share * part.value_scales[:, :, None, None]
+        mixed += jnp.einsum(
+            "bkgts,bksh->bkgth",
+            share.astype(query.dtype),
+            part.values.astype(query.dtype),
+            preferred_element_type=jnp.float32,
+        )
+    return mixed / exponentials.sum(axis=-1, keepdims=True)

@@ -185,21 +185,48 @@ class Session:
             while waiting and len(active) < self._rows:
                 active.append(number := waiting.pop(0))
                 self._seat(number, active)
-            self._read(active)
-            drawn = self._draw({n: min(left[n], every) for n in active}, settings, seeds, stop, logps, bool(waiting))
-            pieces = []
-            for number in active:
-                conversation = self._conversations[number]
-                row = conversation.row
-                tokens = drawn.tokens[row, : drawn.made[row]].tolist()
-                conversation.tokens += tokens
-                conversation.cached += len(tokens)
-                left[number] -= len(tokens)
-                reason = self._reason(conversation, left[number], stop)
-                told = drawn.logps[row, : len(tokens)].tolist() if logps else None
-                pieces.append((number, Generation(tokens, reason, told)))
+            try:
+                pieces = self._advance(active, left, every, settings, seeds, stop, logps, bool(waiting))
+            except BaseException:
+                self._forget()
+                raise
             active = [number for number, piece in pieces if piece.reason is None]
             yield from pieces
+
+    def _advance(
+        self,
+        active: Sequence[int],
+        left: dict[int, int],
+        every: int,
+        settings: Settings,
+        seeds: Mapping[int, int],
+        stop: tuple[int, ...],
+        logps: bool,
+        others_wait: bool,
+    ) -> list[tuple[int, Generation]]:
+        """Read what is unread, draw once, and take note of it."""
+        self._read(active)
+        budgets = {number: min(left[number], every) for number in active}
+        drawn = self._draw(budgets, settings, seeds, stop, logps, others_wait)
+        pieces = []
+        for number in active:
+            conversation = self._conversations[number]
+            row = conversation.row
+            tokens = drawn.tokens[row, : drawn.made[row]].tolist()
+            conversation.tokens += tokens
+            conversation.cached += len(tokens)
+            left[number] -= len(tokens)
+            reason = self._reason(conversation, left[number], stop)
+            told = drawn.logps[row, : len(tokens)].tolist() if logps else None
+            pieces.append((number, Generation(tokens, reason, told)))
+        return pieces
+
+    def _forget(self) -> None:
+        """Read everything anew next time: a call that was interrupted leaves it open what the cache holds."""
+        self._made = None
+        self._owners = [None] * self._rows
+        for conversation in self._conversations:
+            conversation.row, conversation.cached = None, 0
 
     def _reason(self, conversation: _Conversation, left: int, stop: tuple[int, ...]) -> Reason | None:
         if conversation.tokens[-1] in stop:
@@ -312,7 +339,7 @@ class Session:
     def _cache(self) -> Cache:
         if self._made is None:
             sampler = self._sampler
-            undivided = jax.default_backend() == "gpu"  # where a branch stops the device
+            undivided = jax.default_backend() == "gpu"  # where a choice at every layer would stop the device
             with sampler.on_mesh():
                 blocks = tuple(block_sizes(self._length, undivided))
                 self._made = programs.new_cache(sampler.model.spec, self._rows, blocks, sampler.dtype)

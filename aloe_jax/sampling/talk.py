@@ -94,14 +94,15 @@ class Talk:
                 ids += piece.tokens
                 self.ended = piece.reason
                 whole = self.template.decode(ids)
-                if not whole.endswith(HALF) and whole.startswith(told):
+                if self.ended is not None or not whole.endswith(HALF):
                     told, new = whole, whole[len(told) :]
                     yield new
             if self.ended == "max_new_tokens" and room < self.sampling.max_new_tokens:
                 self.ended = "length"
         finally:
             pieces.close()
-            self._keep(asked, prompt, ids)
+            if ids:  # else it was broken off before anything was said
+                self._keep(asked, prompt, ids)
 
     def _keep(self, asked: Message, prompt: list[int], ids: list[int]) -> None:
         """The exchange becomes part of the conversation; a reply that was cut is closed for the model."""

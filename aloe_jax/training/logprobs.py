@@ -13,8 +13,6 @@ from jax.sharding import PartitionSpec
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import token_logps
 
-CHUNK = 512
-
 
 def reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Sum of log p(token | its path) over every reply's scored tokens, end of turn included.

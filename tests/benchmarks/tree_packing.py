@@ -58,6 +58,11 @@ def chain(tree: TokenTree, node: int) -> TokenTree:
     return TokenTree(reply.id, (Node(-1, tuple(path)), Node(0, reply.tokens, reply.scored, id=reply.id)), ())
 
 
+def scored_tokens(tree: TokenTree) -> int:
+    """How many of its tokens count for a reply."""
+    return sum(node.scored for node in tree.nodes)
+
+
 def round_up(length: int, multiple: int = 64) -> int:
     """The next multiple: the padding of a row."""
     return -(-length // multiple) * multiple
@@ -94,9 +99,15 @@ def main(turns: int, trees: int, rounds: int, width: int, layers: int, vocab: in
         return dpo_loss(logps.reshape(1, -1, 2), reference, 0.1)[0]
 
     def batch_of(parts: list[TokenTree], length: int) -> dict[str, np.ndarray]:
-        # One tree a row and in the given order: packing would sort by length.
+        # One tree a row and in the given order: packing would sort by length. As many scored tokens as any tree has, so
+        # that every step has one shape.
         rows = [pack([part], length)[0] for part in parts]
-        return {name: np.concatenate([getattr(row, name) for row in rows]) for name in FIELDS}
+        batch = {name: np.concatenate([getattr(row, name) for row in rows]) for name in FIELDS if name != "scored"}
+        most = max(scored_tokens(tree) for tree in made) if len(parts) == 1 else max(map(scored_tokens, parts))
+        scored = np.zeros((len(rows), round_up(most)), np.int32)
+        for place, row in zip(scored, rows, strict=True):
+            place[: row.scored.shape[1]] = row.scored[0, : len(place)]
+        return batch | {"scored": scored}
 
     reference = [np.random.default_rng(i).normal(-300, 3, (1, turns, 2)).astype(np.float32) for i in range(trees)]
     sides = {

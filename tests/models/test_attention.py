@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aloe_jax.errors import AloeError
 from aloe_jax.models import attention
 from aloe_jax.models.attention import attend
+from aloe_jax.models.kernels import chunked, gpu, tpu
 
 
 def random_tree(rng, length):
@@ -68,7 +70,8 @@ def test_a_window_counts_along_the_path(seed, window, method):
     ends, positions = jnp.array([end for _, end in trees]), jnp.array([depths(parents) for parents, _ in trees])
     expected = [over_ancestors(query[b], key[b], value[b], trees[b][0], window) for b in range(2)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "CHUNK", 8)
+        patch.setattr(chunked, "BLOCK", 8)
+        patch.setattr(chunked, "STRIP", 4)
         found = attend(query, key, value, ends, method, positions, window)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -81,27 +84,31 @@ def depths(parents):
     return found
 
 
-@pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize(("tree", "keep"), [(True, 16), (False, 2048)])  # 16: scores recomputed backwards
-def test_chunked_is_dense(monkeypatch, tree, keep, window):
-    monkeypatch.setattr(attention, "CHUNK", 8)
-    monkeypatch.setattr(attention, "KEEP_LIMIT", keep)
-    rng = np.random.default_rng(0)
-    trees = [random_tree(rng, 21) for _ in range(2)]
-    ends = jnp.array([end for _, end in trees]) if tree else None
-    positions = jnp.array([depths(parents) for parents, _ in trees]) if tree else jnp.arange(21)[None]
-    qkv = inputs(rng, 2, 21)  # 21 is no multiple of the chunk
+def test_without_subtree_ends_the_mask_is_causal():
+    query, key, value = inputs(np.random.default_rng(0), 1, 21)
+    expected = over_ancestors(query[0], key[0], value[0], [*range(-1, 20)])
+    for method in ("dense", "chunked"):
+        np.testing.assert_allclose(attend(query, key, value, method=method)[0], expected, atol=1e-5)
 
-    def outcome(method):
-        def weighted(qkv):
-            out = attend(*qkv, ends, method, positions, window)
-            return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
 
-        (_, out), gradient = jax.jit(jax.value_and_grad(weighted, has_aux=True))(qkv)
-        return [out, *gradient]
+@pytest.mark.parametrize(
+    ("platform", "length", "kernel"),
+    [("tpu", 64, (tpu, "interval_attention")), ("gpu", 5000, (gpu, "interval_attention")),
+     ("cpu", 256, (attention, "_dense")), ("cpu", 257, (chunked, "interval_attention"))],
+)  # fmt: skip
+def test_auto_is_the_kernel_of_the_platform(monkeypatch, platform, length, kernel):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(*kernel, lambda *inputs: (kernel, *(None if x is None else x.shape for x in inputs[3:5])))
+    row = jnp.zeros((1, length, 1, 8))
+    assert attend(row, row, row, positions=jnp.zeros((1, length), int)) == (kernel, (1, length), (1, length))
 
-    for chunked, dense in zip(outcome("chunked"), outcome("dense"), strict=True):
-        np.testing.assert_allclose(chunked, dense, atol=2e-6)
+
+def test_dense_attention_over_long_rows_is_refused():
+    row = jax.ShapeDtypeStruct((1, 2049, 1, 8), jnp.float32)
+    with pytest.raises(
+        AloeError, match=r"model.attention: dense .* at most 2048 tokens, not 2049; use auto or chunked"
+    ):
+        jax.eval_shape(lambda q, k, v: attend(q, k, v, method="dense"), row, row, row)
 
 
 def test_long_rows_hold_no_square_of_scores():

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from aloe_jax import config
-from aloe_jax.models import Compute, Decoder, ModelSpec, assemble, attention, parameter_shardings, weights
+from aloe_jax.models import Compute, Decoder, ModelSpec, assemble, parameter_shardings, weights
+from aloe_jax.models.kernels import chunked
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
 from tests.models.test_attention import depths, random_tree
@@ -76,7 +77,8 @@ def test_siblings_of_a_tree_equal_separate_rows():
 @pytest.mark.parametrize("method", ["dense", "chunked"])
 def test_paths_of_a_tree_with_windows_equal_separate_rows(monkeypatch, method):
     """Layers with different windows, one of them with none, over a random tree: every path as a row of its own."""
-    monkeypatch.setattr(attention, "CHUNK", 8)
+    monkeypatch.setattr(chunked, "BLOCK", 8)
+    monkeypatch.setattr(chunked, "STRIP", 4)
     spec = dataclasses.replace(SPEC, layers=3, windows=(4, 0, 1), family="qwen2", biases=("query", "key", "value"))
     model = random_decoder(spec, 0.3, compute=Compute(attention=method))
     rng = np.random.default_rng(4)

@@ -195,6 +195,23 @@ def test_some_conversations_may_be_left_out(model):
     assert session.reply(9) == whole.reply(9)
 
 
+def test_an_interrupted_call_does_no_harm(model, monkeypatch):
+    """Ctrl-C comes when the device has done its part, of which nobody takes note then."""
+    session, decode = Sampler(model).session(2), programs.decode
+    session.extend(prompts(60, 3))
+
+    def interrupted(*args, **settings):
+        decode(*args, **settings)
+        raise KeyboardInterrupt
+
+    told = [next(pieces := session.stream(30, every=3))[1].tokens]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(programs, "decode", interrupted)
+        list(pieces)
+    assert session.lengths == [63, 6]
+    assert [told[0] + session.reply(17)[0]] == Sampler(model).generate(prompts(60, 3), 20)[:1]
+
+
 def test_log_probs_are_those_of_the_model_before_any_cut(model):
     rows = prompts(5, 20)
     session = Sampler(model).session(2)

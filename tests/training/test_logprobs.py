@@ -1,6 +1,7 @@
 """Tree-packed log-probs and gradients against the same replies as separate sequences."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,16 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import TokenTree
-from aloe_jax.models import ModelSpec
-from aloe_jax.training.logprobs import reply_logps, token_logps
+from aloe_jax.models import Compute, ModelSpec, parameter_shardings
+from aloe_jax.parallel.collectives import collectives
+from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.training import logprobs
+from aloe_jax.training.head import piece_size, token_logps
+from aloe_jax.training.logprobs import reply_logps
 from aloe_jax.training.objectives import dpo_loss, gather_pairs
 from tests.data.test_packing import draw_tree, path_of
 from tests.random_models import random_decoder
@@ -62,9 +68,10 @@ def as_sequences(trees: list[TokenTree]) -> tuple[np.ndarray, np.ndarray, list[s
     return np.array(tokens, np.int32), np.stack(scored), names
 
 
-def sequence_logps(params, tokens, scored) -> jax.Array:
+def sequence_logps(params, tokens, scored, graph=GRAPH) -> jax.Array:
     """[S] by the plain shift by one over whole logits."""
-    logits = nnx.merge(GRAPH, params)(tokens)
+    model = nnx.merge(graph, params)
+    logits = model.hidden(tokens) @ model.unembedding()
     logps = jax.nn.log_softmax(logits[:, :-1])
     picked = jnp.take_along_axis(logps, tokens[:, 1:, None], axis=-1)[..., 0]
     return (picked * scored[:, 1:]).sum(axis=1)
@@ -143,21 +150,162 @@ def test_a_broken_parent_is_noticed():
     assert jnp.abs(right - packed_logps(PARAMS, replace(rows, parent=wrong))).max() > 0.1
 
 
-@pytest.mark.parametrize(("length", "chunk"), [(10, 16), (16, 16), (40, 16), (48, 16)])
-def test_chunks_change_nothing(length, chunk):
+def test_only_scored_tokens_need_the_head():
+    """The same with and without the list of scored tokens; without it every token goes through the head."""
+    rows, _ = pack(random_trees(7), ROW)
+    batch = {name: jnp.asarray(getattr(rows, name)) for name in FIELDS}
+    every = {name: value for name, value in batch.items() if name != "scored"}
+    few, all_ = (jax.jit(lambda batch: reply_logps(nnx.merge(GRAPH, PARAMS), batch))(each) for each in (batch, every))
+    assert (few[:, 1:] < 0).sum() == (rows.reply_length > 0).sum()
+    assert (few[:, 0] == 0).all() and batch["scored"].shape[1] < ROW
+    np.testing.assert_allclose(few, all_, rtol=1e-6)
+
+
+def test_in_float64_trees_equal_separate_sequences_to_rounding():
+    with jax.enable_x64(True):
+        graph, state = nnx.split(random_decoder(SPEC, 0.2, compute=Compute(dtype="float64")), nnx.Param)
+        params = jax.tree.map(lambda x: x.astype(jnp.float64), nnx.to_pure_dict(state))
+        trees = random_trees(11)
+        rows, _ = pack(trees, ROW)
+        batch = {name: jnp.asarray(getattr(rows, name)) for name in FIELDS}
+        found = jax.jit(lambda params: reply_logps(nnx.merge(graph, params), batch))(params)
+        tokens, scored, names = as_sequences(trees)
+        expected = jax.jit(lambda params: sequence_logps(params, tokens, scored, graph))(params)
+        assert found.dtype == expected.dtype == jnp.float64
+        by_name = dict(zip(names, np.asarray(expected), strict=True))
+        for row, ids in enumerate(rows.reply_ids):
+            np.testing.assert_allclose(found[row, 1 : len(ids) + 1], [by_name[name] for name in ids], rtol=1e-12)
+
+
+def exchanged_states() -> tuple[int, int]:
+    """Arrays that the compiled gradient exchanges between rows' devices but for sums: (of states, of anything else)."""
+    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    rows, _ = pack([tree for seed in range(6) for tree in random_trees(seed)], ROW)
+    count = len(rows) // 4 * 4
+    scored = np.pad(rows.scored, ((0, 0), (0, 70 - rows.scored.shape[1])))  # a length that no weight has
+    with jax.set_mesh(mesh):
+        batch = {name: getattr(rows, name)[:count] for name in FIELDS} | {"scored": scored[:count]}
+        places = {name: sharding(mesh, ("batch", *(None,) * (x.ndim - 1)), x.shape) for name, x in batch.items()}
+        batch = jax.device_put(batch, places)
+        params = jax.device_put(PARAMS, parameter_shardings(SPEC, mesh))
+
+        def total(params, batch):
+            return reply_logps(nnx.merge(GRAPH, params), batch).sum()
+
+        compiled = jax.jit(jax.grad(total)).lower(params, batch).compile()
+    kinds = ("all-gather", "all-to-all", "collective-permute")
+    moved = [each for each in collectives(compiled, mesh) if each.kind in kinds and {"data", "fsdp"} & set(each.axes)]
+    states = [each for each in moved if {ROW, 70} & set(each.shape) and SPEC.width in each.shape]
+    return len(states), len(moved) - len(states)
+
+
+def test_on_a_mesh_no_state_leaves_its_row():
+    states, others = exchanged_states()
+    assert not states
+    assert others  # weights, along fsdp
+
+
+def test_states_that_leave_their_row_are_noticed(monkeypatch):
+    """The control: states picked out of all rows at once."""
+
+    def out_of_all(function, values, index):
+        if function is not logprobs._pick or values.ndim < 3:
+            return function(values, index)
+        offset = values.shape[1] * jnp.arange(len(values))[:, None]
+        return values.reshape(-1, values.shape[2])[index + offset]
+
+    monkeypatch.setattr(logprobs, "_by_rows", out_of_all)
+    assert exchanged_states()[0]
+
+
+# ---------------------------------------------------------------- the head by itself
+
+
+def head_inputs(rows=2, scored=24, width=8, vocab=53, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 3)
-    hidden = jax.random.normal(keys[0], (2, length, 8))
-    head = jax.random.normal(keys[1], (8, 13))
-    labels = jax.random.randint(keys[2], (2, length), 0, 13)
+    hidden = jax.random.normal(keys[0], (rows, scored, width), dtype)
+    unembedding = jax.random.normal(keys[1], (width, vocab), dtype)
+    return hidden, unembedding, jax.random.randint(keys[2], (rows, scored), 0, vocab)
 
-    def total(hidden, head, chunk):
-        logps = token_logps(hidden, head, labels, chunk)
-        return (logps * jnp.arange(length)[None]).sum(), logps
 
-    (_, logps), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, head, chunk)
-    (_, whole), expected = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, head, length)
-    direct = jnp.take_along_axis(jax.nn.log_softmax(hidden @ head), labels[..., None], -1)[..., 0]
-    np.testing.assert_allclose(logps, direct, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(logps, whole, rtol=1e-6)
-    for got, want in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+def weighted(logps_of, hidden, unembedding, labels):
+    """((sum of weighted logps, logps), gradients to hidden and unembedding)."""
+
+    def total(hidden, unembedding):
+        logps = logps_of(hidden, unembedding, labels)
+        return (logps * jnp.cos(jnp.arange(logps.size).reshape(logps.shape))).sum(), logps
+
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(hidden, unembedding)
+
+
+def plain(hidden, unembedding, labels):
+    """The whole logits, and JAX's own derivative."""
+    logits = jnp.matmul(hidden, unembedding, preferred_element_type=jnp.float32)
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+
+
+def close(found, expected, tolerance=1e-5):
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * np.abs(want).max())
+
+
+@pytest.mark.parametrize("piece", [1, 7, 16, 52, 53, 100, None])
+def test_pieces_of_the_vocabulary_change_nothing(piece):
+    inputs = head_inputs()
+    close(weighted(partial(token_logps, piece=piece), *inputs), weighted(plain, *inputs))
+
+
+def test_a_vocabulary_of_several_pieces_by_default():
+    assert piece_size(32_000) == 1024 and piece_size(128_256) == 4096
+    inputs = head_inputs(vocab=600)
+    assert piece_size(600) == 256
+    close(weighted(token_logps, *inputs), weighted(plain, *inputs))
+
+
+def test_logits_far_apart_stay_finite():
+    hidden, unembedding, labels = head_inputs()
+    inputs = 1000 * hidden, unembedding, labels
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(weighted(partial(token_logps, piece=7), *inputs)))
+    close(weighted(partial(token_logps, piece=7), *inputs), weighted(plain, *inputs))
+
+
+def test_bfloat16_states_have_float32_log_sum_exps():
+    hidden, unembedding, labels = head_inputs(dtype=jnp.bfloat16)
+    (_, logps), gradients = weighted(partial(token_logps, piece=16), hidden, unembedding, labels)
+    wide = hidden.astype(jnp.float32), unembedding.astype(jnp.float32), labels
+    (_, expected), wide_gradients = weighted(plain, *wide)
+    assert logps.dtype == jnp.float32
+    np.testing.assert_allclose(logps, expected, rtol=1e-5, atol=1e-5)  # the inputs are rounded, the sums are not
+    for got, want in zip(gradients, wide_gradients, strict=True):
+        assert got.dtype == jnp.bfloat16
+        assert jnp.abs(got.astype(jnp.float32) - want).max() < 0.02 * jnp.abs(want).max()
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (1, 2, 4)])
+@pytest.mark.parametrize("vocab", [64, 53])  # 53 is replicated
+def test_the_head_on_meshes(shape, vocab):
+    hidden, unembedding, labels = head_inputs(rows=8, vocab=vocab)
+    expected = jax.device_get(weighted(plain, hidden, unembedding, labels))
+    mesh = make_mesh(config.Mesh(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    with jax.set_mesh(mesh):
+        hidden = jax.device_put(hidden, sharding(mesh, ("batch", None, None), hidden.shape))
+        labels = jax.device_put(labels, sharding(mesh, ("batch", None), labels.shape))
+        unembedding = jax.device_put(unembedding, sharding(mesh, ("width", "vocab"), unembedding.shape))
+        close(jax.device_get(weighted(partial(token_logps, piece=5), hidden, unembedding, labels)), expected)
+
+
+@pytest.mark.parametrize("vocab", [8192, 32_000])
+def test_memory_is_an_eighth_of_all_logits(vocab):
+    tokens = 8192
+    hidden, unembedding, labels = (jax.ShapeDtypeStruct(*each) for each in (
+        ((1, tokens, 256), jnp.float32), ((256, vocab), jnp.float32), ((1, tokens), jnp.int32)
+    ))  # fmt: skip
+
+    def temporary(logps_of):
+        total = jax.value_and_grad(lambda *inputs: logps_of(*inputs, labels_of).sum(), argnums=(0, 1))
+        labels_of = jnp.zeros(labels.shape, labels.dtype)
+        return jax.jit(total).lower(hidden, unembedding).compile().memory_analysis().temp_size_in_bytes
+
+    logits = 4 * tokens * vocab
+    assert temporary(token_logps) <= logits / 8
+    assert temporary(plain) > logits  # the control

@@ -24,6 +24,8 @@ from jax import lax
 
 from aloe_jax.models.kernels.sharded import over_mesh
 
+# On CPUs 64 to 256 of either are within a few percent of each other. With these, forward and backward pass over rows of
+# 384, 512 and 832 tokens take 0.7, 0.6 and 0.45 times as long as dense attention; over 192 tokens twice as long.
 BLOCK = 128  # queries
 STRIP = 128  # keys
 HIDDEN = -1e30  # a score that softmax turns into 0
@@ -38,8 +40,6 @@ def interval_attention(
     subtree_end: jax.Array,
     positions: jax.Array | None = None,
     window: jax.Array | int | None = None,
-    block: int = BLOCK,
-    strip: int = STRIP,
 ) -> jax.Array:
     """Softmax attention where k <= q < subtree_end[k], scaled by 1/sqrt(H); softmax and sums in float32.
 
@@ -47,7 +47,7 @@ def interval_attention(
     `window`, only where positions[q] - positions[k] < window, `positions` int [B or 1,T]. Under a mesh every device
     attends to its own rows and heads.
     """
-    return over_mesh(partial(_padded, block, strip), query, key, value, subtree_end, positions, window)
+    return over_mesh(partial(_padded, BLOCK, STRIP), query, key, value, subtree_end, positions, window)
 
 
 def _padded(

@@ -1,0 +1,236 @@
+"""Our training against TRL and Tunix on the same conversations: `python -m tests.benchmarks.against_peers`.
+
+Every contestant is a process in its own environment (made under .bench/ on first use) and trains, with full updates by
+AdamW in float32, on pairs drawn from one seed. They take turns on two otherwise quiet cores while the others wait; a
+ratio is taken within every round, and its median over rounds is quoted. Before that, the losses of what they start
+with are compared, so that the same thing is measured. Slow contestants train on a sample of the pairs, spread evenly
+over their lengths, whose padded tokens say how many average pairs it counts for. Fails when a wanted ratio is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tests.benchmarks.peers.contest import Contestant, Ratio, Side, check_quiet, compete, ready, speed_ratio, table
+from tests.benchmarks.peers.contestants import DPO, OURS, SFT, TRIED, TRL_BEST
+from tests.benchmarks.peers.environments import own_directory
+from tests.benchmarks.peers.models import write_models
+from tests.benchmarks.peers.task import Task
+
+# How many times as fast as each we want to be.
+WANTED = {"pairs": 6.0, "trl-best": 12.0, "trl": 16.0, "tunix": 30.0, "trl-sft": 5.0}
+GROWTH = 1.3  # the most that a pair may cost more in conversations twice as long
+MEMORY = 1 / 3  # the most of TRL's peak memory, at the larger vocabulary
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One wanted ratio and what was found."""
+
+    what: str
+    found: Ratio
+    bound: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        """Whether it is on the wanted side."""
+        return self.found.median >= self.bound if self.at_least else self.found.median <= self.bound
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        return f"{'ok    ' if self.met else 'MISSED'} {self.what}: {self.found}, wanted {sign} {self.bound:.2f}"
+
+
+@dataclass
+class Session:
+    """What is common to all parts of a run."""
+
+    only: frozenset[str]
+    rounds: int
+    cores: int
+    tune: bool
+    verdicts: list[Verdict]
+    results: list[dict[str, Any]]
+
+    def wants(self, contestant: Contestant) -> bool:
+        """Ours always takes part: the ratios are to it."""
+        return not self.only or contestant.name in self.only or contestant.name.startswith("ours")
+
+    def sides(self, contestants: Sequence[Contestant], task: Task, rounds: int) -> AbstractContextManager[list[Side]]:
+        """Those contestants that take part, ready for so many rounds."""
+        return ready([each for each in contestants if self.wants(each)], task, rounds, self.cores)
+
+    def tuned(self, contestant: Contestant, task: Task) -> Contestant:
+        """The contestant with the fastest of the batch sizes that it has to choose from, when that is asked for."""
+        if not self.tune or contestant.name not in TRIED or not self.wants(contestant):
+            return contestant
+        found = {}
+        for size in TRIED[contestant.name]:
+            request = dict(contestant.request) | {"batch": size, "pairs": 8}
+            tried = replace(contestant, title=f"{contestant.title}, batches of {size}", request=request)
+            with ready([tried], task, 2, self.cores) as sides:
+                compete(sides, range(2))
+            found[size] = max(sides[0].rates())
+        best = max(found, key=lambda size: found[size])
+        return replace(contestant, request=dict(contestant.request) | {"batch": best})
+
+    def report(self, title: str, sides: Sequence[Side], unit: str) -> None:
+        """The table of a part, and its records for --json."""
+        click.echo("\n".join(["", title, *table(sides[0], sides, unit), ""]))
+        for side in sides:
+            self.results.append(
+                {
+                    "part": title,
+                    "contestant": side.contestant.name,
+                    "settings": dict(side.contestant.request),
+                    "vocab": side.task.vocab,
+                    "turns": side.task.turns,
+                    "made": side.made,
+                    "peak": side.peak,
+                    "step_peak": side.step_peak,
+                    "rounds": side.records,
+                    "ours_faster_by": speed_ratio(sides[0], side).values if side is not sides[0] else None,
+                }
+            )
+
+    def judge_speed(self, sides: Sequence[Side]) -> None:
+        """The wanted ratios of a table."""
+        for side in sides[1:]:
+            what = f"speed against {side.contestant.title}, vocabulary {side.task.vocab:,}"
+            wanted = WANTED[side.contestant.name]
+            self.verdicts.append(Verdict(what, speed_ratio(sides[0], side), wanted, at_least=True))
+
+
+def compare_dpo(session: Session, tasks: Sequence[Task]) -> None:
+    """Pairs a second at every vocabulary; at the first one also how cost grows with turns; memory at the last."""
+    for task in tasks:
+        write_models(task)
+        grows = task is tasks[0] and session.wants(TRL_BEST)
+        click.echo(f"DPO, vocabulary {task.vocab:,}, {task.conversations} conversations of {task.turns} turns")
+        contestants = [session.tuned(contestant, task) for contestant in DPO]
+        with session.sides(contestants, task, session.rounds * (2 if grows else 1)) as sides:
+            compete(sides, range(session.rounds))
+            session.report(f"DPO, vocabulary {task.vocab:,}", sides, "pairs")
+            session.judge_speed(sides)
+            if task is tasks[-1]:
+                _judge_memory(session, sides)
+            if grows:
+                short = [side for side in sides if side.contestant.name in (OURS.name, TRL_BEST.name)]
+                _compare_growth(session, task, short)
+
+
+def _judge_memory(session: Session, sides: Sequence[Side]) -> None:
+    for side in sides[1:]:
+        if side.contestant.name == TRL_BEST.name:
+            ratio = Ratio((sides[0].peak / side.peak,))
+            what = f"peak memory over that of {side.contestant.title}, vocabulary {side.task.vocab:,}"
+            session.verdicts.append(Verdict(what, ratio, MEMORY, at_least=False))
+
+
+def _compare_growth(session: Session, task: Task, short: Sequence[Side]) -> None:
+    longer = Task(**(vars(task) | {"turns": 2 * task.turns, "conversations": task.conversations // 2}))
+    click.echo(f"the same in {longer.conversations} conversations of {longer.turns} turns")
+    contestants = [side.contestant for side in short]
+    with session.sides(contestants, longer, 2 * session.rounds) as long:
+        rounds = range(session.rounds, 2 * session.rounds)
+        compete([*short, *long], rounds)
+        session.report(f"DPO, vocabulary {task.vocab:,}, conversations of {longer.turns} turns", long, "pairs")
+        for before, after in zip(short, long, strict=True):
+            costs = [
+                {record["round"]: record["cpu"] / record["done"] for record in side.records} for side in (before, after)
+            ]
+            growth = Ratio(tuple(costs[1][number] / costs[0][number] for number in rounds))
+            what = f"CPU seconds of a pair at {longer.turns} turns over {task.turns}, {before.contestant.title}"
+            if before.contestant.name == OURS.name:
+                session.verdicts.append(Verdict(what, growth, GROWTH, at_least=False))
+            else:
+                click.echo(f"{what}: {growth}")
+
+
+def compare_sft(session: Session, task: Task) -> None:
+    """Targets a second on preferred replies in their contexts."""
+    if not any(contestant.name in session.only for contestant in SFT) and session.only:
+        return
+    write_models(task)
+    click.echo(f"SFT on preferred replies, vocabulary {task.vocab:,}")
+    with session.sides(SFT, task, session.rounds) as sides:
+        totals = {side.title: side.made["targets"] for side in sides}
+        if len(set(totals.values())) > 1:
+            raise click.ClickException(f"the sides do not train on the same targets: {totals}")
+        compete(sides, range(session.rounds))
+        session.report(f"SFT, vocabulary {task.vocab:,}", sides, "targets")
+        session.judge_speed(sides)
+
+
+@click.command()
+@click.option("--vocab", "vocabs", multiple=True, type=int, default=(8192, 32_000), show_default=True)
+@click.option("--only", default="", help="Some of pairs, trl-best, trl, tunix, trl-sft, by comma; ours always runs.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--conversations", default=32, show_default=True)
+@click.option("--turns", default=10, show_default=True)
+@click.option("--width", default=256, show_default=True, help="Of the model; its feed-forward is four times that.")
+@click.option("--cores", default=2, show_default=True, help="How many cores everybody gets.")
+@click.option("--tune", is_flag=True, help="First look which batch sizes are fastest for the peers.")
+@click.option("--busy", is_flag=True, help="Measure though the machine is not quiet.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write every round's figures there.")
+def main(
+    vocabs: tuple[int, ...],
+    only: str,
+    rounds: int,
+    conversations: int,
+    turns: int,
+    width: int,
+    cores: int,
+    tune: bool,
+    busy: bool,
+    output: Path | None,
+) -> None:
+    """Print tables and the wanted ratios."""
+    start = time.perf_counter()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    names = frozenset(filter(None, only.split(",")))
+    known = {contestant.name for contestant in (*DPO, *SFT)}
+    if names - known:
+        raise click.BadParameter(f"{', '.join(sorted(names - known))}; known: {', '.join(sorted(known))}")
+    for contestant in (*DPO, *SFT):
+        if contestant.environment is not None and (not names or contestant.name in names):
+            contestant.environment.python()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # what is started inherits it
+    check_quiet(busy)
+    directory = tempfile.mkdtemp(dir=own_directory(), prefix="models-")
+    session = Session(names, rounds, cores, tune, [], [])
+    tasks = [
+        Task(directory, vocab, turns, conversations, width=width, head_size=width // 4, feed_forward=4 * width)
+        for vocab in vocabs
+    ]
+    try:
+        compare_dpo(session, tasks)
+        compare_sft(session, tasks[0])
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        if output is not None:
+            verdicts = [
+                {"what": each.what, "found": each.found.values, "bound": each.bound, "met": each.met}
+                for each in session.verdicts
+            ]
+            output.write_text(json.dumps({"verdicts": verdicts, "results": session.results}, indent=1))
+    click.echo("\n".join(map(str, session.verdicts)))
+    click.echo(f"took {(time.perf_counter() - start) / 60:.1f} minutes")
+    if missed := [verdict for verdict in session.verdicts if not verdict.met]:
+        raise click.ClickException(f"{len(missed)} of {len(session.verdicts)} wanted ratios missed")
+
+
+if __name__ == "__main__":
+    main()

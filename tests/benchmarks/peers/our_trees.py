@@ -1,0 +1,117 @@
+"""Our training as a contestant: conversations as token trees, several in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from aloe_jax.data.loader import FIELDS, Batch, Loader
+from aloe_jax.data.packing import Rows, pack
+from aloe_jax.data.trees import Node, Pair, TokenTree
+from aloe_jax.training.objectives import dpo_loss
+from tests.benchmarks.peers.our_run import Run
+from tests.benchmarks.peers.task import BETA, Conversation, Task
+from tests.benchmarks.peers.worker import Answer, Meter, forget_peak, serve, told
+
+ROW = (6400, 8193)  # tokens of a row: from, and up to but without
+
+
+class Trees:
+    """Conversations as token trees, several in a row."""
+
+    def prepare(self, request: Answer) -> Answer:
+        """Pack the trees and compute all log-probs of the reference, and of the policy for `check`."""
+        task, self.stage = Task(**request["task"]), request["kind"]
+        trees = [tree_of(conversation) for conversation in task.draw()]
+        if self.stage == "sft":
+            trees = [tree.keep_replies([pair.preferred for pair in tree.pairs]) for tree in trees]
+        self.rows = packed(trees)
+        self.run = Run(task, self.stage)
+        singles = [{name: getattr(self.rows, name)[row : row + 1] for name in FIELDS} for row in range(len(self.rows))]
+        self.policy = self._by_id([self.run.logps(self.run.params, each) for each in singles])
+        extra: Batch = {}
+        if self.stage == "dpo":
+            found = [self.run.logps(self.run.reference, each) for each in singles]
+            self.reference = self._by_id(found)
+            extra["reference"] = np.concatenate(
+                [logps[0][each["pairs"]] for logps, each in zip(found, singles, strict=True)]
+            )
+        self.loader = Loader(self.rows, 1, task.seed, extra)
+        self.taken = 0
+        self.targets = {
+            id: int(self.rows.reply_length[row, number + 1]) for id, (row, number) in self._places().items()
+        }
+        self.run.begin()
+        return {
+            "tokens": int(self.rows.length.sum()),
+            "rows": len(self.rows),
+            "length": self.rows.tokens.shape[1],
+            "fill": float(self.rows.length.sum() / self.rows.tokens.size),
+            "targets": sum(self.targets.values()),
+            "pairs": int((self.rows.pair_turn > 0).sum()),
+        }
+
+    def check(self, request: Answer) -> Answer:
+        """The loss of given pairs under the policy's first weights."""
+        ids = request["pairs"]
+        if self.stage == "sft":
+            names = [f"{id}/preferred" for id in ids]
+            return {"loss": -sum(self.policy[id] for id in names) / sum(self.targets[id] for id in names)}
+        both = [[[table[f"{id}/{side}"] for side in ("preferred", "rejected")] for id in ids]
+                for table in (self.policy, self.reference)]  # fmt: skip
+        return {"loss": float(dpo_loss(*jnp.asarray(both), BETA)[0])}
+
+    def warm(self, _: Answer) -> Answer:
+        """Compile, and take the first step."""
+        with told("compilation and first step"):
+            self.run.steps(self._next(1))
+        return {"peak": Meter().read()["peak"], "forgotten": forget_peak()}
+
+    def round(self, _: Answer) -> Answer:
+        """A pass over all rows."""
+        meter = Meter()
+        batches = self._next(len(self.rows))
+        self.run.steps(batches)
+        done = {"pairs": sum(int((batch["pair_turn"] > 0).sum()) for batch in batches)}
+        if self.stage == "sft":
+            done = {"targets": sum(int(batch["reply_length"].sum()) for batch in batches)}
+        return meter.read() | done
+
+    def _next(self, count: int) -> list[Batch]:
+        self.taken += count
+        return [self.loader.batch(at) for at in range(self.taken - count, self.taken)]
+
+    def _places(self) -> dict[str, tuple[int, int]]:
+        return {id: (row, number) for row, ids in enumerate(self.rows.reply_ids) for number, id in enumerate(ids)}
+
+    def _by_id(self, logps: list[np.ndarray]) -> dict[str, float]:
+        return {id: float(logps[row][0, number + 1]) for id, (row, number) in self._places().items()}
+
+
+def tree_of(conversation: Conversation) -> TokenTree:
+    """A conversation depth first: at every turn the reply that ends there, then the one that goes on."""
+    nodes: list[Node] = []
+    pairs: list[Pair] = []
+    parent = -1
+    for number, turn in enumerate(conversation.turns):
+        nodes.append(Node(parent, turn.user, turn=number))
+        prompt = len(nodes) - 1
+        places: dict[str, int] = {}
+        for side in ("rejected", "preferred") if turn.preferred_continued else ("preferred", "rejected"):
+            tokens = getattr(turn, side)
+            places[side] = parent = len(nodes)
+            nodes.append(Node(prompt, tokens, len(tokens), number, f"{conversation.id}/{number}/{side}"))
+        pairs.append(Pair(number, places["preferred"], places["rejected"]))
+    return TokenTree(conversation.id, tuple(nodes), tuple(pairs))
+
+
+def packed(trees: Sequence[TokenTree]) -> Rows:
+    """Rows of the length within ROW that the trees fill best, which is what a dry run tells a person."""
+    return max((pack(trees, length) for length in range(*ROW, 256)), key=lambda made: made[1].fill)[0]
+
+
+if __name__ == "__main__":
+    side = Trees()
+    serve({"prepare": side.prepare, "check": side.check, "warm": side.warm, "round": side.round})

@@ -1,0 +1,172 @@
+"""The benchmark's own logic: the same pairs for everybody, fair samples, turns by round, honest environments."""
+
+import json
+import statistics
+import subprocess
+import sys
+import threading
+
+import click
+import pytest
+
+from aloe_jax.data.packing import pack
+from tests.benchmarks.peers import contest, environments
+from tests.benchmarks.peers.contest import Ratio
+from tests.benchmarks.peers.environments import TRL, TUNIX, find_python
+from tests.benchmarks.peers.our_pairs import bucket, chain
+from tests.benchmarks.peers.our_trees import tree_of
+from tests.benchmarks.peers.task import (
+    END,
+    FIRST,
+    Task,
+    batches_by_length,
+    batches_shuffled,
+    padded_tokens,
+    samples,
+    worth,
+)
+from tests.benchmarks.peers.worker import Gate
+
+TASK = Task("nowhere", vocab=500, turns=5, conversations=12)
+
+
+def test_draws_are_the_same_for_everybody_and_of_the_asked_shape():
+    drawn = TASK.draw()
+    assert drawn == Task("elsewhere", vocab=500, turns=5, conversations=12).draw()
+    assert drawn != Task("nowhere", vocab=500, turns=5, conversations=12, seed=1).draw()
+    replies = [reply for talk in drawn for turn in talk.turns for reply in (turn.preferred, turn.rejected)]
+    assert {reply[-1] for reply in replies} == {END} and not any(END in reply[:-1] for reply in replies)
+    assert min(min(reply[:-1]) for reply in replies) >= FIRST
+    assert 57 < statistics.mean(map(len, replies)) < 63
+
+
+def test_trees_and_pairs_hold_the_same_sequences():
+    pairs = {pair.id: pair for pair in TASK.pairs()}
+    for talk in TASK.draw():
+        tree = tree_of(talk)
+        rows, report = pack([tree], tree.length)
+        assert report.pairs == TASK.turns and not report.skipped
+        tokens, parent = rows.tokens[0], rows.parent[0]
+        for number, id in enumerate(rows.reply_ids[0], start=1):
+            name, side = id.rsplit("/", 1)
+            at = int((rows.reply[0] == number).nonzero()[0][-1])
+            path = [int(tokens[at])]
+            while parent[at] != at:
+                at = parent[at]
+                path.append(int(tokens[at]))
+            pair = pairs[name]
+            assert tuple(path[::-1]) == pair.prompt + getattr(pair, side)
+            assert tuple(t for node in chain(pair, side).nodes for t in node.tokens) == tuple(path[::-1])
+
+
+def test_samples_cost_what_all_batches_cost():
+    task = Task("nowhere", vocab=500, turns=10, conversations=32)
+    for batches in (batches_by_length(task.pairs(), 2), batches_shuffled(task.pairs(), 8, seed=0)):
+        mean = statistics.mean(map(padded_tokens, batches))
+        rounds = samples(batches, padded_tokens, rounds=3, count=6, seed=0)
+        for each in rounds:
+            assert len(each) == 6
+            assert statistics.mean(map(padded_tokens, each)) == pytest.approx(mean, rel=0.08)
+        assert statistics.mean(padded_tokens(batch) for each in rounds for batch in each) == pytest.approx(
+            mean, rel=0.02
+        )
+        assert rounds == samples(batches, padded_tokens, rounds=3, count=6, seed=0)
+        assert worth(batches, batches, padded_tokens) == sum(map(len, batches))
+        assert worth(rounds[0], batches, padded_tokens) == pytest.approx(6 * len(batches[0]), rel=0.08)
+    grouped = batches_by_length(task.pairs(), 2)  # control: what comes first in them is not a fair sample
+    assert statistics.mean(map(padded_tokens, grouped[:6])) > 1.5 * statistics.mean(map(padded_tokens, grouped))
+
+
+def test_grouping_by_length_wastes_little_and_covers_all():
+    pairs = TASK.pairs()
+    batches = batches_by_length(pairs, 4)
+    assert sorted(pair.id for batch in batches for pair in batch) == sorted(pair.id for pair in pairs)
+    padded = sum(map(padded_tokens, batches))
+    assert padded < 1.1 * sum(pair.tokens for pair in pairs) < sum(map(padded_tokens, batches_shuffled(pairs, 4, 0)))
+    assert all(bucket(batch) % 128 == 0 and bucket(batch) >= batch[0].length for batch in batches)
+
+
+def test_the_gate_holds_a_run_between_rounds():
+    taken: list[int] = []
+    gate = Gate()
+
+    def train():
+        for number in range(5):
+            gate.step()
+            taken.append(number)
+        raise ValueError("no more data")
+
+    gate.start(train)
+    assert taken == [] and gate.closed
+    gate.run(2)
+    assert taken == [0, 1]
+    gate.run(1)
+    assert taken == [0, 1, 2]
+    with pytest.raises(ValueError, match="no more data"):
+        gate.run(5)
+    assert threading.active_count() < 50
+
+
+def test_a_worker_answers_in_json_whatever_is_printed_and_tells_errors():
+    code = """
+import os
+from tests.benchmarks.peers.worker import serve
+
+def double(request):
+    print("noise")
+    os.system("echo more noise")
+    return {"twice": 2 * request["x"]}
+
+serve({"double": double})
+"""
+    requests = [{"do": "double", "x": 4}, {"do": "double", "x": "a"}, {"do": "double"}, {"do": "double", "x": 1}]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="".join(json.dumps(each) + "\n" for each in requests),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=environments.ROOT,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers == [{"twice": 8}, {"twice": "aa"}, {"error": "KeyError: 'x'"}]
+    assert "more noise" in done.stderr
+
+
+def test_ratios_are_taken_within_rounds():
+    def side(rates):
+        made = object.__new__(contest.Side)
+        made.records = [{"round": number, "done": rate, "wall": 1.0} for number, rate in rates.items()]
+        return made
+
+    # The machine was twice as slow in round 1: the medians over rounds would say 5, 7.5 or 10.
+    ratio = contest.speed_ratio(side({0: 10.0, 1: 5.0, 2: 10.0}), side({0: 1.0, 1: 0.5}))
+    assert ratio.values == (10.0, 10.0) and ratio.median == 10.0
+    assert str(Ratio((3.0, 1.0, 2.0))) == "2.00 (1.00 to 3.00)"
+
+
+def test_a_busy_machine_is_refused(monkeypatch):
+    monkeypatch.setattr(contest.time, "sleep", lambda seconds: None)
+    for used, refused in ((0.0, False), (0.5 * 5 * (contest.os.cpu_count() or 1), True)):
+        clock = iter((100.0, 100.0 + used) * 2)
+        monkeypatch.setattr(contest, "machine_seconds", lambda clock=clock: next(clock))
+        if refused:
+            with pytest.raises(click.ClickException, match="not quiet: 50%"):
+                contest.check_quiet(allow_busy=False)
+            contest.check_quiet(allow_busy=True)
+        else:
+            contest.check_quiet(allow_busy=False)
+
+
+def test_requirements_are_pinned_and_name_no_place():
+    for environment in (TRL, TUNIX):
+        lines = [line for line in environment.requirements.read_text().splitlines() if not line.startswith("#")]
+        assert all("==" in line for line in lines) and not any("://" in line or "@" in line for line in lines)
+    assert 'torch==2.13.0+cpu ; sys_platform == "linux"' in TRL.requirements.read_text()
+
+
+def test_a_missing_python_is_told(monkeypatch, tmp_path):
+    assert find_python(f"{sys.version_info[0]}.{sys.version_info[1]}")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    with pytest.raises(click.ClickException, match=r"Python 3\.99 is needed as python3\.99"):
+        find_python("3.99")
