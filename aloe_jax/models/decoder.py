@@ -20,6 +20,7 @@ from jax import lax
 from aloe_jax import config
 from aloe_jax.models.attention import Method, attend
 from aloe_jax.models.lora import adapters, delta, dense
+from aloe_jax.models.products import product
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import constrain
@@ -207,10 +208,10 @@ class Decoder(nnx.Module):
         with jax.named_scope("feed_forward"):
             h = norm("feed_forward_norm", "input", x)
             inner = ("batch", "length", "feed_forward")
-            gate = constrain(biased("gate", adapted("gate", h, h @ weight["gate"])), inner)
-            up = constrain(biased("up", adapted("up", h, h @ weight["up"])), inner)
+            gate = constrain(biased("gate", adapted("gate", h, product(h, weight["gate"]))), inner)
+            up = constrain(biased("up", adapted("up", h, product(h, weight["up"]))), inner)
             h = jax.nn.silu(gate) * up
-            out = biased("down", adapted("down", h, h @ weight["down"]))
+            out = biased("down", adapted("down", h, product(h, weight["down"])))
             return constrain(x + norm("feed_forward_norm", "output", out), features)
 
     def _norm(self, x: jax.Array, scale: jax.Array | None) -> jax.Array:

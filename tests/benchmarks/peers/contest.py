@@ -55,7 +55,9 @@ class Side:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env=os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(cores)} | contestant.variables,
+                env=os.environ
+                | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(cores), "TMPDIR": task.directory}
+                | dict(contestant.variables),
             )
 
     def __enter__(self) -> Side:

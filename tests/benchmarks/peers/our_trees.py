@@ -59,9 +59,11 @@ class Trees:
         if self.stage == "sft":
             names = [f"{id}/preferred" for id in ids]
             return {"loss": -sum(self.policy[id] for id in names) / sum(self.targets[id] for id in names)}
-        both = [[[table[f"{id}/{side}"] for side in ("preferred", "rejected")] for id in ids]
-                for table in (self.policy, self.reference)]  # fmt: skip
-        return {"loss": float(dpo_loss(*jnp.asarray(both), BETA)[0])}
+        policy, reference = (
+            jnp.asarray([[table[f"{id}/{side}"] for side in ("preferred", "rejected")] for id in ids])
+            for table in (self.policy, self.reference)
+        )
+        return {"loss": float(dpo_loss(policy, reference, BETA)[0])}
 
     def warm(self, _: Answer) -> Answer:
         """Compile, and take the first step."""

@@ -105,7 +105,8 @@ class Conversation:
 
     def pairs(self) -> list[Pair]:
         """One pair a turn."""
-        pairs, path = [], ()
+        pairs: list[Pair] = []
+        path: tuple[int, ...] = ()
         for number, turn in enumerate(self.turns):
             path = (*path, *turn.user)
             pairs.append(Pair(f"{self.id}/{number}", number, path, turn.preferred, turn.rejected))
