@@ -8,13 +8,15 @@ The file is one JSON object:
       "page": "3f…",                      digest of the items that the page showed, in their order
       "ratings": [
         {"item": "9b2c…", "rating": 4, "note": "", "seconds": 21.5},
-        {"item": "07aa…", "rating": null, "note": "cannot judge"}
+        {"item": "07aa…", "rating": null, "note": "cannot judge"},
+        {"item": "51e0…", "rating": null, "note": "ask again", "undecided": true}
       ]
     }
 
 An item is a reply in its context, named by `item_id`: a digest of persona, messages and reply, which says nothing of
 the model (the page is blind) and finds the reply again in any run that has it. `rating` is 1 to 5, null where the
-person passed over the item; `note` and `seconds` may be left out.
+person passed over the item or, `undecided`, has but written a note so far. `seconds` is the time for which the item
+was read. `note`, `seconds` and `undecided` may be left out.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aloe_jax.benchmark.agreement import Agreement, agreement
 from aloe_jax.benchmark.dialogue import digest
+from aloe_jax.benchmark.intervals import Array
 from aloe_jax.conversation import Message, Persona, first_fault
 from aloe_jax.errors import AloeError
 
@@ -47,7 +50,8 @@ class HumanRating(_Record):
     item: str = Field(min_length=1)
     rating: int | None = Field(ge=1, le=5, strict=True)
     note: str = ""
-    seconds: float | None = None
+    seconds: float | None = Field(default=None, ge=0)
+    undecided: bool = False
 
 
 class HumanRatings(_Record):
@@ -70,7 +74,7 @@ class WithPeople:
     raters: tuple[str, ...]
     items: int  # rated by a person, and by a judge in this run
     unknown: int  # rated by a person and not in this run
-    people: Agreement
+    people: Agreement  # on those items
     judge: Agreement
     bias: float
 
@@ -104,9 +108,13 @@ def read_people(paths: Sequence[str | Path]) -> dict[str, dict[str, int]]:
 
     Raises AloeError as `read_ratings` does, and where two files of a rater give an item different ratings.
     """
+    return by_rater({str(path): read_ratings(path) for path in paths})
+
+
+def by_rater(files: Mapping[str, HumanRatings]) -> dict[str, dict[str, int]]:
+    """Ratings by item of every rater, of files by path. Raises AloeError as `read_people` does."""
     people: dict[str, dict[str, int]] = {}
-    for path in paths:
-        found = read_ratings(path)
+    for path, found in files.items():
         own = people.setdefault(found.rater, {})
         for one in found.ratings:
             if one.rating is None:
@@ -120,13 +128,15 @@ def read_people(paths: Sequence[str | Path]) -> dict[str, dict[str, int]]:
 
 
 def compare_with_people(people: Mapping[str, Mapping[str, int]], judged: Mapping[str, float]) -> WithPeople:
-    """Agreement of people (rater -> item -> rating) with the judges' mean ratings by item."""
-    items = sorted({item for ratings in people.values() for item in ratings})
-    table = np.array([[ratings.get(item, np.nan) for item in items] for ratings in people.values()], float)
-    table = table.reshape(len(people), len(items))
-    rated = [item in judged for item in items]
-    shared = [item for item in items if item in judged]
-    mean = np.array([np.nanmean(table[:, i]) for i in np.flatnonzero(rated)])
+    """Agreement of people (rater -> item -> rating) with the judges' mean ratings by item.
+
+    What no judge rated here counts as unknown and for nothing else: that may be an item of another run, or one of
+    known quality that was mixed in, on which people agree too easily.
+    """
+    items = {item for ratings in people.values() for item in ratings}
+    shared = sorted(item for item in items if item in judged)
+    table = ratings_of(people, shared)
+    mean = np.array([np.nanmean(ratings) for ratings in table.T])
     judge = np.array([judged[item] for item in shared])
     return WithPeople(
         raters=tuple(people),
@@ -136,3 +146,9 @@ def compare_with_people(people: Mapping[str, Mapping[str, int]], judged: Mapping
         judge=agreement(np.stack([mean, judge])),
         bias=float((judge - mean).mean()) if shared else float("nan"),
     )
+
+
+def ratings_of(people: Mapping[str, Mapping[str, int]], items: Sequence[str]) -> Array:
+    """The people's ratings of some items [raters, items], NaN = not rated."""
+    table = [[ratings.get(item, np.nan) for item in items] for ratings in people.values()]
+    return np.array(table, np.float64).reshape(len(people), len(items))

@@ -96,3 +96,10 @@ def test_an_item_is_named_by_what_was_read():
         item_id(PERSONA.model_copy(update={"profile": "c"}), PATH, "hello"),
     }
     assert len(others) == 3 and name not in others
+
+
+def test_what_no_judge_of_the_run_rated_says_nothing_about_it():
+    people = {"a": {"x": 1, "y": 2, "z": 5}, "b": {"x": 2, "y": 1, "z": 5}}
+    found = compare_with_people(people, {"x": 1.0, "y": 2.0})
+    assert (found.items, found.unknown, found.people.units) == (2, 1, 2)
+    assert found.people.spearman == pytest.approx(-1)  # with z it would be high

@@ -1,0 +1,107 @@
+"""The key to rating pages: what lies behind every item. It is kept from the raters, whose pages say nothing of it.
+
+    {
+      "format": "aloe-rating-key", "version": 1, "seed": 7,
+      "simulated": ["the users"],                        what a script played in the runs
+      "pages": [{"file": "rate-1.html", "page": "3f…", "items": ["9b2c…", …]}, …],
+      "items": {"9b2c…": {"case": "77…", "weight": 2.5, "places": [
+         {"model": "dpo", "turn": 3, "rating": 3.5, "judges": {"strict": 3, "kind": 4}}]}},
+      "checks": {"07aa…": {"kind": "informed", "quality": 3}}
+    }
+
+`case` names the persona. `weight` is how many replies of the runs an item stands for (see `sample`). An item that
+several models said in the same conversation has several places. `checks` are items of known quality.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from aloe_jax.conversation import first_fault
+from aloe_jax.errors import AloeError
+
+FORMAT: Literal["aloe-rating-key"] = "aloe-rating-key"
+VERSION: Literal[1] = 1
+FORM = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Place(BaseModel):
+    """Where a reply was given, and what the judges said of it there."""
+
+    model_config = FORM
+    model: str  # with its run in front where two runs have one of that name
+    turn: int  # from 1
+    rating: float  # mean of all votes
+    judges: dict[str, float]  # mean of each judge's votes, where it gave one
+
+
+class Item(BaseModel):
+    """A reply in its context."""
+
+    model_config = FORM
+    case: str
+    weight: float = Field(gt=0)
+    places: list[Place] = Field(min_length=1)
+
+
+class Check(BaseModel):
+    """A reply of known quality; see `aloe_jax.benchmark.calibration`."""
+
+    model_config = FORM
+    kind: str
+    quality: int
+
+
+class Page(BaseModel):
+    """One rater's page; `items` are in its order, checks among them."""
+
+    model_config = FORM
+    file: str
+    page: str
+    items: list[str]
+
+
+class Key(BaseModel):
+    """Everything that the pages do not say."""
+
+    model_config = FORM
+    format: Literal["aloe-rating-key"] = FORMAT
+    version: Literal[1] = VERSION
+    seed: int
+    simulated: list[str]
+    pages: list[Page]
+    items: dict[str, Item]
+    checks: dict[str, Check] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for page in self.pages:
+            for item in page.items:
+                if item not in self.items and item not in self.checks:
+                    raise ValueError(f"page {page.file} shows item {item}, of which nothing is said")
+        return self
+
+    def models(self) -> list[str]:
+        """All models, in the order in which they first come."""
+        return list(dict.fromkeys(place.model for item in self.items.values() for place in item.places))
+
+    def judges(self) -> list[str]:
+        """All judges, in the order in which they first come."""
+        names = (name for item in self.items.values() for place in item.places for name in place.judges)
+        return list(dict.fromkeys(names))
+
+
+def read_key(path: str | Path) -> Key:
+    """Read a key. Raises AloeError naming the file and the field."""
+    advice = "give the .key.json that `python -m aloe_jax.rate page` wrote beside the pages"
+    try:
+        return Key.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AloeError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+    except ValidationError as error:
+        raise AloeError(f"{path}: {first_fault(error)}; {advice}") from None
+    except ValueError as error:
+        raise AloeError(f"{path}: not a JSON file ({error}); {advice}") from None
