@@ -18,11 +18,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aloe_jax.command import one_line_errors
 from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from aloe_jax.report.gathering import Report
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs" / "demo"
 
@@ -123,11 +127,10 @@ def main(output: str, miniature: bool) -> None:
             config = (CONFIGS / stage.config).read_text() if stage.config else ""
             done = hashlib.sha256(f"{done} {command} {config}".encode()).hexdigest()[:16]
             run_stage(stage, command, root / "stages" / f"{stage.name}.json", done, f"{number}/{len(plan)}")
-        for name in ("report.html", "metrics.json"):
-            partial = root / f"{name}.partial"
-            shutil.copyfile(root / "benchmark" / name, partial)
-            os.replace(partial, root / name)
-        click.echo(summary(root, plan))
+        partial = root / "metrics.json.partial"
+        shutil.copyfile(root / "benchmark/metrics.json", partial)
+        os.replace(partial, root / "metrics.json")
+        click.echo(summary(root, plan, write_report(root)))
 
 
 def command_line(stage: Stage, miniature: bool) -> list[str]:
@@ -170,16 +173,33 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def summary(root: Path, plan: list[Stage]) -> str:
+def write_report(root: Path) -> Report:
+    """Write report.html from the benchmark's results, and the tables to paste beside it."""
+    from aloe_jax.benchmark.results import replace_file
+    from aloe_jax.report.gathering import gather
+    from aloe_jax.report.page import write_page
+    from aloe_jax.report.tables import latex, markdown
+
+    report = gather([root / "benchmark"])
+    write_page(report, root / "report.html")
+    replace_file(root / "report.md", markdown(report))
+    replace_file(root / "report.tex", latex(report))
+    return report
+
+
+def summary(root: Path, plan: list[Stage], report: Report) -> str:
     """What was made, what it showed, and what was simulated."""
+    from aloe_jax.report.terminal import difference
+
     times = {s.name: json.loads((root / "stages" / f"{s.name}.json").read_text())["seconds"] for s in plan}
     models = json.loads((root / "metrics.json").read_text())["models"]
     lines = ["", "Time      " + "  ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())]
     lines.append(f"          {sum(times.values()) / 60:.1f} minutes in all")
     for name, values in models.items():
         lines.append(f"{name:<10}" + alignment(values))
+    lines += [f"{'Average' if number == 0 else '':<10}{difference(pair)}" for number, pair in enumerate(report.pairs)]
     lines += [
-        f"Report    {root / 'report.html'}",
+        f"Report    {root / 'report.html'} (its tables in report.md and report.tex)",
         f"Numbers   {root / 'metrics.json'}",
         f"Model     {root / 'export'} (Hugging Face format)",
         "",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
 from aloe_jax import config
 from aloe_jax.command import one_line_errors
+from aloe_jax.files import as_path, is_remote
 
 if TYPE_CHECKING:
     from aloe_jax.benchmark.scoring import Scored, Talked
@@ -39,10 +41,11 @@ def main(
     """Let simulated users talk to each model, have every reply rated, and write a report.
 
     OUTPUT gets report.html, metrics.json, transcripts.jsonl, config.yaml, and journal.sqlite, from which an
-    interrupted run goes on when the same command is given again.
+    interrupted run goes on when the same command is given again. `python -m aloe_jax.report` puts several runs on
+    one page, and writes figures and tables.
 
     With --preferences: how often each model finds the preferred reply of a held-out pair likelier than the rejected
-    one; OUTPUT gets preferences.json and config.yaml.
+    one; OUTPUT gets report.html, preferences.json and config.yaml.
 
     \b
     Example:
@@ -56,31 +59,53 @@ def main(
         if preferences:
             if dry_run:
                 raise click.UsageError("--dry-run shows what language models would be asked; --preferences asks none")
-            _score_preferences(config.load(config.Preferences, path, overrides))
+            scoring = config.load(config.Preferences, path, overrides)
+            with _output_on_disk(scoring) as kept:
+                _score_preferences(kept)
             return
         settings = config.load(config.Evaluate, path, overrides)
         if dry_run:
             _show_estimate(settings)
         else:
-            _run(settings)
+            with _output_on_disk(settings) as kept:
+                _run(kept)
+
+
+@contextmanager
+def _output_on_disk[S: (config.Evaluate, config.Preferences)](settings: S) -> Iterator[S]:
+    """The settings with an output on the disk, where a journal can be kept; a bucket gets a copy every minute."""
+    if not is_remote(settings.output):
+        yield settings
+        return
+    from aloe_jax.mirror import Mirror
+
+    with Mirror(settings.output, begins=None, every=60) as mirror:
+        yield settings.model_copy(update={"output": str(mirror.local)})
+    click.echo(f"copied to {settings.output}")
 
 
 def _run(settings: config.Evaluate) -> None:
+    from pathlib import Path
+
     from rich.console import Console
 
-    from aloe_jax.benchmark.report import table, write_report
-    from aloe_jax.benchmark.results import write_results
+    from aloe_jax.benchmark.results import replace_file, write_results
     from aloe_jax.llm.budget import BudgetError
+    from aloe_jax.report.gathering import gather
+    from aloe_jax.report.page import write_page
+    from aloe_jax.report.terminal import table
 
     try:
-        scored, talked = evaluate(settings)
+        scored, _ = evaluate(settings)
     except BudgetError as error:
         click.echo(f"Stopped: {error}. Whatever is finished is kept; the same command goes on from here.", err=True)
         sys.exit(LIMITED)
     write_results(settings.output, scored.results)
-    write_report(settings, scored, talked)
+    replace_file(Path(settings.output) / "config.yaml", config.dump(settings))
+    report = gather([settings.output], settings.judging.people)
+    write_page(report, f"{settings.output}/report.html")
     console = Console()
-    console.print(table(settings, scored, talked))
+    console.print(table(report))
     console.print(f"{settings.output}/report.html", highlight=False, soft_wrap=True)
 
 
@@ -112,11 +137,10 @@ def check_models(settings: config.Evaluate) -> None:
 
 def check_model(key: str, directory: str) -> None:
     """Raise AloeError naming the setting `key` when there is no model in a directory."""
-    from pathlib import Path
 
     from aloe_jax.errors import AloeError
 
-    path = Path(directory)
+    path = as_path(directory)
     if not path.is_dir():
         raise AloeError(f"{key}: {path} is not a directory; give a model directory or a run directory")
     if (path / "config.json").is_file():
@@ -169,6 +193,8 @@ def _score_preferences(settings: config.Preferences) -> None:
     from rich.console import Console
 
     from aloe_jax.benchmark.preferences import score_preferences, table, write_preferences
+    from aloe_jax.report.gathering import gather
+    from aloe_jax.report.page import write_page
 
     for name, path in settings.models.items():
         check_model(f"models.{name}", path)
@@ -179,6 +205,7 @@ def _score_preferences(settings: config.Preferences) -> None:
     console = Console()
     console.print(table(found))
     console.print(str(written), highlight=False, soft_wrap=True)
+    write_page(gather([settings.output]), f"{settings.output}/report.html")
 
 
 if __name__ == "__main__":

@@ -37,12 +37,16 @@ def test_everything_is_there(finished):
     for values in numbers["models"].values():
         assert values["coverage"] == 1.0 and len(values["al"]) == 3
     page = (root / "report.html").read_text()
-    assert "simulated" in page.lower()
+    assert "Here the users, the judge and the reference lines are played by a script" in page
+    for section in ("summary", "levels", "differences", "ratings", "people", "automatic", "judges", "transcripts"):
+        assert f'<section id="{section}"' in page
+    assert page.count('<script type="application/json" class="case">') == 4
+    assert (root / "report.md").read_text().startswith("| Model") and r"\toprule" in (root / "report.tex").read_text()
     with safe_open(root / "export/model.safetensors", "numpy") as weights:
         assert "model.embed_tokens.weight" in weights.keys()  # noqa: SIM118 - not a dict
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"):
         assert (root / "export" / name).is_file(), name
-    assert "Simulated:" in told and "report.html" in told
+    assert "Simulated:" in told and "report.html" in told and "base → sft:" in told
 
 
 def test_again_it_only_tells(finished):

@@ -23,7 +23,7 @@ from tests.random_models import random_decoder
 
 KILLS = 10
 PARENT = """
-import os, sys, aloe_jax.benchmark.stages, aloe_jax.benchmark.report, aloe_jax.sampling.loading, aloe_jax.models
+import os, sys, aloe_jax.benchmark.stages, aloe_jax.report.page, aloe_jax.sampling.loading, aloe_jax.models
 from aloe_jax.evaluate import main
 for line in sys.stdin:
     child = os.fork()

@@ -113,7 +113,8 @@ def watch(busy: Busy) -> None:
 @click.option("--layers", default=2, show_default=True)
 def main(cases: int, turns: int, latency: float, concurrency: int, width: int, layers: int) -> None:
     """Run the benchmark and print where the time went; exit with 1 when too much of it is overhead."""
-    from aloe_jax.benchmark.report import write_report
+    from aloe_jax.report.gathering import gather
+from aloe_jax.report.page import write_page
     from aloe_jax.benchmark.results import write_results
     from aloe_jax.evaluate import evaluate
 
@@ -139,9 +140,9 @@ def main(cases: int, turns: int, latency: float, concurrency: int, width: int, l
                 | changes
             )
             start, cpu = time.perf_counter(), time.process_time()
-            scored, talked = evaluate(settings)
+            scored, _ = evaluate(settings)
             write_results(settings.output, scored.results)
-            write_report(settings, scored, talked)
+            write_page(gather([settings.output]), f"{settings.output}/report.html")
             return time.perf_counter() - start, time.process_time() - cpu
 
         run("compiled", judging={"calibrate": "skip"})

@@ -1,0 +1,221 @@
+"""Paths on a disk and in a bucket (gs://...), behind one set of calls.
+
+A local path is pathlib's. A path in a bucket is that of etils, through gcsfs, with the same methods. An object store
+has no directories, no renaming, no appending and no links, but an object is there whole or not at all. So in a bucket a
+file is written as it is (`write_atomically`); of a directory that belongs together one object is written last and tells
+that it is whole (`uploading`); files that grow are kept on the disk and copied there now and then (mirror.py); and what
+a library must map or open itself is read from a copy on the disk (`here`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from aloe_jax.errors import AloeError
+
+BUCKET = "gs://"
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is in a bucket. Raises AloeError for a place that is neither there nor on a disk."""
+    text = os.fspath(path)
+    scheme = re.match(r"([a-zA-Z][\w+.-]*)://?", text)
+    if scheme is None or scheme[1] == "gs" or Path(text).exists():
+        return text.startswith("gs:/")
+    raise AloeError(f"{text}: {scheme[1]}:// is not understood; give a local path or gs://BUCKET/PATH")
+
+
+def as_path(path: str | Path) -> Path:
+    """A path with pathlib's methods, wherever it is. Raises AloeError when it is in a bucket and gcsfs is missing."""
+    if not is_remote(path):
+        return Path(path)
+    _connect(path)
+    from etils import epath
+
+    # pathlib makes one slash of two.
+    return cast(Path, epath.Path(re.sub(r"^gs:/+", BUCKET, os.fspath(path))))
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root of its disk; a path in a bucket is that already."""
+    return as_path(path) if is_remote(path) else Path(path).absolute()
+
+
+def resolved(path: str | Path) -> Path:
+    """The absolute path without links: the same for the same place."""
+    return as_path(path) if is_remote(path) else Path(path).resolve()
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with all above it; in a bucket there is nothing to make."""
+    if not is_remote(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    if is_remote(path):
+        with told(path, "written"):
+            path.write_text(text)
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def versions(path: str | Path) -> dict[str, tuple[int, str]]:
+    """Of every object below a path in a bucket, by its name from there: size in bytes, and what changes with it."""
+    store, root = store_of(path)
+    with told(path, "read"):
+        found = store.find(root, detail=True)
+    below = {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
+    return {name: (int(info["size"]), str(info["generation"])) for name, info in sorted(below.items())}
+
+
+# ---------------------------------------------------------------- reading what a library must open itself
+
+
+def here(path: str | Path) -> Path:
+    """The path itself where it is local, else a copy on the disk: of a directory, or of a file and its siblings.
+
+    (NAME.validation.jsonl is a sibling of NAME.jsonl.) Copies lie under ~/.cache/aloe-jax/files, are made once, and
+    again when an object has changed. Where there is nothing to copy, the path in the bucket is given back. Raises
+    AloeError when the disk has no room.
+    """
+    if not is_remote(path):
+        return Path(path)
+    path = as_path(path)
+    wanted = {f"{path.name}/{name}": version for name, version in _without_copies(versions(path)).items()}
+    if not wanted:
+        wanted = {
+            name: version
+            for name, version in versions(path.parent).items()
+            if name.startswith(path.stem) and name.endswith(path.suffix) and "/" not in name
+        }
+        if path.name not in wanted:
+            return path
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aloe-jax" / "files"
+    base.mkdir(parents=True, exist_ok=True)
+    place = base / digest / path.parent.name
+    with (base / f"{digest}.lock").open("w") as lock:  # several processes of one machine want the same files
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        note = base / digest / "copied.json"
+        before = json.loads(note.read_text()) if note.exists() else None
+        if before != json.loads(json.dumps(wanted)):
+            shutil.rmtree(base / digest, ignore_errors=True)
+            download(path.parent, wanted, place)
+            write_atomically(note, json.dumps(wanted))
+    return place / path.name
+
+
+def _without_copies(found: Mapping[str, tuple[int, str]]) -> Mapping[str, tuple[int, str]]:
+    """Model directories often hold their weights several times over; beside safetensors the rest is not read."""
+    if not any(name.endswith(".safetensors") for name in found):
+        return found
+    others = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+    return {name: version for name, version in found.items() if not name.endswith(others)}
+
+
+def download(root: Path, wanted: Mapping[str, tuple[int, str]], place: Path) -> None:
+    """Copy the objects `wanted` below `root` into a new directory. Raises AloeError when the disk has no room."""
+    needed = sum(size for size, _ in wanted.values())
+    place.mkdir(parents=True)
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise AloeError(
+            f"{root}: a copy takes {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are free in {place}; "
+            "set XDG_CACHE_HOME to a directory on a larger disk"
+        )
+    store, source = store_of(root)
+    for name in wanted:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+    with told(root, "copied"):
+        store.get([f"{source}/{name}" for name in wanted], [str(place / name) for name in wanted])
+    for name, (size, _) in wanted.items():
+        if (place / name).stat().st_size != size:
+            raise AloeError(f"{root}/{name}: changed while it was copied; run the same command again")
+
+
+# ---------------------------------------------------------------- writing
+
+
+@contextlib.contextmanager
+def uploading(path: Path, last: str = "") -> Iterator[Path]:
+    """A directory to fill in place of `path`: `path` itself where it is local, else one that is copied there.
+
+    In a bucket what was there before is replaced; the object `last` is taken away first and written last, so that a
+    directory that has it is whole.
+    """
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="aloe-") as temporary:
+        local = Path(temporary) / path.name
+        local.mkdir()
+        yield local
+        names = sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
+        if not names:  # another process writes
+            return
+        store, root = store_of(path)
+        before = versions(path)
+        with told(path, "written"):
+            gone = [last] if last in before else []
+            gone += [name for name in before if name not in names and name != last]
+            for name in gone:
+                store.rm_file(f"{root}/{name}")
+            send(store, local, root, [name for name in names if name != last])
+            send(store, local, root, [name for name in names if name == last])
+
+
+def send(store: Any, local: Path, root: str, names: list[str]) -> None:
+    """Copy files of a local directory to the names below `root`."""
+    if names:
+        store.put([str(local / name) for name in names], [f"{root}/{name}" for name in names])
+
+
+# ---------------------------------------------------------------- the bucket
+
+
+def _connect(path: str | Path) -> None:
+    # Looking for kinds of buckets that are not needed here takes a request for every bucket, a minute where it fails.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401
+    except ImportError as error:
+        raise AloeError(f"{path}: a path in a bucket needs gcsfs ({error}); run pip install 'aloe-jax[gcs]'") from None
+    # A list of objects that is remembered does not show what another machine has written since.
+    for protocol in ("gcs", "gs"):
+        fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
+
+
+def store_of(path: str | Path) -> tuple[Any, str]:
+    """The bucket's file system, and the path there: bucket and name, without gs://."""
+    path = as_path(path)
+    import fsspec
+
+    return fsspec.filesystem("gcs"), str(PurePosixPath(str(path).removeprefix(BUCKET)))
+
+
+@contextlib.contextmanager
+def told(path: str | Path, done: str) -> Iterator[None]:
+    """Turn what the bucket refuses into one line: gcsfs and google-auth raise exceptions of their own."""
+    try:
+        yield
+    except AloeError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise AloeError(
+            f"{path}: cannot be {done} ({reason}); is the bucket's name right, and may this account use it?"
+        ) from None

@@ -1,0 +1,101 @@
+"""Differences between models, within a run as it stored them, between runs over the people that both talked with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from aloe_jax.benchmark.comparison import STATISTICS, compare, holm
+from aloe_jax.benchmark.results import Case, Results, StoredDifference, as_json
+
+LEVEL = 0.05  # of the tests, after correction
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models, and by statistic what `second` has more than `first`."""
+
+    first: str
+    second: str
+    cases: int  # over which they are paired
+    turns: int
+    by: Mapping[str, StoredDifference]
+
+    def places(self, better: str, worse: str, statistic: str) -> bool:
+        """Whether the corrected test says that `better` is above `worse`."""
+        found = self.by.get(statistic)
+        if found is None or not significant(found) or {better, worse} != {self.first, self.second}:
+            return False
+        assert found.value is not None
+        return (found.value > 0) == (better == self.second)
+
+
+def significant(difference: StoredDifference) -> bool:
+    """Whether the corrected test rejects that there is none."""
+    return difference.p_holm is not None and difference.p_holm < LEVEL and bool(difference.value)
+
+
+def least_p(results: Results) -> float:
+    """The smallest corrected p-value that the tests of a run can have: it is bounded by their permutations."""
+    return min(1.0, len(results.differences) / (1 + results.settings.get("permutations", 0)))
+
+
+def pairs_within(results: Results) -> list[Pair]:
+    """Of one run, corrected for all its tests."""
+    found: dict[tuple[str, str], dict[str, StoredDifference]] = {}
+    for difference in results.differences:
+        found.setdefault((difference.first, difference.second), {})[difference.statistic] = difference
+    models = results.models
+    return [Pair(first, second, models[first].cases, models[first].turns, by) for (first, second), by in found.items()]
+
+
+def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings: Mapping[str, Any]) -> list[Pair]:
+    """Of every two models (label -> cases by person, turns), over the people and the turns that both have.
+
+    Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`,
+    and corrected by Holm's method for all tests together. Permutations are at least as many as it takes for a
+    corrected p-value of LEVEL / 2.
+    """
+    draws = {key: settings[key] for key in ("bootstrap", "permutations", "seed") if key in settings}
+    tests = len(STATISTICS) * math.comb(len(models), 2)
+    draws["permutations"] = max(draws.get("permutations", 0), math.ceil(2 * tests / LEVEL))
+    made = []
+    for first, second in combinations(models, 2):
+        (left, longer), (right, other) = models[first], models[second]
+        shared, turns = [key for key in left if key in right], min(longer, other)
+        if not shared or not turns:
+            continue
+
+        def table(cases: Mapping[Any, Case], keys: list[Any] = shared, length: int = turns) -> Any:
+            rated = np.full((len(keys), length), np.nan)
+            for row, key in enumerate(keys):
+                for column, turn in enumerate(cases[key].turns[:length]):
+                    rated[row, column] = np.nan if turn.rating is None else turn.rating
+            return rated
+
+        made.append((first, second, len(shared), turns, compare(table(left), table(right), **draws)))
+    corrected = iter(holm([by[name].p for *_, by in made for name in STATISTICS]))
+    return [
+        Pair(
+            first,
+            second,
+            cases,
+            turns,
+            {
+                name: StoredDifference.model_validate(
+                    as_json(by[name]) | {"first": first, "second": second, "p_holm": _plain(next(corrected))}
+                )
+                for name in STATISTICS
+            },
+        )
+        for first, second, cases, turns, by in made
+    ]
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,282 @@
+"""Brings runs together: which models there are, how they differ, what is simulated and what people said."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, as_json, load_results
+from aloe_jax.conversation import Persona
+from aloe_jax.errors import AloeError
+from aloe_jax.report.differences import Pair, pairs_between, pairs_within
+from aloe_jax.report.looks import Look, model_look, reference_look
+from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
+from aloe_jax.report.writing import listed
+
+PersonaKey = tuple[str, str, str]  # id, profile, personality
+
+
+@dataclass(frozen=True)
+class Run:
+    """One output directory: of the benchmark, of preference scoring, or of both."""
+
+    name: str
+    results: Results | None
+    preferences: Preferences | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of one run. `label` is its name throughout the report, no other entry has it."""
+
+    label: str
+    model: str
+    run: str
+    numbers: ModelResults
+    cases: Mapping[PersonaKey, Case]
+    simulated: tuple[str, ...]  # the parts of its run that the scripted simulation plays
+    look: Look
+
+
+@dataclass(frozen=True)
+class OfPeople:
+    """What people said of one run: agreement, and the mean ratings of each model's replies that they rated."""
+
+    run: str
+    found: StoredWithPeople
+    models: Mapping[str, tuple[int, float, float]]  # label -> replies, mean of the judges, mean of the people
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page, the figure and the tables show."""
+
+    runs: tuple[Run, ...]
+    entries: tuple[Entry, ...]
+    pairs: tuple[Pair, ...]
+    people: tuple[OfPeople, ...] = ()
+    ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
+
+    @property
+    def models(self) -> list[Entry]:
+        """The entries under test: not the reference lines."""
+        return [entry for entry in self.entries if not entry.numbers.reference]
+
+    @property
+    def judged(self) -> list[Run]:
+        """The runs of the benchmark."""
+        return [run for run in self.runs if run.results is not None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing anywhere."""
+        return all(entry.numbers.complete for entry in self.entries)
+
+    @cached_property
+    def personas(self) -> dict[PersonaKey, Persona]:
+        """Everybody that some model talked with, in the order of the runs."""
+        return {key: case.persona for entry in self.entries for key, case in entry.cases.items()}
+
+    @property
+    def turns(self) -> int:
+        """Of the longest run."""
+        return max((entry.numbers.turns for entry in self.entries), default=0)
+
+    @property
+    def simulated(self) -> str:
+        """What is simulated and where, in words; nothing where nothing is."""
+        parts: dict[tuple[str, ...], list[str]] = {}
+        for run in self.judged:
+            assert run.results is not None
+            parts.setdefault(tuple(run.results.simulated), []).append(run.name)
+        if len(parts) == 1:
+            return listed(next(iter(parts)))
+        return "; ".join(f"in {listed(names)} {listed(some)}" for some, names in parts.items() if some)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some runs have simulated parts and others have none."""
+        return len({bool(entry.simulated) for entry in self.entries}) == 2
+
+    def best(self, statistic: str) -> Entry | None:
+        """The model with the highest average (or `ir`), undefined ones left out."""
+        known = [entry for entry in self.models if getattr(entry.numbers, statistic).value is not None]
+        return max(known, key=lambda entry: getattr(entry.numbers, statistic).value, default=None)
+
+    def rivals(self, entry: Entry, statistic: str) -> list[Entry]:
+        """The other models that the corrected test does not place below `entry`."""
+        return [
+            other
+            for other in self.models
+            if other is not entry and not any(pair.places(entry.label, other.label, statistic) for pair in self.pairs)
+        ]
+
+    def stands_out(self, entry: Entry, statistic: str) -> bool:
+        """Whether a model is the best, and the corrected test says so against each of the others."""
+        return len(self.models) > 1 and self.best(statistic) is entry and not self.rivals(entry, statistic)
+
+
+def gather(directories: Sequence[str | Path], human: Sequence[str | Path] = ()) -> Report:
+    """Read runs (output directories, or `NAME=DIRECTORY`) and files of the human-rating page.
+
+    Raises AloeError for a directory without results, results that cannot be read, and ratings that cannot be read.
+    """
+    named = [_named(str(directory)) for directory in directories]
+    names = _names(named)
+    return from_runs([_read(name, path) for name, (_, path) in zip(names, named, strict=True)], human)
+
+
+def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
+    """The report on runs that are at hand. Raises AloeError as `gather` does."""
+    entries = _entries(runs)
+    judged = [run.results for run in runs if run.results is not None]
+    if len(judged) == 1:
+        pairs = pairs_within(judged[0])
+    else:
+        tested = {entry.label: entry for entry in entries if not entry.numbers.reference}
+        pairs = pairs_between(
+            {label: (entry.cases, entry.numbers.turns) for label, entry in tested.items()},
+            judged[0].settings if judged else {},
+        )
+    ratings = None
+    if human:
+        from aloe_jax.benchmark.people import read_people
+
+        ratings = read_people(human)
+    people = [_people(run, entries, ratings) for run in runs if run.results is not None]
+    return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), ratings)
+
+
+def key_of(persona: Persona) -> PersonaKey:
+    """By which runs know the same person."""
+    return persona.id, persona.profile, persona.personality
+
+
+def unlike(runs: Sequence[Run]) -> list[str]:
+    """What makes the numbers of several runs hard to compare, in words: users, judges, votes, turns, people."""
+    found = []
+    judged = [(run.name, run.results) for run in runs if run.results is not None]
+    sources = {
+        "users": lambda r: r.providers.get("user", "unknown"),
+        "judges": lambda r: listed([f"{name} ({r.providers.get(name, 'unknown')})" for name in r.judges]),
+        "votes of each judge": lambda r: str(r.votes),
+        "turns": lambda r: str(max((model.turns for model in r.models.values()), default=0)),
+        "cases": lambda r: str(max((model.cases for model in r.models.values()), default=0)),
+    }
+    for what, told in sources.items():
+        values: dict[str, list[str]] = {}
+        for name, results in judged:
+            values.setdefault(told(results), []).append(name)
+        if len(values) > 1:
+            found.append(f"{what}: " + "; ".join(f"{value} in {listed(names)}" for value, names in values.items()))
+    people = {frozenset(key_of(case.persona) for cases in r.cases.values() for case in cases) for _, r in judged}
+    if len(people) > 1:
+        found.append("the people: differences are over those that both runs have")
+    return found
+
+
+def _named(text: str) -> tuple[str | None, Path]:
+    path = Path(text)
+    if not path.exists() and "=" in text:
+        name, _, directory = text.partition("=")
+        if name:
+            return name, Path(directory)
+    return None, path
+
+
+def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
+    """Names as given, else of the directories, with as many parents as it takes to tell them apart."""
+    parts = [path.absolute().parts for _, path in named]
+    depth = [1] * len(named)
+    while True:
+        names = [name or "/".join(own[-count:]) for (name, _), own, count in zip(named, parts, depth, strict=True)]
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        longer = [
+            i for i, name in enumerate(names) if name in twice and named[i][0] is None and depth[i] < len(parts[i])
+        ]
+        if not longer:
+            break
+        for i in longer:
+            depth[i] += 1
+    if twice:
+        raise AloeError(f"{twice.pop()}: is given twice; leave one out, or name them as in first=DIR second=DIR")
+    return names
+
+
+def _read(name: str, path: Path) -> Run:
+    if not path.is_dir():
+        raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
+    preferences = load_preferences(path)
+    if not (path / METRICS).is_file():
+        if preferences is None:
+            raise AloeError(
+                f"{path}: holds neither {METRICS} nor {PREFERENCES}; give the output directory of a finished run of "
+                "aloe_jax.evaluate"
+            )
+        return Run(name, None, preferences)
+    return Run(name, load_results(path), preferences)
+
+
+def _entries(runs: Sequence[Run]) -> list[Entry]:
+    """Models and references of all runs; a reference line that an earlier run has to the letter is left out."""
+    judged = [(run, run.results) for run in runs if run.results is not None]
+    found: list[Entry] = []
+    kept = [
+        (run, results, model)
+        for number, (run, results) in enumerate(judged)
+        for model in results.models
+        if not any(_same_reference(model, results, earlier) for _, earlier in judged[:number])
+    ]
+    often = Counter(model for _, _, model in kept)
+    counts = {True: 0, False: 0}
+    for run, results, model in kept:
+        numbers = results.models[model]
+        look = (reference_look if numbers.reference else model_look)(counts[numbers.reference])
+        counts[numbers.reference] += 1
+        label = model if often[model] == 1 else f"{model} ({run.name})"
+        cases = {key_of(case.persona): case for case in results.cases[model]}
+        found.append(Entry(label, model, run.name, numbers, cases, tuple(results.simulated), look))
+    return found
+
+
+def _same_reference(model: str, results: Results, earlier: Results) -> bool:
+    numbers, before = results.models[model], earlier.models.get(model)
+    if before is None or not numbers.reference:
+        return False
+    return (numbers.source, numbers.al, numbers.histogram, results.cases[model]) == (
+        before.source,
+        before.al,
+        before.histogram,
+        earlier.cases[model],
+    )
+
+
+def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[str, int]] | None) -> OfPeople | None:
+    """Agreement with the people of the given files, else what the run itself stored of it."""
+    assert run.results is not None
+    if ratings is None:
+        return None if run.results.people is None else OfPeople(run.name, run.results.people, {})
+    from aloe_jax.benchmark.people import compare_with_people
+
+    own = [entry for entry in entries if entry.run == run.name]
+    judged: dict[str, float] = {}
+    models = {}
+    for entry in own:
+        both = []
+        for case in entry.cases.values():
+            for turn in case.turns:
+                if turn.rating is None:
+                    continue
+                judged[turn.item] = turn.rating
+                said = [by[turn.item] for by in ratings.values() if turn.item in by]
+                if said:
+                    both.append((turn.rating, math.fsum(said) / len(said)))
+        if both:
+            judges, people = (math.fsum(side) / len(both) for side in zip(*both, strict=True))
+            models[entry.label] = (len(both), judges, people)
+    found = compare_with_people(ratings, judged)
+    return OfPeople(run.name, StoredWithPeople.model_validate(as_json(found)), models)

@@ -1,0 +1,143 @@
+"""Fills the page: one HTML file without outside assets, readable offline, on paper and without a script."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import jinja2
+from markupsafe import Markup
+
+from aloe_jax import __version__
+from aloe_jax.benchmark.results import Group, Number, StoredCalibration
+from aloe_jax.report import charts, payload, pictures, tables, writing
+from aloe_jax.report.differences import LEVEL, least_p, significant
+from aloe_jax.report.gathering import Report, unlike
+from aloe_jax.report.missing import missing
+
+SCRIPTS = ("basics", "charts", "cases", "transcripts", "app")
+STYLES = ("style", "charts", "transcripts", "print")
+
+
+@dataclass(frozen=True)
+class Persons:
+    """People who share a profile or a personality, with each model's numbers; None where a model met none of them."""
+
+    text: str
+    ids: tuple[str, ...]
+    by_entry: tuple[Group | None, ...]
+
+
+def write_page(report: Report, target: str | Path) -> int:
+    """Write the page under a temporary name first; returns its size in bytes. Raises OSError if it cannot."""
+    target = Path(target)
+    content = render(report).encode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, target)
+    return len(content)
+
+
+def render(report: Report) -> str:
+    """The page. The same report gives the same bytes."""
+    found = pictures.line_charts(report)
+    style = "".join(_file(f"{name}.css") for name in STYLES)
+    script = f'"use strict";\n(() => {{\n{"".join(_file(f"{name}.js") for name in SCRIPTS)}}})();\n'
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            entries=report.entries,
+            best=report.best("average"),
+            pictures=pictures.drawn(found),
+            stacks=pictures.stacks(report),
+            forest=pictures.forest(report.pairs),
+            coarse=_coarse(report),
+            scored=pictures.scorers(report),
+            persons={part: persons(report, part) for part in ("profile", "personality")},
+            unlike=unlike(report.runs) if len(report.judged) > 1 else [],
+            markdown=tables.markdown(report) if report.entries else "",
+            latex=tables.latex(report) if report.entries else "",
+            data=payload.embedded(payload.overview(report, found)),
+            cases=[payload.embedded(case) for case in payload.cases(report)],
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=_hash(style),
+            script_hash=_hash(script),
+            version=__version__,
+        )
+    )
+
+
+def persons(report: Report, part: Literal["profile", "personality"]) -> list[Persons]:
+    """Groups of people by what they share, in the order in which they first come."""
+    groups: dict[str, dict[int, Group]] = {}
+    for number, entry in enumerate(report.entries):
+        for group in getattr(entry.numbers, f"by_{part}"):
+            groups.setdefault(group.text, {})[number] = group
+    return [
+        Persons(
+            text,
+            tuple(dict.fromkeys(id for group in by.values() for id in group.personas)),
+            tuple(by.get(number) for number in range(len(report.entries))),
+        )
+        for text, by in groups.items()
+    ]
+
+
+def heat(value: Number) -> str:
+    """The class of a cell by its rating, in quarters."""
+    return "" if value is None else f"h{round(4 * (value - 1))}"
+
+
+def kind_means(calibration: StoredCalibration) -> dict[str, float | None]:
+    """The mean rating of each kind of the calibration's replies."""
+    given = {kind: [r for r in ratings if r is not None] for kind, ratings in calibration.ratings.items()}
+    return {kind: fmean(ratings) if ratings else None for kind, ratings in given.items()}
+
+
+def _coarse(report: Report) -> float | None:
+    """The least p-value that a lone run can have, where nothing can be significant; between runs it is seen to."""
+    results = [run.results for run in report.judged if run.results is not None]
+    if len(results) != 1 or not report.pairs:
+        return None
+    return least if (least := least_p(results[0])) >= LEVEL else None
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("aloe_jax.report", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for form in (writing.number, writing.signed, writing.percent, writing.interval, writing.p_value, writing.listed):
+        environment.filters[form.__name__] = form
+    environment.filters |= {
+        "sentence": writing.sentence,
+        "heat": heat,
+        "swatch": lambda look: Markup(charts.swatch(look)),
+        "strong": significant,
+        "means": kind_means,
+        "missing": lambda entry: missing(entry.numbers),
+    }
+    environment.globals.update(counted=writing.counted, NAMES=writing.NAMES, DIGITS=writing.DIGITS)
+    return environment
+
+
+def _file(name: str) -> str:
+    return resources.files("aloe_jax.report").joinpath(f"page/{name}").read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    """As a content security policy names the one script or style that may run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

@@ -1,0 +1,77 @@
+"""Reads preferences.json, which `python -m aloe_jax.evaluate --preferences` writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.conversation import first_fault
+from aloe_jax.errors import AloeError
+
+PREFERENCES = "preferences.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class TurnScores(_Record):
+    """The pairs of one turn; see `aloe_jax.benchmark.preferences`."""
+
+    turn: int
+    pairs: int
+    accuracy: Number
+    normalised_accuracy: Number
+    margin: Number
+    preferred_logp: Number
+    rejected_logp: Number
+    reward_accuracy: Number
+    reward_margin: Number
+
+
+class ModelScores(_Record):
+    """One model's scores on the held-out pairs."""
+
+    conversations: int
+    pairs: int
+    lost: int
+    accuracy: StoredEstimate
+    normalised_accuracy: StoredEstimate
+    margin: StoredEstimate
+    preferred_logp: StoredEstimate
+    rejected_logp: StoredEstimate
+    reward_accuracy: StoredEstimate
+    reward_margin: StoredEstimate
+    by_turn: list[TurnScores]
+
+
+class Preferences(_Record):
+    """All models of one run of preference scoring, in the order of its settings."""
+
+    format: Literal["aloe-preferences"]
+    version: Literal[1]
+    aloe_jax: str
+    models: dict[str, ModelScores]
+    settings: dict[str, Any]
+
+
+def load_preferences(directory: str | Path) -> Preferences | None:
+    """What a directory holds of preference scoring, None where that is nothing.
+
+    Raises AloeError naming the file when it cannot be read.
+    """
+    path = Path(directory) / PREFERENCES
+    if not path.is_file():
+        return None
+    try:
+        return Preferences.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise AloeError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        raise AloeError(f"{path}: {first_fault(error)}; score the preferences again") from None
+    except ValueError as error:
+        raise AloeError(f"{path}: not valid JSON ({error}); score the preferences again") from None

@@ -1,0 +1,44 @@
+import pytest
+
+from aloe_jax.benchmark.results import load_results
+from aloe_jax.report.gathering import gather
+from tests.report import sample
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """Directories: `first` (hostile, simulated, gaps), `second` (plain, with preferences), `anna.json`, `ben.json`."""
+    root = tmp_path_factory.mktemp("runs")
+    sample.write_hostile(root / "first")
+    sample.write_plain(root / "second")
+    sample.write_preferences(root / "second")
+    results = load_results(root / "first")
+    sample.write_human(root / "anna.json", "anna", results, "good")
+    sample.write_human(root / "ben.json", "ben", results, "good", shift=-1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def one(runs):
+    """The report on the hostile run alone."""
+    return gather([runs / "first"])
+
+
+@pytest.fixture(scope="session")
+def both(runs):
+    """The report on both runs, with people."""
+    return gather([runs / "first", runs / "second"], [runs / "anna.json", runs / "ben.json"])
+
+
+@pytest.fixture(scope="session")
+def clear(tmp_path_factory):
+    """One run without gaps or scripts, whose second model is far above the first and level with the third in IR."""
+    people = sample.personas(20)
+    spoken = [
+        sample.talked("weak", people, 1.6),
+        sample.talked("strong", people, 4.2),
+        sample.talked("middle", people, 2.9),
+    ]
+    root = tmp_path_factory.mktemp("clear")
+    sample.write_results(root, sample.results(spoken, provider="openai"))
+    return gather([root])

@@ -1,0 +1,149 @@
+"""Small runs to report on: known ratings, texts that would break a careless page, and what can be missing."""
+
+import json
+import random
+
+from aloe_jax import config
+from aloe_jax.benchmark.calibration import Calibration
+from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.judge import Verdict, Vote
+from aloe_jax.benchmark.pairwise import SideBySide
+from aloe_jax.benchmark.results import Results, write_results
+from aloe_jax.benchmark.scoring import Checks, Talked, score
+from aloe_jax.conversation import Persona
+from aloe_jax.llm.world.people import write_personality, write_profile
+
+HOSTILE = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- <b>&amp;</b> \u2028 $x_1$ | "\''
+CASES, TURNS = 6, 4
+
+
+def personas(cases: int = CASES, seed: int = 0) -> list[Persona]:
+    draw = random.Random(seed)
+    kinds = [write_personality(draw) for _ in range(2)]
+    profiles = [write_profile(draw) for _ in range((cases + 1) // 2)]
+    return [Persona(id=f"p{i}", profile=profiles[i // 2], personality=kinds[i % 2]) for i in range(cases)]
+
+
+def talked(name, people, level, *, turns=TURNS, rise=0.0, judges=("judge",), gap=None, stop=None, text=None, seed=0):
+    """Dialogues whose ratings lie about `level` and rise; `gap` (case, turn) has no rating, case `stop` ends early."""
+    draw = random.Random(f"{name} {seed}")
+    dialogues, verdicts = [], []
+    for case, persona in enumerate(people):
+        told = persona.profile.split(". ")
+        count = 1 if case == stop else turns
+        said = [f"{told[turn % len(told)]}. What do you say, {turn}?" for turn in range(count)]
+        replies = [text or f"{name} says {turn}: {told[turn % len(told)].lower()}." for turn in range(count)]
+        exchanges = [Exchange(user, Reply(reply)) for user, reply in zip(said, replies, strict=True)]
+        dialogues.append(Dialogue(persona, exchanges, "turn 2: the model was silent" if case == stop else None))
+        row = []
+        for turn in range(count):
+            mean = level + rise * turn + draw.uniform(-0.6, 0.6)
+            row.append(
+                Verdict(
+                    tuple(
+                        Vote(
+                            judge,
+                            0,
+                            None if gap == (case, turn) else min(5, max(1, round(mean + 0.3 * number))),
+                            f"{judge} has a reason",
+                        )
+                        for number, judge in enumerate(judges)
+                    )
+                )
+            )
+        verdicts.append(row)
+    return Talked(name, dialogues, verdicts)
+
+
+def results(spoken, *, provider="scripted", judges=("judge",), turns=TURNS, checks=None, **more) -> Results:
+    """What `score` stores of dialogues. Names with a `*` are reference lines."""
+    role = {"provider": provider} | ({} if provider == "scripted" else {"model": "m-1"})
+    settings = config.Evaluate.model_validate(
+        {
+            "output": "o",
+            "personas": "p",
+            "models": {
+                one.name: {"scripted": "generic"} if one.name.endswith("*") else {"path": "x"} for one in spoken
+            },
+            "cases": len(spoken[0].dialogues),
+            "turns": turns,
+            "bootstrap": 60,
+            "permutations": 400,
+            "roles": role,
+            "judging": {"judges": {name: role for name in judges} if len(judges) > 1 else {}},
+        }
+        | more
+    )
+    return score(settings, list(judges), spoken, checks or Checks()).results
+
+
+def hostile_results() -> Results:
+    """Two judges, a model with a name and texts like markup, one with gaps, a reference line."""
+    people = [*personas(5), Persona(id=f"p5{HOSTILE}", profile=f"{HOSTILE} He loves tags.", personality=HOSTILE)]
+    judges = ("strict", "kind")
+    spoken = [
+        talked("low*", people, 1.2, judges=judges),
+        talked("a<b> & $c_1$", people, 2.0, rise=0.1, judges=judges, text=HOSTILE),
+        talked("good", people, 3.0, rise=0.4, judges=judges, gap=(1, 2), stop=3),
+    ]
+    kinds = {"informed": 5, "generic": 3, "off_persona": 1, "ill_mannered": 2, "empty": 1}
+    checks = Checks(
+        [
+            Calibration("strict", {kind: [rating, rating] for kind, rating in kinds.items()}, 0.97, 1.0, True),
+            Calibration("kind", {kind: [5, None] for kind in kinds}, None, 0.5, False),
+        ],
+        [SideBySide("a<b> & $c_1$", "good", 4, 1, 1, 0.75, 0.4, 0.95, 0.3, 0.5, 0.1, 1.0, ("second",) * 6)],
+    )
+    return results(spoken, judges=judges, checks=checks)
+
+
+def write_hostile(directory):
+    write_results(directory, hostile_results())
+    return directory
+
+
+def write_plain(directory, names=("good", "other"), *, provider="openai", cases=CASES, turns=TURNS, seed=1):
+    """Another run with some of the same people, of models without simulated parts unless `provider` is scripted."""
+    people = personas(cases)
+    spoken = [
+        talked(name, people, 2 + 0.8 * number, rise=0.2, turns=turns, seed=seed) for number, name in enumerate(names)
+    ]
+    write_results(directory, results(spoken, provider=provider, turns=turns))
+    return directory
+
+
+def write_preferences(directory, names=("good", "other"), reference="good"):
+    """As `aloe_jax.benchmark.preferences` writes it; `reference` may be None."""
+
+    def estimate(value):
+        return {"value": value, "low": None if value is None else value - 0.1, "high": None if value is None else value}
+
+    keys = ("accuracy", "normalised_accuracy", "margin", "preferred_logp", "rejected_logp")
+    rewards = ("reward_accuracy", "reward_margin")
+    models = {}
+    for number, name in enumerate(names):
+        value = 0.5 + 0.2 * number
+        numbers = dict.fromkeys(keys, value) | dict.fromkeys(rewards, value if reference else None)
+        by_turn = [{"turn": turn, "pairs": 9 - turn} | numbers for turn in (1, 2, 4)]
+        models[name] = {"conversations": 9, "pairs": 20, "lost": 1, "by_turn": by_turn}
+        models[name] |= {key: estimate(value) for key, value in numbers.items()}
+    settings = {"reference": reference, "split": "validation", "bootstrap": 50, "seed": 0}
+    record = {"format": "aloe-preferences", "version": 1, "aloe_jax": "0.1.0", "models": models, "settings": settings}
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "preferences.json").write_text(json.dumps(record))
+    return directory
+
+
+def write_human(path, rater, run: Results, name, *, shift=0):
+    """Ratings of a person who agrees with the judges but for `shift`, on some of a model's replies."""
+    ratings = [
+        {"item": turn.item, "rating": min(5, max(1, round(turn.rating) + shift)), "note": "", "seconds": 2.0}
+        for case in run.cases[name][:3]
+        for turn in case.turns
+        if turn.rating is not None
+    ]
+    ratings.append({"item": "of no run", "rating": 3})
+    path.write_text(
+        json.dumps({"format": "aloe-human-ratings", "version": 1, "rater": rater, "page": "x", "ratings": ratings})
+    )
+    return path
