@@ -62,3 +62,7 @@ bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, rem
 lock: $(READY)  ## Resolve requirements.lock anew from setup.cfg
 	@$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.12 --no-emit-index-url \
 	  --no-emit-find-links --no-header --quiet --upgrade -o requirements.lock
+	@for kind in tpu:tpu cuda:tpu/gpu; do $(BIN)/uv pip compile setup.cfg --extra $${kind%:*} --extra wandb \
+	  --constraint requirements.lock --python-version 3.12 --python-platform x86_64-manylinux_2_31 \
+	  --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet --upgrade \
+	  -o $${kind\#*:}/requirements.lock; done

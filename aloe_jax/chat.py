@@ -182,8 +182,9 @@ def read_persona(at: str) -> Persona:
     """The persona at PATH[:ID]. Raises AloeError when there is none of that id."""
     from aloe_jax.data.dataset import read_personas
     from aloe_jax.errors import AloeError
+    from aloe_jax.files import as_path
 
-    path, _, wanted = (at, "", "") if Path(at).exists() else at.rpartition(":")
+    path, _, wanted = (at, "", "") if as_path(at).exists() else at.rpartition(":")
     personas = read_personas(path or at)
     for persona in personas:
         if not wanted or persona.id == wanted:

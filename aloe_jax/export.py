@@ -59,20 +59,21 @@ def export(
     """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
+    from aloe_jax.files import as_path, resolved
     from aloe_jax.models import is_huggingface, load_pretrained, model_card, save_pretrained, tokenizer_directory
     from aloe_jax.models.huggingface import size_in_bytes
     from aloe_jax.models.peft import save_adapter_directory
     from aloe_jax.models.run_directory import load_run
 
-    source, target = Path(checkpoint), Path(output)
+    source, target = as_path(checkpoint), as_path(output)
     size_in_bytes(max_shard_size)
     if is_huggingface(source) and step is not None:
         raise AloeError(f"{source}: is a Hugging Face directory, which has no steps; leave --step out")
-    if target.resolve() == source.resolve():
+    if resolved(target) == resolved(source):
         raise AloeError(f"{target}: is the checkpoint itself; give another --output")
     origin = model_card.trace_origin(source)
     scores, played = None, list[str]()
-    found = Path(metrics) if metrics is not None else source.parent / "benchmark" / "metrics.json"
+    found = as_path(metrics) if metrics is not None else source.parent / "benchmark" / "metrics.json"
     if metrics is not None or found.exists():
         scores, played = model_card.benchmark_scores(found, source)
         if scores is None and metrics is not None:

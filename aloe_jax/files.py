@@ -62,14 +62,16 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(path):
+        store, name = store_of(path)
         with told(path, "written"):
-            path.write_text(text)
+            store.pipe_file(name, data)  # through an open file a refusal would come when it is closed
         return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_bytes(data)
     os.replace(partial, path)
 
 

@@ -1,6 +1,8 @@
 """Eight virtual CPU devices, no network and one compile cache, for this process and those it starts."""
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -8,11 +10,13 @@ from pathlib import Path
 import hypothesis
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# What tests spend is compiling. Without LLVM's optimisation it takes half the time; XLA's own passes are as always.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Many tests compile the same tiny steps again; a session's own cache keeps the suite short and starts empty.
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers find it set by the process that started them
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="aloe-jax-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # The compiler for TPUs, where `make test` has put it: it compiles here, nothing runs on it.

@@ -11,6 +11,7 @@ from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.files import here
 
 # Records per read: one call into the reader for many records is quicker than one each.
 CHUNK = 256
@@ -26,7 +27,7 @@ def read_conversations(path: str | Path, split: str = "train", limit: int | None
     Raises AloeError naming the file and the record when something is missing, empty or damaged.
     """
     conversations: list[Conversation] = []
-    for where, record in read_records(Path(path), split, limit):
+    for where, record in read_records(here(path), split, limit):
         conversations.append(Conversation.parse(record, where))
     return conversations
 
@@ -38,7 +39,7 @@ def read_personas(path: str | Path, split: str = "benchmark", limit: int | None 
     Raises AloeError as `read_conversations` does.
     """
     personas: list[Persona] = []
-    for where, record in read_records(Path(path), split, limit):
+    for where, record in read_records(here(path), split, limit):
         # The stored record also has profile_id and personality_id, which the id spells out again.
         fields = {key: value for key, value in record.items() if key not in ("profile_id", "personality_id")}
         personas.append(Persona.parse(fields, where))
@@ -50,7 +51,7 @@ def fingerprint(path: str | Path) -> str:
 
     Raises AloeError when `path` is missing.
     """
-    path = Path(path)
+    path = here(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
     else:
@@ -66,7 +67,7 @@ def fingerprint(path: str | Path) -> str:
 
 def has_split(path: str | Path, split: str) -> bool:
     """Whether a TFDS directory has the split, or a JSONL file a sibling NAME.SPLIT.jsonl. Raises AloeError."""
-    path = Path(path)
+    path = here(path)
     if path.is_dir():
         return split in _builder(path).info.splits
     return _sibling(path, split).is_file()

@@ -18,6 +18,7 @@ from aloe_jax.data.dataset import has_split, read_conversations, read_records
 from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.errors import AloeError
+from aloe_jax.files import here
 
 Kind = Literal["trees", "chat", "preferences"]
 Split = Literal["train", "validation"]
@@ -46,7 +47,7 @@ def open_source(source: config.Source, split: Split, data: config.Data) -> Talks
     stored: Split = split if own else "train"
     limit = source.limit if stored == "train" else None
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind]
-    digests, talks, remarks = read(Path(source.path), stored, limit)
+    digests, talks, remarks = read(here(source.path), stored, limit)
     chosen = np.ones(len(digests), bool)
     if not own:
         held = held_out(digests, data.validation_fraction, source.path)
@@ -64,14 +65,14 @@ def open_source(source: config.Source, split: Split, data: config.Data) -> Talks
 
 def kind_of(source: config.Source) -> Kind:
     """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
-    directory = Path(source.path).is_dir()
+    directory = here(source.path).is_dir()
     if source.format != "auto":
         if directory and source.format != "trees":
             raise AloeError(f"{source.path}: a TFDS directory holds conversation trees; give {source.format} as JSONL")
         return source.format
     if directory:
         return "trees"
-    where, record = next(read_records(Path(source.path), "train", 1))
+    where, record = next(read_records(here(source.path), "train", 1))
     fields = {name for name, value in record.items() if value is not None}
     if {"chosen", "rejected"} & fields:
         return "preferences"

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, is_remote, uploading
 from aloe_jax.models.decoder import Decoder
 from aloe_jax.models.families import keys
-from aloe_jax.models.huggingface import replace_directory, write_json
+from aloe_jax.models.huggingface import check_replaceable, replace_directory, write_json
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
@@ -31,7 +32,12 @@ def save_adapter_directory(
     """
     if model.lora is None:
         raise AloeError(f"{path}: the model has no adapters; leave --adapter out to export all of its weights")
-    path = Path(path)
+    path = as_path(path)
+    if is_remote(path):
+        with uploading(path, last=SETTINGS) as place:
+            save_adapter_directory(model, place, base, dtype, tokenizer, card)
+            check_replaceable(path, place)
+        return
     tensors = adapter_tensors(model, dtype)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

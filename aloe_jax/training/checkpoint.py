@@ -15,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.files import absolute, is_remote
 from aloe_jax.models.run_directory import CHECKPOINTS, PARAMS, check_shapes, checkpoint_steps
 from aloe_jax.training.step import State
 
@@ -30,7 +31,7 @@ class Checkpoints:
             logging.getLogger(logger).setLevel(
                 logging.CRITICAL
             )  # Orbax logs every save, and failures that it raises too
-        self.directory, self.shapes = (directory / CHECKPOINTS).absolute(), shapes
+        self.directory, self.shapes = absolute(directory) / CHECKPOINTS, shapes
         with self._one_line():
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -58,6 +59,8 @@ class Checkpoints:
 
         Orbax notices a full disk only from its writing threads, which tell it at length; this tells it first.
         """
+        if is_remote(self.directory):
+            return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self.directory).free
         if free < needed:

@@ -16,16 +16,18 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.loader import Batch, Loader, evaluation_batches
 from aloe_jax.errors import AloeError
+from aloe_jax.files import write_atomically
+from aloe_jax.mirror import Mirror
 from aloe_jax.models.digest import weights_digest
-from aloe_jax.models.run_directory import checkpoint_steps, write_atomically
+from aloe_jax.models.run_directory import FINISHED, checkpoint_steps
 from aloe_jax.parallel import distributed
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import objectives, start
 from aloe_jax.training.checkpoint import Checkpoints
-from aloe_jax.training.display import COMPILING, Display
+from aloe_jax.training.display import COMPILING, LOG, Display
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.metrics import MetricsLog, Throughput, Work
+from aloe_jax.training.metrics import RECORDS, MetricsLog, Throughput, Work
 from aloe_jax.training.optimizer import learning_rate, make_optimizer
 from aloe_jax.training.plan import make_plan
 from aloe_jax.training.profiling import Profiling, check_window
@@ -33,6 +35,7 @@ from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.step import Params, evaluation_step, logps_step, new_state, train_step
 from aloe_jax.training.stopping import Stop
 from aloe_jax.training.totals import add, read
+from aloe_jax.training.tracking import FILE as WANDB
 from aloe_jax.training.tracking import check_wandb
 
 
@@ -52,6 +55,7 @@ def _run(settings: config.Train, dry_run: bool) -> None:
     if not dry_run:
         directory = start.claim_directory(settings)
         if settings.steps is not None and settings.steps in checkpoint_steps(directory):
+            _finish(directory, settings.steps)
             click.echo(f"{directory}: complete at step {settings.steps}")
             return
     material = start.gather_material(settings)
@@ -77,10 +81,12 @@ def _run(settings: config.Train, dry_run: bool) -> None:
         if (latest := checkpoints.latest()) is not None:
             done = loader.resume(checkpoints.position(latest))
         if done >= steps:
+            _finish(directory, done)
             click.echo(f"{directory}: complete at step {done}")
             return
         quiet = not distributed.is_lead()
-        display = scope.enter_context(Display(directory, steps, done, quiet=quiet))
+        mirror = scope.enter_context(Mirror(directory, () if quiet else (LOG, RECORDS, WANDB)))
+        display = scope.enter_context(Display(mirror.local, steps, done, quiet=quiet))
         display.record(str(plan))
         display.note(f"resuming after step {done}" if done else "starting")
 
@@ -116,8 +122,10 @@ def _run(settings: config.Train, dry_run: bool) -> None:
 
         # ------------------------------------------------------------ the loop
         resolved = settings.model_dump(mode="json")
-        log = scope.enter_context(MetricsLog(directory, done, project=settings.wandb, resolved=resolved, quiet=quiet))
-        profiling = scope.enter_context(Profiling(settings.profile, directory, display.note))
+        log = scope.enter_context(
+            MetricsLog(mirror.local, done, project=settings.wandb, resolved=resolved, quiet=quiet)
+        )
+        profiling = scope.enter_context(Profiling(settings.profile, mirror.local, display.note))
         rate = learning_rate(settings.optimizer, steps)
         work, throughput = Work.of(loader.rows, spec, settings.model.lora), Throughput(list(mesh.devices.flat))
         share = distributed.rows_here(mesh, settings.data.rows)
@@ -160,6 +168,7 @@ def _run(settings: config.Train, dry_run: bool) -> None:
                     _read(pending, loader, log, rate, directory)
                     pending = []
                 with display.stage("saving"):
+                    mirror.publish()  # first: a resumed run goes on with the records of the steps before it
                     checkpoints.save(reached, state, loader.position(reached), validation_loss)
             if last:
                 break
@@ -168,7 +177,15 @@ def _run(settings: config.Train, dry_run: bool) -> None:
         if reached < steps:
             display.note(f"stopped by {stopped}: saved at step {reached}; run the same command to go on")
         else:
+            mirror.publish()
+            _finish(directory, reached)
             display.note(f"{directory}: complete at step {reached}")
+
+
+def _finish(directory: Path, step: int) -> None:
+    """Mark a run as complete."""
+    if distributed.is_lead():
+        write_atomically(directory / FINISHED, json.dumps({"step": step}) + "\n")
 
 
 def _read(

@@ -18,6 +18,8 @@ from aloe_jax.data.packing import Rows
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training.tracking import WandbRun
 
+RECORDS = "metrics.jsonl"
+
 # Peak bfloat16 matrix throughput of one device, FLOP/s, from the vendors' data sheets (dense, without sparsity).
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -78,7 +80,7 @@ class MetricsLog:
             return
         from tensorboardX import SummaryWriter
 
-        self.path = directory / "metrics.jsonl"
+        self.path = directory / RECORDS
         records = [(_step(line), line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
         self._wandb: WandbRun | None = None
         if project is not None:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.packing import PackingReport
 from aloe_jax.data.prepare import Prepared
+from aloe_jax.files import is_remote
 from aloe_jax.models.lora import adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training.memory import Memory, estimate, limit
@@ -42,7 +43,7 @@ class Plan:
     step_flops: float
     passes: float  # over the training data
     checkpoints: int  # that are kept
-    free_disk: int  # bytes, where the run directory is or will be
+    free_disk: int | None  # bytes, where the run directory is or will be; None in a bucket
 
     @property
     def warnings(self) -> list[str]:
@@ -55,7 +56,7 @@ class Plan:
             )
         # While one is written, those that it replaces are still there.
         needed = (self.checkpoints + 1) * self.memory.checkpoint
-        if needed > self.free_disk:
+        if self.free_disk is not None and needed > self.free_disk:
             found.append(
                 f"{self.checkpoints} checkpoints and one being written need {_size(needed)}, the disk has "
                 f"{_size(self.free_disk)} free: free some, lower checkpoints.keep, or give another output"
@@ -84,8 +85,8 @@ class Plan:
             ),
             (
                 "checkpoint",
-                f"{_size(self.memory.checkpoint)}, of which up to {self.checkpoints} are kept; "
-                f"{_size(self.free_disk)} of disk are free",
+                f"{_size(self.memory.checkpoint)}, of which up to {self.checkpoints} are kept"
+                + ("" if self.free_disk is None else f"; {_size(self.free_disk)} of disk are free"),
             ),
             *(("warning", text) for text in self.warnings),
         ]
@@ -135,7 +136,7 @@ def make_plan(
         step_flops=in_a_step(work.flops),
         passes=steps * settings.data.rows / float(shown.sum()),
         checkpoints=settings.checkpoints.keep + 1,  # the newest, and the best where it is not among them
-        free_disk=_free_disk(Path(settings.output)),
+        free_disk=None if is_remote(settings.output) else _free_disk(Path(settings.output)),
     )
 
 

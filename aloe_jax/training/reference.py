@@ -7,6 +7,7 @@ whole path), never by order: shuffling, packing and batch size may change withou
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import numpy as np
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import Rows
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, is_remote, make_directory, write_atomically
 from aloe_jax.parallel.distributed import from_lead, is_lead
 
 PART = 64  # batches after which what is finished is written
@@ -32,12 +34,12 @@ class ReferenceCache:
     """
 
     def __init__(self, directory: str | Path, fingerprint: str):
-        self.directory = Path(directory) / fingerprint
+        self.directory = as_path(directory) / fingerprint
         self.logps: dict[str, float] = {}
         self._read = 0
         if is_lead():
             try:
-                self.directory.mkdir(parents=True, exist_ok=True)
+                make_directory(self.directory)
             except OSError as error:
                 raise AloeError(f"{self.directory}: cannot be made ({error.strerror}); set dpo.reference") from None
             self._take_in()
@@ -46,7 +48,7 @@ class ReferenceCache:
         """Read the parts that were written since the last time."""
         while (part := self._part(self._read)).exists():
             try:
-                with np.load(part, allow_pickle=False) as stored:
+                with part.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     new = dict(zip(stored["ids"].tolist(), stored["logps"].tolist(), strict=True))
             except (OSError, ValueError, KeyError, EOFError) as error:
                 raise AloeError(f"{part}: not a file of reference log-probs ({error}); delete it") from None
@@ -61,14 +63,29 @@ class ReferenceCache:
         partial = self.directory / f".{uuid.uuid4().hex}.partial"
         number = self._read
         try:
+            if is_remote(partial):
+                self._add_to_bucket(logps)
+                return
             with partial.open("wb") as file:
-                np.savez(file, ids=np.array(list(logps)), logps=np.array(list(logps.values()), np.float32))
+                _write(file, logps)
             while not _publish(partial, self._part(number)):
                 number += 1
         except OSError as error:
             raise AloeError(
                 f"{self._part(number)}: cannot write reference log-probs ({error.strerror}); free some space"
             ) from None
+        self._take_in()
+
+    def _add_to_bucket(self, logps: dict[str, float]) -> None:
+        """Store a part where nothing is renamed: two runs that do so at the same moment write one over the other.
+
+        What is lost then is computed again by the next run that needs it.
+        """
+        self._take_in()
+        content = io.BytesIO()
+        _write(content, logps)
+        write_atomically(self._part(self._read), content.getvalue())
+        self.logps = logps | self.logps
         self._take_in()
 
     def for_rows(
@@ -103,6 +120,10 @@ class ReferenceCache:
         by_number = np.asarray(from_lead(by_number))
         flat = rows.pairs.reshape(len(rows), -1)
         return np.take_along_axis(by_number, flat, axis=1).reshape(rows.pairs.shape)
+
+
+def _write(file: Any, logps: dict[str, float]) -> None:
+    np.savez(file, ids=np.array(list(logps)), logps=np.array(list(logps.values()), np.float32))
 
 
 def _publish(partial: Path, part: Path) -> bool:

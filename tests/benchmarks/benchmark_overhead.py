@@ -113,10 +113,10 @@ def watch(busy: Busy) -> None:
 @click.option("--layers", default=2, show_default=True)
 def main(cases: int, turns: int, latency: float, concurrency: int, width: int, layers: int) -> None:
     """Run the benchmark and print where the time went; exit with 1 when too much of it is overhead."""
-    from aloe_jax.report.gathering import gather
-from aloe_jax.report.page import write_page
     from aloe_jax.benchmark.results import write_results
     from aloe_jax.evaluate import evaluate
+    from aloe_jax.report.gathering import gather
+    from aloe_jax.report.page import write_page
 
     busy = Busy()
     roles.language_model = lambda role, name, on_fault: Delayed(busy, latency, name)  # type: ignore[assignment]
