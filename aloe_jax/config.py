@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, is_remote
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -60,7 +61,10 @@ class LoRA(Section):
 class Model(Section):
     """Which model, and how it is computed."""
 
+    backend: Literal["native", "maxtext"] = "native"  # our decoder, or one of MaxText's models
     path: str | None = None  # a Hugging Face directory or one of our run directories; None: from scratch
+    name: str | None = None  # of a MaxText model to train from scratch, such as llama3.1-8b; `default`: by `overrides`
+    overrides: dict[str, Any] = {}  # MaxText's own settings, such as base_emb_dim or load_balance_loss_weight
     architecture: Architecture = Architecture()
     tokenizer: str | None = None  # defaults to the tokenizer in `path`
     attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"  # auto: the kernel of the platform
@@ -181,6 +185,14 @@ class Train(Section):
     def _consistent(self) -> Train:
         if bool(self.data.path) == bool(self.data.mixture):
             raise ValueError("data.path: give a TFDS directory or a JSONL file of conversations, or data.mixture")
+        if self.model.backend == "native" and (self.model.name is not None or self.model.overrides):
+            raise ValueError("model.name and model.overrides belong to MaxText's models: set model.backend=maxtext")
+        if self.model.backend == "maxtext" and self.model.path is None and self.model.name is None:
+            raise ValueError("model.name: which of MaxText's models, such as gemma3-4b? Or give model.path")
+        if self.model.backend == "maxtext" and self.model.path is not None and self.model.name is not None:
+            raise ValueError("model.name: model.path says which model it is; leave the name out")
+        if self.model.backend == "maxtext" and self.model.lora is not None:
+            raise ValueError("model.lora: adapters are for our own decoder; leave lora out, or set backend=native")
         if self.model.path is None and self.stage == "dpo":
             raise ValueError("model.path: dpo starts from a trained model, its reference; give its directory")
         if self.model.path is None and self.model.lora is not None:
@@ -323,6 +335,16 @@ class Datagen(Section):
     personas: Personas = Personas()
     conversations: Conversations = Conversations()
     roles: Roles = Roles()
+
+    @field_validator("output")
+    @classmethod
+    def _on_a_disk(cls, output: str) -> str:
+        if is_remote(output):
+            raise ValueError(
+                f"{output} is in a bucket, where a journal cannot be kept; give a local directory, and copy its tfds/ "
+                "with gcloud storage rsync --recursive"
+            )
+        return output
 
 
 # ---------------------------------------------------------------- benchmark
@@ -470,7 +492,7 @@ def load[S: Section](kind: type[S], path: str | Path, overrides: Sequence[str] =
     Raises AloeError naming the file (or the override), the key and what would be valid.
     """
     try:
-        values = parse_yaml(Path(path).read_text()) or {}
+        values = parse_yaml(as_path(path).read_text()) or {}
     except OSError as error:
         raise AloeError(f"{path}: cannot read the config ({error.strerror})") from None
     except (AloeError, yaml.YAMLError) as error:

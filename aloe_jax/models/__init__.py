@@ -1,10 +1,13 @@
 """Decoders: what they are (spec, weights), what they compute (decoder, attention), how they are stored."""
 
 from pathlib import Path
+from typing import cast
 
 from jax.sharding import Mesh
 
+from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.huggingface import load_huggingface, save_pretrained
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
@@ -25,28 +28,48 @@ __all__ = [
 
 
 def load_pretrained(
-    path: str | Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
+    path: str | Path,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    compute: Compute | None = None,
+    model: config.Model | None = None,
 ) -> Decoder:
     """The model in a Hugging Face directory or in one of our run directories (its newest checkpoint).
 
-    Parameters come in `dtype`, laid out over `mesh` where one is given. Raises AloeError naming what is missing,
-    cut short or of another kind.
+    Parameters come in `dtype`, laid out over `mesh` where one is given. `model` says by backend and overrides what to
+    make of a Hugging Face directory: our decoder, or a model of MaxText's, which has what is used of a Decoder; without
+    it a family that only MaxText has becomes one of its models. Raises AloeError naming what is missing, cut short or
+    of another kind.
     """
     if is_huggingface(path):
+        if (model.backend == "maxtext") if model is not None else only_maxtext(as_path(path)):
+            from aloe_jax.models.maxtext.huggingface import load
+
+            return cast(Decoder, load(path, dtype, mesh, compute, model.overrides if model is not None else None))
         return load_huggingface(path, dtype, mesh, compute)
     from aloe_jax.models.run_directory import load_run  # imports Orbax
 
     return load_run(path, dtype, mesh, compute)
 
 
+def only_maxtext(path: Path) -> bool:
+    """Whether a Hugging Face directory is of a family that MaxText has and our decoder has not."""
+    from aloe_jax.models.families import FAMILIES
+    from aloe_jax.models.maxtext.families import FAMILIES as THEIRS
+    from aloe_jax.models.tensor_files import read_json
+
+    kind = read_json(path / "config.json").get("model_type")
+    return kind in THEIRS and kind not in FAMILIES
+
+
 def tokenizer_directory(path: str | Path) -> Path:
     """Where the tokenizer of a model directory lies."""
-    return Path(path) if is_huggingface(path) else Path(path) / "tokenizer"
+    return as_path(path) if is_huggingface(path) else as_path(path) / "tokenizer"
 
 
 def is_huggingface(path: str | Path) -> bool:
     """Whether `path` is a Hugging Face directory (True) or one of our runs (False); AloeError when neither."""
-    path = Path(path)
+    path = as_path(path)
     if (path / "config.json").exists():
         return True
     if (path / "spec.json").exists():

@@ -147,9 +147,9 @@ class Decoder(nnx.Module):
         return constrain(weight, ("features", "vocab"))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[...,D] -> float32 [...,V]."""
+        """[...,D] -> float32 [...,V], float64 where that is what comes in."""
         with jax.named_scope("head"):
-            return jnp.matmul(hidden, self.unembedding(), preferred_element_type=jnp.float32)
+            return jnp.matmul(hidden, self.unembedding(), preferred_element_type=wide_type(hidden))
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         with jax.named_scope("embed"):
@@ -183,7 +183,7 @@ class Decoder(nnx.Module):
 
         def heads(name: str, x: jax.Array) -> jax.Array:
             """Queries, keys or values: [B,T,D] -> [B,T,heads,H]."""
-            made = adapted(name, x, jnp.einsum("btd,dnh->btnh", x, weight[name]))
+            made = adapted(name, x, product(x, weight[name]))
             if name in spec.biases:
                 made = made + weight[f"{name}_bias"].reshape(1, 1, *made.shape[2:])
             if spec.clip_qkv is not None:
@@ -203,15 +203,20 @@ class Decoder(nnx.Module):
             query, key, value = heads("query", h), heads("key", h), heads("value", h)
             mixed = mix(rotate(query, rotation), rotate(key, rotation), value)
             mixed = constrain(mixed, ("batch", "length", "query_heads", "head_size"))
-            out = biased("output", adapted("output", mixed, jnp.einsum("btnh,nhd->btd", mixed, weight["output"])))
+            out = biased("output", adapted("output", mixed, product(mixed, weight["output"], 2)))
             x = constrain(x + norm("attention_norm", "output", out), features)
         with jax.named_scope("feed_forward"):
             h = norm("feed_forward_norm", "input", x)
             inner = ("batch", "length", "feed_forward")
             gate = constrain(biased("gate", adapted("gate", h, product(h, weight["gate"]))), inner)
             up = constrain(biased("up", adapted("up", h, product(h, weight["up"]))), inner)
-            h = jax.nn.silu(gate) * up
-            out = biased("down", adapted("down", h, product(h, weight["down"])))
+
+            @jax.checkpoint  # of arrays [B,T,F] only gate and up are kept; the others are quickly made again
+            def down(gate: jax.Array, up: jax.Array) -> jax.Array:
+                h = jax.nn.silu(gate) * up
+                return biased("down", adapted("down", h, product(h, weight["down"])))
+
+            out = down(gate, up)
             return constrain(x + norm("feed_forward_norm", "output", out), features)
 
     def _norm(self, x: jax.Array, scale: jax.Array | None) -> jax.Array:

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors.numpy import save_file
 
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, here, is_remote, uploading
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.families import keys, resembling
 from aloe_jax.models.model_card import short_card
@@ -45,7 +46,7 @@ def load_huggingface(
     expected: a file missing, cut short or a pickle, a tensor missing, left over, of another shape or type, with NaN
     or infinity in it, a model of another family.
     """
-    path = Path(path)
+    path = here(path)
     spec = read_spec(path)
     described = weights(spec)
     tensors = open_tensors(path)
@@ -71,6 +72,7 @@ def layer_by_layer() -> bool:
 
 def read_spec(path: Path) -> ModelSpec:
     """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's."""
+    path = here(path)
     spec = ModelSpec.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
     if (path / "generation_config.json").exists():
         more = read_json(path / "generation_config.json")
@@ -96,8 +98,13 @@ def save_pretrained(
     `path` holds anything else, when the tokenizer is larger than the model's vocabulary, or when what was read back
     differs.
     """
-    path = Path(path)
+    path = as_path(path)
     limit = size_in_bytes(max_shard_size)
+    if is_remote(path):
+        with uploading(path, last="config.json") as place:
+            save_pretrained(model, place, max_shard_size, dtype, tokenizer, card)
+            check_replaceable(path, place)
+        return
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.spec, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -106,7 +113,7 @@ def save_pretrained(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     try:
-        stored = str(jnp.dtype(dtype or model.embedding[...].dtype))
+        stored = str(jnp.dtype(dtype or jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype))
         sums = _write_tensors(model, temporary, limit, stored, leader)
         if not leader:
             return
@@ -194,33 +201,47 @@ def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, t
 
 def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str, write: bool) -> dict[str, int]:
     """Write all shards and the index; returns a checksum for every key."""
-    described, family = weights(model.spec), model.spec.family
-    item = jnp.dtype(dtype).itemsize
-    sizes = {
-        key: math.prod(shape) * item
-        for name, weight in described.items()
-        for key, shape in stored_keys(name, weight, family)
-    }
+    sizes = {key: math.prod(shape) * jnp.dtype(dtype).itemsize for key, shape in stored_shapes(model.spec).items()}
     shards = _plan(sizes, limit)
     single = len(shards) == 1
     names = [SINGLE if single else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     sums: dict[str, int] = {}
     held: dict[str, np.ndarray] = {}
     current = 0
-    for name, weight in described.items():
-        for key, tensor in _tensors(name, weight, _host(_leaf(parameters, name)), jnp.dtype(dtype), family):
-            held[key] = tensor
-            sums[key] = zlib.crc32(tensor.view(np.uint8).data)
-            if key == shards[current][-1]:
-                if write:
-                    save_file(held, str(directory / names[current]), metadata={"format": "pt"})
-                held = {}
-                current += 1
+    for key, tensor in stored_tensors(model, jnp.dtype(dtype)):
+        held[key] = tensor
+        sums[key] = zlib.crc32(tensor.view(np.uint8).data)
+        if key == shards[current][-1]:
+            if write:
+                save_file(held, str(directory / names[current]), metadata={"format": "pt"})
+            held = {}
+            current += 1
     if not single and write:
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
     return sums
+
+
+def stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model by its key there."""
+    if not isinstance(spec, ModelSpec):
+        from aloe_jax.models.maxtext.huggingface import pieces
+
+        return {piece.key: piece.stored for parts in pieces(spec).values() for piece in parts}
+    described = weights(spec).items()
+    return {key: shape for name, weight in described for key, shape in stored_keys(name, weight, spec.family)}
+
+
+def stored_tensors(model: Decoder, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a model, in the order of `stored_shapes`; the host holds one weight at a time."""
+    if not isinstance(model.spec, ModelSpec):
+        from aloe_jax.models.maxtext.huggingface import tensors
+
+        yield from tensors(model, dtype, _host)
+        return
+    parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    for name, weight in weights(model.spec).items():
+        yield from _tensors(name, weight, _host(_leaf(parameters, name)), dtype, model.spec.family)
 
 
 def _plan(sizes: dict[str, int], limit: int) -> list[list[str]]:
@@ -267,10 +288,10 @@ def _verify(directory: Path, path: Path, sums: dict[str, int]) -> None:
         stored.forget(stored.array)
 
 
-def replace_directory(temporary: Path, path: Path) -> None:
-    """Rename over `path`, which must be absent, empty, or hold only what an export writes."""
+def check_replaceable(path: Path, new: Path) -> None:
+    """Raise AloeError unless `path` is absent, empty, or holds only what an export such as `new` writes."""
     if path.exists():
-        written = {file.name for file in temporary.iterdir()}
+        written = {file.name for file in new.iterdir()}
         foreign = [
             file.name
             for file in (path.iterdir() if path.is_dir() else [path])
@@ -278,5 +299,11 @@ def replace_directory(temporary: Path, path: Path) -> None:
         ]
         if foreign:
             raise AloeError(f"{path}: holds {sorted(foreign)[0]}, which no export wrote; give another directory")
+
+
+def replace_directory(temporary: Path, path: Path) -> None:
+    """Rename over `path`, which must be absent, empty, or hold only what an export writes."""
+    check_replaceable(path, temporary)
+    if path.exists():
         shutil.rmtree(path)
     os.replace(temporary, path)

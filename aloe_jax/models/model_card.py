@@ -12,6 +12,7 @@ import yaml
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, resolved
 from aloe_jax.models.families import FAMILIES
 from aloe_jax.models.spec import ModelSpec
 
@@ -28,11 +29,20 @@ class Origin:
     licence: str
 
 
+def title(spec: ModelSpec) -> str:
+    """What a model's family is called."""
+    if not isinstance(spec, ModelSpec):
+        from aloe_jax.models.maxtext.settings import family_to_write
+
+        return family_to_write(spec).title
+    return FAMILIES[spec.family].title
+
+
 def short_card(spec: ModelSpec) -> str:
     """A card for a model of which nothing but its shape is known."""
     return (
         _front_matter(NOT_STATED)
-        + f"# {FAMILIES[spec.family].title}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
+        + f"# {title(spec)}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
         + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
     )
 
@@ -47,16 +57,16 @@ def trace_origin(path: Path) -> Origin:
         stages.append(config.load(config.Train, path / "config.yaml"))
         if stages[-1].model.path is None:
             return Origin(tuple(stages), SCRATCH, NOT_STATED)
-        path = Path(stages[-1].model.path)
+        path = as_path(stages[-1].model.path)
     return Origin(tuple(stages), path.name, _licence(path / "README.md"))
 
 
 def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
     """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
     by a script in data and benchmark, said at the top."""
-    family = FAMILIES[spec.family].title
-    title = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
-    lines = [f"# {', '.join([title, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
+    family = title(spec)
+    heading = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
+    lines = [f"# {', '.join([heading, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
     if simulated:
         lines += [f"> **Simulated**: {sentence}" for sentence in simulated]
         lines.append("")
@@ -77,7 +87,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, si
 def simulated_data(path: str) -> bool | None:
     """Whether a data set says that a script played its people; None where it does not say or is not there."""
     try:
-        return bool(json.loads((Path(path) / "metadata.json").read_text())["simulated"])
+        return bool(json.loads((as_path(path) / "metadata.json").read_text())["simulated"])
     except (OSError, ValueError, KeyError):
         return None
 
@@ -90,7 +100,7 @@ def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, Any] | 
     try:
         values = json.loads(metrics.read_text())
         for name, source in values["settings"]["models"].items():
-            if source["path"] is not None and Path(source["path"]).resolve() == checkpoint.resolve():
+            if source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
                 return values["models"][name], values["simulated"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 from jax import lax
 
 
-@jax.custom_vjp
-def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x @ weight, [...,D] by [D,F] -> [...,F].
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, weight: jax.Array, inputs: int = 1) -> jax.Array:
+    """The sum over the last `inputs` axes of x and as many first ones of weight: [...,D] by [D,F] -> [...,F].
 
     JAX's own gradient to the weight is the transpose of [F,...] x [...,D]. On CPUs XLA then turns the [...,F] array
     first and computes once more, element by element, what that is made of: a fused exponential took several times as
     long as the product. Here it is [D,...] x [...,F], which turns at most x.
     """
-    return x @ weight
+    return _plain(x, weight, inputs)
 
 
-def _forward(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return product(x, weight), (x, weight)
+def _plain(x: jax.Array, weight: jax.Array, inputs: int) -> jax.Array:
+    return lax.dot_general(x, weight, ((range(x.ndim - inputs, x.ndim), range(inputs)), ((), ())))
 
 
-def _backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _forward(x: jax.Array, weight: jax.Array, inputs: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _plain(x, weight, inputs), (x, weight)
+
+
+def _backward(inputs: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, weight = saved
-    last, others = x.ndim - 1, tuple(range(x.ndim - 1))
-    d_x = lax.dot_general(cotangent, weight, (((last,), (1,)), ((), ())))
-    return d_x, lax.dot_general(x, cotangent, ((others, others), ((), ())))
+    leading = range(x.ndim - inputs)
+    outputs = range(len(leading), cotangent.ndim), range(inputs, weight.ndim)
+    d_x = lax.dot_general(cotangent, weight, (outputs, ((), ())))
+    return d_x, lax.dot_general(x, cotangent, ((leading, leading), ((), ())))
 
 
 product.defvjp(_forward, _backward)

@@ -5,10 +5,8 @@ Reading a model from a run touches the parameters only, never the optimizer stat
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,9 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute, Decoder, assemble
+from aloe_jax.files import absolute, as_path, is_remote, write_atomically
+from aloe_jax.models import backend
+from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.models.lora import adapters, merged, with_adapters
 from aloe_jax.models.spec import ModelSpec
@@ -28,18 +28,20 @@ SPEC = "spec.json"
 ADAPTER = "adapter.json"  # beside spec.json where a run trains adapters: what they belong to
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"  # name of the parameters' item in every checkpoint
+FINISHED = "finished.json"  # what a run that reached its last step holds: training also ends well when it was stopped
+COMMITTED = "commit_success.txt"  # in a bucket, what Orbax writes last into a checkpoint
 
 
 def save_spec(spec: ModelSpec, directory: Path) -> None:
     """Write spec.json."""
-    write_atomically(directory / SPEC, json.dumps(dataclasses.asdict(spec), indent=1) + "\n")
+    write_atomically(directory / SPEC, json.dumps(backend.to_json(spec), indent=1) + "\n")
 
 
 def load_spec(directory: str | Path) -> ModelSpec:
     """Read spec.json. Raises AloeError naming the file and what is wrong."""
-    path = Path(directory) / SPEC
+    path = as_path(directory) / SPEC
     try:
-        return ModelSpec(**json.loads(path.read_text()))
+        return backend.from_json(json.loads(path.read_text()))
     except OSError as error:
         raise AloeError(f"{path}: cannot read the model's spec ({error.strerror})") from None
     except (ValueError, TypeError) as error:
@@ -48,8 +50,15 @@ def load_spec(directory: str | Path) -> ModelSpec:
 
 def checkpoint_steps(directory: str | Path) -> list[int]:
     """Steps of the finished checkpoints of a run, in order."""
-    root = Path(directory) / CHECKPOINTS
+    root = as_path(directory) / CHECKPOINTS
+    if is_remote(root):
+        return sorted(int(entry.parent.name) for entry in root.glob(f"*/{COMMITTED}") if entry.parent.name.isdigit())
     return sorted(int(entry.name) for entry in root.glob("*") if entry.name.isdigit() and (entry / PARAMS).is_dir())
+
+
+def is_finished(directory: str | Path) -> bool:
+    """Whether a run has reached its last step."""
+    return (as_path(directory) / FINISHED).exists()
 
 
 def save_adapter(directory: Path, model: config.Model) -> None:
@@ -64,7 +73,7 @@ def load_adapter(directory: str | Path) -> tuple[str, config.LoRA] | None:
 
     Raises AloeError when adapter.json cannot be read, or when the model is gone or another than was trained on.
     """
-    path = Path(directory) / ADAPTER
+    path = as_path(directory) / ADAPTER
     if not path.exists():
         return None
     try:
@@ -73,7 +82,7 @@ def load_adapter(directory: str | Path) -> tuple[str, config.LoRA] | None:
         lora = config.LoRA.model_validate(values["lora"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{path}: not the description of adapters ({error})") from None
-    if not Path(base).exists():
+    if not as_path(base).exists():
         raise AloeError(f"{path}: the adapters belong to {base}, which is not there; restore it")
     if fingerprint(base) != before:
         raise AloeError(f"{path}: {base} has changed since the adapters were trained on it; restore it")
@@ -100,11 +109,11 @@ def load_run(
     if not steps or (step is not None and step not in steps):
         have = ", ".join(map(str, steps)) or "none"
         raise AloeError(f"{directory}: no checkpoint{'' if step is None else f' of step {step}'}; there are: {have}")
-    path = (Path(directory) / CHECKPOINTS / str(step if step is not None else steps[-1]) / PARAMS).absolute()
+    path = absolute(directory) / CHECKPOINTS / str(step if step is not None else steps[-1]) / PARAMS
     adapter = load_adapter(directory)
     if adapter is None:
         params = _restore(path, weights(spec), mesh)
-        return assemble(spec, jax.tree.map(lambda x: x.astype(dtype), params), compute)
+        return backend.assemble(spec, jax.tree.map(lambda x: x.astype(dtype), params), compute)
     from aloe_jax.models import load_pretrained
 
     base, lora = adapter
@@ -150,10 +159,3 @@ def check_shapes(stored: Any, expected: Mapping[str, tuple[int, ...]], path: Pat
                 f"{path}: {name} is {found.get(name, 'missing')} there, {expected.get(name, 'unknown')} in the "
                 "model: it is a checkpoint of another model"
             )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

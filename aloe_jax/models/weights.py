@@ -41,7 +41,9 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def weights(spec: ModelSpec) -> dict[str, Weight]:
-    """All weights of a decoder by their dotted name; those under `layers.` are stacked over L."""
+    """All weights of a model by their dotted name; those of a decoder under `layers.` are stacked over L."""
+    if not isinstance(spec, ModelSpec):  # one of MaxText's, which tells its own
+        return spec.weights()
     vocab, layers, width = spec.vocab, spec.layers, spec.width
     queries, keys, size, inner = spec.query_heads, spec.kv_heads, spec.head_size, spec.feed_forward
     plain = normal(width**-0.5)

@@ -28,20 +28,27 @@ State = TypeVar("State")
 Statistics = tuple[jax.Array, jax.Array, jax.Array]  # largest logit, sum of exponentials, label's logit
 
 
-def token_logps(hidden: jax.Array, unembedding: jax.Array, labels: jax.Array, piece: int | None = None) -> jax.Array:
+def token_logps(
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    labels: jax.Array,
+    piece: int | None = None,
+    cap: float | None = None,
+) -> jax.Array:
     """log softmax(hidden @ unembedding)[labels] for hidden [B,S,D], unembedding [D,V], labels int [B,S].
 
-    `piece` is how many tokens of the vocabulary are taken at once (None: `piece_size`). Returns float32 [B,S] in
-    nats. Under a mesh rows and vocabulary stay where they are: what travels is sums over the shards of the vocabulary
-    (largest logit, sum of exponentials, the label's logit; in the backward pass the gradient to `hidden`), and over
-    those of the rows the gradient to the unembedding.
+    `piece` is how many tokens of the vocabulary are taken at once (None: `piece_size`). With `cap` c logits are
+    c·tanh(logit / c) (Gemma 2, arXiv 2408.00118, §2). Returns float32 [B,S] in nats. Under a mesh rows and vocabulary
+    stay where they are: what travels is sums over the shards of the vocabulary (largest logit, sum of exponentials, the
+    label's logit; in the backward pass the gradient to `hidden`), and over those of the rows the gradient to the
+    unembedding.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
-        return _token_logps(_Split(piece=piece), hidden, unembedding, labels)
+        return _token_logps(_Split(piece=piece, cap=cap), hidden, unembedding, labels)
     rows = fitting_spec(mesh.shape, ("batch",), hidden.shape[:1])[0] or ()
     vocab = fitting_spec(mesh.shape, ("vocab",), unembedding.shape[1:])[0] or ()
-    return _token_logps(_Split(rows, vocab, piece), hidden, unembedding, labels)
+    return _token_logps(_Split(rows, vocab, piece, cap), hidden, unembedding, labels)
 
 
 def piece_size(vocab: int) -> int:
@@ -57,6 +64,12 @@ class _Split:
     rows: tuple[str, ...] | None = None  # the mesh axes that rows lie on; None where no mesh is set
     vocab: tuple[str, ...] = ()  # and those that the vocabulary does
     piece: int | None = None
+    cap: float | None = None
+
+    def logits(self, rows: jax.Array, unembedding: jax.Array) -> jax.Array:
+        """[R,D] and a piece [D,·] of the unembedding -> [R,·], capped."""
+        made = _product(rows, unembedding)
+        return made if self.cap is None else self.cap * jnp.tanh(made / self.cap)
 
     def on_shards(self, function: Callable[..., Any], inputs: str, outputs: str) -> Callable[..., Any]:
         """`function` on every device's part. A letter an array: h [B,S,D], w [D,V], t [B,S]."""
@@ -98,7 +111,7 @@ def _forward(split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: j
 
         def add(start: Any, size: int, state: Statistics) -> Statistics:
             top, total, label = state
-            logits = _product(rows, lax.dynamic_slice_in_dim(unembedding, start, size, 1))
+            logits = split.logits(rows, lax.dynamic_slice_in_dim(unembedding, start, size, 1))
             place = numbers - start
             here = jnp.take_along_axis(logits, jnp.clip(place, 0, size - 1)[:, None], axis=1)[:, 0]
             best = jnp.maximum(top, logits.max(axis=1))
@@ -133,7 +146,10 @@ def _backward(split: _Split, saved: Any, cotangent: jax.Array) -> tuple[jax.Arra
             d_rows, d_unembedding = state
             part = lax.dynamic_slice_in_dim(unembedding, start, size, 1)
             is_label = jnp.arange(size)[None] == (numbers - start)[:, None]
-            change = jnp.where(is_label, weight, 0.0) - jnp.exp(_product(rows, part) - lse) * weight
+            logits = split.logits(rows, part)
+            change = jnp.where(is_label, weight, 0.0) - jnp.exp(logits - lse) * weight
+            if split.cap is not None:
+                change = change * (1.0 - jnp.square(logits / split.cap))
             # The barrier keeps XLA from computing the exponentials once for each of the two products.
             change = lax.optimization_barrier(change.astype(hidden.dtype))
             d_part = _product(turned, change).astype(unembedding.dtype)

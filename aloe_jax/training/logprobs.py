@@ -25,14 +25,25 @@ def reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
     A token is predicted from the hidden state of its `parent`, the token before it on its own path: shifting by
     one would predict the first token of a reply from the end of its sibling.
     """
-    hidden = model.hidden(batch["tokens"], batch["positions"], batch["subtree_end"])  # [B,T,D]
+    return penalised_reply_logps(model, batch)[0]
+
+
+def penalised_reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+    """As `reply_logps`, with what the model adds to a loss of mean 1 a unit of weight, where it adds anything.
+
+    That is the loss of a router that sends too many tokens to the same experts: a scalar, by its own weight.
+    """
+    given = batch["tokens"], batch["positions"], batch["subtree_end"]
+    penalised = getattr(model, "penalised_hidden", None)
+    hidden, penalty = (model.hidden(*given), None) if penalised is None else penalised(*given)  # [B,T,D]
     scored = batch.get("scored")
     if scored is None:
         scored = jnp.broadcast_to(jnp.arange(hidden.shape[1]), batch["tokens"].shape)
     tokens, parent, reply = (_by_rows(_pick, batch[name], scored) for name in ("tokens", "parent", "reply"))  # [B,S]
-    logps = token_logps(_by_rows(_pick, hidden, parent), model.unembedding(), tokens)
+    cap = getattr(model, "final_cap", None)
+    logps = token_logps(_by_rows(_pick, hidden, parent), model.unembedding(), tokens, cap=cap)
     logps = jnp.where(reply > 0, logps, 0.0)
-    return _by_rows(partial(_sums, batch["reply_length"].shape[1]), logps, reply)
+    return _by_rows(partial(_sums, batch["reply_length"].shape[1]), logps, reply), penalty
 
 
 def _pick(values: jax.Array, index: jax.Array) -> jax.Array:

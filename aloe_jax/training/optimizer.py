@@ -12,6 +12,8 @@ from jax.tree_util import DictKey
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 
+VECTORS = ("norm", "bias", "scale", "sinks")  # what the names of weights end with that are vectors, one a layer
+
 
 def learning_rate(settings: config.Optimizer, steps: int) -> optax.Schedule:
     """Linear warm-up from 0 over `warmup_steps`, then the configured decay down to step `steps`."""
@@ -77,13 +79,11 @@ def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTran
 def decayed(params: dict) -> dict:
     """Which weights are decayed: the same tree with a bool a leaf.
 
-    Stacked layers give a norm a leading [L] axis, so a weight counts as a matrix from three axes on under
-    "layers" and "adapters", and from two on elsewhere.
+    Norms and biases are left out by their names: in stacks of layers they have two axes and more, too.
     """
-    return {
-        name: {inner: leaf.ndim > 2 for inner, leaf in value.items()} if isinstance(value, dict) else value.ndim > 1
-        for name, value in params.items()
-    }
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.ndim > 1 and not _keys(path)[-1].endswith(VECTORS), params
+    )
 
 
 def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:

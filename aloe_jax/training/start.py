@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -20,19 +19,18 @@ from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, make_directory, uploading, write_atomically
 from aloe_jax.models import (
     Compute,
-    Decoder,
     ModelSpec,
+    backend,
     check_vocabulary,
-    huggingface,
     is_huggingface,
     load_pretrained,
-    parameter_shardings,
     tokenizer_directory,
 )
 from aloe_jax.models.lora import Adapter, adapters, attach
-from aloe_jax.models.run_directory import load_spec, save_adapter, save_spec, write_atomically
+from aloe_jax.models.run_directory import load_spec, save_adapter, save_spec
 from aloe_jax.models.weights import weights
 from aloe_jax.parallel.distributed import is_lead
 from aloe_jax.training.step import Frozen, Params
@@ -48,7 +46,7 @@ def claim_directory(settings: config.Train) -> Path:
 
     Raises AloeError when it holds a run with other settings, naming the first one that differs.
     """
-    directory = Path(settings.output)
+    directory = as_path(settings.output)
     saved = directory / CONFIG
     if saved.exists():
         before = config.load(config.Train, saved)
@@ -58,7 +56,7 @@ def claim_directory(settings: config.Train) -> Path:
                     f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
                     "give another output, or restore the setting to resume"
                 )
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     if is_lead():
         write_atomically(saved, config.dump(settings))
     return directory
@@ -97,12 +95,12 @@ def gather_material(settings: config.Train) -> Material:
 
 
 def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
-    """The spec of the model to train: from `model.path`, or of a new one of `model.architecture`."""
+    """The spec of the model to train: from `model.path`, or of a new one."""
     if settings.model.path is not None:
-        path = Path(settings.model.path)
-        return huggingface.read_spec(path) if is_huggingface(path) else load_spec(path)
-    return ModelSpec.from_architecture(
-        settings.model.architecture,
+        path = as_path(settings.model.path)
+        return backend.read_huggingface_spec(path, settings.model) if is_huggingface(path) else load_spec(path)
+    return backend.from_scratch(
+        settings.model,
         vocab=len(tokenizer),
         bos_id=tokenizer.bos_token_id,
         eos_ids=template.stop,
@@ -133,7 +131,7 @@ def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nn
     options = settings.model
     compute = Compute(options.attention, options.remat, options.unroll, options.compute_dtype)
     if options.path is not None:
-        model = load_pretrained(options.path, dtype=options.dtype, mesh=mesh, compute=compute)
+        model = load_pretrained(options.path, dtype=options.dtype, mesh=mesh, compute=compute, model=options)
         if options.lora is not None:
             attach(model, options.lora, settings.seed, options.dtype, mesh)
             graph, *parts = nnx.split(model, Adapter, nnx.Param)
@@ -142,12 +140,7 @@ def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nn
         graph, params = nnx.split(model, nnx.Param)
         return graph, nnx.to_pure_dict(params), ()
 
-    def new() -> Decoder:
-        return Decoder(spec, rngs=nnx.Rngs(settings.seed), dtype=options.dtype, compute=compute)
-
-    graph, _ = nnx.split(nnx.eval_shape(new), nnx.Param)
-    draw = jax.jit(lambda: nnx.to_pure_dict(nnx.state(new(), nnx.Param)), out_shardings=parameter_shardings(spec, mesh))
-    return graph, draw(), ()
+    return *backend.new_model(spec, settings.seed, options.dtype, mesh, compute), ()
 
 
 def trained_shapes(settings: config.Train, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -162,7 +155,8 @@ def describe_model(settings: config.Train, spec: ModelSpec, tokenizer: Any, dire
     save_spec(spec, directory)
     if settings.model.lora is not None:
         save_adapter(directory, settings.model)
-    tokenizer.save_pretrained(directory / "tokenizer")
+    with uploading(directory / "tokenizer") as place:
+        tokenizer.save_pretrained(place)
 
 
 def describe_reference(settings: config.Train, spec: ModelSpec, tokenizer: Any) -> str:

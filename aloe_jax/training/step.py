@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from aloe_jax.training.logprobs import reply_logps
+from aloe_jax.training.logprobs import penalised_reply_logps, reply_logps
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import Mean, Objective, Totals, add
 from aloe_jax.training.optimizer import state_shardings
@@ -59,7 +59,12 @@ def train_step(
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
     def total(params: Params, frozen: Frozen, batch: Any) -> tuple[jax.Array, Totals]:
-        totals = objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)
+        logps, penalty = penalised_reply_logps(nnx.merge(graph, params, *frozen), batch)
+        totals = objective(logps, batch)
+        if penalty is not None:
+            loss = totals["loss"]
+            totals["router"] = Mean(penalty * loss.weight, loss.weight)
+            totals["loss"] = Mean(loss.total + penalty * loss.weight, loss.weight)
         return totals["loss"].total, totals
 
     def gradient(params: Params, frozen: Frozen, batch: Any) -> tuple[Params, Totals]:

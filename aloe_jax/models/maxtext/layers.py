@@ -1,0 +1,96 @@
+"""Where MaxText keeps a layer's weights: in stacks along an axis, by cycles of layers, or every layer by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import lax
+
+NUMBERED = re.compile(r"(.*)_(\d+)$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one of its weights holds: the same weight, `part`, of the layers `numbers`, in this order.
+
+    `stem` is the group of layers. `numbers` None: it belongs to no layer. `stacked`: along an axis, else of one layer.
+    """
+
+    stem: str
+    part: str
+    numbers: tuple[int, ...] | None
+    stacked: bool
+
+
+def places(names: Mapping[str, tuple[int, ...]], axis: int) -> dict[str, Place]:
+    """The place of every weight, from names and shapes; `axis` is that of the stacks."""
+    cycles: dict[str, int] = {}  # of a group of layers: how many different ones its stacks repeat
+    depth: dict[str, int] = {}
+    for name, shape in names.items():
+        stem, inner, _ = _parsed(name)
+        if stem and inner is not None and stem in _stacks(names):
+            cycles[stem] = max(cycles.get(stem, 0), inner + 1)
+            depth[stem] = shape[min(axis, len(shape) - 1)]
+    found = {}
+    for name, shape in names.items():
+        stem, inner, part = _parsed(name)
+        if not stem:
+            found[name] = Place("", name, None, False)
+        elif stem.endswith("_remainder"):
+            group = stem.removesuffix("_remainder")
+            found[name] = Place(group, part, (cycles.get(group, 0) * depth.get(group, 0) + (inner or 0),), False)
+        elif stem in _stacks(names):
+            count = shape[min(axis, len(shape) - 1)]
+            step = cycles.get(stem, 1)
+            found[name] = Place(stem, part, tuple(range(inner or 0, (inner or 0) + count * step, step)), True)
+        else:
+            assert inner is not None
+            found[name] = Place(stem, part, (inner,), False)
+    return found
+
+
+def apart(weights: Mapping[str, jax.Array], wanted: Mapping[str, Any], axis: int) -> dict[str, jax.Array]:
+    """The weights as a model without stacks names them (`wanted`), out of one with or without."""
+    if weights.keys() == wanted.keys():
+        return dict(weights)
+    held = places({name: tuple(weight.shape) for name, weight in weights.items()}, axis)
+    single: dict[tuple[str, str, int | None], jax.Array] = {}
+    for name, place in held.items():
+        if place.numbers is None or not place.stacked:
+            single[place.stem, place.part, place.numbers[0] if place.numbers else None] = weights[name]
+            continue
+        at = min(axis, weights[name].ndim - 1)
+        for index, number in enumerate(place.numbers):
+            single[place.stem, place.part, number] = lax.index_in_dim(weights[name], index, at, keepdims=False)
+    found = {}
+    for name, place in places({name: tuple(shape.shape) for name, shape in wanted.items()}, axis).items():
+        found[name] = single[place.stem, place.part, place.numbers[0] if place.numbers else None]
+    return found
+
+
+def _parsed(name: str) -> tuple[str, int | None, str]:
+    """(group of layers, number in it, what follows); no group where the weight belongs to no layer."""
+    first, *rest = name.split(".")
+    if first != "decoder" or len(rest) < 2 or "layers" not in rest[0]:
+        return "", None, name
+    numbered = NUMBERED.match(rest[0])
+    if numbered:  # layers_3.mlp…
+        return numbered[1], int(numbered[2]), ".".join(rest[1:])
+    inner = NUMBERED.match(rest[1])
+    if inner and inner[1] == "layers":  # layers.layers_3.mlp…: the fourth of every cycle
+        return rest[0], int(inner[2]), ".".join(rest[2:])
+    return rest[0], None, ".".join(rest[1:])
+
+
+def _stacks(names: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """The groups of layers that are stacked."""
+    groups = set()
+    for name in names:
+        first, *rest = name.split(".")
+        if first == "decoder" and len(rest) > 1 and "layers" in rest[0] and not NUMBERED.match(rest[0]):
+            groups.add(rest[0])
+    return {group for group in groups if not group.endswith("_remainder")}
