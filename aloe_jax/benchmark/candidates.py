@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aloe_jax import config
 from aloe_jax.benchmark.dialogue import Dialogue, NoReply, Reply, persistent
 from aloe_jax.conversation import Message
+from aloe_jax.files import as_path, resolved
 from aloe_jax.roles import Cast, RoleError
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ class ModelCandidate:
     def __init__(self, path: str | Path, sampling: config.Sampling, load: Load | None = None):
         from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
 
-        self.path, self.sampling = Path(path), sampling
+        self.path, self.sampling = as_path(path), sampling
         # A reply is never cut by max_length (a case stops before that), and rows draw for themselves: what they say
         # does not depend on these two.
         settings = sampling.model_dump(exclude={"max_length", "rows"})
-        self.identity = {"path": str(self.path.resolve()), "files": fingerprint(path), "sampling": settings}
+        self.identity = {"path": str(resolved(self.path)), "files": fingerprint(path), "sampling": settings}
         self.rows: int | None = sampling.rows
         self._load = load or _load_sampler
         self._parts: tuple[Sampler, ChatTemplate] | None = None
@@ -153,16 +154,9 @@ class ResponderCandidate:
 
 
 def _load_sampler(path: str | Path, sampling: config.Sampling) -> tuple[Sampler, ChatTemplate]:
-    from aloe_jax.data.template import ChatTemplate
-    from aloe_jax.data.tokenizer import load_tokenizer
-    from aloe_jax.models import check_vocabulary, load_pretrained, tokenizer_directory
-    from aloe_jax.sampling import Sampler
+    from aloe_jax.sampling.loading import load_sampler
 
-    tokenizer = load_tokenizer(tokenizer_directory(path))
-    model = load_pretrained(path)
-    check_vocabulary(tokenizer, model.spec, str(tokenizer_directory(path)))
-    sampler = Sampler(model, tokenizer, sampling.max_length, rows=sampling.rows, cache=sampling.cache)
-    return sampler, ChatTemplate(tokenizer, stop=model.spec.eos_ids)
+    return load_sampler(path, sampling.max_length, sampling.rows, sampling.cache)
 
 
 def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str, asked: Sequence[int] | None = None) -> list[int]:

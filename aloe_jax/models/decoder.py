@@ -155,7 +155,8 @@ class Decoder(nnx.Module):
         with jax.named_scope("embed"):
             table = constrain(self.embedding[...].astype(self.compute.dtype), ("vocab", "width"))
             table = constrain(table, ("vocab", "features"))
-            return constrain(table[tokens], ("batch", "length", "features"))
+            x = constrain(table[tokens], ("batch", "length", "features"))
+            return constrain(x, ("batch", "residual_length", "features"))
 
     def _stacked(self) -> Layer:
         adapters = {name: value[...] for name, value in self.adapters.items()} if self.lora is not None else {}
@@ -171,7 +172,7 @@ class Decoder(nnx.Module):
         """One layer: [B,T,D] -> [B,T,D]; `mix` is the attention over q [B,T,N,H], k and v [B,T,K,H]."""
         spec = self.spec
         weight = {name: w if name.endswith("_norm") else dense(w).astype(x.dtype) for name, w in layer.items()}
-        features = ("batch", "length", "features")
+        features = ("batch", "residual_length", "features")
 
         def norm(name: str, place: str, x: jax.Array) -> jax.Array:
             return self._norm(x, weight.get(name)) if spec.norm_place == place else x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -14,7 +15,7 @@ def product(x: jax.Array, weight: jax.Array, inputs: int = 1) -> jax.Array:
 
     JAX's own gradient to the weight is the transpose of [F,...] x [...,D]. On CPUs XLA then turns the [...,F] array
     first and computes once more, element by element, what that is made of: a fused exponential took several times as
-    long as the product. Here it is [D,...] x [...,F], which turns at most x.
+    long as the product. Here it is [D,...] x [...,F] where D is not larger than F: the narrower array is turned.
     """
     return _plain(x, weight, inputs)
 
@@ -32,7 +33,11 @@ def _backward(inputs: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Ar
     leading = range(x.ndim - inputs)
     outputs = range(len(leading), cotangent.ndim), range(inputs, weight.ndim)
     d_x = lax.dot_general(cotangent, weight, (outputs, ((), ())))
-    return d_x, lax.dot_general(x, cotangent, ((leading, leading), ((), ())))
+    if math.prod(weight.shape[:inputs]) <= math.prod(weight.shape[inputs:]):
+        return d_x, lax.dot_general(x, cotangent, ((leading, leading), ((), ())))
+    turned = lax.dot_general(cotangent, x, ((leading, leading), ((), ())))  # [F,D]
+    count = weight.ndim - inputs
+    return d_x, turned.transpose(*range(count, weight.ndim), *range(count))
 
 
 product.defvjp(_forward, _backward)

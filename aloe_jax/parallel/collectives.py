@@ -10,15 +10,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
+from aloe_jax.parallel.program_text import HEADER, Program
+
 
 class Collective(NamedTuple):
-    """An exchange between devices. One in a loop's body is told once, however often it runs."""
+    """An exchange between devices; one in a loop's body is told once, with how often it runs."""
 
     kind: str  # all-gather, all-reduce, reduce-scatter, all-to-all, collective-permute
     axes: tuple[str, ...]  # of the mesh, along which the devices lie that exchange
     dtype: str  # of the result, in XLA's words: bf16, f32, s32
     shape: tuple[int, ...]  # on one device, of the result; of a reduce-scatter, of what goes in
     source: str  # what it was made for, in JAX's words: jit(step)/…/dot_general
+    times: int = 1  # in one run of the program
 
     @property
     def bytes(self) -> int:
@@ -29,6 +32,10 @@ class Collective(NamedTuple):
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 INSTRUCTION = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
+# Between slices chips exchange through their hosts: what a chip sends stands for the exchange.
+BETWEEN_SLICES = re.compile(
+    rf"= \((?P<sent>[^,]*\[[\d,]*\]).* send\(.*megascale.*rendezvous=\"(?P<kind>{'|'.join(KINDS)})"
+)
 ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 CHANNEL = re.compile(r"channel_id=(\d+)")
 SOURCE = re.compile(r'op_name="([^"]*)"')
@@ -41,10 +48,18 @@ def collectives(compiled: Compiled, mesh: Mesh) -> list[Collective]:
     """The collectives of a program compiled for `mesh`, one entry for every array that comes of one."""
     found: list[Collective] = []
     channels: set[str] = set()
-    scatters = False
-    for line in (compiled.as_text() or "").splitlines():
-        if line.endswith("{"):  # a computation begins
-            scatters = "all-reduce-scatter" in line.split("(")[0]
+    text = compiled.as_text() or ""
+    program = Program.read(text)
+    scatters, times = False, 1
+    for line in text.splitlines():
+        if header := HEADER.match(line):  # a computation begins
+            scatters = "all-reduce-scatter" in header["name"]
+            times = program.times.get(header["name"], 0) or 1
+        if between := BETWEEN_SLICES.search(line):
+            dtype, sizes = ARRAY.findall(between["sent"])[0]
+            shape = tuple(int(size) for size in sizes.split(",") if size)
+            found.append(Collective(between["kind"], ("data",), dtype, shape, "", times))
+            continue
         instruction = INSTRUCTION.search(line)
         channel = CHANNEL.search(line)
         if instruction is None or channel is None or channel.group(1) in channels:
@@ -58,7 +73,7 @@ def collectives(compiled: Compiled, mesh: Mesh) -> list[Collective]:
         source, axes = SOURCE.search(line), _axes(line, mesh)
         for dtype, sizes in arrays:
             shape = tuple(int(size) for size in sizes.split(",") if size)
-            found.append(Collective(kind, axes, dtype, shape, source.group(1) if source else ""))
+            found.append(Collective(kind, axes, dtype, shape, source.group(1) if source else "", times))
     return found
 
 

@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, ...]] = {
     # activations
     "batch": ("data", "fsdp"),
     "length": (),
+    "residual_length": ("tensor",),  # between layers, where every token is for itself
     "features": (),
 }
 

@@ -6,13 +6,16 @@ no TPU for it. What it makes of a program tells the memory that a chip needs, an
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils, topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.stages import Compiled
 
 from aloe_jax import config
@@ -36,6 +39,9 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_LOG_DIR": "disabled",
 }
+# Where `make test` puts libtpu: beside the environment's packages, not among them, where JAX would look for a TPU at
+# every start.
+BESIDE = Path(sys.prefix, "libtpu", "libtpu", "libtpu.so")
 QUICK = {"optimization_level": "O1"}
 
 
@@ -49,15 +55,39 @@ def tpu_mesh(topology: str, shape: config.Mesh, slices: int = 1) -> Mesh:
     if slices == 1:
         return make_mesh(shape, devices)
     # The first slice's chips fill in what is left open, and refuse what does not fit.
+    inside = make_mesh(within_slice(shape, slices), devices[: len(devices) // slices]).devices.shape
+    placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices=devices)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def within_slice(shape: config.Mesh, slices: int) -> config.Mesh:
+    """The part of a mesh over `slices` slices that one of them has: its data axis goes over all.
+
+    Raises AloeError where it cannot be shared out between them.
+    """
     data, rest = divmod(shape.data, slices) if shape.data > 0 else (shape.data, 0)
     if rest or data == 0:
         raise AloeError(
             f"mesh.data: {shape.data} cannot be shared out evenly between {slices} slices, and no other axis goes from "
             f"slice to slice; give a multiple of {slices}"
         )
-    inside = make_mesh(shape.model_copy(update={"data": data}), devices[: len(devices) // slices]).devices.shape
-    placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices=devices)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+    return shape.model_copy(update={"data": data})
+
+
+def unplaced_mesh(shape: config.Mesh, chips: int, slices: int = 1) -> AbstractMesh:
+    """The mesh of `tpu_mesh` by its sizes alone, over chips that nobody asks libtpu for: for estimates.
+
+    Raises AloeError when the shape does not fit so many chips.
+    """
+    inside = shape if slices == 1 else within_slice(shape, slices)
+    sizes = [inside.data, inside.fsdp, inside.tensor]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or fixed <= 0 or chips // slices % fixed or (-1 not in sizes and fixed != chips // slices):
+        raise AloeError(
+            f"mesh: data {shape.data} x fsdp {shape.fsdp} x tensor {shape.tensor} does not fit {chips} chips"
+        )
+    data, fsdp, tensor = (chips // slices // fixed if size == -1 else size for size in sizes)
+    return AbstractMesh((data * slices, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def compile_for(
@@ -95,6 +125,6 @@ def _devices(topology: str, slices: int) -> list[jax.Device]:
         ) from error
     except (RuntimeError, OSError) as error:
         raise AloeError(
-            "topology: compiling for TPUs needs libtpu (Linux on x86-64): pip install libtpu, or set TPU_LIBRARY_PATH "
-            f"to a libtpu.so ({error})"
+            "topology: compiling for TPUs needs libtpu (Linux on x86-64, 590 MB): pip install --no-deps --target "
+            f"{BESIDE.parents[1]} libtpu, or set TPU_LIBRARY_PATH to a libtpu.so ({error})"
         ) from error

@@ -42,7 +42,7 @@ SLOTS = Held(keys=3, values=2, key_scales=2, value_scales=2)  # which axis is S
 
 
 class Cache(NamedTuple):
-    """Of every layer its blocks, one after the other, and its tail of PAGE slots."""
+    """Of every layer its blocks, one after the other, and its tail: PAGE slots, and as many for what a call adds."""
 
     blocks: tuple[tuple[Held, ...], ...]
     tails: tuple[Held, ...]
@@ -70,13 +70,18 @@ def empty(spec: ModelSpec, rows: int, slots: int, dtype: str) -> Held:
     shape = (rows, spec.kv_heads, slots)
     keys = jnp.zeros((*shape[:2], spec.head_size, slots), dtype)
     scales = jnp.ones(shape, jnp.float32) if dtype == "int8" else None
-    return placed(Held(keys, jnp.zeros((*shape, spec.head_size), dtype), scales, scales))
+    return Held(keys, jnp.zeros((*shape, spec.head_size), dtype), scales, scales)
 
 
 def empty_cache(spec: ModelSpec, rows: int, blocks: Sequence[int], dtype: str) -> Cache:
     """Nothing yet, for all layers."""
-    made = [[empty(spec, rows, slots, dtype) for slots in (*blocks, PAGE)] for _ in range(spec.layers)]
-    return Cache(tuple(tuple(layer[:-1]) for layer in made), tuple(layer[-1] for layer in made))
+    made = [[empty(spec, rows, slots, dtype) for slots in (*blocks, 2 * PAGE)] for _ in range(spec.layers)]
+    return cache_of([layer[:-1] for layer in made], [layer[-1] for layer in made])
+
+
+def cache_of(blocks: Sequence[Sequence[Held]], tails: Sequence[Held]) -> Cache:
+    """The parts as a cache, where they belong on the mesh."""
+    return Cache(tuple(tuple(map(placed, layer)) for layer in blocks), tuple(map(placed, tails)))
 
 
 def placed(held: Held) -> Held:
@@ -103,61 +108,58 @@ def _quantised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 # ---------------------------------------------------------------- what a call adds
 
 
-def opened(tails: tuple[Held, ...]) -> tuple[Held, ...]:
-    """Tails with PAGE more slots, for the tokens of a call."""
-    return tuple(each(lambda axis, x: jnp.concatenate([x, jnp.zeros_like(x)], axis), tail) for tail in tails)
-
-
-def write(opened_tail: Held, new: Held, offset: jax.Array | int) -> Held:
-    """Lay `new` behind the tails, `offset` tokens after the first of this call."""
-    return each(lambda axis, x, y: lax.dynamic_update_slice_in_dim(x, y, PAGE + offset, axis), opened_tail, new)
+def write(tail: Held, new: Held, offset: jax.Array | int) -> Held:
+    """Lay `new` behind what the tails keep, `offset` tokens after the first of this call."""
+    return each(lambda axis, x, y: lax.dynamic_update_slice_in_dim(x, y, PAGE + offset, axis), tail, new)
 
 
 def settle(
-    cache: Cache,
-    opened_tails: tuple[Held, ...],
+    blocks: Sequence[Sequence[Held]],
+    tails: Sequence[Held],
     rows: jax.Array,
     lengths: jax.Array,
     counts: jax.Array,
     shards: int,
-) -> Cache:
-    """Keep `counts` [R] of what a call added to `rows` [R] of `lengths` [R] tokens: full pages go to the blocks.
+) -> tuple[list[list[Held]], list[Held]]:
+    """Sort in `counts` [R] new tokens of rows that had `lengths` [R]: a page that is full goes to the blocks.
 
-    `rows` count from the first of their shard, of which there are `shards`; a number past the last row keeps nothing.
+    `tails` are those of the R rows of the call, `blocks` those of all; `rows` [R] says which they are, counted from the
+    first of their shard, of which there are `shards`. A number past the last row keeps nothing.
     """
     starts, left = lengths // PAGE * PAGE, lengths % PAGE
     full = left + counts >= PAGE
-    everyone = jnp.tile(jnp.arange(rows.size // shards), shards)
-    count = cache.tails[0].values.shape[0] // shards if cache.tails else 0
+    slots = jnp.arange(2 * PAGE)[None]
+    sources = jnp.where(slots < left[:, None], slots, slots - left[:, None] + PAGE)  # of what comes to each slot
 
-    def layer(blocks: tuple[Held, ...], tail: Held, opened_tail: Held) -> tuple[tuple[Held, ...], Held]:
-        def joined(axis: int, x: jax.Array) -> jax.Array:
-            fresh = lax.slice_in_dim(x, PAGE, 2 * PAGE, axis=axis)
-            return put(x, everyone, left, fresh, axis, shards)
+    def joined(axis: int, x: jax.Array) -> jax.Array:
+        """What a call added, close behind what the tail kept."""
+        places = jnp.expand_dims(sources, tuple(other for other in range(1, x.ndim) if other != axis))
+        return jnp.take_along_axis(x, places, axis, mode="clip")
 
-        def rest(axis: int, x: jax.Array) -> jax.Array:
-            over = full.reshape(-1, *(1,) * (x.ndim - 1))
-            return jnp.where(over, lax.slice_in_dim(x, PAGE, 2 * PAGE, axis=axis), page(axis, x))
+    def moved_up(axis: int, x: jax.Array) -> jax.Array:
+        """Behind a page that was full begins the next one."""
+        page, rest = (lax.slice_in_dim(x, at, at + PAGE, axis=axis) for at in (0, PAGE))
+        over = full.reshape(-1, *(1,) * (x.ndim - 1))
+        return lax.dynamic_update_slice_in_dim(x, jnp.where(over, rest, page), 0, axis)
 
-        def page(axis: int, x: jax.Array) -> jax.Array:
-            return lax.slice_in_dim(x, 0, PAGE, axis=axis)
-
-        whole = each(joined, opened_tail)
-        zero = jnp.zeros_like(starts)
-        tail = each(lambda axis, x, y: put(x, rows, zero, rest(axis, y), axis, shards), tail, whole)
-        kept, start = [], 0
-        for block in blocks:
+    kept: list[list[Held]] = []
+    tails = [each(joined, tail) for tail in tails]
+    for layer, tail in zip(blocks, tails, strict=True):
+        page = each(lambda axis, x: lax.slice_in_dim(x, 0, PAGE, axis=axis), tail)
+        kept.append([])
+        start = 0
+        for block in layer:
             size = block.values.shape[SLOTS.values]
-            here = jnp.where(full & (starts >= start) & (starts < start + size), rows, count)
-            at = starts - start
-            kept.append(
-                each(lambda axis, x, y: put(x, here, at, page(axis, y), axis, shards), block, whole)  # noqa: B023
-            )
+            here = jnp.where(full & (starts >= start) & (starts < start + size), rows, block.values.shape[0])
+            kept[-1].append(each(functools.partial(_put_page, here, starts - start, shards), block, page))
             start += size
-        return tuple(placed(block) for block in kept), placed(tail)
+    return kept, [each(moved_up, tail) for tail in tails]
 
-    made = [layer(*parts) for parts in zip(*cache, opened_tails, strict=True)]
-    return Cache(tuple(blocks for blocks, _ in made), tuple(tail for _, tail in made))
+
+def _put_page(
+    rows: jax.Array, starts: jax.Array, shards: int, axis: int, block: jax.Array, page: jax.Array
+) -> jax.Array:
+    return put(block, rows, starts, page, axis, shards)
 
 
 def put(x: jax.Array, rows: jax.Array, starts: jax.Array, pieces: jax.Array, axis: int, shards: int) -> jax.Array:
@@ -193,7 +195,7 @@ def _by_shard(function: Callable[..., jax.Array], shards: int, *arrays: jax.Arra
 def attend(
     query: jax.Array,
     blocks: tuple[Held, ...],
-    opened_tail: Held,
+    tail: Held,
     lengths: jax.Array,
     positions: jax.Array,
     window: int,
@@ -203,11 +205,11 @@ def attend(
 
     `lengths` [R]: tokens of the rows before this call. `view` picks the rows out of a block. `window` 0: none.
     """
-    heads = grouped(query, opened_tail.values.shape[1])
+    heads = grouped(query, tail.values.shape[1])
     full, left = lengths // PAGE * PAGE, lengths % PAGE
     slots = jnp.arange(2 * PAGE)[None]
-    tail = jnp.where(slots < left[:, None], full[:, None] + slots, NOWHERE)
-    places = [jnp.where(slots < PAGE, tail, lengths[:, None] + slots - PAGE)]  # of tokens, by slot
+    kept = jnp.where(slots < left[:, None], full[:, None] + slots, NOWHERE)
+    places = [jnp.where(slots < PAGE, kept, lengths[:, None] + slots - PAGE)]  # of tokens, by slot
     starts = [0]
     for block in blocks:
         slots = starts[-1] + jnp.arange(block.values.shape[SLOTS.values])[None]
@@ -216,7 +218,7 @@ def attend(
 
     def over(count: int) -> jax.Array:
         """Attention to the tail and the first blocks."""
-        parts = [opened_tail, *map(view, blocks[:count])]
+        parts = [tail, *map(view, blocks[:count])]
         behind = positions[:, :, None] - jnp.concatenate(places[: count + 1], axis=1)[:, None]  # [R,T,S]
         seen = (behind >= 0) & (behind < window) if window else behind >= 0
         return ungrouped(_weigh(heads, parts, seen[:, None, None]).astype(query.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -39,4 +40,7 @@ def keep_compiled() -> None:
     """Start from what earlier processes compiled, in ~/.cache/aloe-jax unless JAX was told another place."""
     if jax.config.jax_compilation_cache_dir is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "aloe-jax" / "compiled"))
+        place = home / "aloe-jax" / "compiled"
+        with contextlib.suppress(OSError):  # nowhere to write: then every process compiles for itself
+            place.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(place))

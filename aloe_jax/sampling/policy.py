@@ -7,12 +7,12 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aloe_jax import config
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.models.fingerprint import fingerprint
 
@@ -37,7 +37,7 @@ class Policy:
 
     def __init__(self, role: config.Role):
         assert role.model is not None
-        path = Path(role.model)
+        path = as_path(role.model)
         if not (path / "config.json").is_file() and not (path / "spec.json").is_file():
             raise AloeError(
                 f"roles.responder.model: {path} holds neither config.json (a Hugging Face directory) nor spec.json "
@@ -75,7 +75,7 @@ class Policy:
                 if parts is None:
                     from aloe_jax.sampling.loading import load_sampler
 
-                    parts = load_sampler(self._path, MAX_LENGTH)
+                    parts = load_sampler(self._path, MAX_LENGTH, ROWS)
                 completions = self._reply(*parts, [request for request, _ in batch])
             except Exception as error:  # whoever waits must hear of it
                 for _, answer in batch:
@@ -85,20 +85,25 @@ class Policy:
                 answer.set_result(completion)
 
     def _reply(self, sampler: Sampler, template: ChatTemplate, requests: Sequence[Request]) -> list[Completion]:
+        from aloe_jax.sampling.session import LEAST_LENGTH, bucket
+
         prompts = [template.prompt(_messages(request)) for request in requests]
         room = sampler.max_length - self.role.max_output_tokens - 1
         fitting = [row for row, prompt in enumerate(prompts) if len(prompt) <= room]
-        spare = ROWS - len(fitting)
         replies: list[list[int]] = []
         if fitting:
-            replies = sampler.generate(
-                [prompts[row] for row in fitting] + [[0]] * spare,
+            longest = max(len(prompts[row]) for row in fitting)
+            session = sampler.session(ROWS, bucket(longest + self.role.max_output_tokens, LEAST_LENGTH))
+            for number, row in enumerate(fitting):
+                session.replace(number, prompts[row])
+            replies = session.reply(
                 self.role.max_output_tokens,
                 temperature=requests[0].temperature,
-                seeds=[requests[row].seed for row in fitting] + [0] * spare,
+                seeds=[requests[row].seed for row in fitting],
                 stop=template.stop,
+                among=range(len(fitting)),
             )
-        made = dict(zip(fitting, replies, strict=False))
+        made = dict(zip(fitting, replies, strict=True))
         return [_completion(template, len(prompt), made.get(row), room) for row, prompt in enumerate(prompts)]
 
 

@@ -18,7 +18,20 @@ from jax import lax
 from aloe_jax.models.decoder import Decoder, Layer
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.mesh import constrain
-from aloe_jax.sampling.cache import PAGE, Cache, Held, attend, each, empty_cache, hold, opened, settle, take, write
+from aloe_jax.sampling.cache import (
+    PAGE,
+    Cache,
+    Held,
+    attend,
+    cache_of,
+    each,
+    empty_cache,
+    hold,
+    put,
+    settle,
+    take,
+    write,
+)
 from aloe_jax.sampling.draw import Settings, draw, penalised
 
 Graph = nnx.GraphDef[Decoder]
@@ -84,15 +97,20 @@ def prefill(
     def view(held: Held) -> Held:
         return each(lambda axis, x: take(x, rows, shards), held)
 
-    ends = list(opened(tuple(view(tail) for tail in cache.tails)))
+    tails = [view(tail) for tail in cache.tails]
 
     def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        ends[index] = write(ends[index], hold(key, value, dtype), 0)
-        return attend(query, cache.blocks[index], ends[index], lengths, positions, windows[index], view)
+        tails[index] = write(tails[index], hold(key, value, dtype), 0)
+        return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], view)
 
     model.cached(tokens, positions, layers, attention)
     # The barrier puts all writing after all reading; else XLA copies the blocks to be safe.
-    return settle(cache, lax.optimization_barrier(tuple(ends)), rows, lengths, counts, shards)
+    blocks, tails = settle(cache.blocks, lax.optimization_barrier(tails), rows, lengths, counts, shards)
+
+    def returned(axis: int, x: jax.Array, y: jax.Array) -> jax.Array:
+        return put(x, rows, jnp.zeros_like(rows), y, axis, shards)
+
+    return cache_of(blocks, [each(returned, *pair) for pair in zip(cache.tails, tails, strict=True)])
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
@@ -151,10 +169,10 @@ def decode(
 
     none = jnp.zeros((batch, PAGE), jnp.int32)
     carry = (
-        jnp.int32(0), rows.last, none, none.astype(jnp.float32), opened(cache.tails), jnp.zeros_like(lengths),
+        jnp.int32(0), rows.last, none, none.astype(jnp.float32), cache.tails, jnp.zeros_like(lengths),
         rows.budgets > 0,
     )  # fmt: skip
     _, _, tokens, logps, tails, made, _ = lax.while_loop(unfinished, advance, carry)
     everyone = jnp.tile(jnp.arange(batch // shards), shards)
-    cache = settle(cache, tails, everyone, lengths, made, shards)
+    cache = cache_of(*settle(cache.blocks, tails, everyone, lengths, made, shards))
     return Drawn(*(constrain(x, ("batch", None)[: x.ndim]) for x in (tokens, logps, made))), cache

@@ -15,10 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from aloe_jax.models.decoder import Decoder
 from aloe_jax.parallel.mesh import RULES, sharding
 from aloe_jax.sampling import programs
-from aloe_jax.sampling.cache import Kind
-from aloe_jax.sampling.session import Session, bucket
-
-LEAST_LENGTH = 64  # tokens a row: the smallest cache of `generate`
+from aloe_jax.sampling.cache import Cache, Kind
+from aloe_jax.sampling.session import LEAST_LENGTH, Session, bucket
 
 
 class Sampler:
@@ -43,6 +41,7 @@ class Sampler:
             self.stop = (tokenizer.eos_token_id,)
         self.graph, self.state = nnx.split(model)
         self.mesh = _mesh(self.state)
+        self.device = next(iter(jax.tree.leaves(self.state)[0].devices()))  # the only one, without a mesh
         self.shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in RULES["batch"])
         self.rows = -(-rows // self.shards) * self.shards
         self.dtype = model.compute.dtype if cache == "compute" else cache
@@ -56,8 +55,14 @@ class Sampler:
     def put(self, array: np.ndarray) -> jax.Array:
         """An array whose first axis counts rows, on its devices."""
         if self.mesh is None:
-            return jax.device_put(array)
+            return jax.device_put(array, self.device)
         return jax.device_put(array, sharding(self.mesh, ("batch", *(None,) * (array.ndim - 1)), array.shape))
+
+    def empty_cache(self, rows: int, blocks: tuple[int, ...]) -> Cache:
+        """See `cache.empty_cache`. Bound to its devices: one that is not would have the first call compiled for it."""
+        with self.on_mesh():
+            made = programs.new_cache(self.model.spec, rows, blocks, self.dtype)
+        return jax.tree.map(lambda x: jax.device_put(x, self.device if self.mesh is None else x.sharding), made)
 
     def session(self, batch: int, length: int | None = None) -> Session:
         """`batch` empty conversations of at most `length` tokens each (default: max_length)."""
@@ -88,6 +93,6 @@ def _mesh(state: nnx.State) -> Mesh | None:
     """The mesh over which parameters are laid out, if they are."""
     for leaf in jax.tree.leaves(state):
         place = leaf.sharding
-        if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh) and place.mesh.size > 1:
+        if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
             return place.mesh
     return None

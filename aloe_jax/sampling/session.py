@@ -18,6 +18,9 @@ from aloe_jax.sampling.generation import Generation, Reason
 if TYPE_CHECKING:
     from aloe_jax.sampling.sampler import Sampler
 
+LEAST_LENGTH = 64  # tokens: of the smallest cache for a prompt and its reply
+READ = 4  # rows of a shard, at least, of which a page each is read at a time
+
 
 def bucket(size: int, least: int) -> int:
     """The first of least, 2 least, 4 least, ... that is not below `size`."""
@@ -51,7 +54,9 @@ class Session:
         self._conversations = [_Conversation() for _ in range(batch)]
         self._rows = min(bucket(batch, sampler.shards), sampler.rows)
         self._owners: list[int | None] = [None] * self._rows
-        self._group = max(1, self._rows // sampler.shards // 4) * sampler.shards  # rows that are extended together
+        rows = self._rows // sampler.shards
+        # Rows that are extended together. A CPU is quickest with scores that its caches hold, others with more of them.
+        self._group = min(rows, READ if jax.default_backend() == "cpu" else max(READ, rows // 4)) * sampler.shards
         self._made: Cache | None = None
         self._unread_context: jax.Array | None = None
 
@@ -312,8 +317,8 @@ class Session:
         rows = programs.Rows(put(last), put(lengths), put(most), put(row_seeds), context)
         ids = np.full(bucket(len(stop), 8), -1, np.int32)
         ids[: len(stop)] = stop
-        # Enough to fill the pieces in which the conversations that take their places are read.
-        enough = self._group if others_wait else self._rows + 1
+        # To wait for some rows to end spares reading those that take their places one by one.
+        enough = max(1, self._rows // 8) if others_wait else self._rows + 1
         ends = programs.Ends(ids, np.int32(enough), np.bool_(logps))
         with sampler.on_mesh():
             drawn, self._made = programs.decode(
@@ -338,9 +343,6 @@ class Session:
 
     def _cache(self) -> Cache:
         if self._made is None:
-            sampler = self._sampler
             undivided = jax.default_backend() == "gpu"  # where a choice at every layer would stop the device
-            with sampler.on_mesh():
-                blocks = tuple(block_sizes(self._length, undivided))
-                self._made = programs.new_cache(sampler.model.spec, self._rows, blocks, sampler.dtype)
+            self._made = self._sampler.empty_cache(self._rows, tuple(block_sizes(self._length, undivided)))
         return self._made

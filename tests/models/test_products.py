@@ -8,8 +8,10 @@ from aloe_jax.models.decoder import rematerialised
 from aloe_jax.models.products import product
 
 SHAPES = {  # x, weight, and how many axes are summed over
-    "btd,df->btf": ((2, 5, 8), (8, 6), 1),
+    "btd,df->btf": ((2, 5, 8), (8, 12), 1),
+    "btf,fd->btd": ((2, 5, 12), (12, 8), 1),
     "btd,dnh->btnh": ((2, 5, 8), (8, 3, 4), 1),
+    "btd,dkh->btkh": ((2, 5, 8), (8, 1, 4), 1),
     "btnh,nhd->btd": ((2, 5, 3, 4), (3, 4, 8), 2),
 }
 

@@ -6,27 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aloe_jax import config
-from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Request
-from aloe_jax.models import ModelSpec, save_pretrained
 from aloe_jax.sampling.policy import Policy
-from tests.conversations import conversation
-from tests.random_models import random_decoder
+from tests.sampling.tiny import saved_model
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    root = tmp_path_factory.mktemp("policy")
-    texts = [text for turn in conversation(4).turns for text in (turn.user, turn.preferred)]
-    train_tokenizer(texts, 300, root / "tokenizer")
-    tokenizer = load_tokenizer(root / "tokenizer")
-    spec = ModelSpec(
-        vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=24,
-        max_length=192,
-    )  # fmt: skip
-    save_pretrained(random_decoder(spec, deviation=0.3), root / "model", tokenizer=tokenizer)
-    return root / "model"
+    return saved_model(tmp_path_factory.mktemp("policy"))
 
 
 def policy(directory, **settings):
@@ -53,13 +41,13 @@ def test_a_reply_depends_on_its_seed_and_conversation_alone(directory):
 
 
 def test_the_hint_is_seen_and_lengthens_the_prompt(directory):
-    model = policy(directory)
+    model = policy(directory, max_output_tokens=64)
     plain, hinted = (model.complete(request(3, hinted=hinted)) for hinted in (False, True))
     assert hinted.input_tokens > plain.input_tokens
 
 
 def test_what_does_not_fit_or_finish_is_an_outcome(directory):
-    assert policy(directory, max_output_tokens=2).complete(request(0)).outcome == "truncated"
+    assert policy(directory, max_output_tokens=2).complete(request(0, words=8)).outcome == "truncated"
     completion = policy(directory, max_output_tokens=100).complete(request(0, words=100))
     assert completion.outcome == "empty" and "context leaves 91" in completion.detail
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -55,9 +55,7 @@ class Side:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env=os.environ
-                | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(cores), "TMPDIR": task.directory}
-                | dict(contestant.variables),
+                env=os.environ | _on_cores(cores) | {"TMPDIR": task.directory} | dict(contestant.variables),
             )
 
     def __enter__(self) -> Side:
@@ -140,6 +138,12 @@ class Side:
             pass  # the answer will say that it has ended
 
 
+def _on_cores(count: int) -> dict[str, str]:
+    """What lets torch use so many threads, and JAX as many devices, which is faster than one with all cores."""
+    devices = f"--xla_force_host_platform_device_count={count}"
+    return {"OMP_NUM_THREADS": str(count), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}
+
+
 @contextlib.contextmanager
 def ready(contestants: Sequence[Contestant], task: Task, rounds: int, cores: int) -> Iterator[list[Side]]:
     """Contestants that are ready for so many rounds; each was prepared with the machine to itself.
@@ -196,26 +200,29 @@ class Ratio:
         return f"{self.median:.2f} ({min(self.values):.2f} to {max(self.values):.2f})"
 
 
-def speed_ratio(ours: Side, theirs: Side) -> Ratio:
-    """How many times as fast we are, in every round that both took part in."""
-    mine = {record["round"]: rate for record, rate in zip(ours.records, ours.rates(), strict=True)}
-    pairs = zip(theirs.records, theirs.rates(), strict=True)
-    return Ratio(tuple(mine[record["round"]] / rate for record, rate in pairs if record["round"] in mine))
+def speed_ratio(ours: Side, theirs: Side, clock: Literal["wall", "cpu"] = "wall") -> Ratio:
+    """How many times as much we get done in a second of this clock, in every round that both took part in."""
+    mine, other = (
+        {record["round"]: record["done"] / record[clock] for record in side.records} for side in (ours, theirs)
+    )
+    return Ratio(tuple(mine[number] / rate for number, rate in other.items() if number in mine))
 
 
 def table(ours: Side, sides: Sequence[Side], unit: str) -> list[str]:
     """Medians and ratios as lines."""
     head = (
-        f"{'':<42} {unit + '/s':>10} {'range':>17} {'CPU-s each':>11} {'peak GB':>8} {'in steps':>8}  ours is faster by"
+        f"{'':<42} {unit + '/s':>10} {'range':>17} {'CPU-s each':>11} {'peak GB':>8} {'in steps':>8}  "
+        f"{'ours is faster by':<24} in CPU-s"
     )
     lines = [head]
     for side in sides:
         rates = side.rates()
         cpu = statistics.median(record["cpu"] / record["done"] for record in side.records)
         step = f"{side.step_peak / 1e9:8.2f}" if side.step_peak else f"{'':>8}"
+        faster = "" if side is ours else f"{speed_ratio(ours, side)!s:<24} {speed_ratio(ours, side, 'cpu').median:.2f}"
         lines.append(
             f"{side.title:<42} {statistics.median(rates):10.2f} {min(rates):8.2f}-{max(rates):8.2f} "
-            f"{cpu:11.3g} {side.peak / 1e9:8.2f} {step}  {'' if side is ours else speed_ratio(ours, side)}"
+            f"{cpu:11.3g} {side.peak / 1e9:8.2f} {step}  {faster}"
         )
     return lines
 

@@ -25,7 +25,7 @@ from tests.benchmarks.peers.task import BETA, LEARNING_RATE, Task
 
 
 class Run:
-    """Model, reference and step of one stage."""
+    """Model, reference and step of one stage, on all devices."""
 
     def __init__(self, task: Task, stage: str):
         self.settings = config.Train.model_validate(
@@ -33,7 +33,7 @@ class Run:
                 "stage": stage,
                 "output": task.directory,
                 "model": {"path": str(task.reference), "unroll": task.layers},
-                "data": {"path": task.directory, "rows": 1},
+                "data": {"path": task.directory, "rows": jax.device_count()},
                 "optimizer": {"learning_rate": LEARNING_RATE, "warmup_steps": 0, "schedule": "constant"},
                 "dpo": {"beta": BETA},
             }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from aloe_jax.data.loader import FIELDS, Batch, Loader
+from aloe_jax.data.bins import best_row_length
+from aloe_jax.data.loader import Batch, Loader, evaluation_batches
 from aloe_jax.data.packing import Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.training.objectives import dpo_loss
@@ -15,7 +17,7 @@ from tests.benchmarks.peers.our_run import Run
 from tests.benchmarks.peers.task import BETA, Conversation, Task
 from tests.benchmarks.peers.worker import Answer, Meter, forget_peak, serve, told
 
-ROW = (6400, 8193)  # tokens of a row: from, and up to but without
+LONGEST = 4096  # tokens: longer rows are no faster, and a step on them keeps more
 
 
 class Trees:
@@ -29,16 +31,13 @@ class Trees:
             trees = [tree.keep_replies([pair.preferred for pair in tree.pairs]) for tree in trees]
         self.rows = packed(trees)
         self.run = Run(task, self.stage)
-        singles = [{name: getattr(self.rows, name)[row : row + 1] for name in FIELDS} for row in range(len(self.rows))]
-        self.policy = self._by_id([self.run.logps(self.run.params, each) for each in singles])
+        self.policy = self._by_id(self._logps(self.run.params))
         extra: Batch = {}
         if self.stage == "dpo":
-            found = [self.run.logps(self.run.reference, each) for each in singles]
+            found = self._logps(self.run.reference)
             self.reference = self._by_id(found)
-            extra["reference"] = np.concatenate(
-                [logps[0][each["pairs"]] for logps, each in zip(found, singles, strict=True)]
-            )
-        self.loader = Loader(self.rows, 1, task.seed, extra)
+            extra["reference"] = np.stack([logps[pairs] for logps, pairs in zip(found, self.rows.pairs, strict=True)])
+        self.loader = Loader(self.rows, self.run.settings.data.rows, task.seed, extra)
         self.taken = 0
         self.targets = {
             id: int(self.rows.reply_length[row, number + 1]) for id, (row, number) in self._places().items()
@@ -72,9 +71,9 @@ class Trees:
         return {"peak": Meter().read()["peak"], "forgotten": forget_peak()}
 
     def round(self, _: Answer) -> Answer:
-        """A pass over all rows."""
+        """A pass over all rows, but for those that would not fill a batch: they come in the next round."""
         meter = Meter()
-        batches = self._next(len(self.rows))
+        batches = self._next(len(self.rows) // self.loader.size)
         self.run.steps(batches)
         done = {"pairs": sum(int((batch["pair_turn"] > 0).sum()) for batch in batches)}
         if self.stage == "sft":
@@ -88,8 +87,13 @@ class Trees:
     def _places(self) -> dict[str, tuple[int, int]]:
         return {id: (row, number) for row, ids in enumerate(self.rows.reply_ids) for number, id in enumerate(ids)}
 
-    def _by_id(self, logps: list[np.ndarray]) -> dict[str, float]:
-        return {id: float(logps[row][0, number + 1]) for id, (row, number) in self._places().items()}
+    def _logps(self, params: Any) -> np.ndarray:
+        """Of every reply under these parameters, [rows, R]."""
+        batches = evaluation_batches(self.rows, self.run.settings.data.rows)
+        return np.concatenate([self.run.logps(params, batch) for batch in batches])[: len(self.rows)]
+
+    def _by_id(self, logps: np.ndarray) -> dict[str, float]:
+        return {id: float(logps[row, number + 1]) for id, (row, number) in self._places().items()}
 
 
 def tree_of(conversation: Conversation) -> TokenTree:
@@ -110,8 +114,11 @@ def tree_of(conversation: Conversation) -> TokenTree:
 
 
 def packed(trees: Sequence[TokenTree]) -> Rows:
-    """Rows of the length within ROW that the trees fill best, which is what a dry run tells a person."""
-    return max((pack(trees, length) for length in range(*ROW, 256)), key=lambda made: made[1].fill)[0]
+    """Rows of the length up to LONGEST that fits the trees best, as a dry run tells a person."""
+    best = best_row_length([np.array([tree.length for tree in trees])], LONGEST)
+    if best is None:
+        raise ValueError(f"a tree is longer than {LONGEST} tokens")
+    return pack(trees, best[0])[0]
 
 
 if __name__ == "__main__":

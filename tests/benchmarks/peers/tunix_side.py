@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AxisType
 from tunix.models.llama3.model import ModelConfig
 from tunix.models.llama3.params import create_model_from_safe_tensors
 from tunix.sft.dpo.dpo_trainer import DPOTrainer, DPOTrainingConfig, TrainingInput, dpo_loss_fn
@@ -41,8 +43,10 @@ class Side:
             rope_theta=int(task.rope_theta),
             norm_eps=task.norm_eps,
         )
+        # Its models name the axes fsdp and tp; pairs lie along fsdp.
+        self.mesh = jax.make_mesh((jax.device_count(), 1), ("fsdp", "tp"), axis_types=(AxisType.Auto,) * 2)
         policy, reference = (
-            create_model_from_safe_tensors(str(directory), shape, dtype=jnp.float32)
+            create_model_from_safe_tensors(str(directory), shape, self.mesh, dtype=jnp.float32)
             for directory in (task.policy, task.reference)
         )
         pairs = task.pairs()
@@ -67,14 +71,15 @@ class Side:
         }
 
     def _check(self) -> Answer:
-        example = self.trainer._prepare_inputs(self._padded(self.batches[0]))
-        loss, _ = dpo_loss_fn(self.trainer.model, example, "dpo", BETA)
+        with self.mesh:
+            example = self.trainer._prepare_inputs(self._padded(self.batches[0]))
+            loss, _ = dpo_loss_fn(self.trainer.model, example, "dpo", BETA)
         return {"loss": float(loss), "pairs": [pair.id for pair in self.batches[0]]}
 
     def warm(self, _: Answer) -> Answer:
         """Compile (the second step is compiled anew), and take the first steps."""
         with told("compilation and first steps"):
-            self.gate.start(lambda: self.trainer.train(self._stream()))
+            self.gate.start(self._train)
             self.gate.run(WARM)
         return {"peak": Meter().read()["peak"], "forgotten": forget_peak()}
 
@@ -83,6 +88,10 @@ class Side:
         meter = Meter()
         self.gate.run(self.steps)
         return meter.read() | self.items
+
+    def _train(self) -> None:
+        with self.mesh:
+            self.trainer.train(self._stream())
 
     def _stream(self) -> Iterator[TrainingInput]:
         for batch in self.batches:

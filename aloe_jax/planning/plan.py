@@ -1,0 +1,230 @@
+"""A run on machines that are not here, as one answer: does it fit, how fast can it be, what will it cost."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.stages import Compiled
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.models import ModelSpec, huggingface, is_huggingface
+from aloe_jax.models.run_directory import load_spec
+from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
+from aloe_jax.planning import flops
+from aloe_jax.planning.architectures import ARCHITECTURES, published
+from aloe_jax.planning.chips import Slice
+from aloe_jax.planning.demand import AnyMesh, Demand, measured
+from aloe_jax.planning.estimate import estimated
+from aloe_jax.planning.geometry import Geometry
+from aloe_jax.planning.program import abstract_step
+from aloe_jax.planning.roofline import Roofline, roofline
+from aloe_jax.planning.workload import Conversations, Workload, check
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is planned: a run, its model and its data, on a slice."""
+
+    settings: config.Train
+    spec: ModelSpec
+    sizes_from: str
+    where: Slice
+    conversations: Conversations
+
+    def changed(self, changes: Mapping[str, Any]) -> Subject:
+        """With other settings, by dotted key: {"data.rows": 8}."""
+        values = self.settings.model_dump()
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            inner = values
+            for section in sections:
+                inner = inner[section]
+            inner[last] = value
+        return replace(self, settings=config.Train.model_validate(values))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer. Times are of a step, over all chips, unless they say otherwise."""
+
+    subject: Subject
+    mesh: dict[str, int]
+    workload: Workload
+    computed: flops.Flops
+    demand: Demand
+    roofline: Roofline
+    cpu_seconds: float  # that compiling took; 0: nothing was compiled
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip has the memory."""
+        return self.demand.peak <= self.subject.where.chip.memory
+
+    @property
+    def mfu(self) -> float:
+        """Useful operations over what the chips could do in the shortest time of the step: no run has a higher one."""
+        return self.workload.flops / self._peak / self.roofline.bound
+
+    @property
+    def mfu_serial(self) -> float:
+        """The same if exchanges run beside nothing else."""
+        return self.workload.flops / self._peak / self.roofline.serial
+
+    @property
+    def possible(self) -> float:
+        """The share of the shortest time in which the chips compute: arithmetic over the largest of the bounds."""
+        return self.roofline.compute / self.roofline.bound
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run at best, without start, compiling, evaluation and checkpoints."""
+        return self.workload.steps * self.roofline.bound
+
+    @property
+    def chip_hours(self) -> float:
+        """Of the whole run at best."""
+        return self.seconds / 3600 * self.subject.where.chips
+
+    @property
+    def _peak(self) -> float:
+        return self.subject.where.chips * self.subject.where.chip.flops
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain values; bytes, seconds, FLOPs."""
+        work, subject = self.workload, self.subject
+        return {
+            "topology": subject.where.text,
+            "slices": subject.where.slices,
+            "chips": subject.where.chips,
+            "chip": asdict(subject.where.chip),
+            "model": {"sizes": subject.sizes_from, "parameters": subject.spec.parameter_count()},
+            "mesh": self.mesh,
+            "data": {"assumed": work.assumed, "said": work.said, "fill": work.packed.report.fill},
+            "memory": {
+                "source": self.demand.source,
+                "fits": self.fits,
+                "peak": self.demand.peak,
+                "arguments": self.demand.arguments,
+                "temporaries": self.demand.temporaries,
+                "of": subject.where.chip.memory,
+            },
+            "flops": {
+                "useful_per_step": work.flops,
+                "useful_per_conversation": work.flops / work.trees,
+                "computed_per_step": asdict(self.computed) | {"total": self.computed.total},
+            },
+            "traffic": self.demand.traffic,
+            "exchanges": [each._asdict() for each in self.demand.exchanges],
+            "seconds": {
+                "compute": self.roofline.compute,
+                "memory": self.roofline.memory,
+                "interconnect": self.roofline.interconnect,
+                "by_axes": self.roofline.axes,
+                "step": self.roofline.bound,
+                "step_if_exchanges_wait": self.roofline.serial,
+            },
+            "limit": self.roofline.limit,
+            "possible": self.possible,
+            "mfu": self.mfu,
+            "mfu_if_exchanges_wait": self.mfu_serial,
+            "tokens_per_step": work.tokens,
+            "pairs_per_step": work.pairs,
+            "conversations_per_step": work.trees,
+            "tokens_per_second": work.tokens / self.roofline.bound,
+            "pairs_per_second": work.pairs / self.roofline.bound,
+            "steps": work.steps,
+            "hours": self.seconds / 3600,
+            "chip_hours": self.chip_hours,
+            "compile_cpu_seconds": self.cpu_seconds,
+        }
+
+
+def sizes_of(settings: config.Train, named: str | None = None) -> tuple[ModelSpec, str]:
+    """The model's sizes and where they are from: `model.path`, or a published model that it, or `named`, names.
+
+    Raises AloeError when there are none.
+    """
+    path = settings.model.path
+    if named is None and path is not None and Path(path).exists():
+        return (huggingface.read_spec(Path(path)) if is_huggingface(Path(path)) else load_spec(Path(path))), path
+    if found := published(named or path or ""):
+        return found[1], f"published sizes of {found[0]}"
+    if path is None and named is None:
+        raise AloeError("model.path: a model from scratch has no vocabulary before its tokenizer is here; give --model")
+    raise AloeError(
+        f"model.path: {named or path} is not here and named like no published model ({', '.join(ARCHITECTURES)}); "
+        "give one of these as --model"
+    )
+
+
+def mesh_of(settings: config.Train, where: Slice, real: bool) -> AnyMesh:
+    """The mesh over the chips; `real` with libtpu's devices, else without any."""
+    if real:
+        return tpu_mesh(where.text, settings.mesh, where.slices)
+    return unplaced_mesh(settings.mesh, where.chips, where.slices)
+
+
+def estimate_plan(subject: Subject) -> Plan:
+    """The plan from formulas. Raises AloeError where settings, model and mesh do not fit each other."""
+    mesh, workload = _prepared(subject, real=False)
+    demand = estimated(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
+    return _plan(subject, mesh, workload, demand)
+
+
+def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> Plan:
+    """The plan from the compiled step. Raises AloeError also when libtpu is missing.
+
+    A step that the compiler finds too large for the chip gives a plan that does not fit, with the memory that the
+    compiler says it needs.
+    """
+    mesh, workload = _prepared(subject, real=True)
+    before = time.process_time()
+    try:
+        compiled = compile_step(subject, mesh, workload, options)
+    except jax.errors.JaxRuntimeError as error:
+        needed = too_large(str(error))
+        if needed is None:
+            raise
+        guess = estimated(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
+        return _plan(subject, mesh, workload, replace(guess, source="compiled", peak=needed))
+    return _plan(subject, mesh, workload, measured(compiled, mesh), time.process_time() - before)
+
+
+def compile_step(
+    subject: Subject, mesh: AnyMesh, workload: Workload, options: Mapping[str, Any] | None = None
+) -> Compiled:
+    """The training step itself, compiled for the slice."""
+    made = abstract_step(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
+    return compile_for(mesh, made.step.compiled, made.state, made.frozen, made.batch, options=options)
+
+
+def too_large(message: str) -> int | None:
+    """Bytes that a step needs by the compiler's refusal, None where that is not what it says."""
+    found = re.search(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", message)
+    if found is None:
+        return None
+    return math.ceil(float(found.group(1)) * 1024 ** (1 + "KMGT".index(found.group(2))))
+
+
+def _prepared(subject: Subject, real: bool) -> tuple[AnyMesh, Workload]:
+    """Mesh and work, which fit each other."""
+    mesh = mesh_of(subject.settings, subject.where, real)
+    workload = subject.conversations.workload(subject.settings, subject.spec)
+    check(subject.settings, subject.spec, workload, mesh.shape["data"] * mesh.shape["fsdp"])
+    return mesh, workload
+
+
+def _plan(subject: Subject, mesh: AnyMesh, workload: Workload, demand: Demand, spent: float = 0.0) -> Plan:
+    dense = subject.settings.model.attention == "dense"
+    pairs = float(subject.settings.data.row_length**2) if dense else workload.packed.scores
+    computed = flops.computed(subject.settings, subject.spec, workload.packed.rows.scored.shape[1], pairs)
+    times = roofline(computed.total, demand, subject.where, Geometry(subject.where, mesh))
+    return Plan(subject, dict(mesh.shape), workload, computed, demand, times, spent)

@@ -1,0 +1,78 @@
+"""A plan as a person reads it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from aloe_jax.planning.plan import Plan
+
+GIB = 2**30
+
+
+def table(plan: Plan, price: float | None = None) -> str:
+    """Two columns: what, and how much of it. `price` is dollars a chip-hour."""
+    subject, work, times = plan.subject, plan.workload, plan.roofline
+    settings, demand = subject.settings, plan.demand
+    made = f"compiled in {plan.cpu_seconds:.0f} CPU-seconds" if plan.cpu_seconds else "estimated, not compiled"
+    if demand.source == "compiled" and not plan.cpu_seconds:
+        made = "refused by the compiler, times estimated"
+    trained = "all of them" if settings.model.lora is None else f"adapters of rank {settings.model.lora.rank}"
+    spare = subject.where.chip.memory - demand.peak
+    verdict = "fits" if plan.fits else f"DOES NOT FIT by {-spare / GIB:.2f} GiB"
+    lines = [
+        ("slice", str(subject.where)),
+        ("mesh", " x ".join(f"{axis} {size}" for axis, size in plan.mesh.items())),
+        ("parameters", f"{subject.spec.parameter_count():,}, trained: {trained} ({subject.sizes_from})"),
+        ("data", work.said),
+        ("", str(work.packed.report)),
+        ("step", f"{settings.data.rows} rows x {settings.data.row_length:,}: {work.tokens:,.0f} tokens"
+         + (f", {work.pairs:,.0f} pairs" if settings.stage == "dpo" else "") + f", {work.trees:.1f} conversations"),
+        ("memory", f"{demand.peak / GIB:.2f} GiB a chip of {subject.where.chip.memory / GIB:.2f}: {verdict} ({made})"),
+        ("", f"{demand.arguments / GIB:.2f} GiB arguments (parameters, optimizer, batch), "
+         f"{demand.temporaries / GIB:.2f} GiB temporary"),
+        ("FLOPs", f"{work.flops:.3e} useful a step, {work.flops / work.trees:.3e} a conversation"),
+        ("", f"{plan.computed.total:.3e} computed a step: {_shares(plan)}"),
+        ("traffic", f"{demand.traffic / 1e9:.1f} GB a chip and step, memory"),
+        *_exchanges(plan),
+        ("roofline", f"compute {_ms(times.compute)}, memory {_ms(times.memory)}, interconnect {_ms(times.interconnect)}"
+         + (f" ({', '.join(f'{name} {_ms(time)}' for name, time in times.axes.items())})" if times.axes else "")),
+        ("", f"a step takes at least {_ms(times.bound)}, by {times.limit}; {_ms(times.serial)} if exchanges run alone"),
+        ("utilisation", f"MFU at most {plan.mfu:.1%} ({plan.mfu_serial:.1%} if exchanges run alone); "
+         f"the chips compute {plan.possible:.0%} of the shortest time"),
+        ("speed", f"at most {work.tokens / times.bound:,.0f} tokens/s"
+         + (f", {work.pairs / times.bound:,.1f} pairs/s" if settings.stage == "dpo" else "")),
+        ("run", f"{work.steps:,} steps, at least {_hours(plan.seconds)}, {plan.chip_hours:.2f} chip-hours"),
+    ]  # fmt: skip
+    if price is not None:
+        at_least = plan.chip_hours * price
+        told = f"at least ${at_least:,.2f} at ${price:g} a chip-hour"
+        if times.serial > times.bound:
+            told += f"; ${at_least * times.serial / times.bound:,.2f} if exchanges run alone"
+        lines.append(("cost", told + "; without start, compiling, evaluation and checkpoints"))
+    return "\n".join(f"{name:<12} {text}".rstrip() for name, text in lines)
+
+
+def _shares(plan: Plan) -> str:
+    parts = {"layers": plan.computed.layers, "attention": plan.computed.attention, "head": plan.computed.head}
+    return ", ".join(f"{name} {value / plan.computed.total:.0%}" for name, value in parts.items())
+
+
+def _exchanges(plan: Plan) -> list[tuple[str, str]]:
+    """A line a mesh axis: what a chip sends along it, by kind and type."""
+    by_axes: dict[str, list[str]] = defaultdict(list)
+    totals: dict[str, float] = defaultdict(float)
+    for each in plan.demand.exchanges:
+        axes = " x ".join(each.axes)
+        totals[axes] += each.bytes
+        if each.bytes >= 1e6:
+            by_axes[axes].append(f"{each.kind} {each.dtype} {each.bytes / 1e9:.2f}")
+    lines = [f"{axes}: {totals[axes] / 1e9:.2f} GB a chip ({', '.join(kinds)})" for axes, kinds in by_axes.items()]
+    return [("" if place else "exchanges", line) for place, line in enumerate(lines)]
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f} ms"
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

@@ -1,0 +1,170 @@
+"""What a run trains on: the configured data where it is here, else conversations of an assumed shape."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aloe_jax import config
+from aloe_jax.data.packing import PackingReport, Rows, pack
+from aloe_jax.data.trees import Node, Pair, TokenTree
+from aloe_jax.errors import AloeError
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.planning.flops import scores
+from aloe_jax.training.metrics import Work
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Conversations that are not here yet. Lengths are means; each message's lies evenly between 0.5 and 1.5 times."""
+
+    conversations: int = 3310  # for training: of the published pool
+    turns: int = 10
+    user_tokens: int = 40  # of a user's message, with what the chat template puts around it
+    reply_tokens: int = 60  # of a reply, with its end of turn
+
+    def __str__(self) -> str:
+        return (
+            f"{self.conversations:,} conversations of {self.turns} turns, {self.user_tokens} tokens a user's message, "
+            f"{self.reply_tokens} a reply"
+        )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Training rows of one length."""
+
+    rows: Rows
+    report: PackingReport
+    shown: np.ndarray  # how often an epoch shows a row
+
+    @functools.cached_property
+    def scores(self) -> float:
+        """See `flops.scores`, with a kernel."""
+        return scores(self.rows)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step and the run have of the rows; counts of a step are means."""
+
+    packed: Packed
+    said: str  # where the conversations come from
+    assumed: bool
+    steps: int
+    trees: float
+    tokens: float
+    pairs: float
+    flops: float  # useful ones, see `Work`
+
+
+def trees_of(shape: Shape, stage: str, seed: int = 0) -> list[TokenTree]:
+    """Token trees of the assumed shape: every turn a user's message and two replies, one of which is continued.
+
+    In SFT one reply a turn is scored and the others are context only where the conversation went on from them.
+    """
+    draw = np.random.default_rng(seed)
+
+    def length(mean: int) -> int:
+        return max(2, round(mean * draw.uniform(0.5, 1.5)))
+
+    made = []
+    for number in range(shape.conversations):
+        nodes: list[Node] = []
+        pairs: list[Pair] = []
+        continued = -1
+        for turn in range(shape.turns):
+            nodes.append(Node(continued, [0] * length(shape.user_tokens), turn=turn))
+            user, replies = len(nodes) - 1, []
+            for _ in range(2):
+                size = length(shape.reply_tokens)
+                replies.append(len(nodes))
+                nodes.append(Node(user, [0] * size, scored=size, turn=turn))
+            continued = replies[1]
+            preferred, rejected = replies if draw.random() < 0.5 else replies[::-1]
+            pairs.append(Pair(turn, preferred, rejected))
+        tree = TokenTree(f"assumed-{number}", tuple(nodes), tuple(pairs))
+        made.append(tree if stage == "dpo" else tree.keep_replies([pair.preferred for pair in pairs]))
+    return made
+
+
+class Conversations:
+    """The training data: read where it is here, of the assumed shape where it is not; packed once a row length."""
+
+    def __init__(self, settings: config.Train, shape: Shape) -> None:
+        reason = missing(settings)
+        self.assumed = bool(reason)
+        self.said = (
+            f"assumed, since {reason}: {shape}" if reason else f"read from {settings.data.path or 'data.mixture'}"
+        )
+        self._trees = trees_of(shape, settings.stage) if reason else []
+        self._packed: dict[int, Packed] = {}
+
+    def workload(self, settings: config.Train, spec: ModelSpec) -> Workload:
+        """The work of a run with these settings, which differ from the first ones in sizes only."""
+        packed = self.packed(settings)
+        work, shown = Work.of(packed.rows, spec, settings.model.lora), packed.shown
+
+        def in_a_step(of_rows: np.ndarray) -> float:
+            return settings.data.rows * float((shown * of_rows).sum() / shown.sum())
+
+        return Workload(
+            packed,
+            self.said,
+            self.assumed,
+            steps=settings.steps or settings.epochs * math.ceil(shown.sum() / settings.data.rows),
+            trees=in_a_step(np.array([len(ids) for ids in packed.rows.tree_ids])),
+            tokens=in_a_step(work.tokens),
+            pairs=in_a_step(work.pairs),
+            flops=in_a_step(work.flops),
+        )
+
+    def longest(self, settings: config.Train) -> int:
+        """Tokens of the longest conversation: rows must not be shorter, or it would lose turns."""
+        return int(self.packed(settings).report.lengths.max())
+
+    def packed(self, settings: config.Train) -> Packed:
+        """Rows of `data.row_length`."""
+        length = settings.data.row_length
+        if length not in self._packed:
+            if self.assumed:
+                rows, report = pack(self._trees, length)
+                self._packed[length] = Packed(rows, report, np.ones(len(rows)))
+            else:
+                from aloe_jax.training.start import gather_material
+
+                train = gather_material(settings).train
+                shown = np.zeros(len(train.rows))
+                for part in train.parts:
+                    shown[part.start : part.stop] = part.weight
+                self._packed[length] = Packed(train.rows, train.report, shown)
+        return self._packed[length]
+
+
+def missing(settings: config.Train) -> str:
+    """What of the data and the tokenizer is not here, "" when all of it is."""
+    places = [settings.data.path] if settings.data.path else [source.path for source in settings.data.mixture]
+    tokenizer = settings.model.tokenizer or settings.model.path or ""
+    gone = [place for place in (*places, tokenizer) if "://" in place or not Path(place).exists()]
+    return f"{gone[0]} is not here" if gone else ""
+
+
+def check(settings: config.Train, spec: ModelSpec, workload: Workload, shards: int) -> None:
+    """Raise AloeError where rows, model and mesh do not fit each other, as a run would."""
+    parts = settings.data.accumulate
+    if settings.data.rows % (shards * parts):
+        raise AloeError(
+            f"data.rows: {settings.data.rows} rows a step cannot be split over {shards} parts of the mesh (data x fsdp)"
+            + (f" in {parts} parts (data.accumulate)" if parts > 1 else "")
+            + f"; give a multiple of {shards * parts}"
+        )
+    longest = int(workload.packed.rows.positions.max()) + 1
+    if longest > spec.max_length:
+        raise AloeError(
+            f"data.row_length: the longest conversation has {longest} tokens on one path, the model's maximum is "
+            f"{spec.max_length}; lower data.row_length to {spec.max_length}"
+        )

@@ -1,0 +1,27 @@
+"""Small runs to plan."""
+
+from aloe_jax import config
+from aloe_jax.models import ModelSpec
+from aloe_jax.planning.chips import read_topology
+from aloe_jax.planning.plan import Subject
+from aloe_jax.planning.workload import Conversations, Shape
+
+# Least effort of the compiler: what is tested here does not depend on it, and it takes half the time.
+LEAST = {"optimization_level": "O0"}
+SPEC = ModelSpec(
+    vocab=256, layers=2, width=512, query_heads=4, kv_heads=2, head_size=128, feed_forward=1024, max_length=4096
+)
+
+
+def subject(topology, slices=1, stage="dpo", spec=SPEC, shape=None, **changes):
+    """Two layers over fsdp 2 x tensor 2 on every slice; `changes` by dotted key with __ for the dot."""
+    settings = config.Train(
+        stage=stage,
+        output="run",
+        model={"path": "nowhere", "compute_dtype": "bfloat16", "remat": "full"},
+        data={"path": "nowhere", "row_length": 512, "rows": 8},
+        mesh={"data": slices, "fsdp": 2, "tensor": 2},
+    )
+    conversations = Conversations(settings, shape or Shape(64, turns=4, user_tokens=10, reply_tokens=15))
+    made = Subject(settings, spec, "a test", read_topology(topology, slices), conversations)
+    return made.changed({key.replace("__", "."): value for key, value in changes.items()})
