@@ -53,7 +53,6 @@ bench-quick: $(READY)  ## Tree rows against our own padded pairs; fails below si
 
 bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, remote calls, loading, benchmark overhead
 	@$(BIN)/python -m tests.benchmarks.head
-	@$(BIN)/python -m tests.benchmarks.tree_packing
 	@$(BIN)/python -m tests.benchmarks.persona_filter
 	@$(BIN)/python -m tests.benchmarks.remote_calls
 	@$(BIN)/python -m tests.benchmarks.load_checkpoint

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from aloe_jax.data.bins import best_row_length, first_fit
 from aloe_jax.data.packing import pack, total
-from tests.benchmarks.tree_packing import draw_tree as draw_aloe_tree
+from tests.benchmarks.peers.our_trees import tree_of
+from tests.benchmarks.peers.task import Task
 
 
 def plain_first_fit(lengths, room):
@@ -32,7 +33,7 @@ def test_it_is_not_quadratic():
     assert max(first_fit([700] * 200_000, 1000)) == 199_999
 
 
-ALOE = [draw_aloe_tree(np.random.default_rng(k), 10, 1000, f"t{k}") for k in range(200)]
+ALOE = [tree_of(conversation) for conversation in Task("", vocab=1000, conversations=200).draw()]
 
 
 def test_rows_of_conversation_trees_are_full():
