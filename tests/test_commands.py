@@ -13,7 +13,7 @@ COMMANDS = {
     "datagen stats": ("--config",),
     "aloe_jax.train": ("--config", "--dry-run"),
     "aloe_jax.evaluate": ("--config",),
-    "aloe_jax.plan": ("--config", "--topology"),
+    "aloe_jax.plan": ("--topology", "--search"),
     "aloe_jax.report": ("--output", "--human"),
     "aloe_jax.rate": (),
     "aloe_jax.rate page": ("--items", "--overlap", "--checks"),
