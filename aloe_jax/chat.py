@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import click
 
 from aloe_jax import config
 from aloe_jax.command import one_line_errors
+from aloe_jax.files import write_atomically
 
 if TYPE_CHECKING:
     from aloe_jax.conversation import Persona
@@ -157,9 +157,7 @@ def save(talk: Talk, file: Path) -> str:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".jsonl" and file.exists():
             text = file.read_text() + text
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_text(text)
-        os.replace(partial, file)
+        write_atomically(file, text)
     except OSError as error:
         return f"({file}: {error.strerror})"
     return f"({file}: {talk.exchanges} exchange{'s' if talk.exchanges > 1 else ''})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -32,6 +33,20 @@ def first_fault(error: ValidationError) -> str:
     fault = error.errors()[0]
     field = ".".join(str(part) for part in fault["loc"]) or "record"
     return f"{field}: {fault['msg'].removeprefix('Value error, ').lower()}"
+
+
+def read_record[R: BaseModel](kind: type[R], path: str | Path, advice: str) -> R:
+    """Read a JSON file as one record. Raises AloeError with the file, the first bad field and `advice`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        json.loads(text)
+        return kind.model_validate_json(text)
+    except OSError as error:
+        raise AloeError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
+    except ValidationError as error:
+        raise AloeError(f"{path}: {first_fault(error)}; {advice}") from None
+    except ValueError as error:
+        raise AloeError(f"{path}: not valid JSON ({error}); {advice}") from None
 
 
 class Persona(_Record):

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import click
 
 from aloe_jax.command import one_line_errors
 from aloe_jax.errors import AloeError
+from aloe_jax.files import write_atomically
 
 if TYPE_CHECKING:
     from aloe_jax.report.gathering import Report
@@ -127,9 +127,7 @@ def main(output: str, miniature: bool) -> None:
             config = (CONFIGS / stage.config).read_text() if stage.config else ""
             done = hashlib.sha256(f"{done} {command} {config}".encode()).hexdigest()[:16]
             run_stage(stage, command, root / "stages" / f"{stage.name}.json", done, f"{number}/{len(plan)}")
-        partial = root / "metrics.json.partial"
-        shutil.copyfile(root / "benchmark/metrics.json", partial)
-        os.replace(partial, root / "metrics.json")
+        write_atomically(root / "metrics.json", (root / "benchmark/metrics.json").read_bytes())
         click.echo(summary(root, plan, write_report(root)))
 
 
@@ -162,9 +160,7 @@ def run_stage(stage: Stage, command: list[str], stamp: Path, digest: str, place:
     status = subprocess.run(child, env=environment, check=False, preexec_fn=die_with_parent).returncode
     if status:
         raise AloeError(f"stage {stage.name} stopped with status {status}; run the same command to go on from there")
-    partial = stamp.with_suffix(".partial")
-    partial.write_text(json.dumps({"digest": digest, "seconds": time.perf_counter() - start}))
-    os.replace(partial, stamp)
+    write_atomically(stamp, json.dumps({"digest": digest, "seconds": time.perf_counter() - start}))
 
 
 def die_with_parent() -> None:
@@ -175,15 +171,14 @@ def die_with_parent() -> None:
 
 def write_report(root: Path) -> Report:
     """Write report.html from the benchmark's results, and the tables to paste beside it."""
-    from aloe_jax.benchmark.results import replace_file
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
     from aloe_jax.report.tables import latex, markdown
 
     report = gather([root / "benchmark"])
     write_page(report, root / "report.html")
-    replace_file(root / "report.md", markdown(report))
-    replace_file(root / "report.tex", latex(report))
+    write_atomically(root / "report.md", markdown(report))
+    write_atomically(root / "report.tex", latex(report))
     return report
 
 

@@ -89,7 +89,8 @@ def _run(settings: config.Evaluate) -> None:
 
     from rich.console import Console
 
-    from aloe_jax.benchmark.results import replace_file, write_results
+    from aloe_jax.benchmark.results import write_results
+    from aloe_jax.files import write_atomically
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
@@ -101,7 +102,7 @@ def _run(settings: config.Evaluate) -> None:
         click.echo(f"Stopped: {error}. Whatever is finished is kept; the same command goes on from here.", err=True)
         sys.exit(LIMITED)
     write_results(settings.output, scored.results)
-    replace_file(Path(settings.output) / "config.yaml", config.dump(settings))
+    write_atomically(Path(settings.output) / "config.yaml", config.dump(settings))
     report = gather([settings.output], settings.judging.people)
     write_page(report, f"{settings.output}/report.html")
     console = Console()

@@ -103,12 +103,12 @@ def agreement(files: tuple[str, ...], key: str, bootstrap: int, seed: int, outpu
         from aloe_jax.benchmark.rating.agreement import compare
         from aloe_jax.benchmark.rating.key import read_key
         from aloe_jax.benchmark.rating.show import tables
-        from aloe_jax.benchmark.results import replace_file
+        from aloe_jax.files import write_atomically
 
         found = compare(read_key(key), {path: read_ratings(path) for path in files}, bootstrap, seed)
         where = Path(output) if output else Path(key.removesuffix(".key.json") + ".agreement.json")
         where.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(where, found.model_dump_json(indent=1) + "\n")
+        write_atomically(where, found.model_dump_json(indent=1) + "\n")
         console = Console()
         console.print(tables(found))
         console.print(str(where), highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # What tests spend is compiling. Without LLVM's optimisation it takes half the time; XLA's own passes are as always.
@@ -32,3 +33,26 @@ if libtpu.exists():
 # Examples that take long on a busy machine are no mistakes.
 hypothesis.settings.register_profile("without a deadline", deadline=None)
 hypothesis.settings.load_profile("without a deadline")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests that open the pages we write; skipped without one, unless ALOE_BROWSER_REQUIRED is 1.
+
+    Of a module, not of the session: while playwright runs, nothing else in the process can start an event loop.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        why = "no Chromium was found; `make browser` installs one, or CHROMIUM names it"
+        if os.environ.get("ALOE_BROWSER_REQUIRED") == "1":
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
+    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in quiet)]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=options)
+        yield started
+        started.close()

@@ -21,19 +21,18 @@ was read. `note`, `seconds` and `undecided` may be left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from aloe_jax.benchmark.agreement import Agreement, agreement
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.conversation import Message, Persona, first_fault
+from aloe_jax.conversation import Message, Persona, read_record
 from aloe_jax.errors import AloeError
 
 FORMAT: Literal["aloe-human-ratings"] = "aloe-human-ratings"
@@ -86,15 +85,7 @@ def item_id(persona: Persona, path: Sequence[Message], reply: str) -> str:
 
 def read_ratings(path: str | Path) -> HumanRatings:
     """Read a file that the page saved. Raises AloeError naming the file and the field."""
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        found = HumanRatings.model_validate(record)
-    except OSError as error:
-        raise AloeError(f"{path}: cannot be read ({error.strerror}); give a file that the rating page saved") from None
-    except ValidationError as error:
-        raise AloeError(f"{path}: {first_fault(error)}; give a file that the rating page saved") from None
-    except ValueError as error:
-        raise AloeError(f"{path}: not a JSON file ({error}); give a file that the rating page saved") from None
+    found = read_record(HumanRatings, path, "give a file that the rating page saved")
     seen: set[str] = set()
     for rating in found.ratings:
         if rating.item in seen:

@@ -28,7 +28,7 @@ import numpy as np
 from aloe_jax import __version__, config
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.metrics import Estimate
-from aloe_jax.benchmark.results import as_json, replace_file
+from aloe_jax.benchmark.results import as_json
 from aloe_jax.conversation import Conversation
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
@@ -37,6 +37,7 @@ from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
+from aloe_jax.files import write_atomically
 from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
 from aloe_jax.parallel.mesh import make_mesh, sharding
 from aloe_jax.training.logprobs import reply_logps
@@ -258,8 +259,8 @@ def write_preferences(settings: config.Preferences, results: PreferenceResults) 
         "models": {one.model: {k: v for k, v in as_json(one).items() if k != "model"} for one in results.models},
         "settings": as_json(settings.model_dump()),
     }
-    replace_file(directory / "config.yaml", config.dump(settings))
-    replace_file(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_atomically(directory / "config.yaml", config.dump(settings))
+    write_atomically(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return directory / "preferences.json"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
+from aloe_jax.files import write_atomically
 
 FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
@@ -235,9 +235,9 @@ def write_results(directory: str | Path, results: Results) -> None:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     metrics = json.dumps(results.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
-    replace_file(directory / METRICS, metrics + "\n")
+    write_atomically(directory / METRICS, metrics + "\n")
     lines = (case.model_dump_json() + "\n" for cases in results.cases.values() for case in cases)
-    replace_file(directory / TRANSCRIPTS, "".join(lines))
+    write_atomically(directory / TRANSCRIPTS, "".join(lines))
 
 
 def load_results(directory: str | Path) -> Results:
@@ -282,13 +282,6 @@ def as_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then give it its own."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _read(path: Path) -> str:

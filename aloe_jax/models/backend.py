@@ -1,7 +1,7 @@
 """What training, sampling and export ask of a model, and the two implementations: our decoder, and MaxText's models.
 
 A model is a `Policy`, what it is of a `Spec`; either is one of ours (decoder.py, spec.py) or one of MaxText's
-(maxtext/). This module alone chooses between them.
+(maxtext/). This module chooses between them; what only one of the two can do stands with its weights, spec or card.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def main(
       python -m aloe_jax.report runs/a --human anna.json --human ben.json
     """
     with one_line_errors():
-        from aloe_jax.benchmark.results import replace_file
         from aloe_jax.errors import AloeError
+        from aloe_jax.files import write_atomically
         from aloe_jax.report import tables
         from aloe_jax.report.figure import write_figure
         from aloe_jax.report.gathering import gather
@@ -55,10 +55,10 @@ def main(
         told = [counted(len(report.models), "model"), counted(len(report.personas), "case")]
         click.echo(f"{output}: {counted(len(report.runs), 'run')}, {', '.join(told)}, {size / 1e6:.1f} MB")
         if latex is not None:
-            replace_file(Path(latex), tables.latex(report))
+            write_atomically(Path(latex), tables.latex(report))
             click.echo(latex)
         if markdown is not None:
-            replace_file(Path(markdown), tables.markdown(report))
+            write_atomically(Path(markdown), tables.markdown(report))
             click.echo(markdown)
         if png is not None:
             write_figure(report, png)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from markupsafe import Markup
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.results import Group, Number, StoredCalibration
+from aloe_jax.files import write_atomically
 from aloe_jax.report import charts, payload, pictures, tables, writing
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
@@ -39,9 +39,7 @@ def write_page(report: Report, target: str | Path) -> int:
     target = Path(target)
     content = render(report).encode()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, target)
+    write_atomically(target, content)
     return len(content)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from aloe_jax.benchmark.results import Number, StoredEstimate
-from aloe_jax.conversation import first_fault
-from aloe_jax.errors import AloeError
+from aloe_jax.conversation import read_record
 
 PREFERENCES = "preferences.json"
 
@@ -67,11 +65,4 @@ def load_preferences(directory: str | Path) -> Preferences | None:
     path = Path(directory) / PREFERENCES
     if not path.is_file():
         return None
-    try:
-        return Preferences.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise AloeError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValidationError as error:
-        raise AloeError(f"{path}: {first_fault(error)}; score the preferences again") from None
-    except ValueError as error:
-        raise AloeError(f"{path}: not valid JSON ({error}); score the preferences again") from None
+    return read_record(Preferences, path, "score the preferences again")

@@ -33,7 +33,7 @@ def test_a_file_is_read_as_the_page_saves_it(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ("{", "not a JSON file"),
+        ("{", "not valid JSON"),
         ('{"format": "aloe-human-ratings", "version": 1, "ratings": []}', "rater"),
         ('{"format": "other", "version": 1, "rater": "a", "ratings": []}', "format"),
         (

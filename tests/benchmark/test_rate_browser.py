@@ -1,9 +1,7 @@
 """The rating page in a real browser where one is installed: everything by keyboard, nothing lost."""
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,28 +11,9 @@ from aloe_jax.benchmark.rating.key import read_key
 from aloe_jax.benchmark.rating.page import write_pages
 from tests.benchmark.rated_runs import HOSTILE, write_run
 
-QUIET = ("gpu", "quic", "background-networking", "component-update", "sync")
-OPTIONS = ["--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in QUIET)]
 FORBIDDEN = """Object.defineProperty(window, "localStorage", {
     get() { throw new DOMException("access is denied", "SecurityError"); },
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        why = "no Chromium was found; `make browser` installs one, or CHROMIUM names it"
-        if os.environ.get("ALOE_BROWSER_REQUIRED") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=OPTIONS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 import re
-import shutil
 
 import pytest
 
@@ -158,26 +157,6 @@ def test_a_journal_is_shown_while_it_grows(tmp_path):
 
 
 # ---------------------------------------------------------------- in a browser
-
-QUIET = ("gpu", "quic", "background-networking", "component-update", "sync")
-OPTIONS = ["--no-sandbox", "--no-first-run", *(f"--disable-{part}" for part in QUIET)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        why = "no Chromium was found; `make browser` installs one, or CHROMIUM names it"
-        if os.environ.get("ALOE_BROWSER_REQUIRED") == "1":
-            pytest.fail(why)
-        pytest.skip(why)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=OPTIONS)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

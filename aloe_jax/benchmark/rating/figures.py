@@ -11,12 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from aloe_jax.benchmark.rating.key import FORM
 from aloe_jax.benchmark.results import Number, StoredEstimate
-from aloe_jax.conversation import first_fault
-from aloe_jax.errors import AloeError
+from aloe_jax.conversation import read_record
 
 FORMAT: Literal["aloe-people-agreement"] = "aloe-people-agreement"
 VERSION: Literal[1] = 1
@@ -105,12 +104,4 @@ class PeopleAgreement(BaseModel):
 
 def read_agreement(path: str | Path) -> PeopleAgreement:
     """Read what `python -m aloe_jax.rate agreement` wrote. Raises AloeError naming the file and the field."""
-    advice = "give a file that `python -m aloe_jax.rate agreement` wrote"
-    try:
-        return PeopleAgreement.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AloeError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
-    except ValidationError as error:
-        raise AloeError(f"{path}: {first_fault(error)}; {advice}") from None
-    except ValueError as error:
-        raise AloeError(f"{path}: not a text file ({error}); {advice}") from None
+    return read_record(PeopleAgreement, path, "give a file that `python -m aloe_jax.rate agreement` wrote")

@@ -18,10 +18,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from aloe_jax.conversation import first_fault
-from aloe_jax.errors import AloeError
+from aloe_jax.conversation import read_record
 
 FORMAT: Literal["aloe-rating-key"] = "aloe-rating-key"
 VERSION: Literal[1] = 1
@@ -96,12 +95,4 @@ class Key(BaseModel):
 
 def read_key(path: str | Path) -> Key:
     """Read a key. Raises AloeError naming the file and the field."""
-    advice = "give the .key.json that `python -m aloe_jax.rate page` wrote beside the pages"
-    try:
-        return Key.model_validate_json(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AloeError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
-    except ValidationError as error:
-        raise AloeError(f"{path}: {first_fault(error)}; {advice}") from None
-    except ValueError as error:
-        raise AloeError(f"{path}: not a JSON file ({error}); {advice}") from None
+    return read_record(Key, path, "give the .key.json that `python -m aloe_jax.rate page` wrote beside the pages")

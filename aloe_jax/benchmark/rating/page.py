@@ -28,9 +28,10 @@ from aloe_jax.benchmark.people import item_id
 from aloe_jax.benchmark.rating import key
 from aloe_jax.benchmark.rating.criteria import criteria
 from aloe_jax.benchmark.rating.sample import Candidate, candidates, draw, name_runs
-from aloe_jax.benchmark.results import load_results, replace_file
+from aloe_jax.benchmark.results import load_results
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.files import write_atomically
 from aloe_jax.speech import sentences
 
 _HERE = Path(__file__).parent
@@ -97,9 +98,9 @@ def write_pages(
     where = output.with_suffix(".key.json")
     _keep_key(where, found)
     output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(where, json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(where, json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
     for file, text in zip(files, texts, strict=True):
-        replace_file(file, text)
+        write_atomically(file, text)
     return files, where
 
 
