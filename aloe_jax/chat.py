@@ -51,6 +51,7 @@ HELP = """\
     show_default=True,
     help="Of parameters and activations.",
 )
+@click.option("--devices", default=1, show_default=True, help="Devices that share the model; 0: all.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--persona",
@@ -59,7 +60,7 @@ HELP = """\
     help="A persona to play: a data set or JSONL file of personas, and which (default: the first).",
 )
 def main(
-    checkpoint: str, system: str | None, seed: int, dtype: str, persona_at: str | None, **sampling: object
+    checkpoint: str, system: str | None, seed: int, devices: int, persona_at: str | None, **sampling: object
 ) -> None:
     """Talk to a model in the terminal; /help there tells the commands.
 
@@ -71,10 +72,11 @@ def main(
         settings = read_settings(sampling)
         persona = None if persona_at is None else read_persona(persona_at)
         click.echo(f"loading {checkpoint} ...", err=True)
-        from aloe_jax.sampling.loading import load_sampler
+        from aloe_jax.sampling.loading import load_sampler, split
         from aloe_jax.sampling.talk import Talk
 
-        sampler, template = load_sampler(checkpoint, settings.max_length, 1, settings.cache, dtype)
+        mesh = split(devices)
+        sampler, template = load_sampler(checkpoint, settings.max_length, 1, settings.cache, settings.dtype, mesh)
         talk = Talk(sampler, template, settings, system, seed)
         click.echo("/help tells the commands; the first reply takes longer, while the model is compiled", err=True)
         converse(talk, persona)

@@ -378,6 +378,9 @@ class Sampling(Section):
     max_length: Positive = 4096
     rows: Positive = 64  # conversations whose replies are drawn together; more wait their turn
     cache: Literal["compute", "bfloat16", "int8"] = "compute"  # how keys and values are held
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters and activations
+    # Of a model that fits on one device every device gets some rows; over `tensor` the model itself is split.
+    mesh: Mesh = Mesh(data=-1, fsdp=1)
 
 
 class Judging(Section):

@@ -124,6 +124,10 @@ def evaluate(settings: config.Evaluate) -> tuple[Scored, list[Talked]]:
 
     check_models(settings)
     personas = read_cases(settings)
+    if any(candidate.path is not None for candidate in settings.models.values()):
+        from aloe_jax.sampling.loading import spread
+
+        spread(settings.sampling.mesh)  # no judge is asked for a mesh that cannot be
     budget = Budget(settings.max_cost, settings.max_calls)
     with Ledger(Path(settings.output) / "journal.sqlite", budget=budget) as ledger:
         return run(settings, personas, ledger)

@@ -27,9 +27,9 @@ class ModelCandidate:
         from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
 
         self.path, self.sampling = as_path(path), sampling
-        # A reply is never cut by max_length (a case stops before that), and rows draw for themselves: what they say
-        # does not depend on these two.
-        settings = sampling.model_dump(exclude={"max_length", "rows"})
+        # A reply is never cut by max_length (a case stops before that), and rows draw for themselves wherever they are:
+        # what they say does not depend on these three, but for rounding.
+        settings = sampling.model_dump(exclude={"max_length", "rows", "mesh"})
         self.identity = {"path": str(resolved(self.path)), "files": fingerprint(path), "sampling": settings}
         self.rows: int | None = sampling.rows
         self._load = load or _load_sampler
@@ -154,9 +154,10 @@ class ResponderCandidate:
 
 
 def _load_sampler(path: str | Path, sampling: config.Sampling) -> tuple[Sampler, ChatTemplate]:
-    from aloe_jax.sampling.loading import load_sampler
+    from aloe_jax.sampling.loading import load_sampler, spread
 
-    return load_sampler(path, sampling.max_length, sampling.rows, sampling.cache)
+    mesh = spread(sampling.mesh)
+    return load_sampler(path, sampling.max_length, sampling.rows, sampling.cache, sampling.dtype, mesh)
 
 
 def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str, asked: Sequence[int] | None = None) -> list[int]:

@@ -73,9 +73,9 @@ class Policy:
                 pass
             try:
                 if parts is None:
-                    from aloe_jax.sampling.loading import load_sampler
+                    from aloe_jax.sampling.loading import load_sampler, spread
 
-                    parts = load_sampler(self._path, MAX_LENGTH, ROWS)
+                    parts = load_sampler(self._path, MAX_LENGTH, ROWS, mesh=spread(config.Sampling().mesh))
                 completions = self._reply(*parts, [request for request, _ in batch])
             except Exception as error:  # whoever waits must hear of it
                 for _, answer in batch:

@@ -50,8 +50,8 @@ def folder(tmp_path, tokenizer):
     return tmp_path
 
 
-def run(folder, output):
-    return CliRunner().invoke(main, ["--config", f"{folder}/eval.yaml", f"output={folder}/{output}"])
+def run(folder, output, *more):
+    return CliRunner().invoke(main, ["--config", f"{folder}/eval.yaml", f"output={folder}/{output}", *more])
 
 
 def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):
@@ -77,6 +77,18 @@ def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):
     for name in ("transcripts.jsonl", "metrics.json"):
         found = (folder / "resumed" / name).read_text().replace(f"{folder}/resumed", f"{folder}/whole")
         assert found == (folder / "whole" / name).read_text()
+
+
+def test_how_devices_share_the_work_changes_no_reply(folder):
+    """Every device with rows of its own, and one model split over two of each four."""
+    said = []
+    for name, mesh in (("rows", "{data: 8}"), ("split", "{data: 4, tensor: 2}")):
+        result = run(folder, name, f"sampling.mesh={mesh}", "sampling.temperature=0")
+        assert result.exit_code == 0, result.output
+        said.append((folder / name / "transcripts.jsonl").read_text())
+    assert said[0] == said[1]
+    wrong = run(folder, "wrong", "sampling.mesh={data: 3, fsdp: 1}")
+    assert wrong.output == "Error: mesh: data 3 x fsdp 1 x tensor 1 needs 3 devices, 8 are here\n"
 
 
 def test_path_tokens_are_the_template_s_prompt(tokenizer):

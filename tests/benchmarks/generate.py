@@ -29,6 +29,7 @@ import click
 import numpy as np
 
 from tests.benchmarks.generate_sides import HISTORY, LENGTH, LONG, REPLY, ROWS, TURNS, USER, VOCAB
+from tests.benchmarks.peers.contest import check_quiet, on_cores
 
 ONE, FIRST, STEPS = f"one reply of {REPLY} tokens at {HISTORY}", "its first token alone", "its decode steps alone"
 CACHES = ("dynamic", "static")
@@ -74,7 +75,7 @@ class Side:
         root = Path(__file__).parents[2]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+            env=os.environ | on_cores(len(os.sched_getaffinity(0))),
         )  # fmt: skip
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,8 +130,6 @@ def both(layers: int, width: int) -> Iterator[tuple[Side, Side]]:
 @click.option("--busy", is_flag=True, help="Measure though the machine does other things, too.")
 def main(rounds: int, only: tuple[str, ...], width: int, layers: int, cores: int | None, busy: bool) -> None:
     """Print seconds, CPU seconds and ratios of every part."""
-    from tests.benchmarks.peers.contest import check_quiet
-
     check_quiet(busy)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # the processes that are started inherit it
     click.echo(

@@ -29,10 +29,13 @@ def measured(function: Callable[[], Any]) -> dict[str, Any]:
 
 def serve_ours(directory: str) -> None:
     """Our side."""
+    from aloe_jax import config
     from aloe_jax.models import load_pretrained
     from aloe_jax.sampling import Sampler
+    from aloe_jax.sampling.loading import spread
 
-    sampler = Sampler(load_pretrained(directory), max_length=LENGTH, rows=ROWS)
+    mesh = spread(config.Sampling().mesh)
+    sampler = Sampler(load_pretrained(directory, mesh=mesh), max_length=LENGTH, rows=ROWS)
 
     def reply(request: dict[str, Any]) -> dict[str, Any]:
         prompts = conversations(request["history"]).tolist()

@@ -55,7 +55,7 @@ class Side:
                 stderr=log,
                 text=True,
                 cwd=ROOT,
-                env=os.environ | _on_cores(cores) | {"TMPDIR": task.directory} | dict(contestant.variables),
+                env=os.environ | on_cores(cores) | {"TMPDIR": task.directory} | dict(contestant.variables),
             )
 
     def __enter__(self) -> Side:
@@ -138,7 +138,7 @@ class Side:
             pass  # the answer will say that it has ended
 
 
-def _on_cores(count: int) -> dict[str, str]:
+def on_cores(count: int) -> dict[str, str]:
     """What lets torch use so many threads, and JAX as many devices, which is faster than one with all cores."""
     devices = f"--xla_force_host_platform_device_count={count}"
     return {"OMP_NUM_THREADS": str(count), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": devices}

@@ -15,6 +15,7 @@ from aloe_jax.models import load_pretrained
 from aloe_jax.models.huggingface import read_spec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.training import host_memory
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import Objective, for_stage
 from aloe_jax.training.optimizer import make_optimizer
@@ -39,6 +40,7 @@ class Run:
             }
         )
         self.turns = task.turns
+        self.kept = False  # what the first step freed
         self.mesh = make_mesh(self.settings.mesh)
         jax.set_mesh(self.mesh)
         self.graph, self.reference, self.frozen = build_model(self.settings, read_spec(task.reference), self.mesh)
@@ -66,4 +68,7 @@ class Run:
             self.state, found = self._step(self.state, place(batch, self.mesh))
             totals.append(found)
         jax.block_until_ready(self.state)
+        if not self.kept:
+            self.kept = True
+            host_memory.keep_freed()
         return [read(each) for each in totals]
