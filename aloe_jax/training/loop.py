@@ -23,7 +23,7 @@ from aloe_jax.models.run_directory import FINISHED, checkpoint_steps
 from aloe_jax.parallel import distributed
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
-from aloe_jax.training import objectives, start
+from aloe_jax.training import host_memory, objectives, start
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.display import COMPILING, LOG, Display
 from aloe_jax.training.master import MasterCopies
@@ -139,6 +139,8 @@ def _run(settings: config.Train, dry_run: bool) -> None:
                     state, totals = step(state, batch)
                 if number == done:
                     jax.block_until_ready(totals)
+                    if mesh.devices.flat[0].platform == "cpu":
+                        host_memory.keep_freed()
             profiling.after(reached, totals)
             pending.append((number, totals))
             if number == done:

@@ -84,7 +84,7 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
 
     For `tokens` tokens in rows of `length`. The backward pass through a layer needs of each token: both norms' input,
     normalised value and result (float32 but the last), queries, keys, values, the attention's result with its
-    log-sum-exp (with dense attention its weights), and six arrays of the feed-forward. Remat `dots` keeps what
+    log-sum-exp (with dense attention its weights), and the feed-forward's gate and up. Remat `dots` keeps what
     products with weights gave, `full` only the layer's input; the rest is made again, for one layer at a time.
     """
     width = jnp.dtype(options.compute_dtype).itemsize
@@ -95,14 +95,14 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
     attention = width * (2 * queries + 2 * keys) + 4 * heads
     if (preferred(length) if options.attention == "auto" else options.attention) == "dense":
         attention += length * heads * (4 if width == 4 else 4 + width) + 4 * queries
-    everything = norms + attention + width * 6 * inner
+    everything = norms + attention + width * 2 * inner
     if options.remat == "none":
         kept, again = everything, 0
     elif options.remat == "dots":
         kept, again = width * (2 * spec.width + queries + 2 * keys + 2 * inner), everything
     else:
         kept, again = width * spec.width, everything
-    passing = width * (2 * spec.width + 3 * inner)  # gradients on their way through a layer
+    passing = width * (2 * spec.width + 4 * inner)  # gradients on their way, and the feed-forward's product made again
     return tokens * spec.layers * kept, tokens * (again + passing)
 
 

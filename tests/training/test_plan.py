@@ -196,7 +196,7 @@ def test_tensor_and_fsdp_divide_what_they_divide():
     assert one.total > sharded.total
     kept = "activations, remat none"
     # A row a device in both; only what is as wide as the model is whole on the devices that share a row.
-    narrow = 6 * TINY.width / (6 * TINY.width + (2 * 16 + 2 * 8 + 4) + 6 * TINY.feed_forward)
+    narrow = 6 * TINY.width / (6 * TINY.width + (2 * 16 + 2 * 8 + 4) + 2 * TINY.feed_forward)
     assert sharded.working[kept] / one.working[kept] == pytest.approx(narrow + (1 - narrow) / 2)
     assert "weights gathered or cast" in sharded.working and "weights gathered or cast" not in one.working
 
