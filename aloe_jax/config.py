@@ -62,8 +62,11 @@ class Model(Section):
     """Which model, and how it is computed."""
 
     backend: Literal["native", "maxtext"] = "native"  # our decoder, or one of MaxText's models
-    path: str | None = None  # a Hugging Face directory or one of our run directories; None: from scratch
-    name: str | None = None  # of a MaxText model to train from scratch, such as llama3.1-8b; `default`: by `overrides`
+    # A Hugging Face directory, one of our run directories, or a checkpoint of MaxText's (.../checkpoints/9/items) with
+    # its name and overrides; None: from scratch.
+    path: str | None = None
+    # Of a MaxText model from scratch or in one of its checkpoints, such as llama3.1-8b; `default`: by `overrides`.
+    name: str | None = None
     overrides: dict[str, Any] = {}  # MaxText's own settings, such as base_emb_dim or load_balance_loss_weight
     architecture: Architecture = Architecture()
     tokenizer: str | None = None  # defaults to the tokenizer in `path`
@@ -90,6 +93,9 @@ class Data(Section):
     path: str = ""  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file: of conversation trees, chats or preferences
     mixture: tuple[Source, ...] = Field(default=(), strict=False)  # several data sets, in place of `path`
     row_length: Positive = 2048
+    # How conversations lie in rows. trees: every token once, replies as branches. paths: every reply after a prompt of
+    # its own, several times the tokens; for the flash kernels of MaxText's models, which know no trees.
+    packing: Literal["trees", "paths"] = "trees"
     rows: Positive = 8  # rows per step over all devices
     accumulate: Positive = 1  # parts that a step's rows are computed in, one after the other: less memory, same result
     limit: Positive | None = None  # first so many records of `path` only
@@ -189,8 +195,6 @@ class Train(Section):
             raise ValueError("model.name and model.overrides belong to MaxText's models: set model.backend=maxtext")
         if self.model.backend == "maxtext" and self.model.path is None and self.model.name is None:
             raise ValueError("model.name: which of MaxText's models, such as gemma3-4b? Or give model.path")
-        if self.model.backend == "maxtext" and self.model.path is not None and self.model.name is not None:
-            raise ValueError("model.name: model.path says which model it is; leave the name out")
         if self.model.backend == "maxtext" and self.model.lora is not None:
             raise ValueError("model.lora: adapters are for our own decoder; leave lora out, or set backend=native")
         if self.model.path is None and self.stage == "dpo":

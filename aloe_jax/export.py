@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +14,14 @@ from aloe_jax.command import one_line_errors
 @click.option("--checkpoint", required=True, metavar="RUN", help="A run directory, or a Hugging Face directory.")
 @click.option("--output", required=True, metavar="DIR", help="Directory to write; an earlier export is replaced.")
 @click.option("--step", type=int, help="Checkpoint of the run; by default its newest.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["huggingface", "maxtext"]),
+    default="huggingface",
+    show_default=True,
+    help="What to write; maxtext: a checkpoint that MaxText's load_parameters_path reads.",
+)
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the weights; by default the run's.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Largest safetensors file.")
 @click.option("--metrics", metavar="FILE", help="metrics.json of a benchmark, for the model card.")
@@ -22,6 +31,7 @@ def main(
     checkpoint: str,
     output: str,
     step: int | None,
+    form: str,
     dtype: str | None,
     max_shard_size: str,
     metrics: str | None,
@@ -37,12 +47,17 @@ def main(
     compared before it takes its name. The card states base model, data, settings and licence, and, when a
     benchmark's metrics.json is given or lies in benchmark/ beside the run, how the model scored.
 
+    With --format maxtext a model of MaxText's, or a Hugging Face directory of a family that it has, becomes a
+    checkpoint of its own, DIR/0/items, with the arguments to read it by in DIR/maxtext.txt.
+
     Example: python -m aloe_jax.export --checkpoint runs/demo/dpo --output runs/demo/export --dtype bfloat16
     """
     with one_line_errors():
         if base is not None and not adapter:
             raise click.UsageError("--base belongs to --adapter")
-        size = export(checkpoint, output, step, dtype, max_shard_size, metrics, adapter, base)
+        if adapter and form == "maxtext":
+            raise click.UsageError("--adapter is for Hugging Face's format; leave --format out")
+        size = export(checkpoint, output, step, dtype, max_shard_size, metrics, adapter, base, form)
         click.echo(f"{output}: {size:,} parameters")
 
 
@@ -55,6 +70,7 @@ def export(
     metrics: str | None = None,
     adapter: bool = False,
     base: str | None = None,
+    form: str = "huggingface",
 ) -> int:
     """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
     from aloe_jax.data.tokenizer import load_tokenizer
@@ -84,6 +100,8 @@ def export(
     if scores is not None and played:
         simulated.append(f"in the benchmark a script played {', '.join(played)}.")
     stored = dtype or (origin.stages[0].model.dtype if origin.stages else "float32")
+    if form == "maxtext":
+        return export_to_maxtext(source, target, stored, step, maxtext_card(origin, simulated))
     if adapter:
         base = base or adapter_base(source)
         model = load_run(source, stored, step=step, merge=False)
@@ -97,6 +115,48 @@ def export(
         return sum(value[...].size for value in model.adapters.values())
     save_pretrained(model, target, max_shard_size, stored, tokenizer, card)
     return model.spec.parameter_count()
+
+
+def export_to_maxtext(source: Path, target: Path, dtype: str, step: int | None, card: str) -> int:
+    """Write a checkpoint of MaxText's; returns the number of parameters. Raises AloeError for another model."""
+    from aloe_jax import config
+    from aloe_jax.data.tokenizer import load_tokenizer
+    from aloe_jax.errors import AloeError
+    from aloe_jax.models import ModelSpec, is_huggingface, load_pretrained, tokenizer_directory
+    from aloe_jax.models.maxtext import checkpoints
+    from aloe_jax.models.run_directory import load_run, load_spec
+
+    options = config.Model(backend="maxtext", path=str(source))
+    if not is_huggingface(source) and isinstance(load_spec(source), ModelSpec):
+        raise AloeError(
+            f"{source}: is a run of our own decoder, not of a MaxText model; export it with --format huggingface, and "
+            "that directory with --format maxtext"
+        )
+    model: Any = load_pretrained(source, dtype, model=options) if step is None else load_run(source, dtype, step=step)
+    checkpoints.save(model, target, dtype, load_tokenizer(tokenizer_directory(source)), card)
+    return model.spec.parameter_count()
+
+
+def maxtext_card(origin: Any, simulated: list[str]) -> str:
+    """README.md beside a checkpoint of MaxText's."""
+    stages = [stage.stage.upper() for stage in reversed(origin.stages)]
+    first = origin.stages[-1].model if stages else None
+    base = f"{first.name} ({first.path})" if first and first.path and first.name else origin.base
+    return "\n".join(
+        [
+            f"# {', '.join([base, *stages])}: a checkpoint for MaxText",
+            "",
+            *(f"> **Simulated**: {sentence}\n" for sentence in simulated),
+            f"- Base model: {base}",
+            f"- Licence of the base model: {origin.licence}",
+            f"- {'Trained with' if stages else 'Written by'} aloe-jax",
+            "",
+            "MaxText reads it with the arguments in maxtext.txt (load_parameters_path is where it was written):",
+            "",
+            "    python -m maxtext.trainers.pre_train.train base.yml $(cat maxtext.txt) run_name=...",
+            "",
+        ]
+    )
 
 
 def adapter_base(run: Path) -> str:

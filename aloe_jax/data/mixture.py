@@ -50,7 +50,7 @@ def gather(
             tell(remark)
         progress = _progress(f"{split}: {name}", talks.count, tell)
         trees[name] = token_trees(talks.talks, template, data.row_length, replies, name, progress)
-    rows, reports = pack_sources(trees, data.row_length)
+    rows, reports = pack_sources(trees, data.row_length, data.packing)
     ends = [0]
     for report in reports:
         ends.append(ends[-1] + report.rows)

@@ -1,15 +1,22 @@
-"""Token trees → rows of equal length: first-fit decreasing, several trees a row."""
+"""Token trees → rows of equal length: first-fit decreasing, several trees a row.
+
+A tree stands in a row whole, every token once, or (`paths`) as the paths to its replies, each of them a tree without
+branches: the prompt of every reply once more, for attention that knows segments of a row but no trees.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 from aloe_jax.data.bins import best_row_length, first_fit
-from aloe_jax.data.trees import TokenTree
+from aloe_jax.data.trees import Node, TokenTree
 from aloe_jax.errors import AloeError
+
+Packing = Literal["trees", "paths"]
 
 
 @dataclass(frozen=True)
@@ -101,25 +108,34 @@ def total(reports: Sequence[PackingReport], longest: int | None = None) -> Packi
     return replace(made, better=best) if best is not None and best[1] > made.fill else made
 
 
-def pack(trees: Sequence[TokenTree], row_length: int) -> tuple[Rows, PackingReport]:
+def pack(trees: Sequence[TokenTree], row_length: int, packing: Packing = "trees") -> tuple[Rows, PackingReport]:
     """Lay trees out in rows of `row_length` tokens, longest first, each in the first row with room.
 
     A tree longer than a row loses whole turns from its end; one whose first turn does not fit is skipped.
     Both are counted in the report. Raises AloeError when no tree is left.
     """
-    rows, (report,) = pack_sources({"": trees}, row_length)
+    rows, (report,) = pack_sources({"": trees}, row_length, packing)
     return rows, report
 
 
-def pack_sources(sources: Mapping[str, Sequence[TokenTree]], row_length: int) -> tuple[Rows, list[PackingReport]]:
-    """Like `pack` for several sources: rows of their own, one source after the other, in arrays of one shape."""
-    fitted = {name: [(tree, tree.fit(row_length)) for tree in trees] for name, trees in sources.items()}
+def pack_sources(
+    sources: Mapping[str, Sequence[TokenTree]], row_length: int, packing: Packing = "trees"
+) -> tuple[Rows, list[PackingReport]]:
+    """Like `pack` for several sources: rows of their own, one source after the other, in arrays of one shape.
+
+    With `paths` the replies of a pair stand in one row, each after a prompt of its own; subtree_end is then the same
+    for all tokens of a path and for no others, so that it numbers segments.
+    """
+    units = {name: [_units(tree, packing) for tree in trees] for name, trees in sources.items()}
+    fitted = {
+        name: [[(unit, unit.fit(row_length)) for unit in tree] for tree in trees] for name, trees in units.items()
+    }
     members: list[list[TokenTree]] = []
     ends: list[int] = []
     for name, trees in fitted.items():
-        kept = sorted((fit for _, fit in trees if fit is not None), key=lambda tree: -tree.length)
+        kept = sorted((fit for tree in trees for _, fit in tree if fit is not None), key=lambda tree: -tree.length)
         if not kept:
-            longest = max((tree.length for tree, _ in trees), default=0)
+            longest = max((unit.length for tree in trees for unit, _ in tree), default=0)
             whose = f" of {name}" if len(sources) > 1 else ""
             raise AloeError(
                 f"data.row_length: none of {len(trees)} trees{whose} fits a row of {row_length} tokens "
@@ -139,20 +155,64 @@ def pack_sources(sources: Mapping[str, Sequence[TokenTree]], row_length: int) ->
     return rows, reports
 
 
-def _report(rows: Rows, part: slice, trees: Sequence[tuple[TokenTree, TokenTree | None]]) -> PackingReport:
-    lost = [tree.turns - fit.turns for tree, fit in trees if fit is not None and fit is not tree]
-    kept = sum(fit is not None for _, fit in trees)
+def without_branches(rows: Rows) -> bool:
+    """Whether every tree in the rows is one path, so that subtree_end numbers segments."""
+    own = np.arange(rows.parent.shape[1])
+    return bool(((rows.parent == own) | (rows.parent == own - 1)).all())
+
+
+def _units(tree: TokenTree, packing: Packing) -> list[TokenTree]:
+    """What of a tree stands in one row: all of it, or of its paths those whose replies are compared."""
+    if packing == "trees":
+        return [tree]
+    group = {index: [index] for index, node in enumerate(tree.nodes) if node.scored}
+    for pair in tree.pairs:
+        one, other = group[pair.preferred], group[pair.rejected]
+        if one is not other:
+            one += other
+            group.update(dict.fromkeys(other, one))
+    groups = {id(replies): sorted(replies) for replies in group.values()}
+    return [_paths(tree, replies) for replies in groups.values()]
+
+
+def _paths(tree: TokenTree, replies: Sequence[int]) -> TokenTree:
+    """The paths to these replies, one after the other."""
+    nodes: list[Node] = []
+    places: dict[int, int] = {}
+    for reply in replies:
+        last = tree.nodes[reply]
+        prompt: list[int] = []
+        above = last.parent
+        while above >= 0:
+            prompt[:0] = tree.nodes[above].tokens
+            above = tree.nodes[above].parent
+        if prompt:
+            nodes.append(Node(-1, prompt, turn=last.turn))
+        places[reply] = len(nodes)
+        nodes.append(replace(last, parent=len(nodes) - 1 if prompt else -1))
+    pairs = [
+        replace(pair, preferred=places[pair.preferred], rejected=places[pair.rejected])
+        for pair in tree.pairs
+        if pair.preferred in places
+    ]
+    return TokenTree(tree.id, tuple(nodes), tuple(pairs))
+
+
+def _report(rows: Rows, part: slice, trees: Sequence[Sequence[tuple[TokenTree, TokenTree | None]]]) -> PackingReport:
+    # Whole trees lose their last turns; of paths each is there or not, and they are the turns of their tree.
+    lost = [sum(unit.turns - fit.turns if fit is not None else 1 for unit, fit in tree) for tree in trees]
+    kept = [any(fit is not None for _, fit in tree) for tree in trees]
     return PackingReport(
-        trees=kept,
+        trees=sum(kept),
         rows=part.stop - part.start,
         tokens=int(rows.length[part].sum()),
         replies=int((rows.reply_length[part] > 0).sum()),
         pairs=int((rows.pair_turn[part] > 0).sum()),
         fill=float(rows.length[part].mean() / rows.tokens.shape[1]),
-        shortened=len(lost),
-        turns_lost=sum(lost),
-        skipped=len(trees) - kept,
-        lengths=np.array([tree.length for tree, _ in trees], np.int32),
+        shortened=sum(turns > 0 for turns, here in zip(lost, kept, strict=True) if here),
+        turns_lost=sum(turns for turns, here in zip(lost, kept, strict=True) if here),
+        skipped=len(trees) - sum(kept),
+        lengths=np.array([unit.length for tree in trees for unit, _ in tree], np.int32),
     )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.loader import Batch, Loader
 from aloe_jax.data.mixture import gather
+from aloe_jax.data.packing import without_branches
 from aloe_jax.data.prepare import Prepared
 from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
@@ -29,6 +30,7 @@ from aloe_jax.models import (
     load_pretrained,
     tokenizer_directory,
 )
+from aloe_jax.models.attention import Method
 from aloe_jax.models.lora import Adapter, adapters, attach
 from aloe_jax.models.run_directory import load_spec, save_adapter, save_spec
 from aloe_jax.models.weights import weights
@@ -83,6 +85,10 @@ class Material:
 
 def gather_material(settings: config.Train) -> Material:
     """Load the tokenizer and both splits, and pack them; prints the progress of large ones."""
+    if settings.model.tokenizer is None and is_maxtext(settings.model):
+        raise AloeError(
+            f"model.tokenizer: {settings.model.path} is a checkpoint of MaxText's, which holds none; give its directory"
+        )
     source = settings.model.tokenizer or tokenizer_directory(settings.model.path or "")
     tokenizer = load_tokenizer(source)
     template = ChatTemplate(tokenizer)
@@ -94,9 +100,32 @@ def gather_material(settings: config.Train) -> Material:
     return Material(tokenizer, template, split("train"), split("validation"))
 
 
+def is_maxtext(model: config.Model) -> bool:
+    """Whether `model.path` is a checkpoint that MaxText wrote. Raises AloeError where backend or name do not fit it."""
+    from aloe_jax.models.maxtext.checkpoints import items
+
+    if model.path is None:
+        return False
+    found = items(model.path) is not None
+    if found and model.backend != "maxtext":
+        raise AloeError(
+            f"model.backend: {model.path} is a checkpoint of MaxText's; set maxtext, and model.name to what it is of"
+        )
+    if found and model.name is None:
+        raise AloeError(
+            f"model.name: {model.path} does not say of which of MaxText's models it is; give its name, such as "
+            "llama3.1-8b, and in model.overrides what it was saved with besides"
+        )
+    if not found:
+        is_huggingface(model.path)  # raises where it is no model at all
+    if not found and model.name is not None:
+        raise AloeError(f"model.name: {model.path} says which model it is; leave the name out")
+    return found
+
+
 def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
-    """The spec of the model to train: from `model.path`, or of a new one."""
-    if settings.model.path is not None:
+    """The spec of the model to train: from `model.path`, or of a new one or of a checkpoint of MaxText's."""
+    if settings.model.path is not None and not is_maxtext(settings.model):
         path = as_path(settings.model.path)
         return backend.read_huggingface_spec(path, settings.model) if is_huggingface(path) else load_spec(path)
     return backend.from_scratch(
@@ -117,6 +146,8 @@ def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh:
             f"data.row_length: the longest conversation has {longest} tokens on one path, the model's maximum is "
             f"{spec.max_length}; lower data.row_length to {spec.max_length}"
         )
+    if not isinstance(spec, ModelSpec) and attention_of(settings, spec, mesh) != "dense":
+        assert without_branches(material.train.rows), "a flash kernel would let branches see each other"
     shards, parts = mesh.shape["data"] * mesh.shape["fsdp"], settings.data.accumulate
     if settings.data.rows % (shards * parts):
         over = f"{shards} devices (mesh data x fsdp)" + (f" in {parts} parts (data.accumulate)" if parts > 1 else "")
@@ -126,10 +157,27 @@ def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh:
         )
 
 
+def attention_of(settings: config.Train, spec: Any, mesh: Mesh) -> Method:
+    """What `model.attention` stands for. Raises AloeError where a kernel of MaxText's cannot compute the run's rows."""
+    if isinstance(spec, ModelSpec):
+        return settings.model.attention
+    from aloe_jax.models.maxtext.kernels import chosen
+
+    data, platform = settings.data, mesh.devices.flat[0].platform
+    return chosen(spec, settings.model.attention, data.packing, data.row_length, platform)
+
+
 def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Params, Frozen]:
     """Graph, trained parameters and the frozen ones on the mesh, loaded from `model.path` or drawn from the seed."""
     options = settings.model
-    compute = Compute(options.attention, options.remat, options.unroll, options.compute_dtype)
+    compute = Compute(attention_of(settings, spec, mesh), options.remat, options.unroll, options.compute_dtype)
+    if is_maxtext(options):
+        from aloe_jax.models.maxtext import checkpoints
+
+        assert options.path is not None
+        theirs: Any = checkpoints.load(options.path, cast(Any, spec), options.dtype, mesh, compute)
+        graph, params = nnx.split(theirs, nnx.Param)
+        return graph, nnx.to_pure_dict(params), ()
     if options.path is not None:
         model = load_pretrained(options.path, dtype=options.dtype, mesh=mesh, compute=compute, model=options)
         if options.lora is not None:

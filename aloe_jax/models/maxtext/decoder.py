@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from aloe_jax.errors import AloeError
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext import internals
+from aloe_jax.models.maxtext.kernels import NAMES
 from aloe_jax.models.maxtext.layers import apart
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.parallel.mesh import constrain
@@ -22,14 +23,14 @@ REMAT = {"none": "none", "full": "full", "dots": "minimal"}
 
 
 class MaxTextDecoder(nnx.Module):
-    """Holds the weights by MaxText's names, and nothing else of it; its modules are put together while tracing."""
+    """Holds the weights by MaxText's names, and nothing else of it; its modules are put together while tracing.
+
+    With the attention `tpu` or `gpu` subtree_end numbers the segments of a row, which must be paths: see kernels.py.
+    """
 
     def __init__(self, spec: MaxTextSpec, parameters: Mapping[str, Any], compute: Compute, mesh: Mesh) -> None:
-        if compute.attention not in ("auto", "dense"):
-            raise AloeError(
-                f"model.attention: MaxText computes a tree's rows with dense attention, not {compute.attention}; "
-                "set auto or dense"
-            )
+        if compute.attention not in NAMES:
+            raise AloeError(f"model.attention: MaxText has no {compute.attention} attention; set auto or dense")
         self.spec, self.compute, self.mesh = spec, compute, mesh
         self.lora = None
         for name, values in parameters.items():
@@ -66,6 +67,11 @@ class MaxTextDecoder(nnx.Module):
         """c of logits c·tanh(x / c), None where they are not capped."""
         return self.spec.final_cap
 
+    @property
+    def attention_cap(self) -> float | None:
+        """c of attention scores c·tanh(x / c), None where they are not capped."""
+        return float(self.spec.resolved.attn_logits_soft_cap or 0.0) or None
+
     def unembedding(self) -> jax.Array:
         """The head [D,V] in the compute type."""
         config = self.spec.resolved
@@ -86,7 +92,15 @@ class MaxTextDecoder(nnx.Module):
         return made if cap is None else cap * jnp.tanh(made / cap)
 
     def unstacked(self) -> dict[str, jax.Array]:
-        """The weights of every layer apart, in the compute type; see `Decoder.unstacked`."""
+        """The weights of every layer apart, in the compute type; see `Decoder.unstacked`.
+
+        Raises AloeError for attention that a cache of keys and values does not do.
+        """
+        if (what := uncached(self.spec)) is not None:
+            raise AloeError(
+                f"{self.spec.name}: has {what}, which the cache of replies does not do; export the model and serve it "
+                "with another program"
+            )
         made = self._skeleton(unrolled=True)
         weights = apart(self._weights(), made.shapes, self.spec.resolved.param_scan_axis)
         return {
@@ -100,19 +114,7 @@ class MaxTextDecoder(nnx.Module):
         layers: Mapping[str, jax.Array],
         attention: Callable[[int, jax.Array, jax.Array, jax.Array], jax.Array],
     ) -> jax.Array:
-        """As of `Decoder.cached`. Raises AloeError for attention that a cache of keys and values does not do."""
-        resolved = self.spec.resolved
-        why = {
-            "keys and values of different sizes (MLA)": any(kind == "MLA" for kind, _ in self.spec.attention),
-            "attention sinks": resolved.attention_sink or resolved.decoder_block.name == "GPT_OSS",
-            "capped scores of attention": bool(resolved.attn_logits_soft_cap),
-        }
-        for what, here in why.items():
-            if here:
-                raise AloeError(
-                    f"{self.spec.name}: has {what}, which the cache of replies does not do; export the "
-                    "model and serve it with another program"
-                )
+        """As of `Decoder.cached`."""
         root = self.spec.head_size**0.5  # queries come divided by it, and are divided there
 
         def given(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -126,7 +128,11 @@ class MaxTextDecoder(nnx.Module):
         return states
 
     def _skeleton(self, unrolled: bool = False) -> internals.Skeleton:
-        compute: dict[str, Any] = {"dtype": self.compute.dtype, "remat_policy": REMAT[self.compute.remat]}
+        compute: dict[str, Any] = {
+            "dtype": self.compute.dtype,
+            "remat_policy": REMAT[self.compute.remat],
+            "attention": NAMES[self.compute.attention],
+        }
         if self.mesh.devices.flat[0].platform != "tpu":
             compute |= {"megablox": False}  # a TPU kernel, which elsewhere is interpreted, hundreds of times slower
         return self.spec.skeleton(self.mesh, compute, unrolled)
@@ -134,6 +140,19 @@ class MaxTextDecoder(nnx.Module):
     def _weights(self) -> dict[str, jax.Array]:
         state = nnx.to_flat_state(nnx.state(self, nnx.Param))
         return {".".join(map(str, path)): variable[...] for path, variable in state}
+
+
+def uncached(spec: MaxTextSpec) -> str | None:
+    """What a model's attention has that a cache of keys and values does not do, None where there is nothing."""
+    resolved = spec.resolved
+    if resolved.attention_type == "mla":
+        return "keys and values of different sizes (MLA)"
+    if resolved.attention_sink or resolved.decoder_block.name == "GPT_OSS":
+        return "attention sinks"
+    other = resolved.global_head_dim or spec.head_size, resolved.global_num_kv_heads or spec.kv_heads
+    if other != (spec.head_size, spec.kv_heads):
+        return "layers whose heads differ in number or size"
+    return None
 
 
 def assemble(spec: MaxTextSpec, parameters: Mapping[str, Any], compute: Compute | None = None) -> MaxTextDecoder:

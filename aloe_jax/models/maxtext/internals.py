@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.families import stretch
@@ -33,9 +33,13 @@ VERSION = "0.2.5"
 Keys = tuple[Any, ...]  # of a variable in a module
 Attention = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # of scaled q [B,T,N,H], k and v [B,T,K,H]
 
+STATEFUL = {"Qwen3NextGatedDeltaNet", "CompressedAttention", "Indexer"}  # modules that carry it from token to token
 # Attention of the other kinds reads segment ids, or positions in the row, in ways that a tree's rows do not have.
 MASKED = ("GLOBAL", "LOCAL_SLIDING", "MLA")
 _attention: ContextVar[Iterator[Attention] | None] = ContextVar("attention", default=None)
+
+# A mesh on which every axis counts: MaxText leaves an axis of one device out of what it says of a weight's place.
+SPREAD = AbstractMesh((2,) * len(AXES), AXES)
 
 FIXED: dict[str, Any] = {
     # No run of MaxText's own: nothing is logged, saved, looked up or joined.
@@ -164,6 +168,7 @@ class Skeleton:
     shapes: Mapping[str, jax.ShapeDtypeStruct]  # of every weight, by dotted name
     partitions: Mapping[str, PartitionSpec]
     weights: Mapping[str, tuple[Keys, Any]]  # nnx's path and variable of every weight
+    collections: Mapping[str, str]  # what its checkpoints keep every weight under
     rest: Mapping[Keys, Any]  # state that is no weight: counters and keys of random streams that nothing draws from
     rules: Any
     attention: tuple[tuple[str, int], ...]  # kind and window (0: none) of every layer, where layers are apart
@@ -176,7 +181,7 @@ def skeleton(name: str, settings: tuple[tuple[str, Any], ...], mesh: Mesh) -> Sk
     with silent(), parts().axis_rules(config.logical_axis_rules):
         abstract = nnx.eval_shape(_constructor(config, mesh))
         graph, state = nnx.split(abstract)
-        places = parts().sharding.nnx_construct_named_sharding(state, mesh)
+        places = parts().sharding.nnx_construct_named_sharding(state, SPREAD)
     weights, rest = _split(state)
     where = {
         _dotted(path): variable.get_value().spec for path, variable in nnx.to_flat_state(places) if path in weights
@@ -186,6 +191,7 @@ def skeleton(name: str, settings: tuple[tuple[str, Any], ...], mesh: Mesh) -> Sk
         {_dotted(path): variable.get_value() for path, variable in weights.items()},
         where,
         {_dotted(path): (path, variable) for path, variable in weights.items()},
+        {_dotted(path): _collection(variable) for path, variable in weights.items()},
         rest,
         config.logical_axis_rules,
         tuple(_kinds(abstract, config)),
@@ -234,7 +240,7 @@ def _refuse_other_attention(model: Any, config: Any) -> None:
                     f"model.name: {config.model_name} has {module.attention_type.name} attention ({where}), "
                     "which a row of several conversations cannot be given to"
                 )
-        elif type(module).__name__ in ("Qwen3NextGatedDeltaNet", "CompressedAttention", "Indexer"):
+        elif STATEFUL & {kind.__name__ for kind in type(module).__mro__}:
             raise AloeError(
                 f"model.name: {config.model_name} has {type(module).__name__} ({where}), which carries state from "
                 "token to token of a row, across the branches of a tree"
@@ -246,6 +252,10 @@ def _split(state: Any) -> tuple[dict[Keys, Any], dict[Keys, Any]]:
     flat = dict(nnx.to_flat_state(state))
     weights = {p: v for p, v in flat.items() if isinstance(v, nnx.Param) or type(v).__name__ == "MoEBiasVar"}
     return weights, {path: variable for path, variable in flat.items() if path not in weights}
+
+
+def _collection(variable: Any) -> str:
+    return "params" if isinstance(variable, nnx.Param) else type(variable).__name__
 
 
 def _dotted(path: Keys) -> str:

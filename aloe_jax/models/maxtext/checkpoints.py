@@ -1,0 +1,232 @@
+"""MaxText's own Orbax checkpoints: parameters out of what its training saved, and into what it starts from.
+
+A checkpoint is a directory STEP/items with a tree of arrays. The weights are under params/params; those that are no
+nnx.Param lie beside them in a collection of their own (params-only) or under nnx_aux/model (a whole training state).
+The optimizer's state and random streams are not read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from aloe_jax.errors import AloeError
+from aloe_jax.files import absolute, as_path, is_remote, uploading, write_atomically
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.huggingface import replace_directory
+from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
+from aloe_jax.models.maxtext.families import stretch
+from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.weights import Weight, nested, weight_sharding
+
+ITEMS = "items"  # name of the tree in a step's directory
+TREE = "_METADATA"  # what Orbax writes beside every tree
+SETTINGS = "maxtext.txt"
+WRITTEN = ("0", SETTINGS, "tokenizer", "README.md")  # what an export holds
+# Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.
+STRETCHED = SimpleNamespace(rope_use_scale=True, rope_factor=40, original_max_position_embeddings=4096)
+PLACE = ("params", "params")  # of the weights in the tree
+Keys = tuple[str, ...]  # of an array in the tree
+
+
+def items(path: str | Path) -> Path | None:
+    """The tree in a checkpoint of MaxText's, given as STEP/items or as STEP; None where `path` is no such directory."""
+    path = as_path(path)
+    return next((place for place in (path, path / ITEMS) if (place / TREE).exists()), None)
+
+
+def load(
+    path: str | Path,
+    spec: MaxTextSpec,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    compute: Compute | None = None,
+) -> MaxTextDecoder:
+    """The model of a checkpoint, in `dtype`, each device reading its own shards.
+
+    Raises AloeError naming the first parameter that the checkpoint has in another shape than the spec, or not at all,
+    or that the spec has no place for.
+    """
+    place = items(path)
+    if place is None:
+        raise AloeError(f"{path}: no checkpoint of MaxText's; give the directory of a step, or items in it")
+    check_alike(spec)
+    described = spec.weights()
+    keys = _check(place, described)
+    alone = SingleDeviceSharding(jax.devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(
+            weight.shape, jnp.dtype(dtype), sharding=alone if mesh is None else weight_sharding(weight, mesh)
+        )
+        for name, weight in described.items()
+    }
+    return assemble(spec, nested(_restore(place, keys, wanted)), compute)
+
+
+def save(model: MaxTextDecoder, path: str | Path, dtype: str, tokenizer: Any = None, card: str = "") -> None:
+    """Write `path`/0/items, which MaxText reads by load_parameters_path, with the settings to read it by beside it.
+
+    maxtext.txt holds the model's settings as MaxText's commands take them, one a line; `tokenizer`, a transformers
+    tokenizer, becomes `path`/tokenizer, and `card` README.md. What was written is read back and compared. An earlier
+    export is replaced; raises AloeError when `path` holds anything else, or when what was read back differs.
+    """
+    check_alike(model.spec)
+    path = as_path(path)
+    foreign = [file.name for file in path.iterdir() if file.name not in WRITTEN] if path.exists() else []
+    if foreign:
+        raise AloeError(f"{path}: holds {sorted(foreign)[0]}, which no export wrote; give another directory")
+    if is_remote(path):  # Orbax writes a tree there whole or not at all
+        _write(model, path, path, dtype, tokenizer, card)
+        return
+    temporary = absolute(path).with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write(model, temporary, path, dtype, tokenizer, card)
+        replace_directory(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_alike(spec: MaxTextSpec) -> None:
+    """Raise AloeError where MaxText would compute something else from the same weights and settings than we do.
+
+    For some of Hugging Face's models its own RoPE is not theirs, and internals.py puts that right.
+    """
+    resolved = spec.resolved
+    why = None
+    llama = "llama3.1" in (resolved.rope_type.value, resolved.model_name[:8])
+    if llama and stretch(resolved) not in (None, stretch(STRETCHED)):
+        why = "RoPE stretched otherwise than Llama 3.1's, which is the one stretch that MaxText itself computes"
+    if resolved.decoder_block.name == "OLMO3" and resolved.rope_type.value == "yarn":
+        why = "RoPE stretched in full attention alone, where MaxText itself stretches that of windows too"
+    if why is not None:
+        raise AloeError(
+            f"{spec.name}: has {why}; it goes from here to MaxText and back as a Hugging Face directory alone"
+        )
+
+
+def arguments(spec: MaxTextSpec, dtype: str, checkpoint: str) -> list[str]:
+    """What MaxText's commands are told, to read a checkpoint as this model.
+
+    In a file of settings the model's own would win over them.
+    """
+    told = {"model_name": spec.name, "override_model_config": True, **dict(spec.settings), "weight_dtype": dtype}
+    return [f"{key}={_written(value)}" for key, value in told.items()] + [f"load_parameters_path={checkpoint}"]
+
+
+def _written(value: Any) -> str:
+    return f"[{','.join(map(_written, value))}]" if isinstance(value, tuple) else str(value)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _check(place: Path, described: Mapping[str, Weight]) -> dict[str, Keys]:
+    """Where in the tree every weight lies. Raises AloeError unless the tree has exactly these weights."""
+    with _checkpointer() as checkpointer:
+        stored = checkpointer.metadata(place).item_metadata.tree
+    shapes: dict[str, tuple[int, ...]] = {}
+    found: dict[str, Keys] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stored):
+        keys = tuple(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+        name = ".".join(keys[2:])
+        if keys[:1] == PLACE[:1] or (keys[:2] == ("nnx_aux", "model") and name in described):
+            found[name], shapes[name] = keys, tuple(leaf.shape)
+    if not found:
+        raise AloeError(f"{place}: holds no {'/'.join(PLACE)}; give a checkpoint that MaxText's training saved")
+    for name in sorted(found.keys() | described.keys()):
+        ours = described[name].shape if name in described else None
+        if shapes.get(name) != ours:
+            raise AloeError(
+                f"{place}: parameter {name} is {_said(shapes.get(name), 'missing')} there, {_said(ours, 'unknown')} in "
+                f"the model of model.name and model.overrides; {_advice(found, described)}"
+            )
+    return found
+
+
+def _said(shape: tuple[int, ...] | None, otherwise: str) -> str:
+    return otherwise if shape is None else str(list(shape))
+
+
+def _advice(found: Mapping[str, Any], described: Mapping[str, Weight]) -> str:
+    """What to set when the weights of a checkpoint are not the model's."""
+    there, here = (any(re.match(r"decoder\.\w*layers_\d+\.", name) for name in names) for names in (found, described))
+    if there != here:
+        return f"set model.overrides.scan_layers to {str(not there).lower()}, as it was saved"
+    return (
+        "give the name and the settings that it was saved with (base_emb_dim, base_num_decoder_layers, vocab_size, …)"
+    )
+
+
+def _restore(place: Path, keys: Mapping[str, Keys], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    import orbax.checkpoint as ocp
+
+    abstract: dict[str, Any] = {}
+    for name, shape in wanted.items():
+        _put(abstract, keys[name], shape)
+    restore = ocp.args.PyTreeRestore(
+        abstract, restore_args=ocp.checkpoint_utils.construct_restore_args(abstract), partial_restore=True
+    )
+    with _checkpointer() as checkpointer:
+        tree = checkpointer.restore(place, args=restore)
+    return {name: _at(tree, keys[name]) for name in wanted}
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that a tree never has
+    return ocp.PyTreeCheckpointer()
+
+
+def _put(tree: dict[str, Any], keys: Keys, value: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = value
+
+
+def _at(tree: Any, keys: Keys) -> Any:
+    for key in keys:
+        tree = tree[key]
+    return tree
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _write(model: MaxTextDecoder, place: Path, final: Path, dtype: str, tokenizer: Any, card: str) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    spec = model.spec
+    kinds = spec.skeleton().collections
+    keys = {name: (PLACE[0], kinds[name], *name.split(".")) for name in spec.weights()}
+    leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    values = {".".join(map(str, path)): variable[...].astype(dtype) for path, variable in leaves}
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        _put(tree, keys[name], value)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    noted = {"scan_layers": bool(spec.resolved.scan_layers)}  # which MaxText compares with its own
+    ocp.save(place / "0", tree, checkpointable_name=ITEMS, overwrite=True, custom_metadata=noted)
+    for name, value in values.items():
+        like = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding)
+        if not bool(jnp.array_equal(_restore(place / "0" / ITEMS, keys, {name: like})[name], value)):
+            raise AloeError(f"{final}: {name} read back differs from what was written; the disk may be full or failing")
+    if tokenizer is not None:
+        with uploading(place / "tokenizer") as local:
+            tokenizer.save_pretrained(local)
+    told = arguments(spec, dtype, f"{absolute(final)}/0/{ITEMS}")
+    write_atomically(place / SETTINGS, "\n".join(told) + "\n")
+    write_atomically(place / "README.md", card)
