@@ -52,7 +52,7 @@ def main(
       python -m aloe_jax.plan --config configs/dpo/llama3_8b.yaml --topology v5p:2x2x2 --slices 2 data.rows=16
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from aloe_jax.parallel.topology import BESIDE
+    from aloe_jax.parallel.topology import BESIDE, ENVIRONMENT
     from aloe_jax.planning.chips import read_topology
     from aloe_jax.planning.plan import Subject, compile_plan, estimate_plan, sizes_of
     from aloe_jax.planning.sampler import plan_sampler
@@ -62,6 +62,8 @@ def main(
 
     if BESIDE.exists():
         os.environ.setdefault("TPU_LIBRARY_PATH", str(BESIDE))
+    for key, value in ENVIRONMENT.items():  # MaxText, too, loads libtpu, which is loud without them
+        os.environ.setdefault(key, value)
     where = read_topology(topology, slices)
     if sampler and (estimate or not where.chip.is_tpu):
         raise AloeError("--sampler: prefill and decode are compiled, which works for TPUs only, without --estimate")

@@ -5,12 +5,42 @@ from __future__ import annotations
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured
+from aloe_jax.command import configured, one_line_errors
+
+LISTING = "aloe_jax.list_models"
+
+
+def _list(context: click.Context, option: click.Parameter, value: bool) -> None:
+    """Tell of the models once it is known of both options whether they are given, and stop."""
+    given = context.meta.setdefault(LISTING, {})
+    given[option.name] = value
+    if len(given) < 2 or not given["list_models"]:
+        return
+    from aloe_jax.planning import catalogue
+
+    with one_line_errors():
+        if given["as_json"]:
+            click.echo(catalogue.as_json())
+        else:
+            catalogue.tell()
+    context.exit()
 
 
 @click.command()
 @configured(config.Train)
 @click.option("--dry-run", is_flag=True, help="Print model, memory, data and steps, then stop.")
+@click.option(
+    "--list-models",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="Print every model of both backends, its size and what can be done with it, then stop.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, is_eager=True, expose_value=False, callback=_list,
+    help="With --list-models: print JSON.",
+)  # fmt: skip
 def main(settings: config.Train, dry_run: bool) -> None:
     """Train a model on conversation trees, as packed token trees.
 
@@ -23,6 +53,7 @@ def main(settings: config.Train, dry_run: bool) -> None:
       python -m aloe_jax.train --config configs/demo/dpo.yaml
       python -m aloe_jax.train --config configs/demo/dpo.yaml dpo.beta=0.05 output=runs/beta-0.05
       python -m aloe_jax.train --config configs/demo/dpo.yaml --dry-run
+      python -m aloe_jax.train --list-models
     """
     from aloe_jax.training.loop import run
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -108,12 +109,16 @@ class Policy(Protocol):
 MAXTEXT = "maxtext"  # of `backend` in spec.json
 
 
-def from_scratch(model: config.Model, vocab: int, **tokens: Any) -> Any:
-    """The spec of a new model, for a tokenizer of `vocab` tokens whose special ids are `tokens`."""
+def from_scratch(model: config.Model, vocab: int | None, **tokens: Any) -> Any:
+    """The spec of a new model, for a tokenizer of `vocab` tokens whose special ids are `tokens`.
+
+    One of MaxText's by name has a vocabulary, so `vocab` may be None for it.
+    """
     if model.backend == MAXTEXT:
         from aloe_jax.models.maxtext.spec import named
 
         return named(model, vocab, **tokens)
+    assert vocab is not None
     return ModelSpec.from_architecture(model.architecture, vocab, **tokens)
 
 
@@ -160,6 +165,38 @@ def new_model(spec: Any, seed: int, dtype: str, mesh: Mesh, compute: Compute) ->
     return graph, made
 
 
+def abstract_model(spec: Any, dtype: str, mesh: Any, compute: Compute) -> tuple[nnx.GraphDef, dict[str, Any]]:
+    """`new_model` without values: the graph, and parameters as jax.ShapeDtypeStruct with their places on the mesh."""
+    shapes = nested(
+        {
+            name: jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype), sharding=weight_sharding(weight, mesh))
+            for name, weight in weights(spec).items()
+        }
+    )
+    graph, _ = nnx.split(assemble(spec, shapes, compute), nnx.Param)
+    return graph, shapes
+
+
+def stacked(spec: Any) -> dict[str, int]:
+    """Of every weight that belongs to layers, to how many: those that a decoder computes one after the other."""
+    described = weights(spec)
+    if isinstance(spec, ModelSpec):
+        return {name: spec.layers for name in described if name.startswith("layers.")}
+    from aloe_jax.models.maxtext.layers import places
+
+    found = places({name: weight.shape for name, weight in described.items()}, spec.resolved.param_scan_axis)
+    return {name: len(place.numbers) for name, place in found.items() if place.numbers is not None}
+
+
+def unstacked_axes(spec: Any) -> Any:
+    """The logical axes of what a model's `unstacked` gives, in the same form."""
+    if isinstance(spec, ModelSpec):
+        one = {name.removeprefix("layers."): weight.axes[1:] for name, weight in weights(spec).items() if "." in name}
+        return (one,) * spec.layers
+    apart = dataclasses.replace(spec, settings={**dict(spec.settings), "scan_layers": False})
+    return {name: weight.axes for name, weight in weights(apart).items()}
+
+
 def read_huggingface_spec(path: Path, model: config.Model) -> Any:
     """The spec of a Hugging Face directory, of the model that `model.backend` makes of it."""
     if model.backend == MAXTEXT:
@@ -172,5 +209,6 @@ def read_huggingface_spec(path: Path, model: config.Model) -> Any:
 
 
 __all__ = [
-    "Policy", "Spec", "assemble", "from_json", "from_scratch", "new_model", "read_huggingface_spec", "to_json",
+    "Policy", "Spec", "abstract_model", "assemble", "from_json", "from_scratch", "new_model", "read_huggingface_spec",
+    "stacked", "to_json", "unstacked_axes",
 ]  # fmt: skip

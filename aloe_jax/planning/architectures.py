@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+from aloe_jax import config
+from aloe_jax.models.backend import MAXTEXT, from_scratch
 from aloe_jax.models.spec import ModelSpec
 
 
@@ -56,11 +58,20 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def published(path: str) -> tuple[str, ModelSpec] | None:
-    """Name and sizes of the published model that a directory is named after; None where it is named otherwise."""
+def published(path: str, model: config.Model | None = None) -> tuple[str, Any] | None:
+    """Name and sizes of the published model that a directory is named after; None where it is named otherwise.
+
+    `model` says by its backend what is to be made of them, and may itself name one of MaxText's models.
+    """
+    if model is not None and model.name is not None:
+        return model.name, from_scratch(model, vocab=None)
     name = PurePosixPath(path.rstrip("/")).name
     found = [each for each in ARCHITECTURES if name.lower().startswith(each.lower())]
     if not found:
         return None
     known = max(found, key=len)
+    if model is not None and model.backend == MAXTEXT:
+        from aloe_jax.models.maxtext.settings import from_huggingface
+
+        return known, from_huggingface(ARCHITECTURES[known], f"sizes of {known}", model.overrides)
     return known, ModelSpec.from_huggingface(ARCHITECTURES[known], f"sizes of {known}")

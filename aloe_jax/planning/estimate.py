@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from aloe_jax import config
 from aloe_jax.data.packing import Rows
+from aloe_jax.models.backend import stacked
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import weight_sharding, weights
 from aloe_jax.planning.demand import AnyMesh, Demand, Exchange, exchange, summed
@@ -46,10 +47,11 @@ def _traffic(settings: config.Train, spec: ModelSpec, mesh: AnyMesh, rows: Rows,
     state = 2 * sum(size for name, size in found.state.items() if not name.startswith("frozen"))
     gradients = 2 * found.working.get("gradients", 0) * parts
     again = options.remat != "none"
+    layered = stacked(spec)
     here = sum(
         width * math.prod(weight.shape) // (mesh.shape["tensor"] if "feed_forward" in weight.axes else 1)
         for name, weight in weights(spec).items()
-        if name.startswith("layers.")
+        if name in layered
     )
     passes = 2 + 1 + again  # written when gathered, read forward, (again) and backward
     tokens = _tokens(settings, mesh)
@@ -69,11 +71,12 @@ def _exchanges(settings: config.Train, spec: ModelSpec, mesh: AnyMesh) -> list[E
     wide, narrow = options.compute_dtype, jnp.dtype(options.compute_dtype).itemsize
     dtype = {"bfloat16": "bf16", "float32": "f32"}[wide]
     found: list[Exchange] = []
+    layered = stacked(spec)
     split = whole = 0
     for name, weight in weights(spec).items():
         shard = math.prod(int(size) for size in weight_sharding(weight, mesh).shard_shape(weight.shape))
         if "width" in weight.axes and len(weight.axes) > 1:
-            passes = 2 if name.startswith("layers.") else 1
+            passes = 2 if name in layered else 1
             found.append(
                 exchange("all-gather", ["fsdp"], dtype, narrow * shard * mesh.shape["fsdp"] * passes * parts, mesh)
             )

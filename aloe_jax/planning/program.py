@@ -14,13 +14,14 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows
-from aloe_jax.models import Compute, Decoder, ModelSpec
+from aloe_jax.models import Compute, Decoder, ModelSpec, backend
 from aloe_jax.models.lora import Adapter, adapters, attach
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import sharding
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import for_stage, needs_reference
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
+from aloe_jax.training.start import attention_of
 from aloe_jax.training.step import Step, train_step
 
 Tree = Any  # of jax.ShapeDtypeStruct
@@ -41,7 +42,8 @@ def abstract_step(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Row
 
     Raises AloeError where settings contradict each other.
     """
-    graph, params, frozen = abstract_model(settings.model, spec, mesh)
+    attention = attention_of(settings, spec, mesh)
+    graph, params, frozen = abstract_model(settings.model.model_copy(update={"attention": attention}), spec, mesh)
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
     made = jax.eval_shape(optimizer.init, params)
     state = {"params": params, "optimizer": jax.tree.map(_placed, made, state_shardings(made, params, mesh))}
@@ -52,22 +54,20 @@ def abstract_step(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Row
 
 def abstract_model(options: config.Model, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Tree, tuple[Tree, ...]]:
     """Graph, trained parameters and frozen ones, as `training.start.build_model` gives them."""
-    attention = "tpu" if options.attention == "auto" else options.attention
+    native = isinstance(spec, ModelSpec)
+    attention = "tpu" if options.attention == "auto" and native else options.attention
     compute = Compute(attention, options.remat, options.unroll, options.compute_dtype)
-    described = weights(spec)
+    if options.lora is None:
+        return *backend.abstract_model(spec, options.dtype, mesh, compute), ()
+    lora = options.lora
 
     def new() -> Decoder:
-        model = Decoder(spec, rngs=nnx.Rngs(0), dtype=options.dtype, compute=compute)
-        return model if options.lora is None else attach(model, options.lora, 0, options.dtype)
+        return attach(Decoder(spec, rngs=nnx.Rngs(0), dtype=options.dtype, compute=compute), lora, 0, options.dtype)
 
-    model = nnx.eval_shape(new)
-    if options.lora is None:
-        graph, params = nnx.split(model, nnx.Param)
-        return graph, _on_mesh(nnx.to_pure_dict(params), described, mesh), ()
-    graph, *parts = nnx.split(model, Adapter, nnx.Param)
+    graph, *parts = nnx.split(nnx.eval_shape(new), Adapter, nnx.Param)
     trained, rest = (nnx.to_pure_dict(part) for part in parts)
-    by_name = {f"adapters.{name}": weight for name, weight in adapters(spec, options.lora).items()}
-    return graph, _on_mesh(trained, by_name, mesh), (_on_mesh(rest, described, mesh),)
+    by_name = {f"adapters.{name}": weight for name, weight in adapters(spec, lora).items()}
+    return graph, _on_mesh(trained, by_name, mesh), (_on_mesh(rest, weights(spec), mesh),)
 
 
 def abstract_batch(settings: config.Train, mesh: Mesh, rows: Rows) -> Tree:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aloe_jax.models.weights import weights
+from aloe_jax.models.backend import unstacked_axes
 from aloe_jax.parallel.mesh import RULES, sharding
 from aloe_jax.parallel.topology import compile_for
 from aloe_jax.planning.demand import Demand, measured
@@ -88,7 +88,6 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     def place(axes: tuple[str | None, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         return given.array(leaf.shape, leaf.dtype, axes)
 
-    described = weights(subject.spec)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         made = jax.eval_shape(lambda params: programs.unstack(graph, params), params)
         empty = jax.eval_shape(
@@ -96,9 +95,7 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
                 subject.spec, rows, tuple(block_sizes(length, undivided=False)), model.compute_dtype
             )
         )
-    layers = tuple(
-        {name: place(described[f"layers.{name}"].axes[1:], leaf) for name, leaf in layer.items()} for layer in made
-    )
+    layers = jax.tree.map(lambda leaf, axes: place(axes, leaf), made, unstacked_axes(subject.spec))
     cache = jax.tree.map(lambda leaf: place(("batch", "kv_heads", *(None,) * (leaf.ndim - 2)), leaf), empty)
     geometry = Geometry(subject.where, mesh)
 

@@ -200,10 +200,12 @@ def attend(
     positions: jax.Array,
     window: int,
     view: Callable[[Held], Held] = lambda held: held,
+    cap: float | None = None,
 ) -> jax.Array:
     """Attention of queries [R,T,N,H] at `positions` [R,T] to all tokens of their rows up to themselves -> [R,T,N,H].
 
-    `lengths` [R]: tokens of the rows before this call. `view` picks the rows out of a block. `window` 0: none.
+    `lengths` [R]: tokens of the rows before this call. `view` picks the rows out of a block. `window` 0: none. With
+    `cap` c scores are c·tanh(score / c) (Gemma 2, arXiv 2408.00118, §2).
     """
     heads = grouped(query, tail.values.shape[1])
     full, left = lengths // PAGE * PAGE, lengths % PAGE
@@ -221,7 +223,7 @@ def attend(
         parts = [tail, *map(view, blocks[:count])]
         behind = positions[:, :, None] - jnp.concatenate(places[: count + 1], axis=1)[:, None]  # [R,T,S]
         seen = (behind >= 0) & (behind < window) if window else behind >= 0
-        return ungrouped(_weigh(heads, parts, seen[:, None, None]).astype(query.dtype))
+        return ungrouped(_weigh(heads, parts, seen[:, None, None], cap).astype(query.dtype))
 
     if len(blocks) < 2:
         return over(len(blocks))
@@ -229,13 +231,16 @@ def attend(
     return lax.switch(reached, [functools.partial(over, count) for count in range(len(blocks) + 1)])
 
 
-def _weigh(query: jax.Array, parts: Sequence[Held], seen: jax.Array) -> jax.Array:
+def _weigh(query: jax.Array, parts: Sequence[Held], seen: jax.Array, cap: float | None) -> jax.Array:
     """Values of all parts, weighted by softmax: query [R,K,G,T,H] from `grouped`, seen [R,1,1,T,S] -> as query."""
     scores = []
     for part in parts:
         made = jnp.einsum("bkgth,bkhs->bkgts", query, part.keys.astype(query.dtype), preferred_element_type=jnp.float32)
         scores.append(made if part.key_scales is None else made * part.key_scales[:, :, None, None])
-    joined = jnp.where(seen, jnp.concatenate(scores, axis=-1), HIDDEN)
+    joined = jnp.concatenate(scores, axis=-1)
+    if cap is not None:
+        joined = cap * jnp.tanh(joined / cap)
+    joined = jnp.where(seen, joined, HIDDEN)
     exponentials = jnp.exp(joined - joined.max(axis=-1, keepdims=True))
     mixed, start = jnp.zeros(query.shape, jnp.float32), 0
     for part in parts:

@@ -92,6 +92,7 @@ def prefill(
     """Add counts[r] of tokens [R,PAGE] to row rows[r], which has lengths[r]. See `settle` for `rows`."""
     model = nnx.merge(graph, state)
     windows = model.spec.windows or (0,) * model.spec.layers
+    cap = getattr(model, "attention_cap", None)  # of MaxText's models
     positions = lengths[:, None] + jnp.arange(PAGE)[None]
 
     def view(held: Held) -> Held:
@@ -101,7 +102,7 @@ def prefill(
 
     def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         tails[index] = write(tails[index], hold(key, value, dtype), 0)
-        return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], view)
+        return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], view, cap)
 
     model.cached(tokens, positions, layers, attention)
     # The barrier puts all writing after all reading; else XLA copies the blocks to be safe.
@@ -129,6 +130,7 @@ def decode(
     """Draw until every row has ended, `ends.enough` of them have, or PAGE tokens are made."""
     model = nnx.merge(graph, state)
     windows = model.spec.windows or (0,) * model.spec.layers
+    cap = getattr(model, "attention_cap", None)
     batch, lengths = rows.last.size, rows.lengths
     places = jnp.arange(rows.context.shape[1])[None]
 
@@ -149,7 +151,7 @@ def decode(
 
         def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             tails[index] = write(tails[index], hold(key, value, dtype), step)
-            return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index])
+            return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], cap=cap)
 
         logits = model.logits(model.cached(token[:, None], positions, layers, attention)[:, 0])
         logits = constrain(logits, ("batch", None))

@@ -15,6 +15,7 @@ from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.attention import preferred
+from aloe_jax.models.backend import stacked
 from aloe_jax.models.lora import adapters, quantised
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
@@ -84,8 +85,9 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
 
     For `tokens` tokens in rows of `length`. The backward pass through a layer needs of each token: both norms' input,
     normalised value and result (float32 but the last), queries, keys, values, the attention's result with its
-    log-sum-exp (with dense attention its weights), and the feed-forward's gate and up. Remat `dots` keeps what
-    products with weights gave, `full` only the layer's input; the rest is made again, for one layer at a time.
+    log-sum-exp (with dense attention its weights), and the feed-forward's gate and up (MaxText: six arrays). Remat
+    `dots` keeps what products with weights gave, `full` only the layer's input; the rest is made again, for one layer
+    at a time.
     """
     width = jnp.dtype(options.compute_dtype).itemsize
     heads = _part(mesh, "query_heads", spec.query_heads)
@@ -93,9 +95,11 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
     inner = _part(mesh, "feed_forward", spec.feed_forward)
     norms = spec.width * (2 * width + 4 * 4)
     attention = width * (2 * queries + 2 * keys) + 4 * heads
-    if (preferred(length) if options.attention == "auto" else options.attention) == "dense":
+    native = isinstance(spec, ModelSpec)  # of MaxText's, attention is dense by default, and more is kept
+    method = options.attention if options.attention != "auto" else preferred(length) if native else "dense"
+    if method == "dense":
         attention += length * heads * (4 if width == 4 else 4 + width) + 4 * queries
-    everything = norms + attention + width * 2 * inner
+    everything = norms + attention + width * (2 if native else 6) * inner
     if options.remat == "none":
         kept, again = everything, 0
     elif options.remat == "dots":
@@ -167,7 +171,7 @@ def _gathered(spec: ModelSpec, options: config.Model, mesh: Mesh) -> int:
     if mesh.shape["fsdp"] == 1 and not cast:
         return 0
     width = jnp.dtype(options.compute_dtype).itemsize
-    total = 0
+    total, layers = 0, stacked(spec)
     for name, weight in weights(spec).items():
         axes = tuple(None if axis == "width" else axis for axis in weight.axes)
         parts = math.prod(
@@ -175,8 +179,8 @@ def _gathered(spec: ModelSpec, options: config.Model, mesh: Mesh) -> int:
             for part in fitting_spec(mesh.shape, axes, weight.shape)
         )
         size = math.prod(weight.shape) // parts
-        layered = name.startswith("layers.")
-        total += width * (size // spec.layers if layered else size)
+        layered = name in layers
+        total += width * size // layers.get(name, 1)
         if layered and cast and options.remat == "none":
             total += width * math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
     return total

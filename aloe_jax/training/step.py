@@ -59,12 +59,7 @@ def train_step(
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
     def total(params: Params, frozen: Frozen, batch: Any) -> tuple[jax.Array, Totals]:
-        logps, penalty = penalised_reply_logps(nnx.merge(graph, params, *frozen), batch)
-        totals = objective(logps, batch)
-        if penalty is not None:
-            loss = totals["loss"]
-            totals["router"] = Mean(penalty * loss.weight, loss.weight)
-            totals["loss"] = Mean(loss.total + penalty * loss.weight, loss.weight)
+        totals = _totals(nnx.merge(graph, params, *frozen), objective, batch)
         return totals["loss"].total, totals
 
     def gradient(params: Params, frozen: Frozen, batch: Any) -> tuple[Params, Totals]:
@@ -83,6 +78,17 @@ def train_step(
         return {"params": params, "optimizer": optimizer_state}, totals
 
     return Step(jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere(mesh))), frozen)
+
+
+def _totals(model: Any, objective: Objective, batch: Any) -> Totals:
+    """The objective's; where routers of experts have a loss, with it as "router", and in "loss"."""
+    logps, penalty = penalised_reply_logps(model, batch)
+    totals = objective(logps, batch)
+    if penalty is not None:
+        loss = totals["loss"]
+        totals["router"] = Mean(penalty * loss.weight, loss.weight)
+        totals["loss"] = Mean(loss.total + penalty * loss.weight, loss.weight)
+    return totals
 
 
 def accumulated(
@@ -109,10 +115,10 @@ def accumulated(
 
 
 def evaluation_step(graph: nnx.GraphDef, objective: Objective, mesh: Mesh, frozen: Frozen = ()) -> Step:
-    """(params, batch on devices) -> totals."""
+    """(params, batch on devices) -> totals, the same that training tells."""
 
     def step(params: Params, frozen: Frozen, batch: Any) -> Totals:
-        return objective(reply_logps(nnx.merge(graph, params, *frozen), batch), batch)
+        return _totals(nnx.merge(graph, params, *frozen), objective, batch)
 
     return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
 
