@@ -24,6 +24,8 @@ from typing import Any, cast
 from aloe_jax.errors import AloeError
 
 BUCKET = "gs://"
+OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+WEIGHTS = (".safetensors", *OTHER_WEIGHTS)  # large files of a model directory
 
 
 def is_remote(path: str | Path) -> bool:
@@ -54,6 +56,12 @@ def absolute(path: str | Path) -> Path:
 def resolved(path: str | Path) -> Path:
     """The absolute path without links: the same for the same place."""
     return as_path(path) if is_remote(path) else Path(path).resolve()
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or a directory. Raises AloeError when a bucket cannot be asked."""
+    with told(path, "read"):
+        return as_path(path).exists()
 
 
 def make_directory(path: Path) -> None:
@@ -87,12 +95,13 @@ def versions(path: str | Path) -> dict[str, tuple[int, str]]:
 # ---------------------------------------------------------------- reading what a library must open itself
 
 
-def here(path: str | Path) -> Path:
+def here(path: str | Path, leave: tuple[str, ...] = ()) -> Path:
     """The path itself where it is local, else a copy on the disk: of a directory, or of a file and its siblings.
 
-    (NAME.validation.jsonl is a sibling of NAME.jsonl.) Copies lie under ~/.cache/aloe-jax/files, are made once, and
-    again when an object has changed. Where there is nothing to copy, the path in the bucket is given back. Raises
-    AloeError when the disk has no room.
+    (NAME.validation.jsonl is a sibling of NAME.jsonl.) Objects whose names end as `leave` says are not copied: weights
+    where sizes are asked for. Copies lie under ~/.cache/aloe-jax/files, are made once, and again when an object has
+    changed. Where there is nothing to copy, the path in the bucket is given back. Raises AloeError when the disk has
+    no room.
     """
     if not is_remote(path):
         return Path(path)
@@ -106,7 +115,8 @@ def here(path: str | Path) -> Path:
         }
         if path.name not in wanted:
             return path
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    wanted = {name: version for name, version in wanted.items() if not name.endswith(leave)}
+    digest = hashlib.sha256(" without ".join([str(path), *leave]).encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aloe-jax" / "files"
     base.mkdir(parents=True, exist_ok=True)
     place = base / digest / path.parent.name
@@ -125,8 +135,7 @@ def _without_copies(found: Mapping[str, tuple[int, str]]) -> Mapping[str, tuple[
     """Model directories often hold their weights several times over; beside safetensors the rest is not read."""
     if not any(name.endswith(".safetensors") for name in found):
         return found
-    others = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
-    return {name: version for name, version in found.items() if not name.endswith(others)}
+    return {name: version for name, version in found.items() if not name.endswith(OTHER_WEIGHTS)}
 
 
 def download(root: Path, wanted: Mapping[str, tuple[int, str]], place: Path) -> None:

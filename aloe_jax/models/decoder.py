@@ -20,10 +20,10 @@ from jax import lax
 from aloe_jax import config
 from aloe_jax.models.attention import Method, attend
 from aloe_jax.models.lora import adapters, delta, dense
-from aloe_jax.models.products import product
+from aloe_jax.models.products import gated, product
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
-from aloe_jax.parallel.mesh import constrain
+from aloe_jax.parallel.mesh import constrain, gathered, gathers
 
 Layer = dict[str, Any]  # the weights and adapters of one layer by name, without the leading L
 NO_WINDOW = 2**30  # tokens: more than any path has
@@ -91,7 +91,7 @@ class Decoder(nnx.Module):
             def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
                 return attend(query, key, value, subtree_end, self.compute.attention, positions, window)
 
-            return self._layer(x, layer, rotation, mix), None
+            return self._layer(x, self._whole(layer), rotation, mix), None
 
         step = rematerialised(step, self.compute.remat)
         windows = jnp.array([window or NO_WINDOW for window in self.spec.windows]) if self.spec.windows else None
@@ -103,16 +103,13 @@ class Decoder(nnx.Module):
 
         A loop that runs the layers many times reads these; out of the stack, each would be copied at every step.
         """
-        described = (
-            {f"layers.{name}": weight for name, weight in adapters(self.spec, self.lora).items()} if self.lora else {}
-        )
-        described |= weights(self.spec)
+        axes = self._axes()
 
         def held(name: str, weight: Any) -> Any:
             """Norms stay as they are, and so does what is held in few bits."""
             if not isinstance(weight, jax.Array):
                 return weight
-            part = constrain(weight, described[f"layers.{name}"].axes[1:])
+            part = constrain(weight, axes[name])
             return part if name.endswith("_norm") else part.astype(self.compute.dtype)
 
         return tuple(
@@ -143,8 +140,7 @@ class Decoder(nnx.Module):
         weight = self.embedding[...].T if self.spec.tie_embeddings else self.head[...]
         # Whole along D on every device that has rows: split there, the rows' states would travel instead. Cast before
         # it travels, which XLA by itself may put off.
-        weight = constrain(weight.astype(self.compute.dtype), ("width", "vocab"))
-        return constrain(weight, ("features", "vocab"))
+        return gathered(weight.astype(self.compute.dtype), ("width", "vocab"))
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """[...,D] -> float32 [...,V], float64 where that is what comes in."""
@@ -157,6 +153,30 @@ class Decoder(nnx.Module):
             table = constrain(table, ("vocab", "features"))
             x = constrain(table[tokens], ("batch", "length", "features"))
             return constrain(x, ("batch", "residual_length", "features"))
+
+    def _axes(self) -> dict[str, tuple[str | None, ...]]:
+        """The logical axes of a layer's weights and adapters by name, without the leading L."""
+        described = weights(self.spec)
+        if self.lora is not None:
+            described |= {f"layers.{name}": weight for name, weight in adapters(self.spec, self.lora).items()}
+        return {
+            name.removeprefix("layers."): weight.axes[1:]
+            for name, weight in described.items()
+            if name.startswith("layers.")
+        }
+
+    def _whole(self, layer: Layer) -> Layer:
+        """A layer for many tokens: what is split over devices that have other rows, brought together.
+
+        Not where the backward pass recomputes nothing: it would keep every layer whole. There XLA finds its own way.
+        """
+        if not gathers() or self.compute.remat == "none":
+            return layer
+        axes = self._axes()
+        return {
+            name: w if name.endswith("_norm") else gathered(dense(w).astype(self.compute.dtype), axes[name])
+            for name, w in layer.items()
+        }
 
     def _stacked(self) -> Layer:
         adapters = {name: value[...] for name, value in self.adapters.items()} if self.lora is not None else {}
@@ -214,7 +234,7 @@ class Decoder(nnx.Module):
 
             @jax.checkpoint  # of arrays [B,T,F] only gate and up are kept; the others are quickly made again
             def down(gate: jax.Array, up: jax.Array) -> jax.Array:
-                h = jax.nn.silu(gate) * up
+                h = gated(gate, up)
                 return biased("down", adapted("down", h, product(h, weight["down"])))
 
             out = down(gate, up)

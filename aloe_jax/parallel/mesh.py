@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aloe_jax import config
@@ -35,9 +38,17 @@ RULES: dict[str, tuple[str, ...]] = {
 def make_mesh(shape: config.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes data, fsdp and tensor; one of them may be -1 and takes the devices left over.
 
-    Raises AloeError when the sizes do not multiply to the number of devices.
+    Of several TPU slices each holds all of fsdp and tensor; the data axis goes from slice to slice. Raises AloeError
+    when the sizes do not multiply to the number of devices, or the data axis cannot be shared out between the slices.
     """
     devices = list(devices if devices is not None else jax.devices())
+    slices: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", None) or 0, []).append(device)
+    if len(slices) > 1 and devices[0].platform == "tpu":
+        inside = within_slice(shape, len(slices))
+        placed = np.concatenate([make_mesh(inside, slices[number]).devices for number in sorted(slices)])
+        return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
     sizes = [shape.data, shape.fsdp, shape.tensor]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise AloeError(f"mesh: sizes must be positive, at most one of them -1, not {sizes}")
@@ -47,7 +58,23 @@ def make_mesh(shape: config.Mesh, devices: Sequence[jax.Device] | None = None) -
     if math.prod(sizes) != len(devices):
         wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
         raise AloeError(f"mesh: {wanted} needs {math.prod(sizes)} devices, {len(devices)} are here")
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    # Not jax.make_mesh: it refuses GPUs on several hosts, and sizes that cut through a side of most TPU slices.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def within_slice(shape: config.Mesh, slices: int) -> config.Mesh:
+    """The part of a mesh over `slices` slices that one of them has: its data axis goes over all.
+
+    Raises AloeError where it cannot be shared out between them.
+    """
+    data, rest = divmod(shape.data, slices) if shape.data > 0 else (shape.data, 0)
+    if rest or data == 0:
+        raise AloeError(
+            f"mesh.data: {shape.data} cannot be shared out evenly between {slices} slices, and no other axis goes from "
+            f"slice to slice; give a multiple of {slices}"
+        )
+    return shape.model_copy(update={"data": data})
 
 
 def mesh_axes(axes: Sequence[str | None]) -> list[tuple[str, ...]]:
@@ -90,3 +117,33 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, fitting_spec(mesh.shape, axes, x.shape))
+
+
+def gathers() -> bool:
+    """Whether the mesh that is set holds weights in parts that are brought together for their use."""
+    return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
+
+
+def gathered(weight: jax.Array, axes: Sequence[str | None]) -> jax.Array:
+    """A weight that lies where these logical axes say, whole along its width, under the mesh that is set.
+
+    Told so, XLA brings its parts together once and in the type that it has here, where it may else move activations,
+    or parts in a wider type, or hold them in turn beside each product. Its gradient is summed into the parts.
+    """
+    if "width" not in axes or jax.sharding.get_abstract_mesh().empty:
+        return weight
+    return _gathered(weight, tuple(axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    parts = constrain(weight, axes)
+    return constrain(parts, ["features" if axis == "width" else axis for axis in axes])
+
+
+def _parts_of_gradient(axes: tuple[str | None, ...], _: None, cotangent: jax.Array) -> tuple[jax.Array]:
+    # A plain constraint's transpose would first make the sum whole on every device.
+    return (constrain(cotangent, axes),)
+
+
+_gathered.defvjp(lambda weight, axes: (_gathered(weight, axes), None), _parts_of_gradient)

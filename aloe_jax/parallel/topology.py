@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils, topologies
+from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.stages import Compiled
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.parallel.mesh import AXES, make_mesh
+from aloe_jax.parallel.mesh import AXES, make_mesh, within_slice
 
 # Some of the topologies of each generation; libtpu knows others of the same form.
 TOPOLOGIES = {
@@ -51,27 +51,7 @@ def tpu_mesh(topology: str, shape: config.Mesh, slices: int = 1) -> Mesh:
     Nothing runs on these devices, and no array can be placed on them; they are for `compile_for`. Raises AloeError
     when there is no such topology, when libtpu is missing, and when the shape does not fit the chips.
     """
-    devices = _devices(topology, slices)
-    if slices == 1:
-        return make_mesh(shape, devices)
-    # The first slice's chips fill in what is left open, and refuse what does not fit.
-    inside = make_mesh(within_slice(shape, slices), devices[: len(devices) // slices]).devices.shape
-    placed = mesh_utils.create_hybrid_device_mesh(inside, (slices, 1, 1), devices=devices)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
-
-
-def within_slice(shape: config.Mesh, slices: int) -> config.Mesh:
-    """The part of a mesh over `slices` slices that one of them has: its data axis goes over all.
-
-    Raises AloeError where it cannot be shared out between them.
-    """
-    data, rest = divmod(shape.data, slices) if shape.data > 0 else (shape.data, 0)
-    if rest or data == 0:
-        raise AloeError(
-            f"mesh.data: {shape.data} cannot be shared out evenly between {slices} slices, and no other axis goes from "
-            f"slice to slice; give a multiple of {slices}"
-        )
-    return shape.model_copy(update={"data": data})
+    return make_mesh(shape, _devices(topology, slices))
 
 
 def unplaced_mesh(shape: config.Mesh, chips: int, slices: int = 1) -> AbstractMesh:

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,8 @@ from jax.stages import Compiled
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec, huggingface, is_huggingface
+from aloe_jax.files import WEIGHTS, here
+from aloe_jax.models import ModelSpec, backend, is_huggingface
 from aloe_jax.models.run_directory import load_spec
 from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
 from aloe_jax.planning import flops
@@ -26,7 +26,7 @@ from aloe_jax.planning.estimate import estimated
 from aloe_jax.planning.geometry import Geometry
 from aloe_jax.planning.program import abstract_step
 from aloe_jax.planning.roofline import Roofline, roofline
-from aloe_jax.planning.workload import Conversations, Workload, check
+from aloe_jax.planning.workload import Conversations, Workload, check, reachable
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,11 @@ def sizes_of(settings: config.Train, named: str | None = None) -> tuple[ModelSpe
     Raises AloeError when there are none.
     """
     path = settings.model.path
-    if named is None and path is not None and Path(path).exists():
-        return (huggingface.read_spec(Path(path)) if is_huggingface(Path(path)) else load_spec(Path(path))), path
-    if found := published(named or path or ""):
+    if settings.model.name is None and named is None and path is not None and reachable(path):
+        if not is_huggingface(path):
+            return load_spec(path), path
+        return backend.read_huggingface_spec(here(path, leave=WEIGHTS), settings.model), path
+    if found := published(named or path or "", settings.model):
         return found[1], f"published sizes of {found[0]}"
     if path is None and named is None:
         raise AloeError("model.path: a model from scratch has no vocabulary before its tokenizer is here; give --model")

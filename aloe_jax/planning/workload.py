@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from aloe_jax import config
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
+from aloe_jax.files import WEIGHTS, exists, here, is_remote
+from aloe_jax.models import tokenizer_directory
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
 from aloe_jax.training.metrics import Work
@@ -132,12 +133,12 @@ class Conversations:
         length = settings.data.row_length
         if length not in self._packed:
             if self.assumed:
-                rows, report = pack(self._trees, length)
+                rows, report = pack(self._trees, length, settings.data.packing)
                 self._packed[length] = Packed(rows, report, np.ones(len(rows)))
             else:
                 from aloe_jax.training.start import gather_material
 
-                train = gather_material(settings).train
+                train = gather_material(_with_tokenizer(settings)).train
                 shown = np.zeros(len(train.rows))
                 for part in train.parts:
                     shown[part.start : part.stop] = part.weight
@@ -145,12 +146,27 @@ class Conversations:
         return self._packed[length]
 
 
+def reachable(place: str) -> bool:
+    """Whether a file or directory is here, or in a bucket that can be asked for it."""
+    try:
+        return exists(place)
+    except AloeError:  # no account, no network, no gcsfs: a plan needs none of them
+        return False
+
+
 def missing(settings: config.Train) -> str:
     """What of the data and the tokenizer is not here, "" when all of it is."""
     places = [settings.data.path] if settings.data.path else [source.path for source in settings.data.mixture]
     tokenizer = settings.model.tokenizer or settings.model.path or ""
-    gone = [place for place in (*places, tokenizer) if "://" in place or not Path(place).exists()]
-    return f"{gone[0]} is not here" if gone else ""
+    gone = [place for place in (*places, tokenizer) if not reachable(place)]
+    return f"{gone[0]} is {'not there or cannot be read' if is_remote(gone[0]) else 'not here'}" if gone else ""
+
+
+def _with_tokenizer(settings: config.Train) -> config.Train:
+    """The settings with a tokenizer on the disk: from beside a model in a bucket the weights would be copied too."""
+    place = settings.model.tokenizer or tokenizer_directory(settings.model.path or "")
+    model = settings.model.model_copy(update={"tokenizer": str(here(place, leave=WEIGHTS))})
+    return settings.model_copy(update={"model": model})
 
 
 def check(settings: config.Train, spec: ModelSpec, workload: Workload, shards: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, as_json, load_results
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.files import absolute, as_path, here, is_remote
 from aloe_jax.report.differences import Pair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
@@ -180,17 +181,15 @@ def unlike(runs: Sequence[Run]) -> list[str]:
 
 
 def _named(text: str) -> tuple[str | None, Path]:
-    path = Path(text)
-    if not path.exists() and "=" in text:
-        name, _, directory = text.partition("=")
-        if name:
-            return name, Path(directory)
-    return None, path
+    name, equals, directory = text.partition("=")
+    if equals and name and not is_remote(text) and not Path(text).exists():
+        return name, as_path(directory)
+    return None, as_path(text)
 
 
 def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
     """Names as given, else of the directories, with as many parents as it takes to tell them apart."""
-    parts = [path.absolute().parts for _, path in named]
+    parts = [absolute(path).parts for _, path in named]
     depth = [1] * len(named)
     while True:
         names = [name or "/".join(own[-count:]) for (name, _), own, count in zip(named, parts, depth, strict=True)]
@@ -208,17 +207,18 @@ def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
 
 
 def _read(name: str, path: Path) -> Run:
-    if not path.is_dir():
+    place = here(path, leave=(".sqlite",))  # not the journal, which may be large
+    if not place.is_dir():
         raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
-    preferences = load_preferences(path)
-    if not (path / METRICS).is_file():
+    preferences = load_preferences(place)
+    if not (place / METRICS).is_file():
         if preferences is None:
             raise AloeError(
                 f"{path}: holds neither {METRICS} nor {PREFERENCES}; give the output directory of a finished run of "
                 "aloe_jax.evaluate"
             )
         return Run(name, None, preferences)
-    return Run(name, load_results(path), preferences)
+    return Run(name, load_results(place), preferences)
 
 
 def _entries(runs: Sequence[Run]) -> list[Entry]:

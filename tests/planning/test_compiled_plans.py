@@ -26,14 +26,20 @@ def state_by_hand(spec, fsdp, tensor):
     return total
 
 
-@pytest.mark.parametrize(("topology", "slices"), [("v5p:2x2x1", 1), ("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5e:2x2", 2)])
-def test_memory_is_at_least_what_is_counted_by_hand(topology, slices):
-    plan = compile_plan(subject(topology, slices), LEAST)
+def compare_memory(demand, slices=1):
+    """A step's memory with what is counted by hand."""
     state = state_by_hand(SPEC, fsdp=2, tensor=2)
     batch = 8 // (2 * slices) * 7 * 512 * 4  # at most: five fields a token, the rest smaller than two of them
-    assert state <= plan.demand.arguments <= state + batch + 2**16
+    assert state <= demand.arguments <= state + batch + 2**16
     gradients = state / 3 / 2  # in bfloat16, while their layer is computed
-    assert plan.demand.peak > plan.demand.arguments + gradients / SPEC.layers
+    assert demand.peak > demand.arguments + gradients / SPEC.layers
+
+
+# And v5p below.
+@pytest.mark.parametrize(("topology", "slices"), [("v4:2x2x1", 1), ("v6e:2x2", 1), ("v5e:2x2", 2)])
+def test_memory_is_at_least_what_is_counted_by_hand(topology, slices):
+    plan = compile_plan(subject(topology, slices), LEAST)
+    compare_memory(plan.demand, slices)
     assert plan.fits
     guess = estimate_plan(subject(topology, slices))
     assert guess.demand.arguments == pytest.approx(plan.demand.arguments, rel=0.01)
@@ -49,9 +55,12 @@ def test_memory_is_at_least_what_is_counted_by_hand(topology, slices):
 
 
 def test_flops_agree_with_an_unrolled_step():
-    """The compiler's own count, where no loop hides a layer from it; attention is dense, so all T² scores count."""
+    """The compiler's own count, where no loop hides a layer from it; attention is dense, so all T² scores count.
+
+    Memory is compared as above.
+    """
     options = {"model__attention": "dense", "model__remat": "none", "model__unroll": 2}
-    unrolled = subject("v5e:2x2", stage="sft", **options)
+    unrolled = subject("v5p:2x2x1", stage="sft", **options)
     mesh = mesh_of(unrolled.settings, unrolled.where, real=True)
     workload = unrolled.conversations.workload(unrolled.settings, unrolled.spec)
     compiled = compile_step(unrolled, mesh, workload, LEAST)
@@ -62,7 +71,7 @@ def test_flops_agree_with_an_unrolled_step():
     # The control: a formula that forgot the head, or attention, would be told.
     assert formula.total - formula.head < 0.99 * counted
     assert formula.total - formula.attention < 0.9 * counted
-    assert measured(compiled, mesh).arguments >= state_by_hand(SPEC, 2, 2)
+    compare_memory(measured(compiled, mesh))
 
 
 def test_the_sampler_is_compiled_for_the_same_mesh():
