@@ -13,7 +13,7 @@ import click
 
 from aloe_jax.command import one_line_errors
 from aloe_jax.errors import AloeError
-from aloe_jax.files import here
+from aloe_jax.files import WEIGHTS, here
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
@@ -28,7 +28,7 @@ def load_tokenizer(path: str | Path) -> Any:
     Where the tokenizer begins every text with a BOS token and its chat template writes none, the template gets one:
     training, sampling and whoever serves an export then all see the same single BOS.
     """
-    path = here(path)
+    path = here(path, leave=WEIGHTS)
     if not path.is_dir():
         raise AloeError(f"{path}: no tokenizer directory there")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would speak of torch, which is not used

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from aloe_jax.command import one_line_errors
@@ -41,7 +39,7 @@ def main(
     """
     with one_line_errors():
         from aloe_jax.errors import AloeError
-        from aloe_jax.files import write_atomically
+        from aloe_jax.files import as_path, write_atomically
         from aloe_jax.report import tables
         from aloe_jax.report.figure import write_figure
         from aloe_jax.report.gathering import gather
@@ -55,10 +53,10 @@ def main(
         told = [counted(len(report.models), "model"), counted(len(report.personas), "case")]
         click.echo(f"{output}: {counted(len(report.runs), 'run')}, {', '.join(told)}, {size / 1e6:.1f} MB")
         if latex is not None:
-            write_atomically(Path(latex), tables.latex(report))
+            write_atomically(as_path(latex), tables.latex(report))
             click.echo(latex)
         if markdown is not None:
-            write_atomically(Path(markdown), tables.markdown(report))
+            write_atomically(as_path(markdown), tables.markdown(report))
             click.echo(markdown)
         if png is not None:
             write_figure(report, png)

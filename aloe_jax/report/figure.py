@@ -6,13 +6,13 @@ antialiasing and a writer for each format, which nobody should keep up beside a 
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import textwrap
 from pathlib import Path
 from typing import Any
 
 from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, write_atomically
 from aloe_jax.report.gathering import Report
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -21,23 +21,21 @@ _INK, _SOFT, _RULE = "#1d2126", "#5b636d", "#e3e1dc"
 
 
 def write_figure(report: Report, target: str | Path) -> None:
-    """Write the curves with their bands and a legend, under a temporary name first.
+    """Write the curves with their bands and a legend, whole or not at all.
 
     Raises AloeError for another ending, and without matplotlib.
     """
-    target = Path(target)
+    target = as_path(target)
     if target.suffix.lower() not in FORMATS:
         raise AloeError(f"{target}: a figure ends in {', '.join(FORMATS)}")
     matplotlib = _matplotlib()
     # Without the time of writing and without random names, so that the same runs give the same file.
     unsigned: dict[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with (
-        matplotlib.rc_context({"svg.hashsalt": "aloe", "font.size": 9, "font.family": "sans-serif"}),
-        tempfile.TemporaryDirectory(dir=target.parent) as folder,
-    ):
-        partial = Path(folder) / target.name
-        _draw(report).savefig(partial, dpi=200, metadata=unsigned[target.suffix.lower()])
-        os.replace(partial, target)
+    ending = target.suffix.lower()
+    drawn = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "aloe", "font.size": 9, "font.family": "sans-serif"}):
+        _draw(report).savefig(drawn, format=ending[1:], dpi=200, metadata=unsigned[ending])
+    write_atomically(target, drawn.getvalue())
 
 
 def _matplotlib() -> Any:

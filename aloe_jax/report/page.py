@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.results import Group, Number, StoredCalibration
-from aloe_jax.files import write_atomically
+from aloe_jax.files import as_path, make_directory, write_atomically
 from aloe_jax.report import charts, payload, pictures, tables, writing
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
@@ -36,9 +36,9 @@ class Persons:
 
 def write_page(report: Report, target: str | Path) -> int:
     """Write the page under a temporary name first; returns its size in bytes. Raises OSError if it cannot."""
-    target = Path(target)
+    target = as_path(target)
     content = render(report).encode()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     write_atomically(target, content)
     return len(content)
 
