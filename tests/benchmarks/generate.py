@@ -31,7 +31,7 @@ import numpy as np
 from tests.benchmarks.generate_sides import HISTORY, LENGTH, LONG, REPLY, ROWS, TURNS, USER, VOCAB
 from tests.benchmarks.peers.contest import check_quiet, on_cores
 
-ONE, FIRST, STEPS = f"one reply of {REPLY} tokens at {HISTORY}", "its first token alone", "its decode steps alone"
+ONE, STEPS = f"one reply of {REPLY} tokens at {HISTORY}", "its tokens after the first"
 CACHES = ("dynamic", "static")
 SAME = 0.99  # of the tokens: where two are almost equally likely, rounding decides, and all after them differ, too
 Round = dict[str, dict[str, Any]]  # what each side took, by its name
@@ -49,9 +49,9 @@ class Part:
 
 
 def parts(rounds: int) -> tuple[Part, ...]:
-    """All of them; the longer ones get half as many rounds."""
+    """All of them; the longer ones get half as many rounds, the shortest twice as many."""
     few = max(2, rounds // 2)
-    one, first = ({"do": "reply", "history": HISTORY, "new": new} for new in (REPLY, 1))
+    one, steps = {"do": "reply", "history": HISTORY, "new": REPLY}, {"do": "steps"}
     turns, long = {"do": "turns"}, {"do": "long"}
 
     def by_cache(request: Mapping[str, Any], **more: Any) -> dict[str, dict[str, Any]]:
@@ -60,7 +60,7 @@ def parts(rounds: int) -> tuple[Part, ...]:
     dialogue, late = f"{TURNS} turns of {USER} + {REPLY} tokens", f"one reply at {LONG:,} tokens"
     return (
         Part(ONE, rounds, one, by_cache(one), 1.2),
-        Part(FIRST, rounds, first, by_cache(first)),
+        Part(STEPS, 2 * rounds, steps, by_cache(steps), 1.5),
         Part(f"{dialogue}, their cache carried over", few, turns, by_cache(turns, carried=True), 1.3),
         Part(f"{dialogue}, theirs re-prefilled", few, turns, by_cache(turns, carried=False), 2.0),
         Part(f"{late}, their cache carried over", few, long, by_cache(long, carried=True)),
@@ -142,9 +142,6 @@ def main(rounds: int, only: tuple[str, ...], width: int, layers: int, cores: int
             if not only or any(text in part.title for text in only):
                 click.echo(f"\n{part.title}")
                 results[part.title] = compete(part, ours, theirs), part.wanted
-    if ONE in results and FIRST in results:
-        pairs = zip(results[ONE][0], results[FIRST][0], strict=True)
-        results[STEPS] = [decode_part(*pair) for pair in pairs], 1.5
     judge(results, "cpu" if busy else "wall")
 
 
@@ -173,11 +170,6 @@ def compete(part: Part, ours: Side, theirs: Side) -> list[Round]:
             click.echo(f"  round {number + 1} {name:<18} {wall:7.3f} s {count / wall:8.1f} tokens/s, {cpu:7.3f} CPU-s")
         rounds.append(took)
     return rounds
-
-
-def decode_part(whole: Round, first: Round) -> Round:
-    """What the tokens after the first one took."""
-    return {name: {kind: whole[name][kind] - first[name][kind] for kind in ("wall", "cpu")} for name in whole}
 
 
 def fastest(rounds: list[Round], kind: str) -> str:

@@ -41,6 +41,12 @@ def serve_ours(directory: str) -> None:
         prompts = conversations(request["history"]).tolist()
         return measured(lambda: sampler.generate(prompts, request["new"], stop=()))
 
+    def steps(request: dict[str, Any]) -> dict[str, Any]:
+        session = sampler.session(ROWS, HISTORY + REPLY)
+        session.extend(conversations(HISTORY).tolist())
+        session.reply(1, stop=())  # the history has been read
+        return measured(lambda: session.reply(REPLY - 1, stop=()))
+
     def turns(_: dict[str, Any]) -> dict[str, Any]:
         def run() -> list[list[int]]:
             session = sampler.session(ROWS, TURNS * (USER + REPLY))
@@ -62,7 +68,7 @@ def serve_ours(directory: str) -> None:
             session.replace(number, row)
         return measured(lambda: session.reply(REPLY, stop=()))
 
-    serve({"reply": reply, "turns": turns, "long": long})
+    serve({"reply": reply, "steps": steps, "turns": turns, "long": long})
 
 
 def serve_torch(directory: str) -> None:
@@ -90,6 +96,11 @@ def serve_torch(directory: str) -> None:
         prompts = torch.from_numpy(conversations(request["history"]))
         return measured(lambda: generate(prompts, request["new"], request["cache"])[:, request["history"] :])
 
+    def steps(request: dict[str, Any]) -> dict[str, Any]:
+        kept = empty(request["cache"], HISTORY + REPLY)
+        tokens = generate(torch.from_numpy(conversations(HISTORY)), 1, request["cache"], kept)
+        return measured(lambda: generate(tokens, REPLY - 1, request["cache"], kept)[:, HISTORY + 1 :])
+
     def turns(request: dict[str, Any]) -> dict[str, Any]:
         def run() -> Any:
             kept = empty(request["cache"], TURNS * (USER + REPLY)) if request["carried"] else None
@@ -111,7 +122,7 @@ def serve_torch(directory: str) -> None:
                 model.model(tokens[:, :LONG], past_key_values=kept, use_cache=True)
         return measured(lambda: generate(tokens, REPLY, request["cache"], kept)[:, LONG + USER :])
 
-    serve({"reply": reply, "turns": turns, "long": long})
+    serve({"reply": reply, "steps": steps, "turns": turns, "long": long})
 
 
 if __name__ == "__main__":
