@@ -15,7 +15,8 @@ from aloe_jax import config
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.training import loop
 
-FOUR = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "PYTHONUNBUFFERED": "1"}
+DEVICES = "--xla_force_host_platform_device_count="
+FOUR = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(f"{DEVICES}8", f"{DEVICES}4"), "PYTHONUNBUFFERED": "1"}
 
 
 def launch(settings, tmp_path, **environment):
