@@ -109,6 +109,17 @@ def test_all_is_rated_by_keyboard_and_read_by_the_agreement(visit, path, tmp_pat
     assert set(read_people([tmp_path / "a.json"])["Anna Lind"]) == set(items(path)) - {items(path)[3]}
 
 
+def test_a_note_begun_before_a_closed_dialog_is_told_of_keeps_the_keys(visit, path):
+    """Browsers tell that a dialog has closed when they find the time, which may be after the next keys."""
+    page = visit(path)
+    press(page, "n")
+    page.keyboard.type("She has ")
+    page.evaluate("document.getElementById('welcome').dispatchEvent(new Event('close'))")
+    page.keyboard.type("5 cats")
+    assert page.input_value("#note") == "She has 5 cats"
+    assert place(page) == "Reply 1 of 10" and page.inner_text("#count") == "0 of 10 rated"
+
+
 def test_reloaded_it_goes_on_where_it_was(visit, path, tmp_path):
     page = visit(path)
     press(page, "4 2 n")

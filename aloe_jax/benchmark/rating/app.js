@@ -154,7 +154,11 @@ function listen() {
   find("file").addEventListener("change", () => openFile(find("file").files[0]));
   find("begin").addEventListener("submit", begin);
   for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("close", () => { tick(); drawAnswer(); find("talk").focus({ preventScroll: true }); });
+    dialog.addEventListener("close", () => { // told late at times: a note may have been begun
+      tick();
+      drawAnswer();
+      if (document.activeElement !== find("note")) find("talk").focus({ preventScroll: true });
+    });
   }
   // A note is one change however long it is typed at, so that one undo takes it away.
   find("note").addEventListener("focus", () => { past.push([current(), state.answers[current()]]); });
