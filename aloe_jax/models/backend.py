@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax import config
+from aloe_jax.files import WEIGHTS, here
 from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.decoder import assemble as assemble_decoder
 from aloe_jax.models.spec import ModelSpec
@@ -75,12 +76,20 @@ class Spec(Protocol):
 class Policy(Protocol):
     """A model with its weights as nnx.Param, which `nnx.split(model, nnx.Param)` takes apart completely.
 
-    `hidden` gives states after the final norm; tokens follow by `unembedding` [D,V], and where the spec's `final_cap`
-    is c by c·tanh(logit / c). `unstacked` and `cached` are what a loop over tokens runs on; see Decoder.
+    `hidden` gives states after the final norm; tokens follow by `unembedding` [D,V]. With a cap c, logits (or
+    scores of attention) x are c·tanh(x / c). `unstacked` and `cached` are what a loop over tokens runs on; see Decoder.
     """
 
     spec: Any
     compute: Compute
+
+    @property
+    def final_cap(self) -> float | None:
+        """Of logits; None: not capped."""
+
+    @property
+    def attention_cap(self) -> float | None:
+        """Of scores of attention; None: not capped."""
 
     def hidden(
         self, tokens: jax.Array, positions: jax.Array | None = None, subtree_end: jax.Array | None = None
@@ -197,8 +206,9 @@ def unstacked_axes(spec: Any) -> Any:
     return {name: weight.axes for name, weight in weights(apart).items()}
 
 
-def read_huggingface_spec(path: Path, model: config.Model) -> Any:
+def read_huggingface_spec(path: str | Path, model: config.Model) -> Any:
     """The spec of a Hugging Face directory, of the model that `model.backend` makes of it."""
+    path = here(path, leave=WEIGHTS)
     if model.backend == MAXTEXT:
         from aloe_jax.models.maxtext.huggingface import read_spec
 

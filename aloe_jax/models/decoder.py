@@ -46,6 +46,8 @@ class Decoder(nnx.Module):
     """
 
     adapters: nnx.Dict
+    attention_cap: float | None = None  # see Policy: our families cap nothing
+    final_cap: float | None = None
 
     def __init__(
         self, spec: ModelSpec, *, rngs: nnx.Rngs, dtype: str = "float32", compute: Compute | None = None

@@ -25,7 +25,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors.numpy import save_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import WEIGHTS, as_path, here, is_remote, uploading
+from aloe_jax.files import as_path, here, is_remote, uploading
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.families import keys, resembling
 from aloe_jax.models.model_card import short_card
@@ -72,7 +72,6 @@ def layer_by_layer() -> bool:
 
 def read_spec(path: Path) -> ModelSpec:
     """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's."""
-    path = here(path, leave=WEIGHTS)
     spec = ModelSpec.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
     if (path / "generation_config.json").exists():
         more = read_json(path / "generation_config.json")

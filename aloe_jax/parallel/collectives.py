@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
-from aloe_jax.parallel.program_text import HEADER, Program
+from aloe_jax.parallel.program_text import ARRAY, HEADER, Program
 
 
 class Collective(NamedTuple):
@@ -36,7 +36,6 @@ INSTRUCTION = re.compile(rf"= (?P<result>.*?) (?P<kind>{'|'.join(KINDS)})(?P<sta
 BETWEEN_SLICES = re.compile(
     rf"= \((?P<sent>[^,]*\[[\d,]*\]).* send\(.*megascale.*rendezvous=\"(?P<kind>{'|'.join(KINDS)})"
 )
-ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 CHANNEL = re.compile(r"channel_id=(\d+)")
 SOURCE = re.compile(r'op_name="([^"]*)"')
 EXPLICIT = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
@@ -56,7 +55,7 @@ def collectives(compiled: Compiled, mesh: Mesh) -> list[Collective]:
             scatters = "all-reduce-scatter" in header["name"]
             times = program.times.get(header["name"], 0) or 1
         if between := BETWEEN_SLICES.search(line):
-            dtype, sizes = ARRAY.findall(between["sent"])[0]
+            dtype, sizes, _ = ARRAY.findall(between["sent"])[0]
             shape = tuple(int(size) for size in sizes.split(",") if size)
             found.append(Collective(between["kind"], ("data",), dtype, shape, "", times))
             continue
@@ -65,13 +64,13 @@ def collectives(compiled: Compiled, mesh: Mesh) -> list[Collective]:
         if instruction is None or channel is None or channel.group(1) in channels:
             continue  # what starts, carries on and ends one exchange is written down three times
         channels.add(channel.group(1))
-        arrays = ARRAY.findall(re.sub(r"\{[^}]*\}", "", instruction["result"]))
+        arrays = ARRAY.findall(instruction["result"])
         if instruction["start"] and instruction["kind"] in ("all-gather", "collective-permute"):
             arrays = [array for array in arrays if array[1]]  # operands, then results; scalars are its state
             arrays = arrays[len(arrays) // 2 :]
         kind = "reduce-scatter" if scatters and instruction["kind"] == "all-reduce" else instruction["kind"]
         source, axes = SOURCE.search(line), _axes(line, mesh)
-        for dtype, sizes in arrays:
+        for dtype, sizes, _ in arrays:
             shape = tuple(int(size) for size in sizes.split(",") if size)
             found.append(Collective(kind, axes, dtype, shape, source.group(1) if source else "", times))
     return found

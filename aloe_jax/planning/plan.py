@@ -14,7 +14,6 @@ from jax.stages import Compiled
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import WEIGHTS, here
 from aloe_jax.models import ModelSpec, backend, is_huggingface
 from aloe_jax.models.run_directory import load_spec
 from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
@@ -156,7 +155,7 @@ def sizes_of(settings: config.Train, named: str | None = None) -> tuple[ModelSpe
     if settings.model.name is None and named is None and path is not None and reachable(path):
         if not is_huggingface(path):
             return load_spec(path), path
-        return backend.read_huggingface_spec(here(path, leave=WEIGHTS), settings.model), path
+        return backend.read_huggingface_spec(path, settings.model), path
     if found := published(named or path or "", settings.model):
         return found[1], f"published sizes of {found[0]}"
     if path is None and named is None:

@@ -12,8 +12,7 @@ from aloe_jax import config
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.files import WEIGHTS, exists, here, is_remote
-from aloe_jax.models import tokenizer_directory
+from aloe_jax.files import exists, is_remote
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
 from aloe_jax.training.metrics import Work
@@ -138,7 +137,7 @@ class Conversations:
             else:
                 from aloe_jax.training.start import gather_material
 
-                train = gather_material(_with_tokenizer(settings)).train
+                train = gather_material(settings).train
                 shown = np.zeros(len(train.rows))
                 for part in train.parts:
                     shown[part.start : part.stop] = part.weight
@@ -160,13 +159,6 @@ def missing(settings: config.Train) -> str:
     tokenizer = settings.model.tokenizer or settings.model.path or ""
     gone = [place for place in (*places, tokenizer) if not reachable(place)]
     return f"{gone[0]} is {'not there or cannot be read' if is_remote(gone[0]) else 'not here'}" if gone else ""
-
-
-def _with_tokenizer(settings: config.Train) -> config.Train:
-    """The settings with a tokenizer on the disk: from beside a model in a bucket the weights would be copied too."""
-    place = settings.model.tokenizer or tokenizer_directory(settings.model.path or "")
-    model = settings.model.model_copy(update={"tokenizer": str(here(place, leave=WEIGHTS))})
-    return settings.model_copy(update={"model": model})
 
 
 def check(settings: config.Train, spec: ModelSpec, workload: Workload, shards: int) -> None:

@@ -92,7 +92,7 @@ def prefill(
     """Add counts[r] of tokens [R,PAGE] to row rows[r], which has lengths[r]. See `settle` for `rows`."""
     model = nnx.merge(graph, state)
     windows = model.spec.windows or (0,) * model.spec.layers
-    cap = getattr(model, "attention_cap", None)  # of MaxText's models
+    cap = model.attention_cap
     positions = lengths[:, None] + jnp.arange(PAGE)[None]
 
     def view(held: Held) -> Held:
@@ -130,7 +130,7 @@ def decode(
     """Draw until every row has ended, `ends.enough` of them have, or PAGE tokens are made."""
     model = nnx.merge(graph, state)
     windows = model.spec.windows or (0,) * model.spec.layers
-    cap = getattr(model, "attention_cap", None)
+    cap = model.attention_cap
     batch, lengths = rows.last.size, rows.lengths
     places = jnp.arange(rows.context.shape[1])[None]
 

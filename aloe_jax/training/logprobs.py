@@ -40,7 +40,7 @@ def penalised_reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> tuple[j
     if scored is None:
         scored = jnp.broadcast_to(jnp.arange(hidden.shape[1]), batch["tokens"].shape)
     tokens, parent, reply = (_by_rows(_pick, batch[name], scored) for name in ("tokens", "parent", "reply"))  # [B,S]
-    cap = getattr(model, "final_cap", None)
+    cap = model.final_cap
     logps = token_logps(_by_rows(_pick, hidden, parent), model.unembedding(), tokens, cap=cap)
     logps = jnp.where(reply > 0, logps, 0.0)
     return _by_rows(partial(_sums, batch["reply_length"].shape[1]), logps, reply), penalty
