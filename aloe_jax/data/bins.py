@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-STEP = 128  # row lengths are tried in multiples of this: what kernels and meshes like to be given
+STEP = 32  # row lengths are tried in multiples of this, which suits registers and meshes; kernels fill up their blocks
 TRIED = 512  # at most so many row lengths
 SAMPLE = 1000  # trees that a row length is tried on
 

@@ -57,6 +57,6 @@ def test_a_better_row_length_is_told_where_rows_are_not_full():
 def test_sources_are_judged_together():
     long, short = np.full(40, 1000), np.full(40, 600)
     length, fill = best_row_length([long, short], 2048)
-    assert length % 128 == 0
+    assert length % 32 == 0
     rows = sum(1 + max(first_fit(each.tolist(), length)) for each in (long, short))
     np.testing.assert_allclose(fill, (long.sum() + short.sum()) / (rows * length))
