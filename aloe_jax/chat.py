@@ -15,6 +15,8 @@ from aloe_jax.command import one_line_errors
 from aloe_jax.files import write_atomically
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from aloe_jax.conversation import Persona
     from aloe_jax.sampling.talk import Talk
 
@@ -72,14 +74,28 @@ def main(
         settings = read_settings(sampling)
         persona = None if persona_at is None else read_persona(persona_at)
         click.echo(f"loading {checkpoint} ...", err=True)
-        from aloe_jax.sampling.loading import load_sampler, split
+        from aloe_jax.sampling.loading import load_sampler
         from aloe_jax.sampling.talk import Talk
 
-        mesh = split(devices)
+        mesh = shared_by(devices)
         sampler, template = load_sampler(checkpoint, settings.max_length, 1, settings.cache, settings.dtype, mesh)
         talk = Talk(sampler, template, settings, system, seed)
         click.echo("/help tells the commands; the first reply takes longer, while the model is compiled", err=True)
         converse(talk, persona)
+
+
+def shared_by(devices: int) -> Mesh | None:
+    """A mesh over the first so many devices (0: all) that share the model; None where that is only one."""
+    import jax
+
+    from aloe_jax.errors import AloeError
+    from aloe_jax.parallel.mesh import make_mesh
+
+    here = jax.devices()
+    if not 0 <= devices <= len(here):
+        raise AloeError(f"--devices {devices}: {len(here)} are here")
+    taken = here[: devices or len(here)]
+    return make_mesh(config.Mesh(fsdp=1, tensor=-1), taken) if len(taken) > 1 else None
 
 
 def converse(talk: Talk, persona: Persona | None) -> None:

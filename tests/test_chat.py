@@ -12,6 +12,7 @@ import time
 import pytest
 
 from aloe_jax import config
+from aloe_jax.chat import shared_by
 from aloe_jax.data.chats import read_chat
 from aloe_jax.errors import AloeError
 from aloe_jax.sampling.loading import load_sampler
@@ -145,6 +146,17 @@ def test_a_talk_broken_off_or_taken_back_goes_on_as_if_told_so(directory):
     assert "".join(second) == talk.messages[-1]["content"]
 
 
+def test_devices_that_share_the_model_say_the_same(directory):
+    greedy = settings(temperature=0.0)
+    told = []
+    for mesh in (shared_by(1), shared_by(2)):
+        sampler, template = load_sampler(directory, 192, 1, mesh=mesh)
+        told.append("".join(Talk(sampler, template, greedy).say("hello")))
+    assert mesh is not None and dict(mesh.shape)["tensor"] == 2
+    assert told[0] == told[1] != ""
+    assert shared_by(0).devices.size == 8
+
+
 def test_there_is_no_silent_wrap(directory):
     sampler, template = load_sampler(directory, 4096, 1)
     talk = Talk(sampler, template, settings(max_new_tokens=60))
@@ -162,6 +174,7 @@ def test_there_is_no_silent_wrap(directory):
         (("--temperature", "-1"), "Error: --temperature: "),
         (("--persona", "nowhere.jsonl:x"), "Error: nowhere.jsonl"),
         (("--checkpoint", "nowhere"), "Error: nowhere"),
+        (("--devices", "9"), "Error: --devices 9: 8 are here"),
     ],
 )
 def test_mistakes_are_one_line(directory, arguments, message):

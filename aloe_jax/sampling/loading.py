@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
-from aloe_jax.errors import AloeError
 from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.sampling.cache import Kind
@@ -42,18 +41,6 @@ def load_sampler(
 def spread(shape: config.Mesh) -> Mesh | None:
     """The mesh over the devices that are here; None where there is only one. Raises AloeError, as `make_mesh`."""
     return make_mesh(shape) if jax.device_count() > 1 else None
-
-
-def split(devices: int) -> Mesh | None:
-    """A mesh over the first so many devices (0: all) that share a model; None where that is only one.
-
-    Raises AloeError when fewer are here.
-    """
-    here = jax.devices()
-    if not 0 <= devices <= len(here):
-        raise AloeError(f"--devices {devices}: {len(here)} are here")
-    taken = here[: devices or len(here)]
-    return make_mesh(config.Mesh(fsdp=1, tensor=-1), taken) if len(taken) > 1 else None
 
 
 def keep_compiled() -> None:

@@ -32,6 +32,7 @@ from aloe_jax.models import (
 )
 from aloe_jax.models.attention import Method
 from aloe_jax.models.lora import Adapter, adapters, attach
+from aloe_jax.models.maxtext.directory import items
 from aloe_jax.models.run_directory import load_spec, save_adapter, save_spec
 from aloe_jax.models.weights import weights
 from aloe_jax.parallel.distributed import is_lead
@@ -102,8 +103,6 @@ def gather_material(settings: config.Train) -> Material:
 
 def is_maxtext(model: config.Model) -> bool:
     """Whether `model.path` is a checkpoint that MaxText wrote. Raises AloeError where backend or name do not fit it."""
-    from aloe_jax.models.maxtext.checkpoints import items
-
     if model.path is None:
         return False
     found = items(model.path) is not None

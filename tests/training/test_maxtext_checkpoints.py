@@ -12,7 +12,7 @@ from aloe_jax.data.packing import without_branches
 from aloe_jax.errors import AloeError
 from aloe_jax.export import main as export
 from aloe_jax.models import load_pretrained
-from aloe_jax.models.maxtext import checkpoints, internals
+from aloe_jax.models.maxtext import checkpoints, directory, internals
 from aloe_jax.models.maxtext.decoder import assemble
 from aloe_jax.models.maxtext.isolation import silent, unchanged
 from aloe_jax.models.maxtext.spec import MaxTextSpec
@@ -104,8 +104,8 @@ def test_there_and_back(kind, tmp_path):
 def test_parameters_only_and_in_bfloat16(tmp_path):
     model = drawn(MaxTextSpec(*KINDS["stacked"], 256))
     path = write(model, tmp_path / "theirs", "bfloat16", full=False)
-    assert checkpoints.items(path) == checkpoints.items(path.parent) == path
-    assert checkpoints.items(tmp_path) is None
+    assert directory.items(path) == directory.items(path.parent) == path
+    assert directory.items(tmp_path) is None
     ours = checkpoints.load(path, model.spec, "float32")
     for key, value in model._weights().items():
         np.testing.assert_array_equal(ours._weights()[key], value.astype("bfloat16").astype("float32"), key)

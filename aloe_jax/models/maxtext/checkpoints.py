@@ -26,24 +26,17 @@ from aloe_jax.files import absolute, as_path, is_remote, uploading, write_atomic
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.huggingface import replace_directory
 from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
+from aloe_jax.models.maxtext.directory import ITEMS, items
 from aloe_jax.models.maxtext.families import stretch
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding
 
-ITEMS = "items"  # name of the tree in a step's directory
-TREE = "_METADATA"  # what Orbax writes beside every tree
 SETTINGS = "maxtext.txt"
 WRITTEN = ("0", SETTINGS, "tokenizer", "README.md")  # what an export holds
 # Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.
 STRETCHED = SimpleNamespace(rope_use_scale=True, rope_factor=40, original_max_position_embeddings=4096)
 PLACE = ("params", "params")  # of the weights in the tree
 Keys = tuple[str, ...]  # of an array in the tree
-
-
-def items(path: str | Path) -> Path | None:
-    """The tree in a checkpoint of MaxText's, given as STEP/items or as STEP; None where `path` is no such directory."""
-    path = as_path(path)
-    return next((place for place in (path, path / ITEMS) if (place / TREE).exists()), None)
 
 
 def load(

@@ -46,7 +46,7 @@ class Padded:
         """Compile every shape, and take a step of each."""
         shapes = {batch["tokens"].shape: batch for each in self.rounds for batch in each}
         with told(f"compilation of {len(shapes)} shapes and first steps"):
-            self.run.steps(list(shapes.values()))
+            self.run.warm(list(shapes.values()))
         return {"peak": Meter().read()["peak"], "forgotten": forget_peak()}
 
     def round(self, request: Answer) -> Answer:

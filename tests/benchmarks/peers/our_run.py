@@ -40,7 +40,6 @@ class Run:
             }
         )
         self.turns = task.turns
-        self.kept = False  # what the first step freed
         self.mesh = make_mesh(self.settings.mesh)
         jax.set_mesh(self.mesh)
         self.graph, self.reference, self.frozen = build_model(self.settings, read_spec(task.reference), self.mesh)
@@ -61,6 +60,11 @@ class Run:
         objective = wrapped(objective) if wrapped else objective
         self._step = train_step(self.graph, objective, optimizer, self.state, self.mesh, self.frozen)
 
+    def warm(self, batches: Sequence[Batch]) -> None:
+        """Compile what these need and take a step on each; from then on memory is kept as a run keeps it."""
+        self.steps(batches)
+        host_memory.keep_freed()
+
     def steps(self, batches: Sequence[Batch]) -> list[dict[str, float]]:
         """Updates one after the other; their metrics, fetched at the end as a run does at every tenth step."""
         totals = []
@@ -68,7 +72,4 @@ class Run:
             self.state, found = self._step(self.state, place(batch, self.mesh))
             totals.append(found)
         jax.block_until_ready(self.state)
-        if not self.kept:
-            self.kept = True
-            host_memory.keep_freed()
         return [read(each) for each in totals]

@@ -67,7 +67,7 @@ class Trees:
     def warm(self, _: Answer) -> Answer:
         """Compile, and take the first step."""
         with told("compilation and first step"):
-            self.run.steps(self._next(1))
+            self.run.warm(self._next(1))
         return {"peak": Meter().read()["peak"], "forgotten": forget_peak()}
 
     def round(self, _: Answer) -> Answer:

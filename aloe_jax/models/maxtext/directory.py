@@ -1,0 +1,16 @@
+"""What a checkpoint of MaxText's looks like from outside: told without importing what reads one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aloe_jax.files import as_path
+
+ITEMS = "items"  # name of the tree in a step's directory
+TREE = "_METADATA"  # what Orbax writes beside every tree
+
+
+def items(path: str | Path) -> Path | None:
+    """The tree in a checkpoint of MaxText's, given as STEP/items or as STEP; None where `path` is no such directory."""
+    path = as_path(path)
+    return next((place for place in (path, path / ITEMS) if (place / TREE).exists()), None)
