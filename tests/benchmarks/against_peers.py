@@ -30,8 +30,9 @@ from tests.benchmarks.peers.task import Task
 
 # How many times as fast as each we want to be.
 WANTED = {"pairs": 6.0, "trl-best": 12.0, "trl": 16.0, "tunix": 30.0, "trl-sft": 5.0}
-GROWTH = 1.3  # the most that a pair may cost more in conversations twice as long
-MEMORY = 1 / 3  # the most of TRL's peak memory, at the larger vocabulary
+SMALL, LARGE = 8192, 32_000  # vocabularies: a tokenizer of one's own, Llama 2's
+GROWTH = 1.3  # the most that a pair may cost more in conversations twice as long, measured at the small vocabulary
+MEMORY = 1 / 3  # the most of TRL's peak memory, at the large one
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,17 @@ class Session:
 
 
 def compare_dpo(session: Session, tasks: Sequence[Task]) -> None:
-    """Pairs a second at every vocabulary; at the first one also how cost grows with turns; memory at the last."""
+    """Pairs a second at every vocabulary; at the small one also how cost grows with turns, at the large one memory."""
     for task in tasks:
         write_models(task)
-        grows = task is tasks[0] and session.wants(TRL_BEST)
+        grows = task.vocab == SMALL and session.wants(TRL_BEST)
         click.echo(f"DPO, vocabulary {task.vocab:,}, {task.conversations} conversations of {task.turns} turns")
         contestants = [session.tuned(contestant, task) for contestant in DPO]
         with session.sides(contestants, task, session.rounds * (2 if grows else 1)) as sides:
             compete(sides, range(session.rounds))
             session.report(f"DPO, vocabulary {task.vocab:,}", sides, "pairs")
             session.judge_speed(sides)
-            if task is tasks[-1]:
+            if task.vocab == LARGE:
                 _judge_memory(session, sides)
             if grows:
                 short = [side for side in sides if side.contestant.name in (OURS.name, TRL_BEST.name)]
@@ -175,7 +176,7 @@ def compare_sft(session: Session, task: Task) -> None:
 
 
 @click.command()
-@click.option("--vocab", "vocabs", multiple=True, type=int, default=(8192, 32_000), show_default=True)
+@click.option("--vocab", "vocabs", multiple=True, type=int, default=(SMALL, LARGE), show_default=True)
 @click.option("--only", default="", help="Some of pairs, trl-best, trl, tunix, trl-sft, by comma; ours always runs.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--conversations", default=32, show_default=True)
