@@ -97,7 +97,8 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
     attention = width * (2 * queries + 2 * keys) + 4 * heads
     native = isinstance(spec, ModelSpec)  # of MaxText's, attention is dense by default, and more is kept
     automatic = preferred(length) if native else "dense"
-    if (automatic if options.attention == "auto" else options.attention) == "dense":
+    method = automatic if options.attention == "auto" else options.attention
+    if method == "dense":
         attention += length * heads * (4 if width == 4 else 4 + width) + 4 * queries
     everything = norms + attention + width * (2 if native else 6) * inner
     if options.remat == "none":
