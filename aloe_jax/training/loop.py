@@ -27,6 +27,7 @@ from aloe_jax.training import host_memory, objectives, start
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.display import COMPILING, LOG, Display
 from aloe_jax.training.master import MasterCopies
+from aloe_jax.training.memory import largest_array
 from aloe_jax.training.metrics import RECORDS, MetricsLog, Throughput, Work
 from aloe_jax.training.optimizer import learning_rate, make_optimizer
 from aloe_jax.training.plan import make_plan
@@ -116,7 +117,8 @@ def _run(settings: config.Train, dry_run: bool) -> None:
         if done:
             state = checkpoints.restore(done, state)
         checkpoints.check_room(state)  # before the first step, not at the first save
-        step = train_step(graph, objective, optimizer, state, mesh, frozen, settings.data.accumulate)
+        pieces = host_memory.in_pieces(mesh, largest_array(settings, spec, mesh, material.train.rows))
+        step = train_step(graph, objective, optimizer, state, mesh, frozen, settings.data.accumulate, pieces)
         evaluate = evaluation_step(graph, objective, mesh, frozen)
         validation = evaluation_batches(material.validation.rows, settings.data.rows, validation_extra)
 

@@ -64,8 +64,7 @@ def estimate(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows, st
     state["float32 copies of them"] = _bytes(optimizer_state.master)
     state[f"{settings.optimizer.name}'s state"] = _bytes(optimizer_state.inner)
 
-    parts, shards = settings.data.accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
-    some = -(-settings.data.rows // (shards * parts))  # rows that a device computes at once
+    parts, some = settings.data.accumulate, _rows_at_once(settings, mesh)
     kept, layer = activations(spec, options, mesh, some * settings.data.row_length, settings.data.row_length)
     logits = head(spec, options, mesh, some * rows.scored.shape[1])
     working = {
@@ -74,7 +73,7 @@ def estimate(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows, st
         # One after the other: the head first, then the layers from the last to the first.
         ("logits of a piece of the vocabulary" if logits > layer else "backward pass of a layer"): max(logits, layer),
         "weights gathered or cast": _gathered(spec, options, mesh),
-        "batch": -(-settings.data.rows // shards) * sum(getattr(rows, name).nbytes for name in FIELDS) // len(rows),
+        "batch": some * parts * sum(getattr(rows, name).nbytes for name in FIELDS) // len(rows),
     }
     checkpoint = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((params, optimizer_state)))
     return Memory(_without_zeros(state), _without_zeros(working), checkpoint)
@@ -95,10 +94,8 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
     inner = _part(mesh, "feed_forward", spec.feed_forward)
     norms = spec.width * (2 * width + 4 * 4)
     attention = width * (2 * queries + 2 * keys) + 4 * heads
-    native = isinstance(spec, ModelSpec)  # of MaxText's, attention is dense by default, and more is kept
-    automatic = preferred(length) if native else "dense"
-    method = automatic if options.attention == "auto" else options.attention
-    if method == "dense":
+    native = isinstance(spec, ModelSpec)  # of MaxText's more is kept
+    if _is_dense(spec, options, length):
         attention += length * heads * (4 if width == 4 else 4 + width) + 4 * queries
     everything = norms + attention + width * (2 if native else 6) * inner
     if options.remat == "none":
@@ -120,11 +117,34 @@ def head(spec: ModelSpec, options: config.Model, mesh: Mesh, scored: int) -> int
     return scored * (2 * 4 * piece_size(_part(mesh, "vocab", spec.vocab)) + (2 * width + 4) * spec.width)
 
 
+def largest_array(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows) -> int:
+    """Bytes of the largest array that a step makes on a device, from above: all in float32, nothing of a row split."""
+    options, some, length = settings.model, _rows_at_once(settings, mesh), settings.data.row_length
+    weight = max(math.prod(weight.shape) for weight in weights(spec).values())
+    token = max(spec.width, spec.query_heads * spec.head_size, spec.feed_forward)
+    if _is_dense(spec, options, length):
+        token = max(token, spec.query_heads * length)
+    layers = 1 if options.unroll >= spec.layers else spec.layers  # a loop keeps what it keeps of all in one
+    head = rows.scored.shape[1] * piece_size(spec.vocab)
+    return 4 * max(weight, some * length * token * layers, some * head)
+
+
 def limit(mesh: Mesh) -> int | None:
     """Bytes that a device of the mesh has for this process, None where JAX does not tell (CPUs)."""
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = here[0].memory_stats() if here else None
     return stats.get("bytes_limit") if stats else None
+
+
+def _rows_at_once(settings: config.Train, mesh: Mesh) -> int:
+    """Rows that a device computes at once."""
+    return -(-settings.data.rows // (mesh.shape["data"] * mesh.shape["fsdp"] * settings.data.accumulate))
+
+
+def _is_dense(spec: ModelSpec, options: config.Model, length: int) -> bool:
+    """Whether attention makes all weights of a row at once; MaxText's does by default."""
+    automatic = preferred(length) if isinstance(spec, ModelSpec) else "dense"
+    return (automatic if options.attention == "auto" else options.attention) == "dense"
 
 
 def _abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Any:

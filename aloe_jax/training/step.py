@@ -49,12 +49,13 @@ def train_step(
     mesh: Mesh,
     frozen: Frozen = (),
     parts: int = 1,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Step:
     """(state, batch on devices) -> (state, totals), compiled once a batch shape; the old state is donated.
 
     `state` gives the shardings that the new state keeps; `frozen` is an argument of what is compiled, no constant.
     With `parts` > 1 gradients of so many parts of the batch are computed one after the other and added up, in
-    float32: the loss is a mean over the whole batch whatever the number of parts.
+    float32: the loss is a mean over the whole batch whatever the number of parts. `compiler_options` are XLA's.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
@@ -77,7 +78,8 @@ def train_step(
         params, optimizer_state = optimizer.apply(gradients, state["optimizer"], state["params"])
         return {"params": params, "optimizer": optimizer_state}, totals
 
-    return Step(jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere(mesh))), frozen)
+    where = shardings, everywhere(mesh)
+    return Step(jax.jit(step, donate_argnums=0, out_shardings=where, compiler_options=compiler_options), frozen)
 
 
 def _totals(model: Any, objective: Objective, batch: Any) -> Totals:

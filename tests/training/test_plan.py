@@ -1,5 +1,7 @@
 """What is said before a run: memory against what is really held and compiled, data and steps against the loader."""
 
+import math
+import re
 import shutil
 
 import jax
@@ -119,7 +121,10 @@ def test_frozen_weights_are_counted_as_they_are_held(base):
 
 
 def compiled(remat, attention, length, rows, parts=1):
-    """Bytes that the compiler sets aside for a real DPO step of MEDIUM, and what is estimated, remat by remat."""
+    """Bytes that the compiler sets aside for a real DPO step of MEDIUM, and what is estimated, remat by remat.
+
+    Then bytes of the largest array in the compiled program, and what is said of it.
+    """
     mesh = make_mesh(config.Mesh(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     given = settings(
         model={"remat": remat, "attention": attention},
@@ -152,7 +157,7 @@ def compiled(remat, attention, length, rows, parts=1):
     }
     with jax.set_mesh(mesh):
         step = train_step(graph, objectives.for_stage(given, 10), optimizer, state, mesh, (), parts)
-        found = step.compiled.lower(state, (), batch).compile().memory_analysis()
+        program = step.compiled.lower(state, (), batch).compile()
     fake = pack_sources({"": [tree("a", [(4, scored - scored // 2, scored // 2)])]}, length)[0]
 
     def said(remat):
@@ -161,7 +166,14 @@ def compiled(remat, attention, length, rows, parts=1):
         del working["batch"]  # an argument, for the compiler
         return sum(working.values())
 
-    return found.temp_size_in_bytes, said
+    found = program.memory_analysis().temp_size_in_bytes
+    return found, said, largest(program), memory.largest_array(given, MEDIUM, mesh, fake)
+
+
+def largest(program):
+    """Bytes of the largest float32 array in the text of a program."""
+    shapes = re.findall(r"\bf32\[([\d,]+)\]", program.as_text())
+    return 4 * max(math.prod(map(int, shape.split(","))) for shape in shapes)
 
 
 @pytest.mark.parametrize(
@@ -174,11 +186,14 @@ def compiled(remat, attention, length, rows, parts=1):
     ],
 )
 def test_the_estimate_is_near_what_the_compiler_sets_aside(remat, attention, length, rows, parts):
-    found, said = compiled(remat, attention, length, rows, parts)
+    found, said, largest, said_largest = compiled(remat, attention, length, rows, parts)
     print(f"{remat} {attention} x {parts}: {said(remat) / found:.2f} of the compiler's {found / 2**20:.0f} MiB")
     assert 0.5 < said(remat) / found < 2
     if remat == "none":
         assert said("full") / found < 0.5  # another policy is told apart
+    assert largest <= said_largest
+    if remat == "none":
+        assert said_largest <= 2 * largest
 
 
 def test_tensor_and_fsdp_divide_what_they_divide():

@@ -58,7 +58,10 @@ class Run:
         self.state = new_state(self.params, optimizer, self.mesh)
         del self.params, self.reference  # the first step donates the one; nothing needs the other
         objective = wrapped(objective) if wrapped else objective
-        self._step = train_step(self.graph, objective, optimizer, self.state, self.mesh, self.frozen)
+        pieces = host_memory.in_pieces(self.mesh, largest=0)  # at the widths compared all arrays fit one
+        self._step = train_step(
+            self.graph, objective, optimizer, self.state, self.mesh, self.frozen, compiler_options=pieces
+        )
 
     def warm(self, batches: Sequence[Batch]) -> None:
         """Compile what these need and take a step on each; from then on memory is kept as a run keeps it."""
