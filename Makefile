@@ -35,7 +35,7 @@ $(LIBTPU): requirements.libtpu.lock | $(READY)
 	@touch $@
 
 test: $(READY) $(LIBTPU)  ## All tests, offline, on a CPU
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 browser:  ## Install Chromium, with which the tests open the generated pages (Debian and its kin, as root)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

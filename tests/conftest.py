@@ -35,6 +35,20 @@ hypothesis.settings.register_profile("without a deadline", deadline=None)
 hypothesis.settings.load_profile("without a deadline")
 
 
+# The files that take longest, begun first, so that the workers end together.
+LONG = (
+    "training/test_processes.py", "training/test_interruption.py", "datagen/test_faulty_server.py",
+    "training/test_maxtext.py", "training/test_run.py", "gcs/test_run.py", "test_demo.py", "training/test_lora.py",
+    "models/test_kernels_tpu.py", "training/test_families.py", "models/test_families.py",
+    "planning/test_compiled_plans.py", "training/test_maxtext_checkpoints.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, for tests that open the pages we write; skipped without one, unless ALOE_BROWSER_REQUIRED is 1.
