@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock bench bench-quick bench-parts browser
+.PHONY: help setup demo test test-soak lint lock bench bench-quick bench-parts browser
 BIN := .venv/bin
 READY := .venv/.ready
 LIBTPU := .venv/libtpu/.ready
@@ -36,6 +36,9 @@ $(LIBTPU): requirements.libtpu.lock | $(READY)
 
 test: $(READY) $(LIBTPU)  ## All tests, offline, on a CPU
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-soak: $(READY) $(LIBTPU)  ## Tests that take long by nature: every way in under thousands of bad inputs
+	@$(BIN)/python -m pytest -m soak -n 2 --dist worksteal
 
 browser:  ## Install Chromium, with which the tests open the generated pages (Debian and its kin, as root)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.protocol import LLM, Completion, Request
+from aloe_jax.locks import Lock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +74,7 @@ class Ledger:
         self.path = Path(path)
         self.budget = budget or Budget()
         self._lock = threading.Lock()
-        self._guard: int | None = None
+        self._guard: Lock | None = None
         self._in_flight: dict[str, Future[Completion]] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -325,7 +324,7 @@ class Ledger:
 
     def _unlock(self) -> None:
         if self._guard is not None:
-            os.close(self._guard)  # which lifts the lock
+            self._guard.release()
             self._guard = None
 
     def __enter__(self) -> Self:
@@ -341,23 +340,13 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def _lock_out_others(path: Path) -> int:
-    """Take the lock beside the journal, or raise AloeError naming the process that holds it."""
-    try:
-        guard = os.open(_beside(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise AloeError(f"{_beside(path)}: cannot be written ({error.strerror})") from None
-    try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(guard, 20).decode(errors="replace").strip()
-        os.close(guard)
-        raise AloeError(
-            f"{path}: another process is writing this journal (process {owner or 'unknown'}); wait for it or stop it"
-        ) from None
-    os.ftruncate(guard, 0)
-    os.pwrite(guard, f"{os.getpid()}\n".encode(), 0)
-    return guard
+def _lock_out_others(path: Path) -> Lock:
+    """Take the lock beside the journal, or raise AloeError naming the process that has it."""
+
+    def busy(owner: str) -> str:
+        return f"{path}: another process is writing this journal ({owner}); wait for it or stop it"
+
+    return Lock(_beside(path), busy)
 
 
 def _explain(error: sqlite3.Error) -> str:

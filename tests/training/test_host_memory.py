@@ -4,11 +4,14 @@ import json
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from aloe_jax import config
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.training import loop
 from aloe_jax.training.host_memory import PIECE, in_pieces
 
 # Two devices, each with 32 intermediate arrays of 8 MiB, which the backward pass needs.
@@ -53,5 +56,23 @@ def test_steps_find_the_memory_of_the_steps_before_them():
 
 
 def test_pieces_are_for_cpus_and_for_arrays_that_fit_them():
-    assert in_pieces(make_mesh(config.Mesh()), PIECE) is not None
-    assert in_pieces(make_mesh(config.Mesh()), PIECE + 1) is None
+    mesh = make_mesh(config.Mesh())
+    other = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
+    assert in_pieces(mesh, PIECE) is not None
+    assert in_pieces(mesh, PIECE + 1) is None
+    assert in_pieces(other, PIECE) is None
+
+
+@pytest.mark.parametrize(("feed_forward", "fit"), [(32, True), (2**17, False)])
+def test_a_run_asks_for_pieces_where_its_arrays_fit(settings, monkeypatch, feed_forward, fit):
+    class Asked(Exception):
+        pass
+
+    def train_step(*arguments):
+        raise Asked(arguments[-1])
+
+    monkeypatch.setattr(loop, "train_step", train_step)
+    sizes = {"layers": 1, "width": 16, "query_heads": 1, "kv_heads": 1, "max_length": 256}
+    with pytest.raises(Asked) as asked:
+        loop.run(settings(model={"architecture": sizes | {"feed_forward": feed_forward}}))
+    assert (asked.value.args[0] is not None) == fit

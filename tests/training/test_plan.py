@@ -167,10 +167,10 @@ def compiled(remat, attention, length, rows, parts=1):
         return sum(working.values())
 
     found = program.memory_analysis().temp_size_in_bytes
-    return found, said, largest(program), memory.largest_array(given, MEDIUM, mesh, fake)
+    return found, said, largest_in(program), memory.largest_array(given, MEDIUM, mesh, fake)
 
 
-def largest(program):
+def largest_in(program):
     """Bytes of the largest float32 array in the text of a program."""
     shapes = re.findall(r"\bf32\[([\d,]+)\]", program.as_text())
     return 4 * max(math.prod(map(int, shape.split(","))) for shape in shapes)
@@ -189,10 +189,9 @@ def test_the_estimate_is_near_what_the_compiler_sets_aside(remat, attention, len
     found, said, largest, said_largest = compiled(remat, attention, length, rows, parts)
     print(f"{remat} {attention} x {parts}: {said(remat) / found:.2f} of the compiler's {found / 2**20:.0f} MiB")
     assert 0.5 < said(remat) / found < 2
-    if remat == "none":
-        assert said("full") / found < 0.5  # another policy is told apart
     assert largest <= said_largest
     if remat == "none":
+        assert said("full") / found < 0.5  # another policy is told apart
         assert said_largest <= 2 * largest
 
 

@@ -1,0 +1,93 @@
+"""Digests of files, stored when they are written and compared when they are read: no damage goes unnoticed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, write_atomically
+
+DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "sha256": hex}}
+_PIECE = 1 << 22  # bytes read at a time
+_THREADS = 4  # hashing leaves Python's lock, so files are hashed side by side
+
+
+def digest_file(file: str | Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    found = hashlib.sha256()
+    with as_path(file).open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def digest_files(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:
+    """Size in bytes and SHA-256 of files below `root`, by their names from there."""
+
+    def one(name: str) -> dict[str, int | str]:
+        return {"bytes": (root / name).stat().st_size, "sha256": digest_file(root / name)}
+
+    wanted = sorted(names)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(wanted, pool.map(one, wanted), strict=True))
+
+
+def record(directory: Path, covered: Callable[[str], bool] = lambda name: True) -> None:
+    """Write DIGESTS over all files below a directory whose names from there are `covered`."""
+    names = [file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()]
+    found = digest_files(directory, [name for name in names if name != DIGESTS and covered(name)])
+    write_atomically(directory / DIGESTS, json.dumps(found, indent=1) + "\n")
+
+
+def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) -> str | None:
+    """What is damaged among the files that DIGESTS covers, in one line; None where nothing is, or nothing was recorded.
+
+    Without a DIGESTS file nothing is known, as of what an earlier version wrote; `covered` chooses among its names.
+    """
+    file = directory / DIGESTS
+    if not file.exists():
+        return None
+    try:
+        recorded = json.loads(file.read_bytes())
+        expected = {
+            str(name): (int(value["bytes"]), str(value["sha256"])) for name, value in recorded.items() if covered(name)
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{file} cannot be read ({error})"
+    try:
+        return next(
+            (found for name, (size, _) in expected.items() if (found := _sized(directory, name, size))), None
+        ) or (_changed(directory, {name: sha256 for name, (_, sha256) in expected.items()}))
+    except OSError as error:
+        return f"{error.filename or directory} cannot be read ({error.strerror})"
+
+
+def _sized(directory: Path, name: str, size: int) -> str | None:
+    """What is wrong with a file as far as it shows without reading it."""
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        return f"{directory / DIGESTS} names {name}, which is outside of its directory"
+    if not path.is_file():
+        return f"{path} is missing"
+    if (found := path.stat().st_size) != size:
+        return f"{path} has {found:,} bytes, {size:,} were written"
+    return None
+
+
+def _changed(directory: Path, expected: dict[str, str]) -> str | None:
+    found = digest_files(directory, expected)
+    for name, sha256 in expected.items():
+        if found[name]["sha256"] != sha256:
+            return f"{directory / name} is not as it was written (its SHA-256 differs)"
+    return None
+
+
+def check(directory: Path, advice: str, covered: Callable[[str], bool] = lambda name: True) -> None:
+    """Raise AloeError with what is damaged and `advice` where a file is not as it was when DIGESTS was written."""
+    found = damage(directory, covered)
+    if found is not None:
+        raise AloeError(f"{found}: {advice}")
