@@ -4,6 +4,17 @@
 BIN := .venv/bin
 READY := .venv/.ready
 LIBTPU := .venv/libtpu/.ready
+QUIET := --quiet --disable-pip-version-check
+
+# uv installs the lock in seconds. Where it cannot be had, or reaches no index, pip does the same in minutes.
+define INSTALL
+if $(BIN)/python -m pip install $(QUIET) $$(grep -E '^uv==[0-9.]+' requirements.lock | cut -d ' ' -f 1) && \
+  $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
+  $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .; then :; else \
+  echo "uv could not install the packages; pip does it, which takes a few minutes." >&2; \
+  $(BIN)/python -m pip install $(QUIET) -r requirements.lock && \
+  $(BIN)/python -m pip install $(QUIET) --no-deps --editable .; fi
+endef
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,10 +28,9 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	if [ -z "$$python" ]; then \
 	  echo "aloe-jax needs Python 3.12 or 3.13 as python3.12, python3.13, python3 or python on the PATH;" \
 	    "none was found. Install one and run make again." >&2; exit 1; fi; \
-	echo "Setting up .venv with $$($$python --version); the first time takes a few minutes."; \
+	echo "Setting up .venv with $$($$python --version)"; \
 	$$python -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(INSTALL)
 	@touch $@
 
 demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/report.html (about ten minutes)
@@ -29,7 +39,7 @@ demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/repo
 # The compiler for TPUs, outside the environment: inside, JAX would look for a TPU at every start.
 $(LIBTPU): requirements.libtpu.lock | $(READY)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/libtpu \
+	  $(BIN)/python -m pip install $(QUIET) --no-deps --upgrade --target .venv/libtpu \
 	    -r requirements.libtpu.lock; \
 	else mkdir -p .venv/libtpu; echo "libtpu exists for Linux on x86-64 only: tests that compile for TPUs are skipped"; fi
 	@touch $@
