@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-soak lint lock bench bench-quick bench-parts browser
+.PHONY: help setup demo test test-soak docs lint lock bench bench-quick bench-parts browser
 BIN := .venv/bin
 READY := .venv/.ready
 LIBTPU := .venv/libtpu/.ready
@@ -52,6 +52,10 @@ test-soak: $(READY) $(LIBTPU)  ## Tests that take long by nature: every way in u
 
 browser:  ## Install Chromium, with which the tests open the generated pages (Debian and its kin, as root)
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+docs: $(READY)  ## The documentation as a site: build/docs/index.html
+	@$(BIN)/python docs/figures.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lint: $(READY)  ## Style and types
 	@$(BIN)/ruff format --check .
