@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aloe_jax import config
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 from aloe_jax.files import write_atomically
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ HELP = """\
 /quit        leave, as Ctrl-D does; Ctrl-C stops a reply"""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--checkpoint", required=True, metavar="DIR", help="A run directory or a Hugging Face directory.")
 @click.option("--system", metavar="TEXT", help="A system message.")
 @click.option("--temperature", default=0.7, show_default=True, help="0: always the likeliest token.")

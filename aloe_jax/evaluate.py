@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aloe_jax import config
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 from aloe_jax.files import as_path, is_remote
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LIMITED = 3  # exit status of a run that a limit stopped
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--preferences", is_flag=True, help="Score held-out pairs of replies instead; no language model is asked."
 )

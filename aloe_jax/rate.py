@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Group, one_line_errors
 
 
-@click.group()
+@click.group(cls=Group)
 def main() -> None:
     """Let people rate replies of benchmark runs, and see how far the judge agrees with them.
 

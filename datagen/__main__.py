@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured, one_line_errors
+from aloe_jax.command import Group, configured, one_line_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +26,7 @@ LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def main() -> None:
     """Generate personas and preference conversations, and store them as TFDS data sets.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN_DIR...")
 @click.option("--output", default="report.html", show_default=True, help="The page to write.")
 @click.option("--png", metavar="FILE", help="Also the AL(k) curves as .png, .pdf or .svg (needs matplotlib).")
