@@ -57,7 +57,7 @@ def explain(error: BaseException) -> str | None:
     return one_line(reason if file is None else f"{file}: {reason}")
 
 
-def _reason(error: BaseException) -> str | None:
+def _reason(error: BaseException) -> str | None:  # noqa: PLR0911
     said = one_line(str(error))
     if isinstance(error, OSError):
         reason = error.strerror or said or type(error).__name__

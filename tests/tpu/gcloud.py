@@ -38,8 +38,8 @@ REFUSALS = {
 class Fault:
     """What goes wrong with the next `times` calls that hold `match`, after the first `skip` of them.
 
-    One of REFUSALS: status 1 and these words. hang: no answer. late: no answer, but it is done a little later all the same. slow: an answer that
-    takes its time. lose: the slice is taken away just before.
+    One of REFUSALS: status 1 and these words. hang: no answer. late: no answer, but it is
+    done a little later all the same. slow: an answer that takes its time. lose: the slice is taken away just before.
     """
 
     match: str
