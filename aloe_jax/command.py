@@ -16,15 +16,12 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from aloe_jax import config
 from aloe_jax.faults import defect, explain
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _DEBUG = "aloe_jax.debug"
 INTERRUPTED = 130
@@ -61,13 +58,6 @@ def _interrupted() -> click.exceptions.Exit:
     with suppress(OSError):
         click.echo("Interrupted.", err=True)
     return click.exceptions.Exit(INTERRUPTED)
-
-
-def console(stderr: bool = False) -> Console:
-    """A console of rich that prints names and texts as they are: "[bold]" in one is no markup, ":car:" no picture."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 # ---------------------------------------------------------------- the command

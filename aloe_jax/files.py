@@ -72,9 +72,13 @@ def exists(path: str | Path) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory with all above it; in a bucket there is nothing to make."""
-    if not is_remote(path):
+    """Make a directory with all above it; in a bucket there is nothing to make. Raises OSError that names what is there."""
+    if is_remote(path):
+        return
+    try:
         path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # "File exists" would not say what is wrong with it
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a directory", error.filename) from None
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -107,6 +111,25 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def together(directory: Path) -> Iterator[None]:
+    """Write files of a directory that belong together: whoever else does so waits, so that no two sets mix.
+
+    Makes the directory. The lock is on the directory itself and leaves nothing; a bucket has none.
+    """
+    make_directory(directory)
+    if is_remote(directory):
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_new(partial: Path, data: bytes, target: Path) -> None:

@@ -272,7 +272,7 @@ def stats(settings: config.Datagen) -> None:
             if pool.calls > 4:
                 click.echo(curve_text(pool, pool_sizes(settings)[name]))
         for table in tables(ledger, settings):
-            Console().print(table)
+            Console(markup=False).print(table)
     _label(settings)
 
 
@@ -360,7 +360,7 @@ def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
         else:
             assert ledger is not None
             estimates = estimate_conversations(ledger, recorded_personas(ledger, settings).training, settings)
-        Console().print(table(estimates, settings))
+        Console(markup=False).print(table(estimates, settings))
 
 
 def _stop_at_limit(why: str) -> None:
@@ -382,7 +382,7 @@ def _progress() -> Iterator[Progress]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

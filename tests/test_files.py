@@ -71,7 +71,8 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("none/a", FileNotFoundError), ("file/a", NotADirectoryError), ("directory", IsADirectoryError), ("n" * 256, OSError),
+        ("none/a", FileNotFoundError), ("file/a", NotADirectoryError), ("directory", IsADirectoryError),
+        ("n" * 256, OSError),
     ],
 )  # fmt: skip
 def test_errors_name_the_file_and_leave_nothing(tmp_path: Path, name: str, error: type[OSError]) -> None:
