@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from aloe_jax import config
-from aloe_jax.command import one_line_errors
-from aloe_jax.files import write_atomically
+from aloe_jax.command import Command, one_line_errors
+from aloe_jax.errors import AloeError
+from aloe_jax.faults import defect, explain, one_line
+from aloe_jax.files import make_directory, write_atomically
+from aloe_jax.terminal import shown
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -29,7 +33,7 @@ HELP = """\
 /quit        leave, as Ctrl-D does; Ctrl-C stops a reply"""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--checkpoint", required=True, metavar="DIR", help="A run directory or a Hugging Face directory.")
 @click.option("--system", metavar="TEXT", help="A system message.")
 @click.option("--temperature", default=0.7, show_default=True, help="0: always the likeliest token.")
@@ -88,7 +92,6 @@ def shared_by(devices: int) -> Mesh | None:
     """A mesh over the first so many devices (0: all) that share the model; None where that is only one."""
     import jax
 
-    from aloe_jax.errors import AloeError
     from aloe_jax.parallel.mesh import make_mesh
 
     here = jax.devices()
@@ -103,6 +106,8 @@ def converse(talk: Talk, persona: Persona | None) -> None:
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  line editing and history, where it is there
+    if isinstance(sys.stdin, io.TextIOWrapper):  # a byte that is no text comes as a lone surrogate
+        sys.stdin.reconfigure(errors="surrogateescape")
     while True:
         try:
             line = input("you> ").strip()
@@ -112,23 +117,37 @@ def converse(talk: Talk, persona: Persona | None) -> None:
         except EOFError:
             click.echo()
             return
+        if any("\ud800" <= character <= "\udfff" for character in line):
+            click.echo(f"(that line holds bytes that are not text in {sys.stdin.encoding}; it was not sent)")
+            continue
         if line == "/quit":
             return
+        if line:
+            respond(line, talk, persona)
+
+
+def respond(line: str, talk: Talk, persona: Persona | None) -> None:
+    """Do or answer one line. What goes wrong is printed and the conversation stays; a reader that is gone ends it."""
+    try:
         if line.startswith("/"):
             command(line, talk, persona)
-        elif line:
+        else:
             answer(talk, line)
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        click.echo("\n(stopped)")
+    except Exception as error:
+        click.echo(f"({explain(error) or defect(error)})")
 
 
 def answer(talk: Talk, line: str) -> None:
     """Print the reply as it comes, and why it ended when that was not its own end."""
-    from aloe_jax.errors import AloeError
-
     pieces = talk.say(line)
     click.echo("model> ", nl=False)
     try:
         for piece in pieces:
-            click.echo(piece, nl=False)
+            click.echo(shown(piece), nl=False)
             sys.stdout.flush()
         click.echo()
     except KeyboardInterrupt:
@@ -157,7 +176,7 @@ def command(line: str, talk: Talk, persona: Persona | None) -> None:
         case "/save", "":
             click.echo("(/save FILE: give a file)")
         case "/save", file:
-            click.echo(save(talk, Path(file).expanduser()))
+            click.echo(save(talk, Path(file)))
         case "/persona", "":
             click.echo(describe(persona, [m["content"] for m in talk.messages if m["role"] == "user"]))
         case "/help", "":
@@ -172,12 +191,16 @@ def save(talk: Talk, file: Path) -> str:
         return "(nothing has been said yet)"
     text = json.dumps({"messages": talk.messages}, ensure_ascii=False) + "\n"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.suffix == ".jsonl" and file.exists():
-            text = file.read_text() + text
-        write_atomically(file, text)
-    except OSError as error:
-        return f"({file}: {error.strerror})"
+        file = file.expanduser()
+        make_directory(file.parent)
+        before = file.read_bytes() if file.suffix == ".jsonl" and file.exists() else b""
+        if before and not before.endswith(b"\n"):  # a last line that was cut, or written by hand
+            before += b"\n"
+        write_atomically(file, before + text.encode())
+    except KeyboardInterrupt:
+        return f"\n({file}: not saved; what was there before is as it was)"
+    except (OSError, ValueError, RuntimeError, AloeError) as error:  # RuntimeError: ~nobody has no home
+        return f"({file}: not saved: {explain(error) or one_line(str(error))})"
     return f"({file}: {talk.exchanges} exchange{'s' if talk.exchanges > 1 else ''})"
 
 
@@ -186,7 +209,6 @@ def read_settings(values: dict[str, object]) -> config.Sampling:
     from pydantic import ValidationError
 
     from aloe_jax.conversation import first_fault
-    from aloe_jax.errors import AloeError
 
     try:
         return config.Sampling.model_validate({**values, "rows": 1})
@@ -197,7 +219,6 @@ def read_settings(values: dict[str, object]) -> config.Sampling:
 def read_persona(at: str) -> Persona:
     """The persona at PATH[:ID]. Raises AloeError when there is none of that id."""
     from aloe_jax.data.dataset import read_personas
-    from aloe_jax.errors import AloeError
     from aloe_jax.files import as_path
 
     path, _, wanted = (at, "", "") if as_path(at).exists() else at.rpartition(":")

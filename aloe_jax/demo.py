@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 from aloe_jax.errors import AloeError
 from aloe_jax.files import write_atomically
 
@@ -103,7 +103,7 @@ def stages(root: Path) -> list[Stage]:
     ]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--output", default="runs/demo", show_default=True, help="Directory for everything the demo makes.")
 @click.option("--miniature", is_flag=True, help="Tiny sizes: every stage runs, nothing is learned. For tests.")
 def main(output: str, miniature: bool) -> None:

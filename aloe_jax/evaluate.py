@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aloe_jax import config
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 from aloe_jax.files import as_path, is_remote
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LIMITED = 3  # exit status of a run that a limit stopped
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--preferences", is_flag=True, help="Score held-out pairs of replies instead; no language model is asked."
 )
@@ -107,7 +107,7 @@ def _run(settings: config.Evaluate) -> None:
     write_page(report, f"{settings.output}/report.html")
     console = Console()
     console.print(table(report))
-    console.print(f"{settings.output}/report.html", highlight=False, soft_wrap=True)
+    console.print(f"{settings.output}/report.html", highlight=False, soft_wrap=True, markup=False)
 
 
 def evaluate(settings: config.Evaluate) -> tuple[Scored, list[Talked]]:
@@ -191,7 +191,7 @@ def _show_estimate(settings: config.Evaluate) -> None:
     journal = Path(settings.output) / "journal.sqlite"
     ledger: Ledger | None
     with Ledger(journal, writing=False) if journal.is_file() else nullcontext() as ledger:
-        Console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
+        Console(markup=False).print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
 
 
 def _score_preferences(settings: config.Preferences) -> None:
@@ -209,7 +209,7 @@ def _score_preferences(settings: config.Preferences) -> None:
     written = write_preferences(settings, found)
     console = Console()
     console.print(table(found))
-    console.print(str(written), highlight=False, soft_wrap=True)
+    console.print(str(written), highlight=False, soft_wrap=True, markup=False)
     write_page(gather([settings.output]), f"{settings.output}/report.html")
 
 

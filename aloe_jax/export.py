@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--checkpoint", required=True, metavar="RUN", help="A run directory, or a Hugging Face directory.")
 @click.option("--output", required=True, metavar="DIR", help="Directory to write; an earlier export is replaced.")
 @click.option("--step", type=int, help="Checkpoint of the run; by default its newest.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, download, is_remote, send, store_of, told, versions
+from aloe_jax.files import PARTIAL, as_path, download, is_remote, send, store_of, told, versions
+from aloe_jax.scratch import scratch
 
 
 class Mirror:
@@ -25,13 +25,12 @@ class Mirror:
     def __init__(self, directory: str | Path, begins: Sequence[str] | None = (), every: float | None = None):
         self.directory = as_path(directory)
         self.local = self.directory
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary = contextlib.ExitStack()
         self._sent: dict[str, tuple[int, int]] = {}
         self._turn, self._over = threading.Lock(), threading.Event()
         if not is_remote(self.directory):
             return
-        self._temporary = tempfile.TemporaryDirectory(prefix="aloe-")
-        self.local = Path(self._temporary.name) / self.directory.name
+        self.local = self._temporary.enter_context(scratch()) / self.directory.name
         self.local.mkdir()
         found = versions(self.directory)
         wanted = {name: found[name] for name in (found if begins is None else begins) if name in found}
@@ -44,22 +43,22 @@ class Mirror:
 
     def publish(self) -> None:
         """Copy what has changed since the last time. Raises AloeError when the bucket cannot be written."""
-        if self._temporary is None:
+        if self.local == self.directory:
             return
-        with self._turn, told(self.directory, "written"), tempfile.TemporaryDirectory(prefix="aloe-") as still:
+        with self._turn, told(self.directory, "written"), scratch() as still:
             changed = self._changed()
             for name in changed:
-                (Path(still) / name).parent.mkdir(parents=True, exist_ok=True)
-                _snapshot(self.local / name, Path(still) / name)
+                (still / name).parent.mkdir(parents=True, exist_ok=True)
+                _snapshot(self.local / name, still / name)
             store, root = store_of(self.directory)
-            send(store, Path(still), root, list(changed))
+            send(store, still, root, list(changed))
             self._sent |= changed
 
     def _changed(self) -> dict[str, tuple[int, int]]:
         changed = {}
         for file in self.local.rglob("*"):
             # SQLite's side files belong to the open database; a snapshot has what is in them.
-            if file.is_file() and not file.name.endswith((".sqlite-wal", ".sqlite-shm", ".partial")):
+            if file.is_file() and not file.name.endswith((".sqlite-wal", ".sqlite-shm", PARTIAL)):
                 beside = [file, file.with_name(f"{file.name}-wal")] if file.suffix == ".sqlite" else [file]
                 stats = [part.stat() for part in beside if part.exists()]
                 mark = (sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats))
@@ -84,8 +83,7 @@ class Mirror:
             if kind is None:
                 raise
         finally:
-            if self._temporary is not None:
-                self._temporary.cleanup()
+            self._temporary.close()
 
 
 def _snapshot(file: Path, target: Path) -> None:

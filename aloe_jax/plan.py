@@ -9,11 +9,11 @@ import resource
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured
+from aloe_jax.command import Command, configured
 from aloe_jax.errors import AloeError
 
 
-@click.command()
+@click.command(cls=Command)
 @configured(config.Train)
 @click.option("--topology", required=True, help="Chips and their shape: v5e:4x4, v5p:2x2x2, h100:8.")
 @click.option(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Group, one_line_errors
 
 
-@click.group()
+@click.group(cls=Group)
 def main() -> None:
     """Let people rate replies of benchmark runs, and see how far the judge agrees with them.
 
@@ -97,21 +95,19 @@ def agreement(files: tuple[str, ...], key: str, bootstrap: int, seed: int, outpu
       python -m aloe_jax.rate agreement ratings-anna.json ratings-ben.json --key rate.key.json
     """
     with one_line_errors():
-        from rich.console import Console
-
         from aloe_jax.benchmark.people import read_ratings
         from aloe_jax.benchmark.rating.agreement import compare
         from aloe_jax.benchmark.rating.key import read_key
         from aloe_jax.benchmark.rating.show import tables
-        from aloe_jax.files import write_atomically
+        from aloe_jax.files import as_path, make_directory, write_atomically
+        from aloe_jax.terminal import console
 
         found = compare(read_key(key), {path: read_ratings(path) for path in files}, bootstrap, seed)
-        where = Path(output) if output else Path(key.removesuffix(".key.json") + ".agreement.json")
-        where.parent.mkdir(parents=True, exist_ok=True)
+        where = as_path(output) if output else as_path(key.removesuffix(".key.json") + ".agreement.json")
+        make_directory(where.parent)
         write_atomically(where, found.model_dump_json(indent=1) + "\n")
-        console = Console()
-        console.print(tables(found))
-        console.print(str(where), highlight=False, soft_wrap=True)
+        console().print(tables(found))
+        click.echo(where)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured, one_line_errors
+from aloe_jax.command import Command, configured, one_line_errors
 
 LISTING = "aloe_jax.list_models"
 
@@ -26,7 +26,7 @@ def _list(context: click.Context, option: click.Parameter, value: bool) -> None:
     context.exit()
 
 
-@click.command()
+@click.command(cls=Command)
 @configured(config.Train)
 @click.option("--dry-run", is_flag=True, help="Print model, memory, data and steps, then stop.")
 @click.option(

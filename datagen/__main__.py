@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured, one_line_errors
+from aloe_jax.command import Group, configured, one_line_errors
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,7 +26,7 @@ LIMITS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def main() -> None:
     """Generate personas and preference conversations, and store them as TFDS data sets.
 
@@ -272,7 +272,7 @@ def stats(settings: config.Datagen) -> None:
             if pool.calls > 4:
                 click.echo(curve_text(pool, pool_sizes(settings)[name]))
         for table in tables(ledger, settings):
-            Console().print(table)
+            Console(markup=False).print(table)
     _label(settings)
 
 
@@ -360,7 +360,7 @@ def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
         else:
             assert ledger is not None
             estimates = estimate_conversations(ledger, recorded_personas(ledger, settings).training, settings)
-        Console().print(table(estimates, settings))
+        Console(markup=False).print(table(estimates, settings))
 
 
 def _stop_at_limit(why: str) -> None:
@@ -382,7 +382,7 @@ def _progress() -> Iterator[Progress]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -45,7 +45,7 @@ class Terminal:
     """A chat behind a pseudo-terminal."""
 
     def __init__(self, *arguments: str, pause: float = 0.0):
-        self._ours, theirs = pty.openpty()
+        self.ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(pause), *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
             env=os.environ | {"TERM": "dumb"}, start_new_session=True,
@@ -57,17 +57,17 @@ class Terminal:
         text, end = "", time.monotonic() + seconds
         while not re.search(pattern, text):
             left = end - time.monotonic()
-            if left < 0 or not select.select([self._ours], [], [], left)[0]:
+            if left < 0 or not select.select([self.ours], [], [], left)[0]:
                 self.process.kill()
                 pytest.fail(f"no {pattern!r} in {text!r}")
             try:
-                text += os.read(self._ours, 4096).decode(errors="replace").replace("\r", "")
+                text += os.read(self.ours, 4096).decode(errors="replace").replace("\r", "")
             except OSError:  # it has ended
                 return text
         return text
 
     def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
+        os.write(self.ours, text.encode())
 
     def say(self, line: str, pattern: str = r"\nyou> $") -> str:
         """Type a line; what comes until the next prompt, the line itself left out."""
@@ -108,6 +108,62 @@ def test_a_conversation_in_a_terminal(directory, tmp_path):
     chat.type("\x04")  # Ctrl-D
     chat.until("never", seconds=20)
     assert chat.process.wait(20) == 0
+
+
+def test_nothing_that_goes_wrong_loses_the_conversation(directory, tmp_path):
+    """Bytes that are no text, places that cannot be written, commands that are none, Ctrl-C anywhere."""
+    chat = Terminal("--checkpoint", str(directory), "--max-new-tokens", "8", "--temperature", "1")
+    chat.until(r"you> $")
+    chat.say("hello")
+    os.write(chat.ours, b"caf\xe9 \xff\n")
+    assert "bytes that are not text in utf-8; it was not sent" in chat.until(r"\nyou> $")
+    (tmp_path / "file").write_text("x")
+    for place, why in {
+        tmp_path: "Is a directory",
+        "/dev/full/x": "/dev/full: is a file, not a directory",
+        "/proc/x": "No such file",
+        tmp_path / "file" / "x.json": "",
+        tmp_path / ("n" * 300): "File name too long",
+        "~nobody-of-that-name/x": "",
+        "/dev/null/": "",
+    }.items():
+        told = chat.say(f"/save {place}")
+        assert "not saved" in told and why in told, told
+    (earlier := tmp_path / "earlier.jsonl").write_bytes(b'{"messages": [{"role": "user", "content": "caf\xe9"}')
+    assert "(a new" not in chat.say(f"/save {earlier}")
+    assert earlier.read_bytes().startswith(b'{"messages": [{"role": "user", "content": "caf\xe9"}\n{"messages"')
+    chat.type("\x03")
+    chat.until(r"you> $")
+    saved = tmp_path / "saved.json"
+    assert "1 exchange)" in chat.say(f"/save {saved}")
+    assert json.loads(saved.read_text())["messages"][0]["content"] == "hello"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["earlier.jsonl", "file", "saved.json"]
+    chat.type("/quit\n")
+    chat.until("never", seconds=20)
+    assert chat.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("around", "status"),
+    [
+        ('printf "hi\\n\\377\\n/save {saved}\\n" | {chat} >/dev/null', 0),  # no text among the input
+        ('printf "hi\\n" | {chat} | head -c 1', 1),  # a reader that leaves
+        ('printf "hi\\n" | {chat} >/dev/full', 1),
+        ("{chat} <&- >/dev/null", 0),
+        ('printf "hi\\n/save {saved}\\n" | {chat} >&-', 0),
+    ],
+)
+def test_streams_that_are_closed_full_or_no_text(directory, tmp_path, around, status):
+    chat = f"{sys.executable} -m aloe_jax.chat --checkpoint {directory} --max-new-tokens 4"
+    saved = tmp_path / "saved.json"
+    done = subprocess.run(
+        ["bash", "-c", "set -o pipefail; " + around.format(chat=chat, saved=saved)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("loading", "/help tells"))]
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert lines == [] or (len(lines) == 1 and "No space left" in lines[0]), lines
+    assert saved.exists() == ("/save" in around)
 
 
 def test_ctrl_c_stops_a_reply_and_a_full_context_is_told(directory):

@@ -10,11 +10,11 @@ import sys
 import click
 
 from aloe_jax import config
-from aloe_jax.command import configured
+from aloe_jax.command import Command, configured
 from aloe_jax.models.run_directory import is_finished
 
 
-@click.command()
+@click.command(cls=Command)
 @configured(config.Train)
 def main(settings: config.Train) -> None:
     """Say whether the training run of a config is complete."""

@@ -4,12 +4,14 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/slice.sh"
 read_arguments "Create the slice, set it up, start COMMAND, wait until the run is complete, delete the slice.
 A slice that is taken away is asked for again, and the run goes on from what it saved in OUTPUT. Whatever ends
-this script, Ctrl-C included, the slice is deleted; given again, it goes on. A slice of that name is taken up." \
-  "--keep: leave the slice when the run ends, fails or is interrupted" -- "$@"
+this script, Ctrl-C included, the slice is deleted; given again, it goes on. A slice of that name is taken up when it
+was requested from here for the same run, and otherwise left alone." \
+  "--keep: leave the slice when the run ends, fails or is interrupted" \
+  "--adopt: take over a slice of this run that another machine requested and no longer watches" -- "$@"
 read_settings
 
-step() {
-  "$HERE/$1.sh" --settings "$SETTINGS_FILE" ${GIVEN[@]+"${GIVEN[@]}"} "${@:2}"
+step() { # a process that outlives this one must not have its lock
+  "$HERE/$1.sh" --settings "$SETTINGS_FILE" ${GIVEN[@]+"${GIVEN[@]}"} "${@:2}" 9>&-
 }
 
 if [[ $DRY_RUN == yes ]]; then
@@ -22,29 +24,39 @@ if [[ $DRY_RUN == yes ]]; then
   exit 0
 fi
 
-requested=no requesting=no restarts=0
+SIGNALS="HUP INT QUIT TERM USR1 USR2 ALRM"
+requested=no requesting=no restarts=0 leaving=no
 
+# leave STATUS: delete what was rented, and end. Nothing interrupts it: signals are ignored, here and in what it
+# starts, a step that fails does not end it, and neither does output that nobody reads any more.
 leave() {
-  local status=$?
-  trap '' INT TERM HUP # a second Ctrl-C must not end the deletion
+  [[ $leaving == no ]] || return 0 # a signal in the line above the next
+  leaving=yes
+  # shellcheck disable=SC2086 # a list of words
+  trap '' $SIGNALS
   trap - EXIT
-  if [[ $requested$requesting == nono ]]; then
-    :
-  elif [[ ${KEEP:-no} == yes ]]; then
+  set +e
+  local status=$1 deleted=0
+  if [[ $requested$requesting != nono && ${KEEP:-no} == yes ]]; then
     say "$NAME: kept, and costs money until tpu/delete.sh"
-  else
-    step delete || status=1
-    if [[ $requesting == yes ]]; then # interrupted in the middle of the request: it may still come through
+  elif [[ $requested == yes ]]; then
+    step delete --mine || deleted=$?
+  elif [[ $requesting == yes ]]; then # interrupted in the middle of the request: it may still come through
+    for _ in 1 2 3; do
+      step delete || deleted=$?
+      ((deleted == 0)) || break
       sleep "$POLL_SECONDS"
-      step delete || status=1
-    fi
+    done
+    ((deleted != 0)) || say "$NAME: interrupted while it was requested; should it still come through: tpu/delete.sh"
   fi
+  [[ $deleted == 0 || $deleted == "$TAKEN" ]] || status=1
   exit "$status"
 }
-trap leave EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+trap 'leave $?' EXIT
+for signal in $SIGNALS; do
+  # shellcheck disable=SC2064 # the number now
+  trap "leave $((128 + $(kill -l "$signal")))" "$signal"
+done
 
 # Once more where a connection failed: 0 done, 1 given up, 2 the slice is lost.
 insist() {
@@ -114,15 +126,19 @@ if is_finished; then
   say "$OUTPUT: complete already"
   exit 0
 fi
+lock_name
 
-same_code=() outcome=2
+same_code=() outcome=2 adopt=()
+[[ ${ADOPT:-no} == no ]] || adopt=(--adopt)
 for ((slice = 1; ; slice++)); do
   state=$(slice_state) || die "$NAME: gcloud cannot tell its state (above)"
   # One that was lost goes, whatever its request says: that can lag behind.
-  if [[ $state != ABSENT ]] && { ((slice > 1)) || slice_is_lost; }; then step delete; fi
+  if [[ $state != ABSENT ]] && { ((slice > 1)) || slice_is_lost; }; then
+    step delete || exit
+  fi
   requesting=yes
-  step create --no-wait && status=0 || status=$?
-  [[ $status != "$TAKEN" ]] || requesting=no # another's, not ours to delete
+  step create --no-wait ${adopt[@]+"${adopt[@]}"} && status=0 || status=$?
+  [[ $status != "$TAKEN" ]] || requesting=no requested=no # another's, not ours to delete
   [[ $status == 0 ]] || exit "$status"
   requesting=no requested=yes
   await_slice || die "$NAME: the request ended without a slice; check the quota, the zone and the accelerator type"

@@ -10,13 +10,19 @@ FINISHED=finished.json # what a finished run holds, beside its config.yaml
 OVERRIDES=()
 DRY_RUN=no
 
+# Nothing that is printed may end a script before it has deleted what it rented: not a reader that is gone (| tee, a
+# closed terminal), not a full disk, not a closed descriptor, which the next file to be opened would become.
+trap '' PIPE
+true >&2 || exec 2>/dev/null
+true >&1 || exec >/dev/null
+
 die() {
-  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2 || true
   exit 1
 }
 
 say() {
-  printf '%s %s\n' "$(date '+%H:%M:%S')" "$*" >&2
+  printf '%s %s\n' "$(date '+%H:%M:%S')" "$*" >&2 || true
 }
 
 # usage "what it does" ["--option: what it means" ...]: what --help prints.
@@ -40,6 +46,7 @@ read_arguments() {
   done
   shift
   SETTINGS_FILE="$HERE/settings.env" GIVEN=() PASSED=()
+  for option in "${about[@]:1}"; do printf -v "$(variable "$option")" ''; done # whatever the environment has
   while (($#)); do
     case $1 in
       --help | -h)
@@ -60,16 +67,24 @@ read_arguments() {
         done
         [[ $own == yes ]] || die "$1: not an option; see --help"
         PASSED+=("$1")
-        option=${1#--}
-        option=${option//-/_}
-        printf -v "$(tr '[:lower:]' '[:upper:]' <<<"$option")" yes
+        printf -v "$(variable "$1")" yes
         ;;
     esac
     shift
   done
 }
 
+# variable "--some-thing: meaning": SOME_THING
+variable() {
+  local option=${1%%: *}
+  option=${option#--}
+  option=${option%=}
+  printf '%s' "${option//-/_}" | tr '[:lower:]' '[:upper:]'
+}
+
 read_settings() {
+  local key
+  for key in $REQUIRED; do printf -v "$key" ''; done
   SLICES=1 TIER=spot INTERNAL=no POLL_SECONDS=30 RESTARTS=3
   SERVICE_ACCOUNT='' NETWORK='' SUBNETWORK='' SECRETS_FILE='' SECRETS='' WAIT_AT_MOST=''
   [[ -f $SETTINGS_FILE ]] ||
@@ -87,6 +102,7 @@ read_settings() {
 set_one() {
   local key=${1%%=*} value=${1#*=}
   [[ $1 == *=* ]] || die "$2: write KEY=value"
+  [[ $1 != *[[:cntrl:]]* ]] || die "$key: a value is one line, without control characters"
   if [[ $key == OVERRIDE ]]; then
     [[ $value == ?*=* ]] || die "$2: write OVERRIDE=section.key=value"
     [[ $value != output=* ]] || die "$2: the output is set by OUTPUT; leave this line out"

@@ -3,8 +3,9 @@
 
 # shellcheck source=tpu/settings.sh
 source "$(dirname "${BASH_SOURCE[0]}")/settings.sh"
+# shellcheck source=tpu/owner.sh
+source "$(dirname "${BASH_SOURCE[0]}")/owner.sh"
 
-TAKEN=4 # exit status of create.sh where the name is another slice's
 WORKER=aloe-jax/tpu/worker.sh # on the machines, from the home directory
 LOST="SUSPENDING SUSPENDED DELETING FAILED ABSENT" # states of a slice that will not come back
 
@@ -25,26 +26,54 @@ slice_command() {
   COMMAND_LINE=(gcloud compute tpus queued-resources "$@" "--project=$PROJECT" "--zone=$ZONE")
 }
 
-# One of the states of https://cloud.google.com/tpu/docs/queued-resources, or ABSENT. Fails when gcloud cannot tell.
+# bounded COMMAND ...: like COMMAND, which is killed with all that it started when it takes longer than a call may.
+bounded() (
+  set +e -m # a process group of its own
+  "$@" </dev/null &
+  child=$!
+  { sleep "${ALOE_GCLOUD_SECONDS:-180}" && kill -KILL -- "-$child"; } </dev/null >/dev/null 2>&1 &
+  watch=$!
+  wait "$child" 2>/dev/null
+  status=$?
+  kill -KILL -- "-$watch" 2>/dev/null
+  wait "$watch" 2>/dev/null
+  exit "$status"
+)
+
+# How gcloud is asked. Ctrl-C ends a question; a deletion, which it must not end, bounds them instead.
+ask() { "$@"; }
+
+# slice_state [TRIES]: one of the states of https://cloud.google.com/tpu/docs/queued-resources, or ABSENT. Fails when
+# gcloud cannot tell, with what it said on stderr.
 slice_state() {
-  local said error
-  error=$(mktemp)
-  slice_command describe "$NAME" "--format=value(state.state)"
-  for _ in 1 2 3; do
-    if said=$("${COMMAND_LINE[@]}" 2>"$error"); then
-      rm -f "$error"
+  local said try tries=${1:-3}
+  for ((try = 1; try <= tries; try++)); do
+    slice_command describe "$NAME" "--format=value(state.state)"
+    if said=$(ask "${COMMAND_LINE[@]}" 2>&1); then # warnings may be among it
+      said=$(grep -xE '[A-Z_]+' <<<"$said" | tail -n 1) || true
       echo "${said:-UNKNOWN}"
       return 0
-    elif grep -qE 'NOT_FOUND|was not found' "$error"; then
-      rm -f "$error"
+    elif is_not_found "$said"; then
       echo ABSENT
       return 0
     fi
-    sleep "$POLL_SECONDS"
+    ((try == tries)) || sleep "$POLL_SECONDS"
   done
-  cat "$error" >&2
-  rm -f "$error"
+  printf '%s\n' "$said" >&2 || true
   return 1
+}
+
+# Whether gcloud says that there is no slice of the name. That a project or a zone was not found says nothing of it;
+# where the words leave it open, the list of all slices tells.
+is_not_found() {
+  local line names
+  [[ $1 =~ NOT_FOUND|"was not found" ]] || return 1
+  while IFS= read -r line; do
+    if [[ $line =~ NOT_FOUND|"was not found" && $line =~ [/\'\"]${NAME}[\'\"] ]]; then return 0; fi
+  done <<<"$1"
+  slice_command list "--format=value(name)"
+  names=$(ask "${COMMAND_LINE[@]}" 2>/dev/null) || return 1
+  ! grep -qE "(^|/)$NAME\$" <<<"$names"
 }
 
 is_lost() {

@@ -269,6 +269,8 @@ def table(results: PreferenceResults) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    from aloe_jax.terminal import plain
+
     first = results.models[0]
     grid = Table(
         title=f"Preferences: {first.pairs:,} pairs of {first.conversations:,} conversations, 95% intervals",
@@ -294,5 +296,5 @@ def table(results: PreferenceResults) -> Table:
             defined = not math.isnan(estimate.value)
             spread = f"\n[dim]{form(estimate.low)}…{form(estimate.high)}[/dim]" if not math.isnan(estimate.low) else ""
             cells.append(form(estimate.value) + spread if defined else "\N{EN DASH}")
-        grid.add_row(one.model, *cells)
+        grid.add_row(plain(one.model), *cells)
     return grid

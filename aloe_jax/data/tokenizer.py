@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 from aloe_jax.errors import AloeError
 from aloe_jax.files import WEIGHTS, here
 
@@ -121,7 +121,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
     return tokenizer
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--data", required=True, help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations.")
 @click.option("--output", required=True, help="Directory to write the tokenizer to.")
 @click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")

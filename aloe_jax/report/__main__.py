@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, metavar="RUN_DIR...")
 @click.option("--output", default="report.html", show_default=True, help="The page to write.")
 @click.option("--png", metavar="FILE", help="Also the AL(k) curves as .png, .pdf or .svg (needs matplotlib).")
@@ -39,7 +39,7 @@ def main(
     """
     with one_line_errors():
         from aloe_jax.errors import AloeError
-        from aloe_jax.files import as_path, write_atomically
+        from aloe_jax.files import as_path, make_directory, together, write_atomically
         from aloe_jax.report import tables
         from aloe_jax.report.figure import write_figure
         from aloe_jax.report.gathering import gather
@@ -49,18 +49,21 @@ def main(
         report = gather(runs, human)
         if not report.entries and (png or latex or markdown):
             raise AloeError(f"{runs[0]}: holds no models to draw or to put in a table; give a run of the benchmark")
-        size = write_page(report, output)
+        with together(as_path(output).parent):
+            size = write_page(report, output)
+            written = [output]
+            for target, text in ((latex, tables.latex), (markdown, tables.markdown)):
+                if target is not None:
+                    make_directory(as_path(target).parent)
+                    write_atomically(as_path(target), text(report))
+                    written.append(target)
+            if png is not None:
+                write_figure(report, png)
+                written.append(png)
         told = [counted(len(report.models), "model"), counted(len(report.personas), "case")]
         click.echo(f"{output}: {counted(len(report.runs), 'run')}, {', '.join(told)}, {size / 1e6:.1f} MB")
-        if latex is not None:
-            write_atomically(as_path(latex), tables.latex(report))
-            click.echo(latex)
-        if markdown is not None:
-            write_atomically(as_path(markdown), tables.markdown(report))
-            click.echo(markdown)
-        if png is not None:
-            write_figure(report, png)
-            click.echo(png)
+        for target in written[1:]:
+            click.echo(target)
 
 
 if __name__ == "__main__":

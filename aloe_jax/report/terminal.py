@@ -7,10 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.faults import one_line
 from aloe_jax.report.differences import Pair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.tables import COLUMNS
 from aloe_jax.report.writing import DIGITS, counted, interval, number, p_value, percent, signed
+from aloe_jax.terminal import plain
 
 
 def table(report: Report) -> Table:
@@ -26,7 +28,7 @@ def table(report: Report) -> Table:
     people = counted(len(report.personas), "person", "people")
     grid = Table(
         title=f"ALOE benchmark: {people}, {counted(report.turns, 'turn')}, 95% intervals",
-        caption="\n".join(notes) or None,
+        caption=Text("\n".join(map(one_line, notes))) if notes else None,
         caption_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1),
@@ -38,7 +40,7 @@ def table(report: Report) -> Table:
     for entry in report.entries:
         numbers = entry.numbers
         grid.add_row(
-            Text(entry.label + (" *" if numbers.reference else "") + ("" if numbers.complete else " †")),
+            plain(entry.label + (" *" if numbers.reference else "") + ("" if numbers.complete else " †")),
             *(_estimate(getattr(numbers, name), DIGITS[name]) for name in COLUMNS),
             percent(numbers.coverage),
         )
@@ -56,10 +58,10 @@ def difference(pair: Pair) -> str:
     return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + told
 
 
-def _estimate(estimate: StoredEstimate, digits: int) -> str:
+def _estimate(estimate: StoredEstimate, digits: int) -> Text:
     def told(value: Number) -> str:
         return number(value, digits)
 
     if estimate.low is None:
-        return told(estimate.value)
-    return f"{told(estimate.value)}\n[dim]{told(estimate.low)}…{told(estimate.high)}[/dim]"
+        return Text(told(estimate.value))
+    return Text.assemble(told(estimate.value), "\n", (f"{told(estimate.low)}…{told(estimate.high)}", "dim"))

@@ -25,12 +25,21 @@ exit "$status"
 """
 
 
+REFUSALS = {
+    "fail": "injected",
+    "done but fail": "the connection was reset",
+    "forbidden": "PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied on 'projects/my-project'",
+    "no project": "NOT_FOUND: Project 'my-project' was not found or has been deleted",
+    "absent in other words": "Resource was not found",
+}
+
+
 @dataclass
 class Fault:
     """What goes wrong with the next `times` calls that hold `match`, after the first `skip` of them.
 
-    fail: status 1. hang: no answer. late: no answer, but it is done a little later all the same. slow: an answer that
-    takes its time. lose: the slice is taken away just before.
+    One of REFUSALS: status 1 and these words. hang: no answer. late: no answer, but it is
+    done a little later all the same. slow: an answer that takes its time. lose: the slice is taken away just before.
     """
 
     match: str
@@ -47,6 +56,7 @@ class Slice:
     hosts: int
     states: list[str] = field(default_factory=lambda: ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
     node: str = "READY"
+    labels: dict[str, str] = field(default_factory=dict)
     installed: bool = False
     processes: str = "idle"
 
@@ -90,8 +100,10 @@ class Gcloud:
             fault.skip -= 1
         elif fault is not None:
             fault.times -= 1
-            if fault.do == "fail":
-                return 1, ["EERROR: (gcloud) injected"]
+            if fault.do in REFUSALS:
+                if fault.do == "done but fail":
+                    self._do(arguments)
+                return 1, [f"EERROR: (gcloud) {REFUSALS[fault.do]}"]
             if fault.do == "lose":
                 self._lose("SUSPENDED")
             if fault.do == "slow":
@@ -129,6 +141,8 @@ class Gcloud:
         return 2, [f"EERROR: the stand-in does not know {what}"]
 
     def _queued_resource(self, verb: str, names: list[str], flags: dict[str, str]) -> tuple[int, list[str]]:  # noqa: PLR0911
+        if verb == "list":
+            return 0, [f"Oprojects/p/locations/z/queuedResources/{name}" for name in self.slices]
         name = names[-1].partition(":")[0]
         found = self.slices.get(name)
         if verb == "create":
@@ -137,14 +151,17 @@ class Gcloud:
             single, several = "node-id" in flags, "node-count" in flags and "node-prefix" in flags
             if single == several or not {"accelerator-type", "runtime-version"} <= flags.keys():
                 return self._mistake(flags)
-            self.slices[name] = Slice(flags["accelerator-type"], int(flags.get("node-count", "1")) * 2)
+            labels = dict(pair.split("=") for pair in flags["labels"].split(",")) if "labels" in flags else {}
+            self.slices[name] = Slice(flags["accelerator-type"], int(flags.get("node-count", "1")) * 2, labels=labels)
             self.created += 1
             return 0, []
         if found is None:
             return 1, [f"EERROR: (gcloud) NOT_FOUND: Resource '{name}' was not found"]
         if verb == "describe":
-            shown = found.states.pop(0) if len(found.states) > 1 else found.states[0]
-            return 0, [f"O{found.accelerator if 'acceleratorType' in flags['format'] else shown}"]
+            if "acceleratorType" in flags.get("format", ""):
+                owner, run = (found.labels.get(label, "") for label in ("aloe_owner", "aloe_run"))
+                return 0, [f"O{found.accelerator}|{owner}|{run}"]
+            return 0, [f"O{found.states.pop(0) if len(found.states) > 1 else found.states[0]}"]
         if verb == "delete":
             if not {"force", "quiet"} <= flags.keys():  # would ask, or refuse while there are machines
                 return self._mistake(flags)

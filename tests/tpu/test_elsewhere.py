@@ -125,6 +125,23 @@ def test_slurm_queues_itself_again_when_its_time_is_up(machine: Machine) -> None
     assert job.returncode == 0 and "saved" in told and machine.read("requeued") == "requeue 5\n"
 
 
+@pytest.mark.parametrize("output", ["/dev/full", "a reader that is gone"])
+def test_slurm_queues_itself_again_though_its_log_cannot_be_written(machine: Machine, output: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    job = subprocess.Popen(
+        ["bash", *SLURM],
+        cwd=machine.project,
+        env=os.environ | {"PATH": f"{machine.home / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "5"},
+        stdout=write if output != "/dev/full" else os.open(output, os.O_WRONLY),
+        stderr=subprocess.STDOUT,
+    )
+    machine.until("running")
+    job.send_signal(signal.SIGUSR1)
+    job.wait(30)
+    assert machine.read("requeued") == "requeue 5\n"
+
+
 def test_slurm_a_job_that_was_cancelled_or_failed_is_not_queued_again(machine: Machine) -> None:
     for status, expected in (("0", 1), ("3", 3)):
         (machine.project / "end").write_text(status)
@@ -226,6 +243,11 @@ def test_the_manifest(tmp_path: Path) -> None:
     ("given", "says"),
     [
         ("IMAGE=", "IMAGE is missing"),
+        ("IMAGE=x\n  privileged: true", "IMAGE"),
+        ("IMAGE={a: b}", "is not the name of a container image"),
+        ("ACCOUNT=a: b", "ACCOUNT: a: b must be"),
+        ("SECRET=a}, b: {", "must be lower-case letters"),
+        ("OVERRIDE=a.b=1\nc: d", "a value is one line"),
         ("TOPOLOGY=16", "TOPOLOGY: 16 must be such as 4x4"),
         ("CHIPS=3", "CHIPS: 3 must be 1, 4 or 8"),
         ("TOPOLOGY=1x2", "1x2 is 2 chips, which machines of 4 do not make up"),

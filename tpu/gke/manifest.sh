@@ -21,6 +21,10 @@ done
 GIVEN=(${others[@]+"${others[@]}"})
 read_settings
 [[ -n $IMAGE ]] || die "IMAGE is missing; build one from tpu/gke/Dockerfile and give IMAGE=..."
+[[ $IMAGE =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || die "IMAGE: $IMAGE is not the name of a container image"
+for key in ACCOUNT SECRET; do
+  [[ ${!key} =~ ^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$ ]] || die "$key: ${!key} must be lower-case letters, digits, - and ."
+done
 [[ $TOPOLOGY =~ ^[0-9]+x[0-9]+(x[0-9]+)?$ ]] || die "TOPOLOGY: ${TOPOLOGY:-nothing} must be such as 4x4 or 2x2x2"
 [[ $CHIPS =~ ^[148]$ ]] || die "CHIPS: $CHIPS must be 1, 4 or 8"
 [[ $COMMAND == train ]] || die "COMMAND: the manifest is for train; run evaluate on a slice of one machine (tpu/run.sh)"

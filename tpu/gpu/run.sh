@@ -2,6 +2,7 @@
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cd "$HERE/../.."
+trap '' PIPE # nothing that is printed, or is not because nobody reads it, may end the script
 
 usage() {
   cat <<'TEXT'
@@ -22,7 +23,7 @@ TEXT
 }
 
 die() {
-  echo "run.sh: $*" >&2
+  echo "run.sh: $*" >&2 || true
   exit 1
 }
 
@@ -65,13 +66,13 @@ if [[ $dry_run == no ]]; then
 fi
 
 worker install
-trap 'echo "It goes on: tpu/gpu/run.sh state tells how, tpu/gpu/run.sh stop ends it." >&2; exit 130' INT
+trap 'echo "It goes on: tpu/gpu/run.sh state tells how, tpu/gpu/run.sh stop ends it." >&2 || true; exit 130' INT
 worker start - - python -m "aloe_jax.$1" "${@:2}"
 [[ $dry_run == no ]] || exit 0
 sleep 0.2
 tail -n 20 -F runs/.gpu/log &
 showing=$!
-trap 'kill "$showing"' EXIT
+trap 'kill "$showing" 2>/dev/null || true' EXIT
 while worker state | grep -q ' running | '; do sleep "${POLL_SECONDS:-5}"; done
 sleep 0.2 # for the last lines
 exit "$(cat runs/.gpu/status)"

@@ -31,7 +31,7 @@ from aloe_jax.benchmark.rating.sample import Candidate, candidates, draw, name_r
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
+from aloe_jax.files import together, write_atomically
 from aloe_jax.speech import sentences
 
 _HERE = Path(__file__).parent
@@ -96,11 +96,11 @@ def write_pages(
         checks={one.item: check for one, check in known},
     )
     where = output.with_suffix(".key.json")
-    _keep_key(where, found)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(where, json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-    for file, text in zip(files, texts, strict=True):
-        write_atomically(file, text)
+    with together(output.parent):  # pages beside the key of other pages could not be read any more
+        _keep_key(where, found)
+        write_atomically(where, json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+        for file, text in zip(files, texts, strict=True):
+            write_atomically(file, text)
     return files, where
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from aloe_jax.benchmark.rating.figures import Agreed, Agreements, PeopleAgreement
 from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.terminal import plain
 
 _NOTHING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _CAVEAT = (
@@ -26,7 +27,7 @@ def tables(found: PeopleAgreement) -> Group:
 
 def _parts(found: PeopleAgreement) -> Iterator[RenderableType]:
     if found.simulated:
-        yield Text(f"simulated in the runs: {', '.join(found.simulated)}", style="yellow")
+        yield plain(f"simulated in the runs: {', '.join(found.simulated)}", style="yellow")
     yield Text(f"{found.items} replies of {found.cases} cases; 95% intervals over cases")
     yield _raters(found)
     yield Text("Agreement, replies counted as they fall in the runs", style="bold")
@@ -36,9 +37,9 @@ def _parts(found: PeopleAgreement) -> Iterator[RenderableType]:
     yield _models(found)
     yield Text(_CAVEAT)
     for name, bias in found.bias.items():
-        yield Text(f"{name} less people: {_signed(bias)}")
+        yield plain(f"{name} less people: {_signed(bias)}")
     for line in found.missing:
-        yield Text(f"missing: {line}", style="yellow")
+        yield plain(f"missing: {line}", style="yellow")
 
 
 def _raters(found: PeopleAgreement) -> Table:
@@ -55,7 +56,7 @@ def _raters(found: PeopleAgreement) -> Table:
             apart = one.checks.told_apart
             shown = "too few" if apart is None else f"{apart:.0%}"
             cells.append(f"{shown}: careless?" if one.checks.attentive is False else shown)
-        table.add_row(one.rater, *cells)
+        table.add_row(plain(one.rater), *cells)
     return table
 
 
@@ -71,7 +72,7 @@ def _agreement(found: Agreements) -> Table:
 
 
 def _row(table: Table, name: str, agreed: Agreed) -> None:
-    table.add_row(name, str(agreed.units), _range(agreed.alpha), _range(agreed.spearman))
+    table.add_row(plain(name), str(agreed.units), _range(agreed.alpha), _range(agreed.spearman))
 
 
 def _models(found: PeopleAgreement) -> Table:
@@ -82,7 +83,7 @@ def _models(found: PeopleAgreement) -> Table:
         favour = _signed(one.favour) if one.favour else _NOTHING
         clear = one.favour is not None and not _holds_zero(one.favour)
         cells = (str(one.items), _number(one.people.value), _number(one.judge.value), _signed(one.bias))
-        table.add_row(f"{one.model} *" if clear else one.model, *cells, favour, style="bold" if clear else "")
+        table.add_row(plain(f"{one.model} *" if clear else one.model), *cells, favour, style="bold" if clear else "")
     return table
 
 
