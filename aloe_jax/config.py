@@ -34,8 +34,9 @@ from aloe_jax.ranges import (
     Width,
     readable,
 )
-from aloe_jax.settings_file import dump as dump
-from aloe_jax.settings_file import load as load
+from aloe_jax.settings_file import dump, load
+
+__all__ = ["dump", "load"]  # beside the sections, which are named where they are used
 
 MOST_IN_A_STEP = 2**30  # tokens
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
