@@ -165,7 +165,9 @@ def test_a_checkpoint_of_another_model_is_refused(settings):
 
 def test_a_loss_that_is_not_finite_names_its_conversations(settings):
     broken = settings(
-        steps=40, optimizer={"learning_rate": 1e3, "weight_decay": 1e3, "warmup_steps": 0, "clip_norm": 1e9}
+        steps=40,
+        evaluate_every=40,
+        optimizer={"learning_rate": 1e3, "weight_decay": 1e3, "warmup_steps": 0, "clip_norm": 1e9},
     )
     refused(broken, r"nonfinite-[0-9]+.json: the loss or gradient of step [0-9]+ is not finite")
     (path,) = Path(broken.output).glob("nonfinite-*.json")
