@@ -6,26 +6,67 @@ that names the file, the key and the nearest valid name.
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, is_remote
+from aloe_jax.files import is_remote
+from aloe_jax.ranges import (
+    LARGEST,
+    AtOnce,
+    Decay,
+    Devices,
+    Dollars,
+    Factor,
+    Fraction,
+    Heads,
+    PathText,
+    Positive,
+    Rows,
+    Seed,
+    Several,
+    Temperature,
+    Thousands,
+    Tokens,
+    Weight,
+    Width,
+    readable,
+)
+from aloe_jax.settings_file import dump, load
 
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+__all__ = ["dump", "load"]  # beside the sections, which are named where they are used
+
+MOST_IN_A_STEP = 2**30  # tokens
+MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, strictly typed, closed to unknown keys."""
+    """A group of settings: frozen, strictly typed, closed to unknown keys, every number finite and every text plain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        _check_plain(value)
+        return value
+
+
+def _check_plain(value: object) -> None:
+    """Raise ValueError for text or numbers that nothing can be done with, at any depth of a setting."""
+    if isinstance(value, str):
+        readable(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(key)
+            _check_plain(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_plain(inner)
 
 
 # ---------------------------------------------------------------- training
@@ -34,13 +75,13 @@ class Section(BaseModel):
 class Architecture(Section):
     """A decoder trained from scratch. Ignored when `model.path` is given."""
 
-    layers: Positive = 4
-    width: Positive = 128
-    query_heads: Positive = 4
-    kv_heads: Positive = 4
-    feed_forward: Positive = 512
-    max_length: Positive = 1024
-    rope_theta: float = 10_000.0
+    layers: Several = 4
+    width: Width = 128
+    query_heads: Heads = 4
+    kv_heads: Heads = 4
+    feed_forward: Width = 512
+    max_length: Tokens = 1024
+    rope_theta: Annotated[float, Field(ge=1.0, le=1e12)] = 10_000.0
     tie_embeddings: bool = True
 
 
@@ -50,8 +91,8 @@ LoRATarget = Literal["query", "key", "value", "output", "gate", "up", "down"]
 class LoRA(Section):
     """Low-rank adapters: small matrices are trained beside weights that stay as they are (arXiv 2106.09685)."""
 
-    rank: Positive = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0  # the adapters' product is scaled by alpha / rank
+    rank: Annotated[int, Field(gt=0, le=2**14)] = 16
+    alpha: Factor = 32.0  # the adapters' product is scaled by alpha / rank
     targets: tuple[LoRATarget, ...] = Field(
         default=("query", "key", "value", "output", "gate", "up", "down"), min_length=1, strict=False
     )
@@ -64,15 +105,15 @@ class Model(Section):
     backend: Literal["native", "maxtext"] = "native"  # our decoder, or one of MaxText's models
     # A Hugging Face directory, one of our run directories, or a checkpoint of MaxText's (.../checkpoints/9/items) with
     # its name and overrides; None: from scratch.
-    path: str | None = None
+    path: PathText | None = None
     # Of a MaxText model from scratch or in one of its checkpoints, such as llama3.1-8b; `default`: by `overrides`.
     name: str | None = None
     overrides: dict[str, Any] = {}  # MaxText's own settings, such as base_emb_dim or load_balance_loss_weight
     architecture: Architecture = Architecture()
-    tokenizer: str | None = None  # defaults to the tokenizer in `path`
+    tokenizer: PathText | None = None  # defaults to the tokenizer in `path`
     attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"  # auto: the kernel of the platform
     remat: Literal["none", "full", "dots"] = "none"
-    unroll: Positive = 1  # layers per scan step: more compiles longer and runs faster on CPU
+    unroll: Several = 1  # layers per scan step: more compiles longer and runs faster on CPU
     dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters; bfloat16 ones have float32 master copies
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRA | None = None  # None: all parameters are trained
@@ -81,9 +122,11 @@ class Model(Section):
 class Source(Section):
     """One data set of a mixture."""
 
-    path: str  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file
+    path: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file
     format: Literal["auto", "trees", "chat", "preferences"] = "auto"  # auto: told from the first record
-    weight: Annotated[float, Field(gt=0)] = 1.0  # passes over it in an epoch: 2 shows it twice, 0.5 every other time
+    weight: Annotated[float, Field(ge=1e-6, le=1000)] = (
+        1.0  # passes over it in an epoch: 2 shows it twice, 0.5 every other time
+    )
     limit: Positive | None = None  # its first so many records only, before any are held out for validation
 
 
@@ -92,23 +135,30 @@ class Data(Section):
 
     path: str = ""  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file: of conversation trees, chats or preferences
     mixture: tuple[Source, ...] = Field(default=(), strict=False)  # several data sets, in place of `path`
-    row_length: Positive = 2048
+    row_length: Tokens = 2048
     # How conversations lie in rows. trees: every token once, replies as branches. paths: every reply after a prompt of
     # its own, several times the tokens; for the flash kernels of MaxText's models, which know no trees.
     packing: Literal["trees", "paths"] = "trees"
-    rows: Positive = 8  # rows per step over all devices
-    accumulate: Positive = 1  # parts that a step's rows are computed in, one after the other: less memory, same result
+    rows: Rows = 8  # rows per step over all devices
+    accumulate: Rows = 1  # parts that a step's rows are computed in, one after the other: less memory, same result
     limit: Positive | None = None  # first so many records of `path` only
     validation_limit: Positive | None = 200  # conversations of each source's validation split
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05  # held out of a data set without such a split
+    validation_fraction: Annotated[float, Field(ge=1e-6, lt=1.0)] = 0.05  # held out of a data set without such a split
 
 
 class Mesh(Section):
     """Devices per mesh axis; -1 takes what is left."""
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
+    data: Devices = 1
+    fsdp: Devices = -1
+    tensor: Devices = 1
+
+    @model_validator(mode="after")
+    def _one_rest(self) -> Mesh:
+        sizes = [self.data, self.fsdp, self.tensor]
+        if sizes.count(-1) > 1 or 0 in sizes:
+            raise ValueError(f"data, fsdp and tensor must be positive, at most one of them -1, not {sizes}")
+        return self
 
 
 class Optimizer(Section):
@@ -116,15 +166,15 @@ class Optimizer(Section):
 
     name: Literal["adamw", "lion", "adafactor"] = "adamw"
     moment_dtype: Literal["float32", "bfloat16"] = "float32"  # how the first moment is held (adamw, lion)
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
-    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    learning_rate: Annotated[float, Field(ge=1e-12, le=1000)] = 1e-5
+    warmup_steps: Annotated[int, Field(ge=0, le=LARGEST)] = 10
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final_fraction: Fraction = 0.1
-    b1: Fraction = 0.9
-    b2: Fraction = 0.95
-    eps: float = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    b1: Decay = 0.9
+    b2: Decay = 0.95
+    eps: Annotated[float, Field(ge=1e-20, le=1.0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    clip_norm: Annotated[float, Field(ge=1e-9, le=1e9)] = 1.0
 
 
 class SFT(Section):
@@ -141,40 +191,46 @@ class DPO(Section):
     """Preference optimisation, by most losses against the frozen starting model as the reference."""
 
     loss: PreferenceLoss = "sigmoid"  # simpo and orpo have no reference
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    beta: Factor = 0.1
     # The share of pairs whose judgement is taken to be the wrong way round: with sigmoid conservative DPO, with
     # robust the loss that is unbiased under such noise.
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    gamma: Annotated[float, Field(ge=0.0)] = 0.5  # simpo: the reward margin asked for
+    gamma: Weight = 0.5  # simpo: the reward margin asked for
     # Adds so many times the preferred replies' negative log-likelihood a token: DPO alone may make both replies of a
     # pair less likely as long as the gap grows, until the model says neither.
-    sft_weight: Annotated[float, Field(ge=0.0)] = 0.0
-    turn_weights: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(), strict=False)  # the last goes on
-    reference: str | None = None  # directory of reference log-probs that runs share; None: beside `output`
+    sft_weight: Weight = 0.0
+    turn_weights: tuple[Weight, ...] = Field(default=(), strict=False, max_length=1000)  # the last goes on
+    reference: PathText | None = None  # directory of reference log-probs that runs share; None: beside `output`
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> DPO:
+        if self.turn_weights and not any(self.turn_weights):
+            raise ValueError("turn_weights: all are 0, so that nothing would be learnt; give one above 0")
+        return self
 
 
 class Checkpoints(Section):
     """When state is saved, and how many saves are kept (the newest and the best by validation loss)."""
 
     every: Positive = 100
-    keep: Positive = 2
+    keep: Thousands = 2
 
 
 class Profile(Section):
     """A window of steps that JAX's profiler records, for TensorBoard or Perfetto."""
 
     start: Positive | None = None  # the first step of it; None: no profile. The first steps compile: begin later
-    steps: Positive = 3
+    steps: Several = 3
 
 
 class Train(Section):
     """`python -m aloe_jax.train`."""
 
     stage: Literal["sft", "dpo"]
-    output: str
-    seed: int = 0
+    output: PathText
+    seed: Seed = 0
     steps: Positive | None = None  # None: `epochs` passes over the data
-    epochs: Positive = 1
+    epochs: Thousands = 1
     log_every: Positive = 10
     evaluate_every: Positive = 100
     model: Model = Model()
@@ -203,6 +259,15 @@ class Train(Section):
             raise ValueError("model.lora: adapters need a model to adapt; give model.path")
         if self.model.path is None and self.model.tokenizer is None:
             raise ValueError("model.tokenizer: a model from scratch needs a tokenizer directory")
+        if (tokens := self.data.rows * self.data.row_length) > MOST_IN_A_STEP:
+            raise ValueError(
+                f"data.rows: {self.data.rows:,} rows of data.row_length {self.data.row_length:,} are {tokens:,} "
+                f"tokens a step, at most {MOST_IN_A_STEP:,} can be; lower one of them"
+            )
+        if self.data.accumulate > self.data.rows:
+            raise ValueError(
+                f"data.accumulate: {self.data.rows} rows (data.rows) cannot be computed in {self.data.accumulate} parts"
+            )
         return self
 
 
@@ -212,8 +277,8 @@ class Train(Section):
 class Price(Section):
     """What a model costs, in US dollars per million tokens; thinking counts as output."""
 
-    input: Annotated[float, Field(ge=0)]
-    output: Annotated[float, Field(ge=0)]
+    input: Weight
+    output: Weight
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """Dollars for so many tokens."""
@@ -299,42 +364,50 @@ class Roles(Section):
 class Personas(Section):
     """The pool: `profiles` × `personalities_per_profile` for training, and a disjoint benchmark set."""
 
-    profiles: Positive = 331
-    personalities: Positive = 72
-    personalities_per_profile: Positive = 10
-    benchmark_profiles: Positive = 20
-    benchmark_personalities: Positive = 5
-    seeds: str | None = None  # directory with profiles.txt and personalities.txt, one a line; None: the built-in ones
-    examples: Positive = 5  # random pool members shown to the writer
-    candidates: Positive = 20  # asked of the writer in one call
+    profiles: Thousands = 331
+    personalities: Thousands = 72
+    personalities_per_profile: Thousands = 10
+    benchmark_profiles: Thousands = 20
+    benchmark_personalities: Thousands = 5
+    seeds: PathText | None = (
+        None  # directory with profiles.txt and personalities.txt, one a line; None: the built-in ones
+    )
+    examples: Several = 5  # random pool members shown to the writer
+    candidates: Several = 20  # asked of the writer in one call
     vectors: Literal["words", "gemini", "sentence-transformers"] = "words"  # what similarity is measured on
     vector_model: str | None = None  # the embedding model, for instance gemini-embedding-001 or all-MiniLM-L6-v2
     similarity: Fraction = 0.6  # cosine above which a candidate is a duplicate; `calibrate` finds one for `vectors`
-    patience: Positive = 20  # calls in a row without a new member before the pool counts as saturated
+    patience: Thousands = 20  # calls in a row without a new member before the pool counts as saturated
 
 
 class Conversations(Section):
     """How many trees, how deep, and how many are written at once."""
 
     count: Positive = 3310
-    turns: Positive = 10
-    concurrency: Positive = 8
+    turns: Several = 10
+    concurrency: AtOnce = 8
     hint: bool = True  # one of the two replies is written with the inferred persona; False: two plain draws
     verify_twice: bool = False  # ask the verifier in both orders; replies on which it disagrees are drawn again
     branch: Literal["random", "both"] = (
         "random"  # both: the user answers both replies in the first `branch_depth` turns
     )
-    branch_depth: Positive = 1
+    branch_depth: Annotated[int, Field(gt=0, le=12)] = 1  # every turn of it doubles the conversation
     batch: bool = False  # through the Gemini Batch API at half price, turns advancing in waves; provider genai only
     validation_fraction: Fraction = 0.05
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> Conversations:
+        if self.branch == "both" and self.branch_depth > self.turns:
+            raise ValueError(f"branch_depth: {self.branch_depth} is more than the {self.turns} turns there are (turns)")
+        return self
 
 
 class Datagen(Section):
     """`python -m datagen`."""
 
-    output: str  # journal.sqlite and the data sets lie here
-    seed: int = 0
-    max_cost: Annotated[float, Field(gt=0)] | None = None  # dollars that one run may spend; stops cleanly
+    output: PathText  # journal.sqlite and the data sets lie here
+    seed: Seed = 0
+    max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly
     personas: Personas = Personas()
     conversations: Conversations = Conversations()
@@ -357,7 +430,7 @@ class Datagen(Section):
 class Candidate(Section):
     """A model under test: one of our runs, a Hugging Face directory, a remote model, or a scripted reference line."""
 
-    path: str | None = None
+    path: PathText | None = None
     scripted: Literal["generic", "informed"] | None = None  # the responder, knowing nothing or the whole persona
     remote: Role | None = None  # a model behind a provider, asked with the responder's prompt and no hint
 
@@ -373,33 +446,43 @@ class Candidate(Section):
 class Sampling(Section):
     """How replies are drawn. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 do not cut."""
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    temperature: Temperature = 1.0
+    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
+    top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 1.0
     min_p: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # cuts what is less likely than this share of the likeliest
-    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0  # above 1 makes tokens that the context has less likely
-    max_new_tokens: Positive = 128
-    max_length: Positive = 4096
-    rows: Positive = 64  # conversations whose replies are drawn together; more wait their turn
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = (
+        1.0  # above 1 makes tokens that the context has less likely
+    )
+    max_new_tokens: Tokens = 128
+    max_length: Tokens = 4096
+    rows: Rows = 64  # conversations whose replies are drawn together; more wait their turn
     cache: Literal["compute", "bfloat16", "int8"] = "compute"  # how keys and values are held
     dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters and activations
     # Of a model that fits on one device every device gets some rows; over `tensor` the model itself is split.
     mesh: Mesh = Mesh(data=-1, fsdp=1)
+
+    @model_validator(mode="after")
+    def _room(self) -> Sampling:
+        if self.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens: {self.max_new_tokens} leave no room for a prompt in max_length {self.max_length}"
+            )
+        return self
 
 
 class Judging(Section):
     """Who rates the replies, how often, and how it is made sure that the ratings mean something."""
 
     judges: dict[str, Role] = {}  # several judges, by name, by default at temperature 0; none: `roles.judge` alone
-    votes: Positive = 1  # ratings of a reply by each judge, each asked with a seed of its own
+    votes: Several = 1  # ratings of a reply by each judge, each asked with a seed of its own
     # Before anything else the judges rate replies of known quality. require: one that cannot tell them apart stops
     # the run; report: it is only told.
     calibrate: Literal["require", "report", "skip"] = "require"
-    calibration_personas: Annotated[int, Field(gt=1)] = 6
+    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 6
     threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6  # least rank correlation with the known quality
     # Models whose dialogues are also compared side by side, in both orders.
     pairs: tuple[Annotated[tuple[str, str], Field(strict=False)], ...] = Field(default=(), strict=False)
-    people: tuple[str, ...] = Field(default=(), strict=False)  # files that the human-rating page saved
+    people: tuple[PathText, ...] = Field(default=(), strict=False)  # files that the human-rating page saved
 
     @field_validator("judges", mode="before")
     @classmethod
@@ -412,16 +495,16 @@ class Judging(Section):
 class Evaluate(Section):
     """`python -m aloe_jax.evaluate`."""
 
-    output: str
-    personas: str  # TFDS directory (…/aloe_personas/1.0.0), its benchmark split
+    output: PathText
+    personas: PathText  # TFDS directory (…/aloe_personas/1.0.0), its benchmark split
     models: dict[str, Candidate] = Field(min_length=1)
-    seed: int = 0
-    cases: Positive = 100
-    turns: Positive = 10
-    bootstrap: Positive = 2000
-    permutations: Positive = 10_000  # for the p-values of differences between models
-    concurrency: Positive = 8  # calls to remote users, and as many to remote judges, at once
-    max_cost: Annotated[float, Field(gt=0)] | None = None  # dollars that one run may spend; stops cleanly
+    seed: Seed = 0
+    cases: Thousands = 100
+    turns: Several = 10
+    bootstrap: Thousands = 2000
+    permutations: Thousands = 10_000  # for the p-values of differences between models
+    concurrency: AtOnce = 8  # calls to remote users, and as many to remote judges, at once
+    max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly
     sampling: Sampling = Sampling()
     roles: Roles = Roles()
@@ -429,6 +512,12 @@ class Evaluate(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Evaluate:
+        for name, draws in (("bootstrap", self.bootstrap), ("permutations", self.permutations)):
+            if draws * self.cases > MOST_DRAWN:
+                raise ValueError(
+                    f"{name}: {draws:,} times {self.cases:,} cases are more numbers than memory holds; "
+                    f"give at most {MOST_DRAWN // self.cases:,}"
+                )
         for pair in self.judging.pairs:
             for name in pair:
                 if name not in self.models:
@@ -447,116 +536,17 @@ class Evaluate(Section):
 class Preferences(Section):
     """`python -m aloe_jax.evaluate --preferences`: how models score held-out pairs of replies, without any judge."""
 
-    output: str
-    data: str  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversation trees
-    models: dict[str, str] = Field(min_length=1)  # name -> a Hugging Face directory or one of our runs
-    reference: str | None = None  # such a directory, for implicit rewards; None: log-probs alone
+    output: PathText
+    data: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversation trees
+    models: dict[str, PathText] = Field(min_length=1)  # name -> a Hugging Face directory or one of our runs
+    reference: PathText | None = None  # such a directory, for implicit rewards; None: log-probs alone
     split: str = "validation"
     limit: Positive | None = None  # first so many conversations only
-    row_length: Positive = 2048
-    rows: Positive = 8  # computed together, over all devices
+    row_length: Tokens = 2048
+    rows: Rows = 8  # computed together, over all devices
     dtype: Literal["float32", "bfloat16"] = "float32"
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"
     mesh: Mesh = Mesh()
-    bootstrap: Positive = 2000
-    seed: int = 0
-
-
-# ---------------------------------------------------------------- reading and writing
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-5 as a number and refuses a key given twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise AloeError(f"line {key_node.start_mark.line + 1}: the key {key!r} is given twice")
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse one YAML document with `_Loader`."""
-    return yaml.load(text, Loader=_Loader)
-
-
-def load[S: Section](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
-    """Read settings of `kind` from a YAML file and `section.key=value` overrides.
-
-    Raises AloeError naming the file (or the override), the key and what would be valid.
-    """
-    try:
-        values = parse_yaml(as_path(path).read_text()) or {}
-    except OSError as error:
-        raise AloeError(f"{path}: cannot read the config ({error.strerror})") from None
-    except (AloeError, yaml.YAMLError) as error:
-        raise AloeError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise AloeError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
-    for override in overrides:
-        _apply(values, override)
-    where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise AloeError(f"{where}: {_explain(kind, error)}") from None
-
-
-def dump(settings: Section) -> str:
-    """The resolved settings as YAML that `load` reads back to an equal value."""
-    return yaml.safe_dump(settings.model_dump(), sort_keys=False)
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
-        raise AloeError(f"override {override!r}: write section.key=value")
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise AloeError(f"override {override!r}: {section} is a value, not a section")
-        values = inner
-    try:
-        values[last] = parse_yaml(text)
-    except yaml.YAMLError:
-        raise AloeError(f"override {override!r}: {text!r} is not a YAML value") from None
-
-
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
-    fault = error.errors()[0]
-    key = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        names = _keys(kind)
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.4) or [
-            name for name in names if name.split(".")[-1] == key.split(".")[-1]
-        ]
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
-    if fault["type"] == "missing":
-        return f"{key} is missing"
-    if fault["type"] == "value_error":
-        text = fault["msg"].removeprefix("Value error, ")
-        return f"{key}: {text}" if key else text
-    return f"{key}: {fault['msg'].lower()}, not {fault['input']!r}"
-
-
-def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in kind.model_fields.items():
-        names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names.extend(_keys(field.annotation, f"{prefix}{name}."))
-    return names
+    bootstrap: Annotated[int, Field(gt=0, le=100_000)] = 2000
+    seed: Seed = 0

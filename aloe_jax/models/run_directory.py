@@ -11,25 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import jax
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.files import absolute, as_path, is_remote, write_atomically
+from aloe_jax.integrity import DIGESTS, check, record
 from aloe_jax.models import backend
+from aloe_jax.models.checkpoint_files import CHECKPOINTS, PARAMS, checkpoint_steps, only_params, reading
 from aloe_jax.models.decoder import Compute, Decoder
-from aloe_jax.models.fingerprint import fingerprint
+from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_times
+from aloe_jax.models.finite import not_finite
 from aloe_jax.models.lora import adapters, merged, with_adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
 
 SPEC = "spec.json"
 ADAPTER = "adapter.json"  # beside spec.json where a run trains adapters: what they belong to
-CHECKPOINTS = "checkpoints"
-PARAMS = "params"  # name of the parameters' item in every checkpoint
 FINISHED = "finished.json"  # what a run that reached its last step holds: training also ends well when it was stopped
-COMMITTED = "commit_success.txt"  # in a bucket, what Orbax writes last into a checkpoint
+TOKENIZER = "tokenizer"
 
 
 def save_spec(spec: ModelSpec, directory: Path) -> None:
@@ -41,19 +43,33 @@ def load_spec(directory: str | Path) -> ModelSpec:
     """Read spec.json. Raises AloeError naming the file and what is wrong."""
     path = as_path(directory) / SPEC
     try:
-        return backend.from_json(json.loads(path.read_text()))
+        spec = backend.from_json(json.loads(path.read_text()))
     except OSError as error:
         raise AloeError(f"{path}: cannot read the model's spec ({error.strerror})") from None
-    except (ValueError, TypeError) as error:
-        raise AloeError(f"{path}: not a model spec ({error})") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise AloeError(f"{path}: not a model spec ({' '.join(str(error).split())[:200]})") from None
+    check_description(directory, SPEC)
+    return spec
 
 
-def checkpoint_steps(directory: str | Path) -> list[int]:
-    """Steps of the finished checkpoints of a run, in order."""
-    root = as_path(directory) / CHECKPOINTS
-    if is_remote(root):
-        return sorted(int(entry.parent.name) for entry in root.glob(f"*/{COMMITTED}") if entry.parent.name.isdigit())
-    return sorted(int(entry.name) for entry in root.glob("*") if entry.name.isdigit() and (entry / PARAMS).is_dir())
+def record_description(directory: Path) -> None:
+    """Record the digests of what makes a run a model besides its checkpoints. Not in a bucket."""
+    if not is_remote(directory):
+        record(directory, lambda name: name in (SPEC, ADAPTER) or name.startswith(f"{TOKENIZER}/"))
+
+
+def forget_description(directory: Path) -> None:
+    """Take the digests away while those files are written anew."""
+    if not is_remote(directory):
+        (directory / DIGESTS).unlink(missing_ok=True)
+
+
+def check_description(directory: str | Path, names: str) -> None:
+    """Raise AloeError where one of the files that begin with `names` is not as the run wrote it."""
+    root = as_path(directory)
+    if not is_remote(root):
+        remedy = f"restore it, or delete {root / DIGESTS} if it was changed on purpose"
+        check(root, remedy, lambda name: name.startswith(names))
 
 
 def is_finished(directory: str | Path) -> bool:
@@ -75,17 +91,31 @@ def load_adapter(directory: str | Path) -> tuple[str, config.LoRA] | None:
     """
     path = as_path(directory) / ADAPTER
     if not path.exists():
+        check_description(directory, ADAPTER)  # is it meant to be there?
         return None
     try:
         values = json.loads(path.read_text())
-        base, before = values["base"], values["base_fingerprint"]
+        base, before = str(values["base"]), str(values["base_fingerprint"])
         lora = config.LoRA.model_validate(values["lora"])
+        there = as_path(base).exists()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AloeError(f"{path}: not the description of adapters ({error})") from None
-    if not as_path(base).exists():
+        reason = " ".join(str(error).split())[:200]
+        raise AloeError(f"{path}: not the description of adapters ({reason})") from None
+    check_description(directory, ADAPTER)
+    if not there:
         raise AloeError(f"{path}: the adapters belong to {base}, which is not there; restore it")
-    if fingerprint(base) != before:
-        raise AloeError(f"{path}: {base} has changed since the adapters were trained on it; restore it")
+    if len(before) == BY_TIMES:
+        if fingerprint_by_times(base) != before:
+            click.echo(
+                f"{path}: an earlier version recorded names, sizes and times of {base}, and they have changed: "
+                "whether it is still the model that the adapters were trained on cannot be verified",
+                err=True,
+            )
+    elif (now := fingerprint(base)) != before:
+        raise AloeError(
+            f"{path}: {base} has changed since the adapters were trained on it (the digest of its files was {before}, "
+            f"now it is {now}); restore it"
+        )
     return base, lora
 
 
@@ -104,21 +134,39 @@ def load_run(
     the model comes with its adapters beside its weights (see lora.py). Raises AloeError when the run has no such
     checkpoint, when it holds another model than spec.json says, or when the adapters' model is not there.
     """
+    while True:
+        steps = checkpoint_steps(directory)
+        if not steps or (step is not None and step not in steps):
+            have = ", ".join(map(str, steps)) or "none"
+            missing = "" if step is None else f" of step {step}"
+            raise AloeError(f"{directory}: no checkpoint{missing}; there are: {have}")
+        chosen = steps[-1] if step is None else step
+        try:
+            return _load_step(directory, chosen, dtype, mesh, compute, merge)
+        except Exception:
+            # A run that trains on deletes what it no longer keeps: then there is a newer one.
+            newest = max(checkpoint_steps(directory), default=chosen)
+            if step is not None or newest <= chosen or jax.process_count() > 1:
+                raise
+
+
+def _load_step(
+    directory: str | Path, step: int, dtype: str, mesh: Mesh | None, compute: Compute | None, merge: bool
+) -> Decoder:
     spec = load_spec(directory)
-    steps = checkpoint_steps(directory)
-    if not steps or (step is not None and step not in steps):
-        have = ", ".join(map(str, steps)) or "none"
-        raise AloeError(f"{directory}: no checkpoint{'' if step is None else f' of step {step}'}; there are: {have}")
-    path = absolute(directory) / CHECKPOINTS / str(step if step is not None else steps[-1]) / PARAMS
+    check_description(directory, f"{TOKENIZER}/")
+    path = absolute(directory) / CHECKPOINTS / str(step) / PARAMS
     adapter = load_adapter(directory)
     if adapter is None:
-        params = _restore(path, weights(spec), mesh)
+        with reading(directory, step, only_params):
+            params = _restore(path, weights(spec), mesh)
         return backend.assemble(spec, jax.tree.map(lambda x: x.astype(dtype), params), compute)
     from aloe_jax.models import load_pretrained
 
     base, lora = adapter
-    described = {f"adapters.{name}": weight for name, weight in adapters(spec, lora).items()}
-    values = _restore(path, described, mesh)["adapters"]
+    expected = {f"adapters.{name}": weight for name, weight in adapters(spec, lora).items()}
+    with reading(directory, step, only_params):
+        values = _restore(path, expected, mesh)["adapters"]
     model = with_adapters(load_pretrained(base, dtype, mesh, compute), lora, values)
     return merged(model) if merge else model
 
@@ -130,7 +178,12 @@ def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> 
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path).item_metadata.tree
         check_shapes(stored, {name: weight.shape for name, weight in described.items()}, path)
-        return checkpointer.restore(path, _abstract(described, mesh, jax.tree.map(lambda leaf: leaf.dtype, stored)))
+        restored = checkpointer.restore(path, _abstract(described, mesh, jax.tree.map(lambda leaf: leaf.dtype, stored)))
+    if (name := not_finite(restored)) is not None:
+        raise AloeError(
+            f"{path}: {name} has values that are not finite: the training diverged; take an older checkpoint"
+        )
+    return restored
 
 
 def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import sharding
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_MESSAGE = 2048  # bytes of an error that goes to all processes
 JOIN_SECONDS = 300  # how long the first process waits for the others
 
 
@@ -87,6 +88,27 @@ def only_lead_tells() -> Iterator[None]:
 def from_lead(value: Any) -> Any:
     """The lead's arrays in every process; shapes and types must agree already."""
     return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
+
+
+def lead_checks(check: Callable[[], None]) -> None:
+    """Run `check` in the lead alone; the AloeError that it raises there is raised in every process.
+
+    Must be called in all of them. What only one process has to read is read once, and all end together.
+    """
+    if jax.process_count() == 1:
+        check()
+        return
+    message, raised = np.zeros(_MESSAGE, np.uint8), None
+    if is_lead():
+        try:
+            check()
+        except AloeError as error:
+            raised = error
+            text = str(error).encode()[:_MESSAGE]
+            message[: len(text)] = np.frombuffer(text, np.uint8)
+    told = bytes(np.asarray(from_lead(message))).rstrip(b"\0").decode(errors="replace")
+    if told:
+        raise raised or AloeError(told)
 
 
 def wait_for_all(what: str) -> None:

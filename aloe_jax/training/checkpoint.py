@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,22 +17,45 @@ from orbax.checkpoint import checkpoint_managers as managers
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.files import absolute, is_remote
-from aloe_jax.models.run_directory import CHECKPOINTS, PARAMS, check_shapes, checkpoint_steps
+from aloe_jax.locks import Lock
+from aloe_jax.models.checkpoint_files import (
+    CHECKPOINTS,
+    PARAMS,
+    advice,
+    check_listing,
+    checkpoint_steps,
+    reading,
+    record_digests,
+)
+from aloe_jax.models.finite import not_finite
+from aloe_jax.models.run_directory import check_shapes
+from aloe_jax.training.claim import disk_is_full, lock_on
 from aloe_jax.training.step import State
 
 
 class Checkpoints:
     """The checkpoints of one run directory. Saves are asynchronous; the newest `keep` and the best one stay.
 
-    `shapes` are those of the trained parameters, by dotted name.
+    `shapes` are those of the trained parameters, by dotted name; `lock` is that of the run's directory where this
+    process has it already, for one process alone may save there. As a context manager it ends with everything saved,
+    however the block is left. Each checkpoint's digests are written before it gets its name (checkpoint_files.py).
     """
 
-    def __init__(self, directory: Path, settings: config.Checkpoints, shapes: Mapping[str, tuple[int, ...]]):
+    def __init__(
+        self,
+        directory: Path,
+        settings: config.Checkpoints,
+        shapes: Mapping[str, tuple[int, ...]],
+        lock: Lock | None = None,
+    ):
+        self._own_lock = lock_on(directory) if lock is None else None
+        self._run, self._saving = directory, 0
         for logger in ("absl", "asyncio"):
             logging.getLogger(logger).setLevel(
                 logging.CRITICAL
             )  # Orbax logs every save, and failures that it raises too
         self.directory, self.shapes = absolute(directory) / CHECKPOINTS, shapes
+        check_listing(directory)
         with self._one_line():
             self._manager = ocp.CheckpointManager(
                 self.directory,
@@ -51,6 +75,9 @@ class Checkpoints:
                         ]
                     ),
                     cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
+                    async_options=ocp.options.AsyncOptions(
+                        post_finalization_callback=lambda: record_digests(self.directory, self._saving)
+                    ),
                 ),
             )
 
@@ -73,12 +100,23 @@ class Checkpoints:
         return ", ".join(map(str, checkpoint_steps(self.directory.parent))) or "none"
 
     def latest(self) -> int | None:
-        """The newest finished step, None when nothing was saved."""
+        """The newest finished step, None when nothing was saved. Its files may be damaged: see `position`."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: State, position: dict[str, Any], validation_loss: float | None) -> None:
-        """Start saving; the arrays are copied before this returns, so the state may be donated."""
+        """Start saving; the arrays are copied before this returns, so the state may be donated.
+
+        Raises AloeError for a state with infinite values or NaN, which would only be found out after the run.
+        """
+        self.wait()
+        if (name := not_finite(state)) is not None:
+            raise AloeError(
+                f"{self.directory}: after step {step} {name} has values that are not finite, so the state is not "
+                f"saved; finished checkpoints: {self._finished()}; lower optimizer.learning_rate and give another "
+                "output, or look at the conversations of that step"
+            )
         self.check_room(state)
+        self._saving = step
         with self._one_line():
             saved = self._manager.save(
                 step,
@@ -95,28 +133,35 @@ class Checkpoints:
             raise RuntimeError(f"{self.directory}: Orbax did not save step {step}")
 
     def position(self, step: int) -> dict[str, Any]:
-        """The data position that was saved with a step."""
-        return self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+        """The data position that was saved with a step. Raises AloeError where a file of that step is damaged."""
+        name = self.directory / str(step)
+        with reading(self._run, step):
+            found = json.loads((name / "position" / "metadata").read_bytes())
+            if not isinstance(found, dict) or found.get("step") != step or "fingerprint" not in found:
+                raise AloeError(f"{name}: does not say that it was saved at step {step}: {advice(self._run, step)}")
+        return found
 
     def restore(self, step: int, like: State) -> State:
         """The state of a step, laid out as `like` (which may be on another mesh than the one that saved it).
 
         Raises AloeError when the checkpoint is of another model.
         """
-        path = self.directory / str(step) / PARAMS
-        with ocp.StandardCheckpointer() as checkpointer:
-            check_shapes(checkpointer.metadata(path).item_metadata.tree, self.shapes, path)
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    PARAMS: ocp.args.StandardRestore(abstract["params"]),
-                    "optimizer": ocp.args.StandardRestore(abstract["optimizer"]),
-                }
-            ),
-        )
-        return {"params": restored[PARAMS], "optimizer": restored["optimizer"]}
+        restored: State = {}
+        with reading(self._run, step, verified=True):  # by `position`
+            with ocp.StandardCheckpointer() as checkpointer:
+                for name, item in (("params", PARAMS), ("optimizer", "optimizer")):
+                    path = self.directory / str(step) / item
+                    if name == "params":
+                        check_shapes(checkpointer.metadata(path).item_metadata.tree, self.shapes, path)
+                    abstract = jax.tree.map(
+                        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like[name]
+                    )
+                    restored[name] = checkpointer.restore(path, abstract)
+            if (bad := not_finite(restored)) is not None:
+                raise AloeError(
+                    f"{self.directory / str(step)}: {bad} has values that are not finite: {advice(self._run, step)}"
+                )
+        return restored
 
     def wait(self) -> None:
         """Block until everything saved so far is on disk."""
@@ -125,8 +170,22 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish and release threads."""
-        with self._one_line():
-            self._manager.close()
+        try:
+            with self._one_line():
+                self._manager.close()
+        finally:
+            if self._own_lock is not None:
+                self._own_lock.release()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except AloeError:
+            if kind is None:
+                raise  # else what ended the block is told, which came first
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -135,8 +194,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())
-            signs = ("no space", "resource_exhausted", "disk quota", "file too large", "errno", "os error")
-            if not isinstance(error, OSError) and not any(sign in text.lower() for sign in signs):
+            if not disk_is_full(error):
                 raise
             raise AloeError(
                 f"{self.directory}: saving failed ({text[:200]}); finished checkpoints: {self._finished()}; "

@@ -10,21 +10,23 @@ from typing import Any
 
 import click
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from aloe_jax import config
-from aloe_jax.data.loader import Batch, Loader, evaluation_batches
-from aloe_jax.errors import AloeError
+from aloe_jax.data.loader import Batch, evaluation_batches
 from aloe_jax.files import write_atomically
+from aloe_jax.locks import Lock
 from aloe_jax.mirror import Mirror
+from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.digest import weights_digest
-from aloe_jax.models.run_directory import FINISHED, checkpoint_steps
+from aloe_jax.models.run_directory import FINISHED
 from aloe_jax.parallel import distributed
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import host_memory, objectives, start
+from aloe_jax.training.base import check_base
 from aloe_jax.training.checkpoint import Checkpoints
+from aloe_jax.training.claim import claim_directory, claimed
 from aloe_jax.training.display import COMPILING, LOG, Display
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.memory import largest_array
@@ -32,6 +34,7 @@ from aloe_jax.training.metrics import RECORDS, MetricsLog, Throughput, Work
 from aloe_jax.training.optimizer import learning_rate, make_optimizer
 from aloe_jax.training.plan import make_plan
 from aloe_jax.training.profiling import Profiling, check_window
+from aloe_jax.training.readings import read_steps, validated
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.step import Params, evaluation_step, logps_step, new_state, train_step
 from aloe_jax.training.stopping import Stop
@@ -47,14 +50,15 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
     """
     distributed.join()
     with distributed.only_lead_tells():
-        _run(settings, dry_run)
+        mesh = make_mesh(settings.mesh)
+        with contextlib.nullcontext() if dry_run else claimed(settings.output) as lock:
+            _run(settings, mesh, dry_run, lock)
 
 
-def _run(settings: config.Train, dry_run: bool) -> None:
+def _run(settings: config.Train, mesh: Mesh, dry_run: bool, lock: Lock | None) -> None:
     # ---------------------------------------------------------------- what is asked for, and does it fit?
-    mesh = make_mesh(settings.mesh)
     if not dry_run:
-        directory = start.claim_directory(settings)
+        directory = claim_directory(settings)
         if settings.steps is not None and settings.steps in checkpoint_steps(directory):
             _finish(directory, settings.steps)
             click.echo(f"{directory}: complete at step {settings.steps}")
@@ -73,11 +77,13 @@ def _run(settings: config.Train, dry_run: bool) -> None:
         return
 
     # ---------------------------------------------------------------- model, optimizer, where we left off
+    distributed.lead_checks(lambda: check_base(settings, directory))
     if distributed.is_lead():
         start.describe_model(settings, spec, material.tokenizer, directory)
     with jax.set_mesh(mesh), Stop() as stop, contextlib.ExitStack() as scope:
         graph, params, frozen = start.build_model(settings, spec, mesh)
-        checkpoints = Checkpoints(directory, settings.checkpoints, start.trained_shapes(settings, spec))
+        shapes = start.trained_shapes(settings, spec)
+        checkpoints = scope.enter_context(Checkpoints(directory, settings.checkpoints, shapes, lock))
         done = 0
         if (latest := checkpoints.latest()) is not None:
             done = loader.resume(checkpoints.position(latest))
@@ -154,7 +160,7 @@ def _run(settings: config.Train, dry_run: bool) -> None:
             stopped = stop.asked(reached)
             last = reached == steps or stopped is not None
             if reached % settings.log_every == 0 or last:
-                values, speed = _read(pending, loader, log, rate, directory), throughput.read()
+                values, speed = read_steps(pending, loader, log, rate, directory), throughput.read()
                 log.write_speed(reached, speed)
                 display.step(reached, values | speed)
                 pending = []
@@ -162,14 +168,14 @@ def _run(settings: config.Train, dry_run: bool) -> None:
             if reached % settings.evaluate_every == 0 or reached == steps:
                 jax.block_until_ready(pending)  # the steps' time is not the validation's
                 with display.stage("validating"):
-                    values = _validate(evaluate, state["params"], validation, mesh)
+                    values = _validate(evaluate, state["params"], validation, mesh, reached)
                 log.write(reached, "validation", values)
                 display.validation(reached, values)
-                validation_loss = values["loss"]
+                validation_loss = values.get("loss")
                 throughput.read()  # the time of an evaluation is not training time
             if reached % settings.checkpoints.every == 0 or last:
                 if pending:  # never save a state whose loss nobody has looked at
-                    _read(pending, loader, log, rate, directory)
+                    read_steps(pending, loader, log, rate, directory)
                     pending = []
                 with display.stage("saving"):
                     mirror.publish()  # first: a resumed run goes on with the records of the steps before it
@@ -177,7 +183,7 @@ def _run(settings: config.Train, dry_run: bool) -> None:
             if last:
                 break
         with display.stage("saving"):
-            checkpoints.close()
+            checkpoints.wait()
         if reached < steps:
             display.note(f"stopped by {stopped}: saved at step {reached}; run the same command to go on")
         else:
@@ -192,37 +198,11 @@ def _finish(directory: Path, step: int) -> None:
         write_atomically(directory / FINISHED, json.dumps({"step": step}) + "\n")
 
 
-def _read(
-    pending: list[tuple[int, Any]], loader: Loader, log: MetricsLog, rate: Any, directory: Path
-) -> dict[str, float]:
-    """Fetch and log the metrics of the last steps; their means. Stops the run on a loss that is not finite."""
-    rows: list[dict[str, float]] = []
-    for number, totals in pending:
-        values = read(totals)
-        if not (np.isfinite(values.get("loss", 0.0)) and np.isfinite(values["grad_norm"])):
-            path = directory / f"nonfinite-{number + 1}.json"
-            if distributed.is_lead():
-                found = {"step": number + 1, "metrics": str(values), "trees": loader.tree_ids(number)}
-                write_atomically(path, json.dumps(found, indent=1))
-            raise AloeError(
-                f"{path}: the loss or gradient of step {number + 1} is not finite; the file names its conversations. "
-                "Lower optimizer.learning_rate, or take the conversation out, and run again from the last checkpoint"
-            )
-        values["learning_rate"] = float(rate(number))
-        log.write(number + 1, "train", values)
-        rows.append(values)
-    names = dict.fromkeys(name for row in rows for name in row)
-    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-    if "nll" in means:
-        means["perplexity"] = float(np.exp(means["nll"]))  # a mean of exponentials is another number
-    return means
-
-
-def _validate(evaluate: Any, params: Params, batches: list[Batch], mesh: Mesh) -> dict[str, float]:
+def _validate(evaluate: Any, params: Params, batches: list[Batch], mesh: Mesh, step: int) -> dict[str, float]:
     totals, *more = (_on_devices(evaluate, params, mesh, batch) for batch in batches)
     for each in more:
         totals = add(totals, each)
-    return read(totals)
+    return validated(read(totals), step)
 
 
 def _on_devices(step: Any, params: Params, mesh: Mesh, batch: Batch) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 from aloe_jax import config
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.training.charts import Charts
 from aloe_jax.training.tracking import WandbRun
 
 RECORDS = "metrics.jsonl"
@@ -78,7 +79,6 @@ class MetricsLog:
         self._quiet = quiet
         if quiet:
             return
-        from tensorboardX import SummaryWriter
 
         self.path = directory / RECORDS
         records = [(_step(line), line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
@@ -91,7 +91,7 @@ class MetricsLog:
             partial.write_text("".join(text + "\n" for step, text in records if step <= resumed_at))
             os.replace(partial, self.path)
         self._file = self.path.open("a", buffering=1)
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=resumed_at + 1)
+        self._events = Charts(directory / "tensorboard", resumed_at + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Add one record; `kind` is train or validation."""
@@ -107,7 +107,7 @@ class MetricsLog:
 
     def _chart(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
+            self._events.add(f"{kind}/{name}", value, step)
         if self._wandb is not None:
             self._wandb.write(step, kind, values)
 
@@ -115,10 +115,12 @@ class MetricsLog:
         """Flush and close; `failed` marks the run as such where others see it."""
         if self._quiet:
             return
-        self._file.close()
-        self._events.close()
-        if self._wandb is not None:
-            self._wandb.close(failed)
+        try:
+            self._file.close()
+            self._events.close()
+        finally:
+            if self._wandb is not None:
+                self._wandb.close(failed)
 
     def __enter__(self) -> MetricsLog:
         return self

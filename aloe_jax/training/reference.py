@@ -7,9 +7,13 @@ whole path), never by order: shuffling, packing and batch size may change withou
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
+import math
 import os
 import uuid
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from aloe_jax.files import as_path, is_remote, make_directory, write_atomically
 from aloe_jax.parallel.distributed import from_lead, is_lead
 
 PART = 64  # batches after which what is finished is written
+_END_OF_ARCHIVE, _AFTER = b"PK\x05\x06", 18  # how the last 22 bytes of a .npz begin, and what is behind that
 
 
 class ReferenceCache:
@@ -47,19 +52,20 @@ class ReferenceCache:
     def _take_in(self) -> None:
         """Read the parts that were written since the last time."""
         while (part := self._part(self._read)).exists():
-            try:
-                with part.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    new = dict(zip(stored["ids"].tolist(), stored["logps"].tolist(), strict=True))
-            except (OSError, ValueError, KeyError, EOFError) as error:
-                raise AloeError(f"{part}: not a file of reference log-probs ({error}); delete it") from None
-            self.logps = new | self.logps
+            self.logps = read_part(part) | self.logps
             self._read += 1
 
     def _part(self, number: int) -> Path:
         return self.directory / f"part-{number:05d}.npz"
 
     def add(self, logps: dict[str, float]) -> None:
-        """Store more log-probs; on disk when this returns."""
+        """Store more log-probs; on disk when this returns. Raises AloeError for any that is not finite."""
+        bad = next((reply for reply, logp in logps.items() if not math.isfinite(logp)), None)
+        if bad is not None:
+            raise AloeError(
+                f"{self.directory}: the reference gives the reply {bad} a log-prob of {logps[bad]}: the model at "
+                "model.path computes infinite values or NaN; take another one, or compute_dtype float32"
+            )
         partial = self.directory / f".{uuid.uuid4().hex}.partial"
         number = self._read
         try:
@@ -67,10 +73,14 @@ class ReferenceCache:
                 self._add_to_bucket(logps)
                 return
             with partial.open("wb") as file:
-                _write(file, logps)
+                file.write(_part_of(logps))
+                file.flush()
+                os.fsync(file.fileno())
             while not _publish(partial, self._part(number)):
                 number += 1
         except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             raise AloeError(
                 f"{self._part(number)}: cannot write reference log-probs ({error.strerror}); free some space"
             ) from None
@@ -82,9 +92,7 @@ class ReferenceCache:
         What is lost then is computed again by the next run that needs it.
         """
         self._take_in()
-        content = io.BytesIO()
-        _write(content, logps)
-        write_atomically(self._part(self._read), content.getvalue())
+        write_atomically(self._part(self._read), _part_of(logps))
         self.logps = logps | self.logps
         self._take_in()
 
@@ -122,8 +130,45 @@ class ReferenceCache:
         return np.take_along_axis(by_number, flat, axis=1).reshape(rows.pairs.shape)
 
 
-def _write(file: Any, logps: dict[str, float]) -> None:
-    np.savez(file, ids=np.array(list(logps)), logps=np.array(list(logps.values()), np.float32))
+def _part_of(logps: dict[str, float]) -> bytes:
+    """The content of a part file: a .npz of ids and log-probs, and its SHA-256, which readers of .npz skip."""
+    content = io.BytesIO()
+    np.savez(content, ids=np.array(list(logps)), logps=np.array(list(logps.values()), np.float32))
+    return content.getvalue() + _seal(content.getvalue())
+
+
+def _seal(content: bytes) -> bytes:
+    return b"sha256 " + hashlib.sha256(content).hexdigest().encode()
+
+
+def read_part(part: Path) -> dict[str, float]:
+    """Log-probs by reply id in a part file. Raises AloeError when the file is not as it was written.
+
+    Parts of earlier versions have no digest behind them; of those the checksums of the archive are compared.
+    """
+    try:
+        content = part.read_bytes()
+        sealed, rest = content[: -len(_seal(b""))], content[-len(_seal(b"")) :]
+        if rest == _seal(sealed):
+            content = sealed
+        elif not content.endswith(_END_OF_ARCHIVE, 0, -_AFTER):
+            raise ValueError("its SHA-256 differs from the one behind it, or it is cut short")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if (bad := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {bad} in it differs")
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            ids, logps = stored["ids"], stored["logps"]
+        if ids.ndim != 1 or ids.dtype.kind != "U" or logps.dtype != np.float32 or logps.shape != ids.shape:
+            raise ValueError(f"it holds {ids.dtype} {ids.shape} and {logps.dtype} {logps.shape}")
+        if not np.isfinite(logps).all():
+            raise ValueError("it holds log-probs that are not finite")
+        return dict(zip(ids.tolist(), logps.tolist(), strict=True))
+    # An archive that is damaged makes its readers raise whatever they come upon.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise AloeError(
+            f"{part}: not as this program wrote it ({reason}); delete it, and its log-probs are computed again"
+        ) from None
 
 
 def _publish(partial: Path, part: Path) -> bool:

@@ -20,7 +20,7 @@ from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, make_directory, uploading, write_atomically
+from aloe_jax.files import as_path, uploading
 from aloe_jax.models import (
     Compute,
     ModelSpec,
@@ -33,45 +33,18 @@ from aloe_jax.models import (
 from aloe_jax.models.attention import Method
 from aloe_jax.models.lora import Adapter, adapters, attach
 from aloe_jax.models.maxtext.directory import items
-from aloe_jax.models.run_directory import load_spec, save_adapter, save_spec
+from aloe_jax.models.run_directory import (
+    TOKENIZER,
+    forget_description,
+    load_spec,
+    record_description,
+    save_adapter,
+    save_spec,
+)
 from aloe_jax.models.weights import weights
-from aloe_jax.parallel.distributed import is_lead
 from aloe_jax.training.step import Frozen, Params
 
-CONFIG = "config.yaml"
 LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for where rows are poorly filled
-# What a resumed run may change; anything else would make it another run.
-FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
-
-
-def claim_directory(settings: config.Train) -> Path:
-    """Make the run directory and save the resolved config in it.
-
-    Raises AloeError when it holds a run with other settings, naming the first one that differs.
-    """
-    directory = as_path(settings.output)
-    saved = directory / CONFIG
-    if saved.exists():
-        before = config.load(config.Train, saved)
-        for key, (old, new) in _differences(before.model_dump(), settings.model_dump()).items():
-            if key.split(".")[0] not in FREE:
-                raise AloeError(
-                    f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
-                    "give another output, or restore the setting to resume"
-                )
-    make_directory(directory)
-    if is_lead():
-        write_atomically(saved, config.dump(settings))
-    return directory
-
-
-def _differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for name in old.keys() | new.keys():
-            found |= _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-        return found
-    return {} if old == new else {key: (old, new)}
 
 
 @dataclass(frozen=True)
@@ -199,11 +172,13 @@ def trained_shapes(settings: config.Train, spec: ModelSpec) -> dict[str, tuple[i
 
 def describe_model(settings: config.Train, spec: ModelSpec, tokenizer: Any, directory: Path) -> None:
     """Write what makes the run directory a model, besides its checkpoints."""
+    forget_description(directory)
     save_spec(spec, directory)
     if settings.model.lora is not None:
         save_adapter(directory, settings.model)
-    with uploading(directory / "tokenizer") as place:
+    with uploading(directory / TOKENIZER) as place:
         tokenizer.save_pretrained(place)
+    record_description(directory)
 
 
 def describe_reference(settings: config.Train, spec: ModelSpec, tokenizer: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -39,5 +40,10 @@ def read(totals: Mapping[str, Mean]) -> dict[str, float]:
             parts = [(f"{name}_{k:02d}", *part) for k, part in enumerate(zip(total, weight, strict=True), start=1)]
         values.update((each, float(sum_) / float(over)) for each, sum_, over in parts if over)
     if "nll" in values:
-        values["perplexity"] = float(np.exp(values["nll"]))
+        values["perplexity"] = perplexity(values["nll"])
     return values
+
+
+def perplexity(nll: float) -> float:
+    """exp(nll), but for what would be infinite, which JSON has no number for."""
+    return math.exp(min(nll, 700.0))

@@ -108,10 +108,14 @@ def test_dpo_on_top_of_an_adapted_run(settings, starting_model):
 def test_a_base_that_is_gone_or_changed_is_told(settings, starting_model):
     run = adapted(settings, starting_model, steps=2)
     loop.run(run)
-    file = next(Path(starting_model, "checkpoints", "2").rglob("*_METADATA"))
-    file.touch()
+    file = next(Path(starting_model, "checkpoints", "2", "params").rglob("*_METADATA"))
+    file.touch()  # the same content at another time is the same model
+    load_pretrained(run.output)
+    content = file.read_bytes()
+    file.write_bytes(content + b" ")
     with pytest.raises(AloeError, match="has changed since the adapters were trained on it"):
         load_pretrained(run.output)
+    file.write_bytes(content)
     Path(starting_model).rename(starting_model + ".moved")
     with pytest.raises(AloeError, match=r"the adapters belong to .* which is not there"):
         load_pretrained(run.output)

@@ -156,15 +156,19 @@ def test_a_checkpoint_of_another_model_is_refused(settings):
     )
     loop.run(small)
     loop.run(large)
-    shutil.rmtree(f"{small.output}/checkpoints/2/params")
-    shutil.copytree(f"{large.output}/checkpoints/2/params", f"{small.output}/checkpoints/2/params")
+    shutil.rmtree(f"{small.output}/checkpoints/2")
+    shutil.copytree(f"{large.output}/checkpoints/2", f"{small.output}/checkpoints/2")
     with pytest.raises(AloeError, match=r"checkpoints/2/params: .* it is a checkpoint of another model"):
         load_pretrained(small.output)
     refused(settings(output="small", steps=2).model_copy(update={"steps": None, "epochs": 9}), "this run has")
 
 
 def test_a_loss_that_is_not_finite_names_its_conversations(settings):
-    broken = settings(optimizer={"learning_rate": 1e38, "warmup_steps": 0, "clip_norm": 1e30})
+    broken = settings(
+        steps=40,
+        evaluate_every=40,
+        optimizer={"learning_rate": 1e3, "weight_decay": 1e3, "warmup_steps": 0, "clip_norm": 1e9},
+    )
     refused(broken, r"nonfinite-[0-9]+.json: the loss or gradient of step [0-9]+ is not finite")
     (path,) = Path(broken.output).glob("nonfinite-*.json")
     assert all(name.startswith("c") for name in json.loads(path.read_text())["trees"])

@@ -1,0 +1,117 @@
+"""Settings from a YAML file and trailing overrides, and what is wrong with them in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path
+from aloe_jax.yaml_text import looks_like_number, parse_yaml, to_yaml
+
+
+def load[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Read settings of `kind` from a YAML file and `section.key=value` overrides.
+
+    Raises AloeError naming the file (or the override), the key and what would be valid.
+    """
+    try:
+        values = parse_yaml(as_path(path).read_bytes())
+    except OSError as error:
+        raise AloeError(f"{_short(str(path))}: cannot read the config ({error.strerror})") from None
+    except ValueError as error:  # a NUL byte in the name
+        raise AloeError(f"{_short(repr(str(path)))}: cannot read the config ({error})") from None
+    except AloeError as error:
+        raise AloeError(f"{path}: {error}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise AloeError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    where = f"{path}" + (f" with {_short(' '.join(overrides), 300)}" if overrides else "")
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise AloeError(_one_line(f"{where}: {_explain(kind, error)}")) from None
+
+
+def dump(settings: BaseModel) -> str:
+    """The resolved settings as YAML that `load` reads back to an equal value."""
+    return to_yaml(settings.model_dump())
+
+
+def _apply(values: dict[Any, Any], override: str) -> None:
+    shown = _short(repr(override))
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise AloeError(f"override {shown}: write section.key=value")
+    *sections, last = key.split(".")
+    for section in sections:
+        if values.get(section) is None:  # `section:` with nothing below it
+            values[section] = {}
+        inner = values[section]
+        if not isinstance(inner, dict):
+            raise AloeError(f"override {shown}: {_short(section)} is a value, not a section")
+        values = inner
+    try:
+        values[last] = parse_yaml(text)
+    except AloeError as error:
+        raise AloeError(f"override {shown}: {_short(repr(text))} is not a YAML value ({error})") from None
+
+
+def _short(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks and control characters, which a key or a value may have."""
+    return "".join(character if character.isprintable() else "?" for character in " ".join(text.split()))
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    fault = error.errors()[0]
+    key = _short(".".join(str(part) for part in fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        names = _keys(kind)
+        near = difflib.get_close_matches(key, names, n=1, cutoff=0.4) or [
+            name for name in names if name.split(".")[-1] == key.split(".")[-1]
+        ]
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    if fault["type"] == "missing":
+        return f"{key} is missing"
+    if fault["type"] == "value_error":
+        text = fault["msg"].removeprefix("Value error, ")
+        return f"{key}: {text}" if key else text
+    return f"{key}: {fault['msg'].lower()}, not {_shown(fault['input'])}{_hint(fault['type'], fault['input'])}"
+
+
+def _shown(value: object) -> str:
+    try:
+        return _short(repr(value))
+    except ValueError:  # Python writes no number of many thousand digits
+        return f"a number of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+
+
+def _hint(fault: str, value: object) -> str:
+    """What to write instead, where YAML read something other than was meant."""
+    if fault in ("float_type", "int_type") and isinstance(value, str) and looks_like_number(value):
+        return "; write the number without quotes, in the form 1e-5 or 0.00001"
+    if fault == "string_type" and not isinstance(value, dict | list | NoneType):
+        return "; YAML reads that as something other than text: put it in quotes"
+    if fault == "bool_type" and isinstance(value, str | int):
+        return "; write true or false"
+    return ""
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in kind.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(_keys(field.annotation, f"{prefix}{name}."))
+    return names

@@ -1,0 +1,116 @@
+"""Taking a run directory: one process at a time, with the settings that it began with."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, is_remote, make_directory, write_atomically
+from aloe_jax.locks import Lock
+from aloe_jax.models.checkpoint_files import checkpoint_steps
+from aloe_jax.parallel.distributed import is_lead, lead_checks
+
+CONFIG = "config.yaml"
+LOCK = "train.lock"  # inside the run directory, whose parent may belong to somebody else
+# What a resumed run may change; anything else would make it another run.
+FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+# How libraries that are not Python's tell of the same.
+_SIGNS = ("no space", "resource_exhausted", "disk quota", "file too large", "errno", "os error")
+
+
+@contextlib.contextmanager
+def claimed(output: str) -> Iterator[Lock | None]:
+    """Train into a directory as its only run. Raises AloeError where another process does, naming it.
+
+    On several hosts the lead has the lock for all of its run. A directory in a bucket cannot be locked and is not.
+    What a full disk makes of any write inside is one line, too.
+    """
+    directory, taken = as_path(output), list[Lock | None]()
+    try:
+        lead_checks(lambda: taken.append(lock_on(directory)))
+        with one_line_of_the_disk(directory):
+            yield taken[0] if taken else None
+    finally:
+        for lock in taken:
+            if lock is not None:
+                lock.release()
+
+
+def lock_on(directory: Path) -> Lock | None:
+    """The lock of a run directory, which is made; None in a bucket and in all processes but the lead."""
+    if is_remote(directory) or not is_lead():
+        return None
+    try:
+        make_directory(directory)
+    except OSError as error:
+        raise AloeError(f"{directory}: cannot be made ({error.strerror}); give another output") from None
+    return Lock(
+        directory / LOCK,
+        lambda owner: (
+            f"{directory}: another process is training into it ({owner}); wait for it, stop it, or give another output"
+        ),
+    )
+
+
+@contextlib.contextmanager
+def one_line_of_the_disk(directory: Path) -> Iterator[None]:
+    """Turn what a full or failing disk makes of a write into a line that says what is still good."""
+    try:
+        yield
+    except AloeError:
+        raise
+    except Exception as error:
+        if not disk_is_full(error):
+            raise
+        where = getattr(error, "filename", None) or directory
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        good = ", ".join(map(str, checkpoint_steps(directory))) or "none"
+        raise AloeError(
+            f"{where}: cannot be written ({reason}); finished checkpoints: {good}; free some space and run the same "
+            "command to go on"
+        ) from None
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether an exception comes from a disk that takes no more, as far as that can be seen of it."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def claim_directory(settings: config.Train) -> Path:
+    """Save the resolved config in the run directory.
+
+    Raises AloeError when it holds a run with other settings, naming the first one that differs.
+    """
+    directory = as_path(settings.output)
+    saved = directory / CONFIG
+    if saved.exists():
+        before = config.load(config.Train, saved)
+        for key, (old, new) in differences(before.model_dump(), settings.model_dump()).items():
+            if key.split(".")[0] not in FREE:
+                raise AloeError(
+                    f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
+                    "give another output, or restore the setting to resume"
+                )
+    make_directory(directory)
+    if is_lead():
+        write_atomically(saved, config.dump(settings))
+    return directory
+
+
+def differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """What two nested settings disagree on, by dotted key in the order of the settings: (old, new)."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in [*new, *(name for name in old if name not in new)]:
+            found |= differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return found
+    return {} if old == new else {key: (old, new)}
