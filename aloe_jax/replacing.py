@@ -57,7 +57,7 @@ def replacing(target: str | Path, kind: Kind, last: str = "") -> Iterator[Path]:
             check_replaceable(path, kind)
         return
     path = resolved(path)
-    with locked(path, "writing"):
+    with locked(path, "writing", remove=True):
         new, old = leftovers(path)
         recover(path)
         try:

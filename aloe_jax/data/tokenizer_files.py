@@ -78,8 +78,8 @@ def unused_tokens(tokenizer: Any, vocab: int) -> list[str]:
         return []
     size = 1 + max(beyond.values())
     why = f"the tokenizer has {size} tokens, but the model's vocabulary has {vocab}"
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {str(token) for token in tokenizer.all_special_tokens}
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # one that has none has only ordinary tokens
+    special = {token.content for token in added.values() if token.special}
     ordinary = [text for text in beyond if text not in special]
     if ordinary:
         raise AloeError(f"{why}; give the tokenizer that belongs to the model")
@@ -95,7 +95,7 @@ def unused_tokens(tokenizer: Any, vocab: int) -> list[str]:
 
 def _without(settings: dict[str, Any], unused: list[str], tokenizer: Any) -> dict[str, Any]:
     """Settings that name none of the tokens; padding becomes the token that ends texts."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, list):
             kept[key] = [entry for entry in value if _text(entry) not in unused]

@@ -20,6 +20,7 @@ from aloe_jax.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.models import backend
 from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.fingerprint import fingerprint
+from aloe_jax.models.generation import ending
 from aloe_jax.models.lora import adapters, merged, with_adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
@@ -120,6 +121,7 @@ def load_run(
     described = {f"adapters.{name}": weight for name, weight in adapters(spec, lora).items()}
     values = _restore(path, described, mesh)["adapters"]
     model = with_adapters(load_pretrained(base, dtype, mesh, compute), lora, values)
+    model.spec = ending(model.spec, spec.eos_ids)
     return merged(model) if merge else model
 
 

@@ -239,6 +239,9 @@ def _rope_scaling(
     if low == high:
         raise AloeError(f"{where}: low_freq_factor and high_freq_factor of RoPE are both {low:g}; they must differ")
     key = "original_max_position_embeddings"
-    # Beside the table it holds first; without any it is the length that the model is for.
-    original = values.get(key, table.get(key, values["max_position_embeddings"]))
+    original = table.get(key, values["max_position_embeddings"])
+    if values.get(key, original) != original:
+        raise AloeError(
+            f"{where}: {key} is {shown(values[key])}, and {shown(original)} in the settings of RoPE; leave one out"
+        )
     return (factor, low, high, number(original, key, where))

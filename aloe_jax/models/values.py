@@ -115,7 +115,9 @@ def rope(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
             raise AloeError(f"{where}: {key} is {shown(values[key])}; expected null or a table of settings")
     scaling, parameters = values.get("rope_scaling") or {}, values.get("rope_parameters") or {}
     if scaling and any(isinstance(value, Mapping) for value in parameters.values()):
-        raise AloeError(f"{where}: rope_parameters differ between layers, and rope_scaling is set beside them; leave one out")
+        raise AloeError(
+            f"{where}: rope_parameters differ between layers, and rope_scaling is set beside them; leave one out"
+        )
     return scaling or parameters
 
 

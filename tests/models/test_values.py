@@ -188,10 +188,15 @@ def test_every_single_edit_of_every_family(kind):
         {"rope_scaling": one, "rope_parameters": other, **more}
         for one in ROPES
         for other in ROPES
-        for more in ({}, {"rope_theta": 123.0})
+        for more in (
+            {},
+            {"rope_theta": 123.0},
+            {"original_max_position_embeddings": 16},
+            {"partial_rotary_factor": 0.5},
+        )
     ]
     read = [same_or_refused({**base, **pair}) for pair in pairs]
-    assert sum(read) > 0.2 * len(read)
+    assert sum(read) > 0.1 * len(read)
 
 
 def test_rope_scaling_beside_rope_parameters():

@@ -37,7 +37,9 @@ def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[s
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise AloeError(f"{where}: model_type is {shown(kind)}; of these MaxText models are read: {', '.join(FAMILIES)}")
+        raise AloeError(
+            f"{where}: model_type is {shown(kind)}; of these MaxText models are read: {', '.join(FAMILIES)}"
+        )
     family = FAMILIES[kind]
     plain = {"partial_rotary_factor": 1.0, **({} if kind.startswith("gemma") else {"hidden_act": "silu"})}
     for key, only in {**plain, **family.absent}.items():
