@@ -39,6 +39,8 @@ def save_tokenizer(tokenizer: Any, directory: str | Path, vocab: int | None = No
             settings = _without(settings, unused, tokenizer)
             core = _read(directory / CORE)
             core["added_tokens"] = [token for token in core["added_tokens"] if token["content"] not in unused]
+            if (core.get("padding") or {}).get("pad_token") in unused:
+                core["padding"] = None
             _write(directory / CORE, core)
     _write(directory / SETTINGS, settings)
 

@@ -38,8 +38,7 @@ def check_apart(target: str | Path, source: str | Path, base: str | None = None)
     """Raise AloeError where `target` is one of the ancestors of `source`, holds one, or is what adapters go beside."""
     known = ancestors(source)
     if base is not None and as_path(base).exists():
-        known |= {path: what for path, what in ancestors(base).items() if path not in known}
-        known.setdefault(resolved(base), "the model of --base")
+        known = {**ancestors(base), resolved(base): "the model of --base", **known}
     where = resolved(target)
     for path, what in known.items():
         if path == where:

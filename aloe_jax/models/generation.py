@@ -70,7 +70,8 @@ def template_ends(tokenizer: Any) -> tuple[int, ...]:
 def merged(spec: Any, source: Mapping[str, Any]) -> dict[str, Any]:
     """What to write for a model: the settings of its source, and its own special tokens."""
     kept = {key: value for key, value in source.items() if key not in NOTES}
-    own = {"bos_token_id": spec.bos_id, "eos_token_id": list(spec.eos_ids), "pad_token_id": spec.pad_id}
+    ends = list(dict.fromkeys((*spec.eos_ids, *token_ids(source.get("eos_token_id")))))
+    own = {"bos_token_id": spec.bos_id, "eos_token_id": ends, "pad_token_id": spec.pad_id}
     kept |= {key: value for key, value in own.items() if value not in (None, [])}
     return kept
 

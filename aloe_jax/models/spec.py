@@ -117,25 +117,25 @@ class ModelSpec:
         switches = read_switches(kind, values, where)
         if switches.get("norm_eps") is None:
             switches["norm_eps"] = number(values.get("rms_norm_eps", 1e-6), "rms_norm_eps", where)
+        fields: dict[str, Any] = {
+            "family": kind,
+            "vocab": values["vocab_size"],
+            "layers": values["num_hidden_layers"],
+            "width": values["hidden_size"],
+            "query_heads": heads,
+            "kv_heads": values.get("num_key_value_heads") or heads,
+            "head_size": values.get("head_dim") or values["hidden_size"] // heads,
+            "feed_forward": values["intermediate_size"],
+            "max_length": values["max_position_embeddings"],
+            "rope_theta": _rope_theta(table, values, where),
+            "rope_scaling": _rope_scaling(table, values, where),
+            "tie_embeddings": values.get("tie_word_embeddings", False),
+            "bos_id": token_id(values.get("bos_token_id"), "bos_token_id", where),
+            "eos_ids": token_ids(values.get("eos_token_id"), "eos_token_id", where),
+            "pad_id": token_id(values.get("pad_token_id"), "pad_token_id", where),
+        }
         try:
-            return cls(
-                family=kind,
-                vocab=values["vocab_size"],
-                layers=values["num_hidden_layers"],
-                width=values["hidden_size"],
-                query_heads=heads,
-                kv_heads=values.get("num_key_value_heads") or heads,
-                head_size=values.get("head_dim") or values["hidden_size"] // heads,
-                feed_forward=values["intermediate_size"],
-                max_length=values["max_position_embeddings"],
-                rope_theta=_rope_theta(table, values, where),
-                tie_embeddings=values.get("tie_word_embeddings", False),
-                bos_id=token_id(values.get("bos_token_id"), "bos_token_id", where),
-                eos_ids=token_ids(values.get("eos_token_id"), "eos_token_id", where),
-                pad_id=token_id(values.get("pad_token_id"), "pad_token_id", where),
-                rope_scaling=_rope_scaling(table, values, where),
-                **switches,
-            )
+            return cls(**fields, **switches)
         except AloeError as error:
             raise AloeError(f"{where}: {error}") from None
 
