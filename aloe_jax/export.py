@@ -76,17 +76,29 @@ def export(
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
     from aloe_jax.files import as_path, resolved
-    from aloe_jax.models import is_huggingface, load_pretrained, model_card, save_pretrained, tokenizer_directory
-    from aloe_jax.models.huggingface import size_in_bytes
-    from aloe_jax.models.peft import save_adapter_directory
+    from aloe_jax.models import (
+        generation,
+        huggingface,
+        is_huggingface,
+        load_pretrained,
+        model_card,
+        peft,
+        tokenizer_directory,
+    )
+    from aloe_jax.models.ancestry import check_apart
+    from aloe_jax.models.maxtext import directory
     from aloe_jax.models.run_directory import load_run
+    from aloe_jax.replacing import check_replaceable
 
     source, target = as_path(checkpoint), as_path(output)
-    size_in_bytes(max_shard_size)
+    huggingface.size_in_bytes(max_shard_size)
     if is_huggingface(source) and step is not None:
         raise AloeError(f"{source}: is a Hugging Face directory, which has no steps; leave --step out")
     if resolved(target) == resolved(source):
         raise AloeError(f"{target}: is the checkpoint itself; give another --output")
+    kind = directory.KIND if form == "maxtext" else peft.KIND if adapter else huggingface.KIND
+    check_replaceable(target, kind)
+    check_apart(target, source, base)
     origin = model_card.trace_origin(source)
     scores, played = None, list[str]()
     found = as_path(metrics) if metrics is not None else source.parent / "benchmark" / "metrics.json"
@@ -94,35 +106,37 @@ def export(
         scores, played = model_card.benchmark_scores(found, source)
         if scores is None and metrics is not None:
             raise AloeError(f"{metrics}: holds no scores of {source}; give the benchmark that tested it")
-    simulated = []
-    if any(model_card.simulated_data(stage.data.path) for stage in origin.stages):
-        simulated.append("the people and replies of the training data were played by a script.")
+    simulated = model_card.simulated(origin)
     if scores is not None and played:
         simulated.append(f"in the benchmark a script played {', '.join(played)}.")
     stored = dtype or (origin.stages[0].model.dtype if origin.stages else "float32")
     if form == "maxtext":
-        return export_to_maxtext(source, target, stored, step, maxtext_card(origin, simulated))
+        return export_to_maxtext(source, target, stored, step, origin, simulated)
     if adapter:
         base = base or adapter_base(source)
         model = load_run(source, stored, step=step, merge=False)
     else:
         model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
-    card = model_card.full_card(model.spec, origin, scores, simulated)
     tokenizer = load_tokenizer(tokenizer_directory(source))
+    settings = generation.of_source(source)
+    model.spec = generation.ending(generation.with_settings(model.spec, settings), generation.template_ends(tokenizer))
+    card = model_card.full_card(model.spec, origin, scores, simulated)
     if adapter:
         assert base is not None
-        save_adapter_directory(model, target, base, stored, tokenizer, card)
+        peft.save_adapter_directory(model, target, base, stored, tokenizer, card, settings)
         return sum(value[...].size for value in model.adapters.values())
-    save_pretrained(model, target, max_shard_size, stored, tokenizer, card)
+    huggingface.save_pretrained(model, target, max_shard_size, stored, tokenizer, card, settings)
     return model.spec.parameter_count()
 
 
-def export_to_maxtext(source: Path, target: Path, dtype: str, step: int | None, card: str) -> int:
+def export_to_maxtext(
+    source: Path, target: Path, dtype: str, step: int | None, origin: Any, simulated: list[str]
+) -> int:
     """Write a checkpoint of MaxText's; returns the number of parameters. Raises AloeError for another model."""
     from aloe_jax import config
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
-    from aloe_jax.models import ModelSpec, is_huggingface, load_pretrained, tokenizer_directory
+    from aloe_jax.models import ModelSpec, generation, is_huggingface, load_pretrained, tokenizer_directory
     from aloe_jax.models.maxtext import checkpoints
     from aloe_jax.models.run_directory import load_run, load_spec
 
@@ -133,12 +147,14 @@ def export_to_maxtext(source: Path, target: Path, dtype: str, step: int | None, 
             "that directory with --format maxtext"
         )
     model: Any = load_pretrained(source, dtype, model=options) if step is None else load_run(source, dtype, step=step)
-    checkpoints.save(model, target, dtype, load_tokenizer(tokenizer_directory(source)), card)
+    tokenizer = load_tokenizer(tokenizer_directory(source))
+    ids = generation.ending(model.spec, generation.template_ends(tokenizer)).eos_ids
+    checkpoints.save(model, target, dtype, tokenizer, maxtext_card(origin, simulated, ids))
     return model.spec.parameter_count()
 
 
-def maxtext_card(origin: Any, simulated: list[str]) -> str:
-    """README.md beside a checkpoint of MaxText's."""
+def maxtext_card(origin: Any, simulated: list[str], ends: tuple[int, ...]) -> str:
+    """README.md beside a checkpoint of MaxText's, whose replies end with one of the tokens `ends`."""
     stages = [stage.stage.upper() for stage in reversed(origin.stages)]
     first = origin.stages[-1].model if stages else None
     base = f"{first.name} ({first.path})" if first and first.path and first.name else origin.base
@@ -150,6 +166,7 @@ def maxtext_card(origin: Any, simulated: list[str]) -> str:
             f"- Base model: {base}",
             f"- Licence of the base model: {origin.licence}",
             f"- {'Trained with' if stages else 'Written by'} aloe-jax",
+            *([f"- A reply ends with one of the tokens {', '.join(map(str, ends))}"] if ends else []),
             "",
             "MaxText reads it with the arguments in maxtext.txt (load_parameters_path is where it was written):",
             "",

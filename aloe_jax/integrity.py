@@ -12,6 +12,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path, write_atomically
 
 DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "sha256": hex}}
+KIND = "#kind"  # in it, where `record` was given one: what the directory is
 _PIECE = 1 << 22  # bytes read at a time
 _THREADS = 4  # hashing leaves Python's lock, so files are hashed side by side
 
@@ -36,11 +37,28 @@ def digest_files(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | 
         return dict(zip(wanted, pool.map(one, wanted), strict=True))
 
 
-def record(directory: Path, covered: Callable[[str], bool] = lambda name: True) -> None:
-    """Write DIGESTS over all files below a directory whose names from there are `covered`."""
+def record(directory: Path, covered: Callable[[str], bool] = lambda name: True, kind: str = "") -> None:
+    """Write DIGESTS over all files below a directory whose names from there are `covered`, and what `kind` it is."""
     names = [file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()]
     found = digest_files(directory, [name for name in names if name != DIGESTS and covered(name)])
-    write_atomically(directory / DIGESTS, json.dumps(found, indent=1) + "\n")
+    values = {KIND: kind, **found} if kind else found
+    write_atomically(directory / DIGESTS, json.dumps(values, indent=1) + "\n")
+
+
+def recorded(directory: Path) -> tuple[str, dict[str, tuple[int, str]]]:
+    """What DIGESTS says: the directory's kind ("": none), and size and SHA-256 of every file by its name from there.
+
+    Raises OSError or ValueError where it is not there or not what `record` wrote.
+    """
+    values = json.loads((directory / DIGESTS).read_bytes())
+    try:
+        kind = values.pop(KIND, "")
+        files = {str(name): (int(value["bytes"]), str(value["sha256"])) for name, value in values.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a list of digests: {error!r}") from None
+    if not isinstance(kind, str):
+        raise ValueError(f"not a list of digests: {KIND} is {kind!r}")
+    return kind, files
 
 
 def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) -> str | None:
@@ -52,11 +70,8 @@ def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) 
     if not file.exists():
         return None
     try:
-        recorded = json.loads(file.read_bytes())
-        expected = {
-            str(name): (int(value["bytes"]), str(value["sha256"])) for name, value in recorded.items() if covered(name)
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = {name: value for name, value in recorded(directory)[1].items() if covered(name)}
+    except (OSError, ValueError) as error:
         return f"{file} cannot be read ({error})"
     try:
         return next(

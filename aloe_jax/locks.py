@@ -17,12 +17,23 @@ class Lock:
     """An exclusive lock on `file`, which is created where it is missing and names the process that has the lock.
 
     `busy` makes the message where another process has it, from that process: "process 71 on tower". Raises AloeError
-    with it, or when the file cannot be written. A killed process
-    leaves the file, which then locks nothing; `release` leaves it too, because removing it would let in two at once.
+    with it, or when the file cannot be written. A killed process leaves the file, which then locks nothing.
     """
 
     def __init__(self, file: Path, busy: Callable[[str], str]) -> None:
         self.file = file
+        descriptor = self._opened(busy)
+        while not self._still_there(descriptor):  # its last owner has removed the file meanwhile
+            os.close(descriptor)
+            descriptor = self._opened(busy)
+        self._descriptor: int | None = descriptor
+        with contextlib.suppress(OSError):  # a full disk takes the lock all the same, without a name in it
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _opened(self, busy: Callable[[str], str]) -> int:
+        """The file's descriptor, locked."""
+        file = self.file
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -38,21 +49,29 @@ class Lock:
             raise AloeError(
                 f"{file}: cannot be locked ({error.strerror}); choose a directory on another disk"
             ) from None
-        self._descriptor: int | None = descriptor
-        with contextlib.suppress(OSError):  # a full disk takes the lock all the same, without a name in it
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return descriptor
 
-    def release(self) -> None:
-        """Lift the lock. Does nothing the second time."""
+    def _still_there(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self.file))
+        except FileNotFoundError:
+            return False
+
+    def release(self, remove: bool = False) -> None:
+        """Lift the lock, and remove its file if asked. Does nothing the second time."""
+        if remove and self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.file)  # before the lock is lifted: who has opened the file by then opens it anew
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 @contextlib.contextmanager
-def locked(target: Path, doing: str) -> Iterator[None]:
+def locked(target: Path, doing: str, remove: bool = False) -> Iterator[None]:
     """Be the only process that is `doing` ("training into") a file or directory; the lock's file is beside it.
+
+    It stays there, or with `remove` goes with the lock.
 
     Raises AloeError naming the target and the process that has it. A path in a bucket cannot be locked and is not.
     """
@@ -72,4 +91,4 @@ def locked(target: Path, doing: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        lock.release(remove)

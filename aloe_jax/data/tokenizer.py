@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,22 @@ from typing import Any
 import click
 
 from aloe_jax.command import Command, one_line_errors
+from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import WEIGHTS, here
+from aloe_jax.files import WEIGHTS, here, resolved
+from aloe_jax.replacing import Kind, check_replaceable, replacing
 
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+# What earlier versions wrote had no digests.json.
+KIND = Kind(
+    "tokenizer training",
+    (r"tokenizer\.json", r"tokenizer_config\.json", r"special_tokens_map\.json", r"chat_template\.jinja"),
+    (("chat_template.jinja", TEMPLATE), ("tokenizer.json", '"content": "<|assistant|>"')),
 )
 
 
@@ -94,7 +102,8 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
     """Train a byte-level BPE tokenizer with a prefix-stable chat template and save it in `path`.
 
     Every message is its role token, the text and the end-of-turn token, so the ids of a path are always a
-    prefix of the ids of a longer one.
+    prefix of the ids of a longer one. An earlier tokenizer of this function is replaced; raises AloeError where
+    `path` holds anything else.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -113,17 +122,14 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
     tokenizer.chat_template = TEMPLATE
-    partial = Path(f"{path}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(partial, path)
+    with replacing(path, KIND) as place:
+        save_tokenizer(tokenizer, place)
     return tokenizer
 
 
 @click.command(cls=Command)
 @click.option("--data", required=True, help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations.")
-@click.option("--output", required=True, help="Directory to write the tokenizer to.")
+@click.option("--output", required=True, help="Directory to write; an earlier tokenizer is replaced.")
 @click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")
 def main(data: str, output: str, vocab: int) -> None:
     """Train a byte-level BPE tokenizer with a chat template on the messages of a data set.
@@ -133,6 +139,9 @@ def main(data: str, output: str, vocab: int) -> None:
     with one_line_errors():
         from aloe_jax.data.dataset import read_conversations
 
+        if (resolved(output).parent / "spec.json").exists():
+            raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
+        check_replaceable(output, KIND)
         conversations = read_conversations(data)
         texts = (text for c in conversations for turn in c.turns for text in (turn.user, *turn.replies.values()))
         tokenizer = train_tokenizer(texts, vocab, output)

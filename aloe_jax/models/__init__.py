@@ -11,6 +11,7 @@ from aloe_jax.files import as_path
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.huggingface import load_huggingface, save_pretrained
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
+from aloe_jax.models.values import shown
 from aloe_jax.models.weights import parameter_shardings, weights
 
 __all__ = [
@@ -74,5 +75,19 @@ def is_huggingface(path: str | Path) -> bool:
         return True
     if (path / "spec.json").exists():
         return False
+    if (path / "adapter_config.json").exists():
+        raise AloeError(f"{path}: {adapter_advice(path)}")
     what = "holds neither config.json (Hugging Face) nor spec.json (a run)" if path.exists() else "not found"
     raise AloeError(f"{path}: {what}; give a model directory")
+
+
+def adapter_advice(path: Path) -> str:
+    """What to do with a directory that holds adapters and no model."""
+    from aloe_jax.models.tensor_files import read_json
+
+    base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+    beside = f"of {shown(base)}, not a model" if base else "and no model"
+    return (
+        f"holds adapters {beside}; give the run they were exported from, or export that run without --adapter. "
+        "Adapters of other tools: merge them with peft (PeftModel.from_pretrained, merge_and_unload, save_pretrained)"
+    )

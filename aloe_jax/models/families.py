@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aloe_jax.errors import AloeError
+from aloe_jax.models.values import MOST, number, shown
 
 if TYPE_CHECKING:
     from aloe_jax.models.spec import ModelSpec
@@ -44,7 +45,10 @@ PARTS = ("q_norm", "post_feedforward_layernorm", "input_layernorm", "q_proj.bias
 
 @dataclass(frozen=True)
 class Family:
-    """One `model_type`. `reads` are settings of config.json beyond Llama's, with what an absent one means."""
+    """One `model_type`. `reads` are settings of config.json beyond Llama's, with what an absent one means.
+
+    That is what transformers takes it for.
+    """
 
     title: str
     architecture: str  # the class of transformers
@@ -54,16 +58,21 @@ class Family:
     keys: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # where they differ from KEYS
 
 
+BEGIN_END: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
+END_PAD: dict[str, Any] = {"eos_token_id": 50279, "pad_token_id": 1}
 LAYERED_WINDOW = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None}
 FAMILIES: dict[str, Family] = {
     "llama": Family(
-        "Llama", "LlamaForCausalLM", frozenset({"input_layernorm"}), reads={"attention_bias": False, "mlp_bias": False}
+        "Llama",
+        "LlamaForCausalLM",
+        frozenset({"input_layernorm"}),
+        reads={"attention_bias": False, "mlp_bias": False, **BEGIN_END},
     ),
     "mistral": Family(
         "Mistral",
         "MistralForCausalLM",
         frozenset({"input_layernorm"}),
-        reads={"sliding_window": 4096, "num_key_value_heads": 8},
+        reads={"sliding_window": 4096, "num_key_value_heads": 8, **BEGIN_END},
     ),
     "qwen2": Family(
         "Qwen 2",
@@ -84,14 +93,14 @@ FAMILIES: dict[str, Family] = {
         "OlmoForCausalLM",
         frozenset(),
         switches={"norm": "layer", "norm_eps": 1e-5},
-        reads={"attention_bias": False, "clip_qkv": None},
+        reads={"attention_bias": False, "clip_qkv": None, **END_PAD},
     ),
     "olmo2": Family(
         "OLMo 2",
         "Olmo2ForCausalLM",
         frozenset({"q_norm", "post_feedforward_layernorm"}),
         switches={"norm_place": "output", "qk_norm": "projection"},
-        reads={"attention_bias": False, "rms_norm_eps": 1e-5},
+        reads={"attention_bias": False, "rms_norm_eps": 1e-5, **END_PAD},
         keys={
             "layers.attention_norm": ("model.layers.{}.post_attention_layernorm.weight", 0),
             "layers.feed_forward_norm": ("model.layers.{}.post_feedforward_layernorm.weight", 0),
@@ -128,7 +137,10 @@ def read_switches(family: str, values: Mapping[str, Any], where: str) -> dict[st
     if given.get("mlp_bias"):
         biases += ["gate", "up", "down"]
     windows = _windows(given, values["num_hidden_layers"], where)
-    switches |= {"biases": tuple(biases), "windows": windows, "clip_qkv": given.get("clip_qkv")}
+    clip = given.get("clip_qkv")
+    if clip is not None:
+        clip = number(clip, "clip_qkv", where)
+    switches |= {"biases": tuple(biases), "windows": windows, "clip_qkv": clip}
     return switches
 
 
@@ -154,19 +166,23 @@ def write_switches(spec: ModelSpec) -> dict[str, Any]:
 def _windows(given: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:
     """Every layer's window by config.json, () when no layer has one."""
     size = given.get("sliding_window") if given.get("use_sliding_window", True) else None
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise AloeError(f"{where}: sliding_window is {size!r}; supported: null or a positive number")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST):
+        raise AloeError(f"{where}: sliding_window is {shown(size)}; supported: null or a positive number")
     if "layer_types" not in given:  # all layers alike
         return (size,) * layers if size else ()
     types = given["layer_types"]
     if types is None:
         first = given["max_window_layers"]
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise AloeError(f"{where}: max_window_layers is {shown(first)}; expected a whole number")
         types = ["sliding_attention" if size and at >= first else "full_attention" for at in range(layers)]
+    if not isinstance(types, list):
+        raise AloeError(f"{where}: layer_types is {shown(types)}; expected null or a list with an entry a layer")
     if len(types) != layers:
         raise AloeError(f"{where}: layer_types has {len(types)} entries for {layers} layers")
     for kind in types:
         if kind not in ("full_attention", "sliding_attention"):
-            raise AloeError(f"{where}: layer_types has {kind!r}; supported: full_attention, sliding_attention")
+            raise AloeError(f"{where}: layer_types has {shown(kind)}; supported: full_attention, sliding_attention")
         if kind == "sliding_attention" and size is None:
             raise AloeError(f"{where}: layer_types has sliding_attention, but sliding_window gives it no size")
     windows = tuple(size if size and kind == "sliding_attention" else 0 for kind in types)

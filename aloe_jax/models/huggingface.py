@@ -5,36 +5,63 @@ One table of keys a family serves both directions.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
+import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import click
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, here, is_remote, uploading
+from aloe_jax.files import as_path, here, is_remote
+from aloe_jax.models import generation
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.families import keys, resembling
 from aloe_jax.models.model_card import short_card
 from aloe_jax.models.placement import Source, place
-from aloe_jax.models.spec import ModelSpec, check_vocabulary, token_ids
-from aloe_jax.models.tensor_files import DTYPES, INDEX, SINGLE, Stored, open_tensors, read_json
+from aloe_jax.models.spec import ModelSpec, check_vocabulary
+from aloe_jax.models.tensor_files import (
+    DTYPES,
+    INDEX,
+    SINGLE,
+    Stored,
+    check_weights,
+    open_tensors,
+    other_head,
+    read_json,
+)
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.replacing import Kind, replacing
 
 MOST_THREADS = 16  # that read files
+# What earlier versions wrote had no digests.json.
+KIND = Kind(
+    "export",
+    (
+        r"config\.json", r"generation_config\.json", r"README\.md", r"model\.safetensors(\.index\.json)?",
+        r"model-\d{5}-of-\d{5}\.safetensors", r"tokenizer(_config)?\.json", r"special_tokens_map\.json",
+        r"chat_template\.jinja", r"additional_chat_templates/[^/]+\.jinja",
+    ),
+    (("README.md", "aloe-jax"), ("config.json", "model_type")),
+)  # fmt: skip
 
 
 def load_huggingface(
@@ -46,11 +73,17 @@ def load_huggingface(
     expected: a file missing, cut short or a pickle, a tensor missing, left over, of another shape or type, with NaN
     or infinity in it, a model of another family.
     """
-    path = here(path)
+    given, path = path, here(path)
     spec = read_spec(path)
+    if is_remote(given) and spec != read_spec(path, weights_there=False):
+        raise AloeError(
+            f"{given}: config.json ties the head to the embedding, but the weights have another head; set "
+            "tie_word_embeddings to false in config.json to use it"
+        )
     described = weights(spec)
     tensors = open_tensors(path)
     _check_tensors(path, tensors, described, spec)
+    check_weights(path)
     table = keys(spec.family)
     alone = SingleDeviceSharding(jax.devices()[0])
     streamed = layer_by_layer()
@@ -70,15 +103,23 @@ def layer_by_layer() -> bool:
     return jax.devices()[0].platform != "cpu"
 
 
-def read_spec(path: Path) -> ModelSpec:
-    """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's."""
+def read_spec(path: Path, weights_there: bool = True) -> ModelSpec:
+    """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's.
+
+    Where config.json ties the head to the embedding and the weights, if they are there, hold another head, the spec
+    is not tied: that head was trained, and is computed with.
+    """
     spec = ModelSpec.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
-    if (path / "generation_config.json").exists():
-        more = read_json(path / "generation_config.json")
-        ids = dict.fromkeys((*spec.eos_ids, *token_ids(more.get("eos_token_id"))))
-        pad = spec.pad_id if spec.pad_id is not None else more.get("pad_token_id")
-        spec = dataclasses.replace(spec, eos_ids=tuple(ids), pad_id=pad)
+    spec = generation.with_settings(spec, generation.read(path))
+    if weights_there and spec.tie_embeddings and other_head(path):
+        _say_once(f"{path}: config.json ties the head to the embedding, but the weights have another head; it is used")
+        spec = dataclasses.replace(spec, tie_embeddings=False)
     return spec
+
+
+@functools.lru_cache
+def _say_once(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def save_pretrained(
@@ -88,53 +129,35 @@ def save_pretrained(
     dtype: str | None = None,
     tokenizer: Any = None,
     card: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a Hugging Face directory that transformers and other servers load.
 
     `dtype`: of the stored weights, by default the model's own. `tokenizer`: a transformers tokenizer, saved beside
-    the weights. `card`: the README.md, by default a short one. The files are written beside `path`, read back,
-    compared by checksum, and renamed; a directory that an earlier export wrote is replaced. Raises AloeError when
-    `path` holds anything else, when the tokenizer is larger than the model's vocabulary, or when what was read back
-    differs.
+    the weights. `card`: the README.md, by default a short one. `settings`: a generation_config.json, whose defaults
+    of sampling are kept. The files are written beside `path`, read back, compared by checksum, and take its place; a
+    directory that an earlier export wrote is replaced. Raises AloeError when `path` holds anything else, when the
+    tokenizer is larger than the model's vocabulary, when the disk is full, or when what was read back differs.
     """
-    path = as_path(path)
     limit = size_in_bytes(max_shard_size)
-    if is_remote(path):
-        with uploading(path, last="config.json") as place:
-            save_pretrained(model, place, max_shard_size, dtype, tokenizer, card)
-            check_replaceable(path, place)
-        return
     if tokenizer is not None:
         check_vocabulary(tokenizer, model.spec, str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    leader = jax.process_index() == 0  # of several hosts, one writes
-    if leader:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    try:
-        stored = str(jnp.dtype(dtype or jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype))
-        sums = _write_tensors(model, temporary, limit, stored, leader)
-        if not leader:
-            return
+    stored = str(jnp.dtype(dtype or jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype))
+    if jax.process_index() != 0:  # of several hosts, one writes
+        for _ in stored_tensors(model, jnp.dtype(stored)):  # all take part in bringing the weights to it
+            pass
+        return
+    with replacing(path, KIND, last="config.json") as directory:
+        sums = _write_tensors(model, directory, limit, stored)
         spec = model.spec
-        config_json = {**spec.to_huggingface(), "dtype": stored, "torch_dtype": stored}
-        write_json(temporary / "config.json", config_json)
-        generation = {
-            "bos_token_id": spec.bos_id,
-            "eos_token_id": list(spec.eos_ids),
-            "pad_token_id": spec.pad_id,
-        }
-        write_json(temporary / "generation_config.json", {k: v for k, v in generation.items() if v not in (None, [])})
+        write_json(directory / "config.json", {**spec.to_huggingface(), "dtype": stored, "torch_dtype": stored})
+        write_json(directory / generation.FILE, generation.merged(spec, settings or {}))
         if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").write_text(card if card is not None else short_card(spec))
-        for file in temporary.glob("*.safetensors"):  # made for the owner only
-            shutil.copymode(temporary / "config.json", file)
-        _verify(temporary, path, sums)
-        replace_directory(temporary, path)
-    finally:
-        if leader:
-            shutil.rmtree(temporary, ignore_errors=True)
+            save_tokenizer(tokenizer, directory, spec.vocab)
+        (directory / "README.md").write_text(card if card is not None else short_card(spec))
+        for file in directory.glob("*.safetensors"):  # made for the owner only
+            shutil.copymode(directory / "config.json", file)
+        _verify(directory, as_path(path), sums)
 
 
 def size_in_bytes(size: str | int) -> int:
@@ -198,7 +221,7 @@ def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, t
 # ---------------------------------------------------------------- writing
 
 
-def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str, write: bool) -> dict[str, int]:
+def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str) -> dict[str, int]:
     """Write all shards and the index; returns a checksum for every key."""
     sizes = {key: math.prod(shape) * jnp.dtype(dtype).itemsize for key, shape in stored_shapes(model.spec).items()}
     shards = _plan(sizes, limit)
@@ -211,14 +234,24 @@ def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str, writ
         held[key] = tensor
         sums[key] = zlib.crc32(tensor.view(np.uint8).data)
         if key == shards[current][-1]:
-            if write:
+            with full_disk_said():
                 save_file(held, str(directory / names[current]), metadata={"format": "pt"})
             held = {}
             current += 1
-    if not single and write:
+    if not single:
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
     return sums
+
+
+@contextlib.contextmanager
+def full_disk_said() -> Iterator[None]:
+    """Turn what safetensors raises where it cannot write into an OSError, as for every other file."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else 5, os.strerror(int(number[1])) if number else str(error)) from None
 
 
 def stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -285,24 +318,3 @@ def _verify(directory: Path, path: Path, sums: dict[str, int]) -> None:
         if stored is None or zlib.crc32(stored.array.reshape(-1).view(np.uint8).data) != expected:
             raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
         stored.forget(stored.array)
-
-
-def check_replaceable(path: Path, new: Path) -> None:
-    """Raise AloeError unless `path` is absent, empty, or holds only what an export such as `new` writes."""
-    if path.exists():
-        written = {file.name for file in new.iterdir()}
-        foreign = [
-            file.name
-            for file in (path.iterdir() if path.is_dir() else [path])
-            if file.name not in written and not (file.name.startswith("model") and "safetensors" in file.name)
-        ]
-        if foreign:
-            raise AloeError(f"{path}: holds {sorted(foreign)[0]}, which no export wrote; give another directory")
-
-
-def replace_directory(temporary: Path, path: Path) -> None:
-    """Rename over `path`, which must be absent, empty, or hold only what an export writes."""
-    check_replaceable(path, temporary)
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(temporary, path)

@@ -18,6 +18,7 @@ from aloe_jax.models.spec import ModelSpec
 
 NOT_STATED = "not stated"
 SCRATCH = "none, trained from scratch"
+SIMULATED = "> **Simulated**:"  # how a line of a card begins that says what a script played
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Origin:
     stages: tuple[config.Train, ...]
     base: str  # the name of its directory, or SCRATCH
     licence: str
+    simulated: tuple[str, ...] = ()  # what the card of that model says was simulated
 
 
 def title(spec: ModelSpec) -> str:
@@ -58,7 +60,8 @@ def trace_origin(path: Path) -> Origin:
         if stages[-1].model.path is None:
             return Origin(tuple(stages), SCRATCH, NOT_STATED)
         path = as_path(stages[-1].model.path)
-    return Origin(tuple(stages), path.name, _licence(path / "README.md"))
+    card = path / "README.md"
+    return Origin(tuple(stages), path.name, _licence(card), tuple(_simulated(card)))
 
 
 def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
@@ -68,7 +71,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, si
     heading = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
     lines = [f"# {', '.join([heading, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
     if simulated:
-        lines += [f"> **Simulated**: {sentence}" for sentence in simulated]
+        lines += [f"{SIMULATED} {sentence}" for sentence in simulated]
         lines.append("")
     lines += [
         f"{'An' if family[0] in 'O' else 'A'} {family}-architecture decoder of {spec.parameter_count():,} parameters, "
@@ -77,11 +80,32 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, si
         f"- Base model: {origin.base}",
         f"- Licence of the base model: {origin.licence}",
         f"- Context: {spec.max_length} tokens",
+        *([f"- A reply ends with one of the tokens {', '.join(map(str, spec.eos_ids))}"] if spec.eos_ids else []),
         "",
         *_training(origin),
         *_results(scores),
     ]
     return _front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
+
+
+def simulated(origin: Origin) -> list[str]:
+    """Sentences on what a script played in the data of a model's stages, and in what they started from."""
+    paths = {path for stage in origin.stages for path in data_sources(stage.data)}
+    said = ["the people and replies of the training data were played by a script."]
+    found = said if any(simulated_data(path) for path in paths) else []
+    if not origin.stages:
+        return list(origin.simulated)
+    return found + [f"of the base model its card says: {sentence}" for sentence in origin.simulated]
+
+
+def _simulated(readme: Path) -> Iterator[str]:
+    try:
+        lines = readme.read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        if line.startswith(SIMULATED):
+            yield line.removeprefix(SIMULATED).removeprefix("of the base model its card says:").strip()
 
 
 def simulated_data(path: str) -> bool | None:
@@ -129,7 +153,6 @@ def _training(origin: Origin) -> Iterator[str]:
         yield ""
         return
     for stage in reversed(origin.stages):
-        known = {True: ", simulated", False: "", None: ""}[simulated_data(stage.data.path)]
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         objective = (
             f"DPO ({stage.dpo.loss}, beta {stage.dpo.beta}, label smoothing {stage.dpo.label_smoothing}, "
@@ -139,19 +162,50 @@ def _training(origin: Origin) -> Iterator[str]:
         )
         yield f"**{objective}**"
         yield ""
-        yield f"- Data: {stage.data.path}{known}"
+        yield f"- Data: {', '.join(_data(stage.data))}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
-        optimizer = stage.optimizer
-        yield (
-            f"- AdamW: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up steps, then "
-            f"{optimizer.schedule}; b1 {optimizer.b1}, b2 {optimizer.b2}, weight decay {optimizer.weight_decay}, "
-            f"gradients clipped to norm {optimizer.clip_norm}"
-        )
+        yield f"- {_optimizer(stage.optimizer)}"
         yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
         if lora := stage.model.lora:
             held = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
             yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base held {held}"
         yield ""
+
+
+def data_sources(data: config.Data) -> list[str]:
+    """The data sets of a stage: one, or those of a mixture."""
+    return [source.path for source in data.mixture] or [data.path]
+
+
+def _data(data: config.Data) -> Iterator[str]:
+    """Every data set of a stage with what is known of it."""
+    sources = data.mixture or (config.Source(path=data.path, limit=data.limit),)
+    for source in sources:
+        played = simulated_data(source.path)
+        details = [f"weight {source.weight:g}"] if data.mixture else []
+        details += [f"its first {source.limit:,} records"] if source.limit else []
+        details += ["simulated"] if played else []
+        details += ["not there when this card was written"] if not _there(source.path) else []
+        yield f"{source.path} ({', '.join(details)})" if details else source.path
+
+
+def _there(path: str) -> bool:
+    try:
+        return as_path(path).exists()
+    except (AloeError, OSError):
+        return False
+
+
+OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
+
+
+def _optimizer(optimizer: config.Optimizer) -> str:
+    betas = "" if optimizer.name == "adafactor" else f"b1 {optimizer.b1}, b2 {optimizer.b2}, "
+    return (
+        f"{OPTIMIZERS[optimizer.name]}: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up "
+        f"steps, then {optimizer.schedule}; {betas}weight decay {optimizer.weight_decay}, gradients clipped to norm "
+        f"{optimizer.clip_norm}"
+    )
 
 
 def _results(scores: dict[str, Any] | None) -> Iterator[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +13,59 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from aloe_jax import config
+from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, is_remote, uploading
+from aloe_jax.models import generation
 from aloe_jax.models.decoder import Decoder
 from aloe_jax.models.families import keys
-from aloe_jax.models.huggingface import check_replaceable, replace_directory, write_json
+from aloe_jax.models.huggingface import full_disk_said, write_json
+from aloe_jax.replacing import Kind, replacing
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+# What earlier versions wrote had no digests.json.
+KIND = Kind(
+    "adapter export",
+    (
+        r"adapter_model\.safetensors", r"adapter_config\.json", r"generation_config\.json", r"README\.md",
+        r"tokenizer(_config)?\.json", r"special_tokens_map\.json", r"chat_template\.jinja",
+    ),
+    (("README.md", "aloe-jax"), ("adapter_config.json", "LORA")),
+)  # fmt: skip
 
 
 def save_adapter_directory(
-    model: Decoder, path: str | Path, base: str, dtype: str | None = None, tokenizer: Any = None, card: str = ""
+    model: Decoder,
+    path: str | Path,
+    base: str,
+    dtype: str | None = None,
+    tokenizer: Any = None,
+    card: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the adapters of `model`, which belong to the Hugging Face model `base` (a directory or a name).
 
-    `dtype`: of the stored adapters, by default their own. Written beside `path`, read back, compared and renamed.
-    Raises AloeError when the model has no adapters, when `path` holds something else, or what was read back differs.
+    `dtype`: of the stored adapters, by default their own. `settings`: the generation_config.json of that model; the
+    one written beside the adapters says at which tokens theirs end. Written beside `path`, read back, compared and
+    put in its place. Raises AloeError when the model has no adapters, when `path` holds something else, or what was
+    read back differs.
     """
     if model.lora is None:
         raise AloeError(f"{path}: the model has no adapters; leave --adapter out to export all of its weights")
-    path = as_path(path)
-    if is_remote(path):
-        with uploading(path, last=SETTINGS) as place:
-            save_adapter_directory(model, place, base, dtype, tokenizer, card)
-            check_replaceable(path, place)
-        return
     tensors = adapter_tensors(model, dtype)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        save_file(tensors, str(temporary / WEIGHTS), metadata={"format": "pt"})
-        write_json(temporary / SETTINGS, adapter_settings(model.lora, model.spec.family, base))
-        shutil.copymode(temporary / SETTINGS, temporary / WEIGHTS)  # safetensors makes it for the owner only
+    with replacing(path, KIND, last=SETTINGS) as directory:
+        with full_disk_said():
+            save_file(tensors, str(directory / WEIGHTS), metadata={"format": "pt"})
+        write_json(directory / SETTINGS, adapter_settings(model.lora, model.spec.family, base))
+        write_json(directory / generation.FILE, generation.merged(model.spec, settings or {}))
+        shutil.copymode(directory / SETTINGS, directory / WEIGHTS)  # safetensors makes it for the owner only
         if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
+            save_tokenizer(tokenizer, directory, model.spec.vocab)
         if card:
-            (temporary / "README.md").write_text(card)
-        found = load_file(str(temporary / WEIGHTS))
+            (directory / "README.md").write_text(card)
+        found = load_file(str(directory / WEIGHTS))
         for key, tensor in tensors.items():
             if key not in found or found[key].tobytes() != tensor.tobytes():
                 raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
-        replace_directory(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def adapter_tensors(model: Decoder, dtype: str | None = None) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from aloe_jax.models.checkpoint_files import CHECKPOINTS, PARAMS, checkpoint_ste
 from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_times
 from aloe_jax.models.finite import not_finite
+from aloe_jax.models.generation import ending
 from aloe_jax.models.lora import adapters, merged, with_adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
@@ -168,6 +169,7 @@ def _load_step(
     with reading(directory, step, only_params):
         values = _restore(path, expected, mesh)["adapters"]
     model = with_adapters(load_pretrained(base, dtype, mesh, compute), lora, values)
+    model.spec = ending(model.spec, spec.eos_ids)
     return merged(model) if merge else model
 
 

@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aloe_jax import config
+from aloe_jax.data.tokenizer_files import unused_tokens
 from aloe_jax.errors import AloeError
 from aloe_jax.models.families import FAMILIES, read_switches, write_switches
+from aloe_jax.models.values import check, number, only, rope, shown, token_id, token_ids
 
 # What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
 ABSENT: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
     "partial_rotary_factor": (None, 1.0),
-    "quantization_config": (None,),
+    "final_logit_softcapping": (None,),
+    "attn_logit_softcapping": (None,),
 }
-SIZES = (
-    "vocab_size",
-    "num_hidden_layers",
-    "hidden_size",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-)
 
 
 @dataclass(frozen=True)
@@ -110,41 +105,39 @@ class ModelSpec:
         this decoder does not have.
         """
         kind = values.get("model_type")
-        if kind not in FAMILIES:
-            raise AloeError(f"{where}: model_type is {kind!r}; supported: {', '.join(FAMILIES)}")
-        for key, supported in ABSENT.items():
-            if values.get(key, supported[0]) not in supported:
-                raise AloeError(f"{where}: {key} is {values[key]!r}; supported: {_listed(supported)}")
-        # transformers 5 keeps all of RoPE in rope_parameters, 4 spreads it over rope_theta and rope_scaling.
-        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        if not isinstance(kind, str) or kind not in FAMILIES:
+            raise AloeError(f"{where}: model_type is {shown(kind)}; supported: {', '.join(FAMILIES)}")
+        only(values, ABSENT, where)
         values = {**FAMILIES[kind].reads, **values}
+        check(values, where)
+        table = rope(values, where)
+        if table is not values.get("rope_parameters"):  # it must be one that could be computed, too
+            _rope_scaling(values.get("rope_parameters") or {}, values, where)
+        heads = values["num_attention_heads"]
+        switches = read_switches(kind, values, where)
+        if switches.get("norm_eps") is None:
+            switches["norm_eps"] = number(values.get("rms_norm_eps", 1e-6), "rms_norm_eps", where)
+        fields: dict[str, Any] = {
+            "family": kind,
+            "vocab": values["vocab_size"],
+            "layers": values["num_hidden_layers"],
+            "width": values["hidden_size"],
+            "query_heads": heads,
+            "kv_heads": values.get("num_key_value_heads") or heads,
+            "head_size": values.get("head_dim") or values["hidden_size"] // heads,
+            "feed_forward": values["intermediate_size"],
+            "max_length": values["max_position_embeddings"],
+            "rope_theta": _rope_theta(table, values, where),
+            "rope_scaling": _rope_scaling(table, values, where),
+            "tie_embeddings": values.get("tie_word_embeddings", False),
+            "bos_id": token_id(values.get("bos_token_id"), "bos_token_id", where),
+            "eos_ids": token_ids(values.get("eos_token_id"), "eos_token_id", where),
+            "pad_id": token_id(values.get("pad_token_id"), "pad_token_id", where),
+        }
         try:
-            for key in SIZES:
-                if not isinstance(values[key], int) or values[key] < 1:
-                    raise AloeError(f"{where}: {key} is {values[key]!r}; expected a positive whole number")
-            fields = {
-                "family": kind,
-                "vocab": values["vocab_size"],
-                "layers": values["num_hidden_layers"],
-                "width": values["hidden_size"],
-                "query_heads": values["num_attention_heads"],
-                "kv_heads": values.get("num_key_value_heads") or values["num_attention_heads"],
-                "head_size": values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"],
-                "feed_forward": values["intermediate_size"],
-                "max_length": values["max_position_embeddings"],
-                "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta", 10_000.0)),
-                "norm_eps": float(values.get("rms_norm_eps", 1e-6)),
-                "tie_embeddings": values.get("tie_word_embeddings", False),
-                "bos_id": values.get("bos_token_id"),
-                "eos_ids": token_ids(values.get("eos_token_id")),
-                "pad_id": values.get("pad_token_id"),
-                "rope_scaling": _rope_scaling(rope, values["max_position_embeddings"], where),
-            }
-            return cls(**{**fields, **read_switches(kind, values, where)})
-        except KeyError as error:
-            raise AloeError(f"{where}: the key {error.args[0]} is missing") from None
-        except (TypeError, ValueError) as error:
-            raise AloeError(f"{where}: a setting is of the wrong kind ({error})") from None
+            return cls(**fields, **switches)
+        except AloeError as error:
+            raise AloeError(f"{where}: {error}") from None
 
     def to_huggingface(self) -> dict[str, Any]:
         """The content of a config.json that transformers 4 and 5 read as this model."""
@@ -212,36 +205,43 @@ class ModelSpec:
         return attention + 3 * self.width * self.feed_forward
 
 
-def token_ids(value: int | list[int] | None) -> tuple[int, ...]:
-    """Token ids as config.json and generation_config.json write them: none, one or a list."""
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, int) else tuple(value)
-
-
 def check_vocabulary(tokenizer: Any, spec: ModelSpec, where: str) -> None:
-    """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for."""
-    size = 1 + max(tokenizer.get_vocab().values(), default=-1)
-    if size > spec.vocab:
-        raise AloeError(
-            f"{where}: the tokenizer has {size} tokens, but the model's vocabulary has {spec.vocab}; give the "
-            "tokenizer that belongs to the model"
-        )
+    """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for.
+
+    Special tokens that were added and that nothing uses, such as one for padding, may lie beyond it.
+    """
+    try:
+        unused_tokens(tokenizer, spec.vocab)
+    except AloeError as error:
+        raise AloeError(f"{where}: {error}") from None
 
 
-def _listed(values: tuple[Any, ...]) -> str:
-    return ", ".join("none" if value is None else repr(value) for value in values)
+def _rope_theta(table: Mapping[str, Any], values: Mapping[str, Any], where: str) -> float:
+    theta = table["rope_theta"] if "rope_theta" in table else values.get("rope_theta", 10_000.0)
+    return number(theta, "rope_theta", where)
 
 
-def _rope_scaling(rope: Mapping[str, Any], longest: int, where: str) -> tuple[float, float, float, float] | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if any(isinstance(value, Mapping) for value in rope.values()):
+def _rope_scaling(
+    table: Mapping[str, Any], values: Mapping[str, Any], where: str
+) -> tuple[float, float, float, float] | None:
+    if any(isinstance(value, Mapping) for value in table.values()):
         raise AloeError(f"{where}: rope_parameters differ between layers; supported: the same in all")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise AloeError(f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; supported: 1.0")
+    only(table, {"partial_rotary_factor": (1.0, None)}, where)
+    kind = table.get("rope_type", table.get("type", "default"))
     if kind == "default":
         return None
     if kind != "llama3":
-        raise AloeError(f"{where}: rope_type is {kind!r}; supported: default, llama3")
-    factors = [float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")]
-    return (factors[0], factors[1], factors[2], float(rope.get("original_max_position_embeddings", longest)))
+        raise AloeError(f"{where}: rope_type is {shown(kind)}; supported: default, llama3")
+    for key in ("factor", "low_freq_factor", "high_freq_factor"):
+        if key not in table:
+            raise AloeError(f"{where}: the key {key} is missing from the settings of RoPE")
+    factor, low, high = (number(table[key], key, where) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    if low == high:
+        raise AloeError(f"{where}: low_freq_factor and high_freq_factor of RoPE are both {low:g}; they must differ")
+    key = "original_max_position_embeddings"
+    original = table.get(key, values["max_position_embeddings"])
+    if values.get(key, original) != original:
+        raise AloeError(
+            f"{where}: {key} is {shown(values[key])}, and {shown(original)} in the settings of RoPE; leave one out"
+        )
+    return (factor, low, high, number(original, key, where))

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from aloe_jax import integrity
 from aloe_jax.errors import AloeError
+from aloe_jax.models.values import shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # keys of all families that are read here
+ROWS = 4096  # of the two that are compared at once
 PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt", "*.ckpt")
 DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -55,24 +60,24 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except FileNotFoundError:
         raise AloeError(f"{path}: not found; give the directory of a Hugging Face model") from None
-    except (OSError, ValueError) as error:
-        raise AloeError(f"{path}: cannot be read as JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise AloeError(f"{path}: cannot be read as JSON ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(values, dict):
         raise AloeError(f"{path}: expected a JSON object, found {type(values).__name__}")
     return values
 
 
 def open_tensors(path: Path) -> dict[str, Stored]:
-    """Every tensor of a model directory by its key: of all files that the index names, or of the single one.
+    """Every tensor of a model directory by its key: of the single file, or of all files that the index names.
 
+    Where both are there the single file is read, as transformers does: an index without its shards was left behind.
     Raises AloeError naming the file that is missing, cut short, or lacks what the index places in it.
     """
-    wanted: dict[str, str] = {}
-    if (path / INDEX).exists():
-        found = read_json(path / INDEX).get("weight_map")
-        if not isinstance(found, dict):
-            raise AloeError(f"{path / INDEX}: has no weight_map")
-        wanted = found
+    wanted = indexed(path)
+    if SINGLE not in wanted.values() and (path / SINGLE).is_file():
+        if wanted and all((path / name).is_file() for name in wanted.values()):
+            click.echo(f"{path}: has {SINGLE} beside the shards of {INDEX}; {SINGLE} is read", err=True)
+        wanted = {}
     tensors: dict[str, Stored] = {}
     for name in sorted(set(wanted.values())) or [SINGLE]:
         file = path / name
@@ -83,6 +88,62 @@ def open_tensors(path: Path) -> dict[str, Stored]:
         if key not in tensors or tensors[key].file.name != name:
             raise AloeError(f"{path / name}: tensor {key} is missing, and {INDEX} places it there; copy it again")
     return tensors
+
+
+def indexed(path: Path) -> dict[str, str]:
+    """The file of every tensor by the index; {} without one. Raises AloeError for a name that is not beside it."""
+    file = path / INDEX
+    if not file.exists():
+        return {}
+    found = read_json(file).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise AloeError(f"{file}: has no weight_map; copy it again")
+    for key, name in found.items():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
+            raise AloeError(
+                f"{file}: places tensor {shown(key)} in {shown(name)}; expected a .safetensors file that lies beside it"
+            )
+    return found
+
+
+def other_head(path: Path) -> bool:
+    """Whether the weights in `path` hold a head that is not their embedding; False where they are not there."""
+    try:
+        tensors = open_tensors(path)
+    except AloeError:  # said when they are loaded
+        return False
+    head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
+    if head is None or embedding is None:
+        return False
+    if head.shape != embedding.shape:
+        return True
+    for start in range(0, len(head.array), ROWS):
+        one, other = (tensor.array[start : start + ROWS] for tensor in (head, embedding))
+        if not np.array_equal(one.astype(np.float32), other.astype(np.float32)):
+            return True
+        head.forget(one)
+        embedding.forget(other)
+    return False
+
+
+def check_weights(path: Path) -> None:
+    """Raise AloeError where weights are not as the export that is here wrote them, by its digests.json.
+
+    Weights of another size were replaced by somebody, and texts may have been edited: neither is damage.
+    """
+    try:
+        _, files = integrity.recorded(path)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise AloeError(f"{path / integrity.DIGESTS}: cannot be read ({error}); delete it, or copy it again") from None
+
+    def covered(name: str) -> bool:
+        file = path / name
+        return name.endswith(".safetensors") and file.is_file() and file.stat().st_size == files[name][0]
+
+    advice = f"export or copy it again; if you changed the weights on purpose, delete {integrity.DIGESTS}"
+    integrity.check(path, advice, covered)
 
 
 def _why(path: Path, indexed: bool) -> str:
@@ -105,8 +166,9 @@ def _open(file: Path) -> dict[str, Stored]:
             length = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(length))
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AloeError(f"{file}: not a whole safetensors file ({error}); copy it again") from None
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise AloeError(f"{file}: not a whole safetensors file ({why}); copy it again") from None
     tensors = {}
     for key, entry in header.items():
         if key == "__metadata__":

@@ -19,6 +19,7 @@ from aloe_jax.data.prepare import Prepared
 from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
+from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path, uploading
 from aloe_jax.models import (
@@ -26,6 +27,7 @@ from aloe_jax.models import (
     ModelSpec,
     backend,
     check_vocabulary,
+    generation,
     is_huggingface,
     load_pretrained,
     tokenizer_directory,
@@ -99,7 +101,8 @@ def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate)
     """The spec of the model to train: from `model.path`, or of a new one or of a checkpoint of MaxText's."""
     if settings.model.path is not None and not is_maxtext(settings.model):
         path = as_path(settings.model.path)
-        return backend.read_huggingface_spec(path, settings.model) if is_huggingface(path) else load_spec(path)
+        spec = backend.read_huggingface_spec(path, settings.model) if is_huggingface(path) else load_spec(path)
+        return generation.ending(spec, template.stop)
     return backend.from_scratch(
         settings.model,
         vocab=len(tokenizer),
@@ -177,7 +180,9 @@ def describe_model(settings: config.Train, spec: ModelSpec, tokenizer: Any, dire
     if settings.model.lora is not None:
         save_adapter(directory, settings.model)
     with uploading(directory / TOKENIZER) as place:
-        tokenizer.save_pretrained(place)
+        save_tokenizer(tokenizer, place)
+        if settings.model.path is not None and not is_maxtext(settings.model):
+            generation.keep(tokenizer_directory(settings.model.path), place)
     record_description(directory)
 
 

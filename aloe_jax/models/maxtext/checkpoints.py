@@ -8,9 +8,7 @@ The optimizer's state and random streams are not read.
 from __future__ import annotations
 
 import logging
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,18 +19,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.files import absolute, as_path, is_remote, uploading, write_atomically
 from aloe_jax.models.decoder import Compute
-from aloe_jax.models.huggingface import replace_directory
 from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
-from aloe_jax.models.maxtext.directory import ITEMS, items
+from aloe_jax.models.maxtext.directory import ITEMS, KIND, SETTINGS, items
 from aloe_jax.models.maxtext.families import stretch
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding
+from aloe_jax.replacing import check_replaceable, replacing
 
-SETTINGS = "maxtext.txt"
-WRITTEN = ("0", SETTINGS, "tokenizer", "README.md")  # what an export holds
 # Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.
 STRETCHED = SimpleNamespace(rope_use_scale=True, rope_factor=40, original_max_position_embeddings=4096)
 PLACE = ("params", "params")  # of the weights in the tree
@@ -76,20 +73,12 @@ def save(model: MaxTextDecoder, path: str | Path, dtype: str, tokenizer: Any = N
     """
     check_alike(model.spec)
     path = as_path(path)
-    foreign = [file.name for file in path.iterdir() if file.name not in WRITTEN] if path.exists() else []
-    if foreign:
-        raise AloeError(f"{path}: holds {sorted(foreign)[0]}, which no export wrote; give another directory")
     if is_remote(path):  # Orbax writes a tree there whole or not at all
+        check_replaceable(path, KIND)
         _write(model, path, path, dtype, tokenizer, card)
         return
-    temporary = absolute(path).with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write(model, temporary, path, dtype, tokenizer, card)
-        replace_directory(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replacing(path, KIND) as directory:
+        _write(model, absolute(directory), path, dtype, tokenizer, card)
 
 
 def check_alike(spec: MaxTextSpec) -> None:
@@ -219,7 +208,7 @@ def _write(model: MaxTextDecoder, place: Path, final: Path, dtype: str, tokenize
             raise AloeError(f"{final}: {name} read back differs from what was written; the disk may be full or failing")
     if tokenizer is not None:
         with uploading(place / "tokenizer") as local:
-            tokenizer.save_pretrained(local)
+            save_tokenizer(tokenizer, local)
     told = arguments(spec, dtype, f"{absolute(final)}/0/{ITEMS}")
     write_atomically(place / SETTINGS, "\n".join(told) + "\n")
     write_atomically(place / "README.md", card)

@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from aloe_jax.files import as_path
+from aloe_jax.replacing import Kind
 
 ITEMS = "items"  # name of the tree in a step's directory
 TREE = "_METADATA"  # what Orbax writes beside every tree
+SETTINGS = "maxtext.txt"  # in an export, the arguments that it is read by
+# What earlier versions wrote had no digests.json.
+KIND = Kind(
+    "MaxText export",
+    (r"0/.+", r"maxtext\.txt", r"tokenizer/[^/]+", r"README\.md"),
+    (("README.md", "aloe-jax"), (SETTINGS, "load_parameters_path=")),
+)
 
 
 def items(path: str | Path) -> Path | None:

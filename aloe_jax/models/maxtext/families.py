@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aloe_jax.errors import AloeError
+from aloe_jax.models.values import rope
 
 Values = Mapping[str, Any]  # of a config.json
 Settings = dict[str, Any]  # of MaxText
@@ -110,21 +111,20 @@ class Family:
 # ---------------------------------------------------------------- RoPE, windows, experts
 
 
-def rope(values: Values) -> Mapping[str, Any]:
-    """All of RoPE in one table, as transformers 5 has it; 4 spread it over rope_theta and rope_scaling."""
-    return values.get("rope_parameters") or values.get("rope_scaling") or {}
+def _kind(table: Mapping[str, Any]) -> Any:
+    return table.get("rope_type", table.get("type", "default"))
 
 
 def plain_rope(values: Values, where: str) -> None:
     """Raise AloeError unless positions turn as they did in the first of these models."""
-    kind = rope(values).get("rope_type", rope(values).get("type", "default"))
+    kind = _kind(rope(values, where))
     if kind != "default":
         raise AloeError(f"{where}: rope_type is {kind!r}; of {values.get('model_type')} MaxText has only the default")
 
 
 def _llama(values: Values, where: str) -> Settings:
-    table = rope(values)
-    kind = table.get("rope_type", table.get("type", "default"))
+    table = rope(values, where)
+    kind = _kind(table)
     settings: Settings = {"rope_type": "llama3.1", "rope_use_scale": kind == "llama3"}
     if kind == "llama3":
         settings |= {
@@ -268,13 +268,13 @@ def _gemma2_out(config: Any) -> dict[str, Any]:
 
 
 def _gemma3(values: Values, where: str) -> Settings:
-    table = rope(values)
+    table = rope(values, where)
     if not isinstance(table.get("full_attention"), Mapping):  # transformers 4: the windows' own, the others' scaled
         full: Mapping[str, Any] = {**table, "rope_theta": values.get("rope_theta", 1_000_000.0)}
         local: Mapping[str, Any] = {"rope_theta": values.get("rope_local_base_freq", 10_000.0)}
     else:
         full, local = table["full_attention"], table["sliding_attention"]
-    kind = full.get("rope_type", full.get("type", "default"))
+    kind = _kind(full)
     if kind not in ("default", "linear"):
         raise AloeError(f"{where}: rope_type of full attention is {kind!r}; supported: default, linear")
     # The models of MaxText's that have either scale, which goes by the name there.
@@ -313,7 +313,7 @@ def _gemma3_out(config: Any) -> dict[str, Any]:
 def _olmo3(values: Values, where: str) -> Settings:
     if values["num_hidden_layers"] % 4:
         raise AloeError(f"{where}: num_hidden_layers is {values['num_hidden_layers']}; MaxText has a multiple of 4")
-    table = rope(values)
+    table = rope(values, where)
     if isinstance(table.get("full_attention"), Mapping):
         full, local = table["full_attention"], table["sliding_attention"]
     else:  # transformers 4: one table, of which windows take the plain part
@@ -323,7 +323,7 @@ def _olmo3(values: Values, where: str) -> Settings:
         or local.get("rope_type", "default") != "default"
     ):
         raise AloeError(f"{where}: rope_parameters of sliding_attention are not the plain ones of full_attention")
-    kind = full.get("rope_type", "default")
+    kind = _kind(full)
     settings: Settings = {"sliding_window_size": _pattern(values, where, 4), "use_qk_norm": True}
     settings["rope_max_timescale"] = int(full["rope_theta"])
     if kind == "default":

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,15 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
+from aloe_jax.files import here
+from aloe_jax.models import generation
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
 from aloe_jax.models.maxtext.families import Turn
 from aloe_jax.models.maxtext.layers import Place, places
 from aloe_jax.models.maxtext.settings import family_to_write, from_huggingface
 from aloe_jax.models.maxtext.spec import BLOCKS, MaxTextSpec
-from aloe_jax.models.spec import token_ids
-from aloe_jax.models.tensor_files import DTYPES, Stored, open_tensors, read_json
+from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head, read_json
 from aloe_jax.models.weights import Weight, nested, weight_sharding
 
 THREADS = 8  # that read files
@@ -45,12 +46,7 @@ class Piece:
 def read_spec(path: Path, overrides: Mapping[str, Any] | None = None) -> MaxTextSpec:
     """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's."""
     spec = from_huggingface(read_json(path / "config.json"), str(path / "config.json"), overrides or {})
-    if (path / "generation_config.json").exists():
-        more = read_json(path / "generation_config.json")
-        ids = dict.fromkeys((*spec.eos_ids, *token_ids(more.get("eos_token_id"))))
-        pad = spec.pad_id if spec.pad_id is not None else more.get("pad_token_id")
-        spec = replace(spec, eos_ids=tuple(ids), pad_id=pad)
-    return spec
+    return generation.with_settings(spec, generation.read(path))
 
 
 def load(
@@ -65,12 +61,13 @@ def load(
     Raises AloeError naming the file and the tensor: one that is missing, left over, of another shape or type, not
     finite, or that the way back does not give again.
     """
-    path = Path(path)
+    path = here(path)
     spec = read_spec(path, overrides)
     described = spec.weights()
     tensors = open_tensors(path)
     parts = pieces(spec)
     _check_tensors(path, tensors, parts, spec)
+    check_weights(path)
     alone = SingleDeviceSharding(jax.devices()[0])
     values = {}
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
@@ -182,6 +179,11 @@ def _check_tensors(
         if tensors[key].shape != shape:
             found = list(tensors[key].shape)
             raise AloeError(f"{tensors[key].file}: tensor {key} is {found}, config.json makes it {list(shape)}")
+    if spec.tie_embeddings and other_head(path):
+        raise AloeError(
+            f"{path}: config.json ties the head to the embedding, but the weights have another head; set "
+            "tie_word_embeddings to false in config.json where the model has one, or remove the tensor lm_head.weight"
+        )
     for key in tensors:
         tied = spec.tie_embeddings and key == "lm_head.weight"
         if key not in expected and not tied and not key.endswith("rotary_emb.inv_freq"):

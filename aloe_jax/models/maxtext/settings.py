@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.maxtext.families import FAMILIES, Family, interleaved, rope, stretch
+from aloe_jax.models.maxtext.families import FAMILIES, Family, interleaved, stretch
 from aloe_jax.models.maxtext.spec import MaxTextSpec
-from aloe_jax.models.spec import SIZES, token_ids
+from aloe_jax.models.values import check, rope, shown, token_id, token_ids
 
 FAMILY_OF_BLOCK = {
     "llama2": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3_moe", "mixtral": "mixtral",
@@ -36,16 +36,20 @@ def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[s
     is another than it asks for.
     """
     kind = values.get("model_type")
-    if kind not in FAMILIES:
-        raise AloeError(f"{where}: model_type is {kind!r}; of these MaxText models are read: {', '.join(FAMILIES)}")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise AloeError(
+            f"{where}: model_type is {shown(kind)}; of these MaxText models are read: {', '.join(FAMILIES)}"
+        )
     family = FAMILIES[kind]
-    for key, only in {"partial_rotary_factor": 1.0, "quantization_config": None, **family.absent}.items():
+    plain = {"partial_rotary_factor": 1.0, **({} if kind.startswith("gemma") else {"hidden_act": "silu"})}
+    for key, only in {**plain, **family.absent}.items():
         if values.get(key, only) not in (only, None):
-            raise AloeError(f"{where}: {key} is {values[key]!r}; supported: {only!r}")
+            raise AloeError(f"{where}: {key} is {shown(values[key])}; supported: {only!r}")
+    check(values, where)
+    for key in () if kind == "llama" else ("num_key_value_heads", "rms_norm_eps"):
+        if key not in values:  # what an absent one means differs from family to family
+            raise AloeError(f"{where}: the key {key} is missing")
     try:
-        for key in SIZES:
-            if not isinstance(values[key], int) or values[key] < 1:
-                raise AloeError(f"{where}: {key} is {values[key]!r}; expected a positive whole number")
         heads = values["num_attention_heads"]
         size = values.get("head_dim") or values["hidden_size"] // heads
         values = {**values, "head_dim": size}
@@ -59,14 +63,14 @@ def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[s
             "head_dim": size,
             "max_position_embeddings": values["max_position_embeddings"],
             "normalization_layer_epsilon": float(values.get("rms_norm_eps", 1e-6)),
-            "rope_max_timescale": _theta(values, family),
+            "rope_max_timescale": _theta(values, family, where),
             "logits_via_embedding": bool(values.get("tie_word_embeddings", kind.startswith("gemma"))),
             "normalize_embedding_logits": kind.startswith("gemma"),
         }
         settings |= family.reads(values, where)
     except KeyError as error:
         raise AloeError(f"{where}: the key {error.args[0]} is missing") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise AloeError(f"{where}: a setting is of the wrong kind ({error})") from None
     for key, value in overrides.items():
         if key in settings and settings[key] != value:
@@ -78,9 +82,9 @@ def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[s
         max_length=values["max_position_embeddings"],
         family=kind,
         query_scale=float(values["query_pre_attn_scalar"]) if values.get("query_pre_attn_scalar") else None,
-        bos_id=values.get("bos_token_id"),
-        eos_ids=token_ids(values.get("eos_token_id")),
-        pad_id=values.get("pad_token_id"),
+        bos_id=token_id(values.get("bos_token_id"), "bos_token_id", where),
+        eos_ids=token_ids(values.get("eos_token_id"), "eos_token_id", where),
+        pad_id=token_id(values.get("pad_token_id"), "pad_token_id", where),
     )
 
 
@@ -143,8 +147,8 @@ def family_of(spec: MaxTextSpec) -> str | None:
     return kind if all(told(again) == told(spec.resolved) for told in TOLD) else None
 
 
-def _theta(values: Mapping[str, Any], family: Family) -> int:
-    table = rope(values)
+def _theta(values: Mapping[str, Any], family: Family, where: str) -> int:
+    table = rope(values, where)
     theta = table.get("rope_theta") or values.get("rope_theta", family.theta)
     if isinstance(table.get("full_attention"), Mapping):
         theta = table["full_attention"]["rope_theta"]

@@ -1,0 +1,86 @@
+"""generation_config.json: at which tokens replies end, and how a model is meant to be sampled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aloe_jax import config
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.errors import AloeError
+from aloe_jax.files import as_path, write_atomically
+from aloe_jax.models.tensor_files import read_json
+from aloe_jax.models.values import token_id, token_ids
+
+FILE = "generation_config.json"
+# What transformers notes of itself, which is not true of a file that we write.
+NOTES = ("_from_model_config", "transformers_version", "_commit_hash")
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The settings in a directory, {} where it has none. Raises AloeError naming the file and what is wrong in it."""
+    file = directory / FILE
+    if not file.is_file():
+        return {}
+    values = read_json(file)
+    token_ids(values.get("eos_token_id"), "eos_token_id", str(file))
+    for key in ("bos_token_id", "pad_token_id"):
+        token_id(values.get(key), key, str(file))
+    return values
+
+
+def of_source(path: Path) -> dict[str, Any]:
+    """The settings of a model directory: a run keeps those it started from beside its tokenizer.
+
+    Runs of earlier versions kept none; then they are those of the first model in its chain, if it is still there.
+    """
+    while (path / "config.yaml").exists() and (path / "spec.json").exists():
+        if values := read(path / "tokenizer"):
+            return values
+        start = config.load(config.Train, path / "config.yaml").model.path
+        if start is None:
+            return {}
+        path = as_path(start)
+    return read(path)
+
+
+def with_settings[S: Any](spec: S, values: Mapping[str, Any]) -> S:
+    """A spec with the ids that end a reply by these settings, too, and with their padding where it has none."""
+    pad = spec.pad_id if spec.pad_id is not None else token_id(values.get("pad_token_id"), "pad_token_id", FILE)
+    return dataclasses.replace(ending(spec, token_ids(values.get("eos_token_id"))), pad_id=pad)
+
+
+def ending[S: Any](spec: S, ids: Iterable[int]) -> S:
+    """A spec whose replies end at these ids, too; those beyond its vocabulary are left out."""
+    ours = tuple(dict.fromkeys((*spec.eos_ids, *(one for one in ids if 0 <= one < spec.vocab))))
+    return dataclasses.replace(spec, eos_ids=ours) if ours != tuple(spec.eos_ids) else spec
+
+
+def template_ends(tokenizer: Any) -> tuple[int, ...]:
+    """The ids at which a reply ends by a tokenizer's chat template; () where it has none that ends replies."""
+    try:
+        return ChatTemplate(tokenizer).stop
+    except AloeError:
+        return ()
+
+
+def merged(spec: Any, source: Mapping[str, Any]) -> dict[str, Any]:
+    """What to write for a model: the settings of its source, and its own special tokens."""
+    kept = {key: value for key, value in source.items() if key not in NOTES}
+    ends = list(dict.fromkeys((*spec.eos_ids, *token_ids(source.get("eos_token_id")))))
+    own = {"bos_token_id": spec.bos_id, "eos_token_id": ends, "pad_token_id": spec.pad_id}
+    kept |= {key: value for key, value in own.items() if value not in (None, [])}
+    return kept
+
+
+def keep(source: str | Path, directory: Path) -> None:
+    """Copy the settings of the model that training starts from, which lie beside its tokenizer, into another directory.
+
+    Raises AloeError where they cannot be used.
+    """
+    values = read(as_path(source))
+    if values:
+        write_atomically(directory / FILE, json.dumps(values, indent=2) + "\n")
