@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aloe_jax.conversation import Message
-from aloe_jax.data.tokenizer import chat_template
+from aloe_jax.data.confined import Job, Node, render
+from aloe_jax.data.tokenizer import chat_template, named_tokens
 from aloe_jax.errors import AloeError
 
 # Stands inside text that only looks like a control token, where it is cut before it is encoded. Unicode keeps
@@ -30,7 +31,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any):
         self.name: str = tokenizer.name_or_path
-        self._tokenizer = tokenizer
+        self._values = {**named_tokens(tokenizer), "enable_thinking": False}
         self._template = chat_template(tokenizer)
         if "strftime_now" in self._template:
             self._template = TODAY + self._template
@@ -68,6 +69,10 @@ class Renderer:
         """Paths that end with a reply, its end of turn included even where the template leaves the last one open."""
         texts = self._texts(paths, prompt=False)
         return [text + self.end for text in texts] if self._unclosed else texts
+
+    def texts(self, nodes: Sequence[Node], jobs: Sequence[Job]) -> list[str]:
+        """The text of every job's path of messages, as the template writes it. Raises AloeError when it refuses."""
+        return render(self.name, self._template, self._values, nodes, jobs)
 
     def system_folded(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, with a system message put before the first user message where the template takes none."""
@@ -126,18 +131,15 @@ class Renderer:
         return eos is not None and eos in text[text.find(answer) : text.find("Xv")]
 
     def _texts(self, paths: Sequence[Sequence[Message]], prompt: bool) -> list[str]:
-        from jinja2 import TemplateError
-
-        try:
-            return self._tokenizer.apply_chat_template(
-                [list(path) for path in paths],
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=prompt,
-                enable_thinking=False,
-            )
-        except (TemplateError, TypeError) as error:
-            raise AloeError(f"{self.name}: the chat template refuses the messages ({error})") from None
+        nodes: list[Node] = []
+        jobs: list[Job] = []
+        for path in paths:
+            before = -1
+            for message in path:
+                nodes.append((before, message["role"], message["content"]))
+                before = len(nodes) - 1
+            jobs.append((before, prompt))
+        return self.texts(nodes, jobs)
 
 
 def _exchange(user: str, reply: str) -> list[Message]:
