@@ -28,7 +28,9 @@ Node = tuple[int, str, str]  # number of the message before it or -1, role, cont
 Job = tuple[int, bool]  # number of the last message, whether the prompt for a reply follows
 
 
-def render(name: str, template: str, values: Mapping[str, object], nodes: Sequence[Node], jobs: Sequence[Job]) -> list[str]:
+def render(
+    name: str, template: str, values: Mapping[str, object], nodes: Sequence[Node], jobs: Sequence[Job]
+) -> list[str]:
     """The text of every job's path: the messages that end with its node.
 
     `values` are further variables of the template. Raises AloeError, which begins with `name`, when the template

@@ -44,7 +44,7 @@ class Generation(jinja2.ext.Extension):
 class Namespace(jinja2.utils.Namespace):
     """Jinja's namespace without names that begin with an underscore."""
 
-    def __init__(*args: Any, **values: Any):  # noqa: N805 - so that a value may be called self
+    def __init__(*args: Any, **values: Any):  # so that a value may be called self
         self, *rest = args
         found = dict(*rest, **values)
         for name in found:
@@ -59,6 +59,10 @@ class Namespace(jinja2.utils.Namespace):
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace cannot have the name {name!r}")
+
+
+def _dict(*args: Any, **values: Any) -> dict[Any, Any]:
+    return dict(*args, **values)  # a function, since a class has attributes that lead elsewhere
 
 
 def _dump(
@@ -82,7 +86,7 @@ def environment() -> ImmutableSandboxedEnvironment:
     made.globals |= {
         "raise_exception": _refuse,
         "strftime_now": lambda form: datetime.now().strftime(form),
-        "dict": lambda *args, **values: dict(*args, **values),
+        "dict": _dict,
         "namespace": Namespace,
     }
     return made

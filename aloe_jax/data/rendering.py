@@ -20,6 +20,8 @@ TODAY = (
     "'%B %d, %Y': 'July 26, 2024'}.get(format, '26 Jul 2024') }}{%- endmacro +%}"
 )
 
+THOUGHTS = ("<think>", "<thinking>", "<thought>", "<reasoning>")  # what opens a model's reasoning
+
 
 class Renderer:
     """A tokenizer's chat template, as text. `name` is what errors call it.
@@ -67,8 +69,11 @@ class Renderer:
 
     def answered(self, paths: Sequence[Sequence[Message]]) -> list[str]:
         """Paths that end with a reply, its end of turn included even where the template leaves the last one open."""
-        texts = self._texts(paths, prompt=False)
-        return [text + self.end for text in texts] if self._unclosed else texts
+        return [self.closed(text) for text in self._texts(paths, prompt=False)]
+
+    def closed(self, text: str) -> str:
+        """The text of a path that ends with a reply, with the end of turn that some templates leave out there."""
+        return text + self.end if self._unclosed else text
 
     def texts(self, nodes: Sequence[Node], jobs: Sequence[Job]) -> list[str]:
         """The text of every job's path of messages, as the template writes it. Raises AloeError when it refuses."""
@@ -106,6 +111,17 @@ class Renderer:
         if text.endswith(self.end + self._trail):
             return len(text) - len(self._trail)
         return text.rfind(self.end) + len(self.end)
+
+    def why_no_prefix(self, prompt: str, reply: str) -> str:
+        """What to say of a template whose prompt is not how the reply's text begins."""
+        opened = next((tag for tag in THOUGHTS if prompt.rstrip().endswith(tag)), None)
+        if opened is None or opened in reply[len(prompt.rstrip()) - len(opened) :][: len(opened)]:
+            return "the chat template's reply prompt is not a prefix of the reply; use a prefix-stable template"
+        return (
+            f"the chat template ends the prompt for a reply with {opened} and writes none in a reply, so that a reply "
+            f"does not stand behind its prompt; in a copy of the model's directory take {opened} out of the end of "
+            "chat_template.jinja (below add_generation_prompt), and train that: it then answers without thinking aloud"
+        )
 
     def _break(self, text: str, mark: str) -> str:
         """Put the mark after the first character of every control token in the text, overlapping ones too."""
