@@ -135,7 +135,7 @@ def pack_sources(
     for name, trees in fitted.items():
         kept = sorted((fit for tree in trees for _, fit in tree if fit is not None), key=lambda tree: -tree.length)
         if not kept:
-            longest = max((unit.length for tree in trees for unit, _ in tree), default=0)
+            longest = max((unit.whole for tree in trees for unit, _ in tree), default=0)
             whose = f" of {name}" if len(sources) > 1 else ""
             raise AloeError(
                 f"data.row_length: none of {len(trees)} trees{whose} fits a row of {row_length} tokens "
@@ -172,7 +172,7 @@ def _units(tree: TokenTree, packing: Packing) -> list[TokenTree]:
             one += other
             group.update(dict.fromkeys(other, one))
     groups = {id(replies): sorted(replies) for replies in group.values()}
-    return [_paths(tree, replies) for replies in groups.values()]
+    return [*(_paths(tree, replies) for replies in groups.values()), *tree.unlaid()]
 
 
 def _paths(tree: TokenTree, replies: Sequence[int]) -> TokenTree:
@@ -212,7 +212,7 @@ def _report(rows: Rows, part: slice, trees: Sequence[Sequence[tuple[TokenTree, T
         shortened=sum(turns > 0 for turns, here in zip(lost, kept, strict=True) if here),
         turns_lost=sum(turns for turns, here in zip(lost, kept, strict=True) if here),
         skipped=len(trees) - sum(kept),
-        lengths=np.array([unit.length for tree in trees for unit, _ in tree], np.int32),
+        lengths=np.array([unit.whole for tree in trees for unit, _ in tree], np.int32),
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aloe_jax.conversation import Message
-from aloe_jax.data.tokenizer import chat_template
+from aloe_jax.data.confined import Job, Node, render
+from aloe_jax.data.tokenizer import chat_template, named_tokens
 from aloe_jax.errors import AloeError
 
 # Stands inside text that only looks like a control token, where it is cut before it is encoded. Unicode keeps
@@ -18,6 +19,8 @@ TODAY = (
     "{%- macro strftime_now(format) -%}{{ {'%Y-%m-%d': '2024-07-26', '%d %B %Y': '26 July 2024', "
     "'%B %d, %Y': 'July 26, 2024'}.get(format, '26 Jul 2024') }}{%- endmacro +%}"
 )
+
+THOUGHTS = ("<think>", "<thinking>", "<thought>", "<reasoning>")  # what opens a model's reasoning
 
 
 class Renderer:
@@ -30,7 +33,7 @@ class Renderer:
 
     def __init__(self, tokenizer: Any):
         self.name: str = tokenizer.name_or_path
-        self._tokenizer = tokenizer
+        self._values = {**named_tokens(tokenizer), "enable_thinking": False}
         self._template = chat_template(tokenizer)
         if "strftime_now" in self._template:
             self._template = TODAY + self._template
@@ -66,8 +69,15 @@ class Renderer:
 
     def answered(self, paths: Sequence[Sequence[Message]]) -> list[str]:
         """Paths that end with a reply, its end of turn included even where the template leaves the last one open."""
-        texts = self._texts(paths, prompt=False)
-        return [text + self.end for text in texts] if self._unclosed else texts
+        return [self.closed(text) for text in self._texts(paths, prompt=False)]
+
+    def closed(self, text: str) -> str:
+        """The text of a path that ends with a reply, with the end of turn that some templates leave out there."""
+        return text + self.end if self._unclosed else text
+
+    def texts(self, nodes: Sequence[Node], jobs: Sequence[Job]) -> list[str]:
+        """The text of every job's path of messages, as the template writes it. Raises AloeError when it refuses."""
+        return render(self.name, self._template, self._values, nodes, jobs)
 
     def system_folded(self, messages: Sequence[Message]) -> list[Message]:
         """The messages, with a system message put before the first user message where the template takes none."""
@@ -102,6 +112,17 @@ class Renderer:
             return len(text) - len(self._trail)
         return text.rfind(self.end) + len(self.end)
 
+    def why_no_prefix(self, prompt: str, reply: str) -> str:
+        """What to say of a template whose prompt is not how the reply's text begins."""
+        opened = next((tag for tag in THOUGHTS if prompt.rstrip().endswith(tag)), None)
+        if opened is None or opened in reply[len(prompt.rstrip()) - len(opened) :][: len(opened)]:
+            return "the chat template's reply prompt is not a prefix of the reply; use a prefix-stable template"
+        return (
+            f"the chat template ends the prompt for a reply with {opened} and writes none in a reply, so that a reply "
+            f"does not stand behind its prompt; in a copy of the model's directory take {opened} out of the end of "
+            "chat_template.jinja (below add_generation_prompt), and train that: it then answers without thinking aloud"
+        )
+
     def _break(self, text: str, mark: str) -> str:
         """Put the mark after the first character of every control token in the text, overlapping ones too."""
         pieces, done, match = [], 0, self._pattern.search(text)
@@ -126,18 +147,15 @@ class Renderer:
         return eos is not None and eos in text[text.find(answer) : text.find("Xv")]
 
     def _texts(self, paths: Sequence[Sequence[Message]], prompt: bool) -> list[str]:
-        from jinja2 import TemplateError
-
-        try:
-            return self._tokenizer.apply_chat_template(
-                [list(path) for path in paths],
-                chat_template=self._template,
-                tokenize=False,
-                add_generation_prompt=prompt,
-                enable_thinking=False,
-            )
-        except (TemplateError, TypeError) as error:
-            raise AloeError(f"{self.name}: the chat template refuses the messages ({error})") from None
+        nodes: list[Node] = []
+        jobs: list[Job] = []
+        for path in paths:
+            before = -1
+            for message in path:
+                nodes.append((before, message["role"], message["content"]))
+                before = len(nodes) - 1
+            jobs.append((before, prompt))
+        return self.texts(nodes, jobs)
 
 
 def _exchange(user: str, reply: str) -> list[Message]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from aloe_jax.conversation import Conversation, Message
 from aloe_jax.data.encoding import Encoder
 from aloe_jax.data.encoding import Place as Beginning
+from aloe_jax.data.laying import LaidOut, Piece, lay_out
 from aloe_jax.data.messages import MessageTree
+from aloe_jax.data.paths import Paths, Written
 from aloe_jax.data.rendering import Renderer
 from aloe_jax.data.tokenizer import generation_stops
-from aloe_jax.data.trees import Node, Pair, TokenTree
+from aloe_jax.data.trees import Place, TokenTree
 from aloe_jax.errors import AloeError
 
 
@@ -24,16 +22,12 @@ class UnstableTemplateError(AloeError):
     """The text of a path does not begin with the text of the same path with one message less."""
 
 
-Place = tuple[int, int]  # (exchange, reply) of a message tree
+class _RewrittenError(Exception):
+    """The template rewrites what was said before."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Ids of one exchange: from the end of what it answers (or from the start) to its replies' prompt, and on."""
-
-    prompt: list[int]
-    replies: list[list[int]]  # each through its end of turn
-    trails: list[list[int]]  # what the template writes after a last reply
+ROUGHLY = 100_000  # characters by which the length of a long text is judged
+FIRST_LEVELS = 8  # turns that are rendered before it is looked whether more of them can be in a row
 
 
 class ChatTemplate:
@@ -96,82 +90,171 @@ class ChatTemplate:
 
         Raises UnstableTemplateError when not even a turn's prompt is a prefix of its replies, or a reply has no end.
         """
-        talk = MessageTree.of(talk)
-        numbers = range(len(talk.exchanges))
-        prompts, replies, mark = self._texts(talk)
-        ends = {place: self._renderer.reply_end(reply) for place, reply in replies.items()}
-        for (number, which), reply in replies.items():
-            where = f"{self._renderer.name}: {talk.where}, turn {number + 1}"
-            if not reply.startswith(prompts[number]):
-                raise UnstableTemplateError(
-                    f"{where}: the chat template's reply prompt is not a prefix of the reply; "
-                    "use a prefix-stable template"
-                )
-            if ends[number, which] <= len(prompts[number]):
+        return self.laid_out(talk).trees
+
+    def laid_out(self, talk: Conversation | MessageTree, longest: int | None = None) -> LaidOut:
+        """The same as `trees`; what leads to an exchange is rendered and encoded only up to `longest` tokens.
+
+        An exchange that answers a reply whose path is longer is left out: no row of `longest` tokens could have it.
+        What stands in the trees is the same. Every path is rendered whole, so the time grows with the square of the
+        turns that are laid out, not of those that there are.
+        """
+        paths = Paths(self._renderer, MessageTree.of(talk))
+        try:
+            return self._as_one(paths, longest)
+        except _RewrittenError:
+            return self._turn_by_turn(paths, longest)
+
+    def _as_one(self, paths: Paths, longest: int | None) -> LaidOut:
+        """One tree. Raises _RewrittenError where a path does not begin with the path before it."""
+        follows = [exchange.follows for exchange in paths.talk.exchanges]
+        pieces: dict[int, Piece] = {}
+        lengths: dict[Place, int] = {}  # tokens of the path through a reply
+        closed: dict[Place, str] = {}  # its text, where it is answered by what is not rendered yet
+        following, levels = [0], FIRST_LEVELS
+        while following:
+            window = paths.below(following, levels)
+            written = self._written(paths, window, longest)
+            starts = dict.fromkeys(window, 0)
+            for number, text in written.items():
+                self._check(paths.talk, number, text)
+                for which, reply in enumerate(text.replies):
+                    if (number, which) in paths.answers:
+                        closed[number, which] = reply[: self._renderer.reply_end(reply)]
+                if (place := follows[number]) is not None:
+                    if not text.prompt.startswith(closed[place]):
+                        raise _RewrittenError
+                    starts[number] = len(closed[place])
+            made = self._pieces(paths, written, starts, longest)
+            following = []
+            for number in window:
+                if (place := follows[number]) is not None and _over(lengths.get(place), longest):
+                    continue
+                piece = pieces[number] = made[number]
+                before = len(piece.prompt) + (0 if place is None else lengths[place])
+                for which, ids in enumerate(piece.replies):
+                    lengths[number, which] = before + len(ids)
+                    if not _over(lengths[number, which], longest):
+                        following += [n for n in paths.answers.get((number, which), ()) if n not in starts]
+            kept = {follows[number] for number in following}
+            kept |= {place for place, length in lengths.items() if _over(length, longest)}
+            closed = {place: text for place, text in closed.items() if place in kept}
+            levels = max(FIRST_LEVELS, len(pieces) // 8)
+        return lay_out(paths, pieces, self._rate(paths, pieces, closed))
+
+    def _turn_by_turn(self, paths: Paths, longest: int | None) -> LaidOut:
+        """A tree for every exchange."""
+        pieces: dict[int, Piece] = {}
+        following = [0]
+        while following:
+            window = paths.below(following, FIRST_LEVELS)
+            written = self._written(paths, window, longest)
+            for number, text in written.items():
+                self._check(paths.talk, number, text)
+            pieces |= self._pieces(paths, written, dict.fromkeys(window, 0), longest)
+            opening = paths.texts_of(0)[0][-1].strip()
+            following = []
+            for number in window:
+                # A template that forgets how the chat began may write shorter paths later on.
+                if not _over(len(pieces[number].prompt), longest) or opening not in written[number].prompt:
+                    answers = (paths.answers.get((number, n), ()) for n in range(len(pieces[number].replies)))
+                    following += [later for after in answers for later in after if later not in pieces]
+        return lay_out(paths, pieces, self._rate(paths, pieces, {}), parted=True)
+
+    def _written(self, paths: Paths, numbers: Sequence[int], longest: int | None) -> dict[int, Written]:
+        """Render exchanges; of a message that alone is too long only its beginning."""
+        if longest is not None:
+            for number in numbers:
+                paths.shorten(number, lambda text: self._is_longer(text, longest))
+        return paths.write(numbers)
+
+    def _is_longer(self, text: str, longest: int) -> bool:
+        """Whether a text has more than `longest` tokens, as its beginning shows; False where that does not."""
+        size = 32 * longest + 4096
+        while size < len(text):
+            if len(self._encode([text[:size]])[0]) > 2 * longest + 64:
+                return True
+            size *= 4
+        return False
+
+    def _check(self, talk: MessageTree, number: int, text: Written) -> None:
+        where = f"{self._renderer.name}: {talk.where}, turn {number + 1}"
+        for which, reply in enumerate(text.replies):
+            if not reply.startswith(text.prompt):
+                raise UnstableTemplateError(f"{where}: {self._renderer.why_no_prefix(text.prompt, reply)}")
+            if self._renderer.reply_end(reply) <= len(text.prompt):
                 branch = talk.exchanges[number].replies[which].branch or "earlier"
                 raise UnstableTemplateError(f"{where}: the chat template does not end the {branch} reply")
-        answers: dict[Place, list[int]] = {}
-        for number in numbers:
-            if (place := talk.exchanges[number].follows) is not None:
-                answers.setdefault(place, []).append(number)
-        starts = [0] * len(numbers)
-        answering = [(place, number) for place, after in answers.items() for number in after]
-        stable = all(prompts[number].startswith(replies[place][: ends[place]]) for place, number in answering)
-        if stable:
-            for place, number in answering:
-                starts[number] = ends[place]
-        pieces = self._pieces(prompts, replies, starts, ends, mark)
-        if stable:
-            return [self._tree(talk, pieces, 0, answers, talk.id)]
-        judged = (n for n in numbers if any(reply.branch is not None for reply in talk.exchanges[n].replies))
-        return [self._tree(talk, pieces, number, {}, f"{talk.id}/{number}") for number in judged]
 
-    def _texts(self, talk: MessageTree) -> tuple[list[str], dict[Place, str], str]:
-        """Every exchange's path as text: up to its replies' prompt, and through each reply; and the mark in them."""
-        places = [(n, which) for n, exchange in enumerate(talk.exchanges) for which in range(len(exchange.replies))]
-        answered = [self._renderer.system_folded(talk.messages(*place)) for place in places]
-        mark = ""
-        if self.lookalikes(talk):
-            every, mark = self._renderer.mark([message for path in answered for message in path])
-            marked = iter(every)
-            answered = [[next(marked) for _ in path] for path in answered]
-        paths = dict(zip(places, answered, strict=True))
-        prompts = self._renderer.prompts([paths[number, 0][:-1] for number in range(len(talk.exchanges))])
-        return prompts, dict(zip(places, self._renderer.answered(answered), strict=True)), mark
+    def _rate(self, paths: Paths, pieces: dict[int, Piece], closed: dict[Place, str]) -> float:
+        """Tokens a character of the messages that are left out or unread, about.
+
+        Raises _RewrittenError where the path to the deepest of them does not begin with what is laid out of it.
+        """
+        left_out = [number for number in range(len(paths.depth)) if number not in pieces]
+        last = max(left_out, key=lambda number: paths.depth[number], default=None)
+        if last is not None:
+            (text,) = (written.prompt for written in paths.write([last]).values())
+            place, said = paths.talk.exchanges[last].follows, sum(map(len, paths.texts_of(last)[0]))
+            while place is not None and place[0] not in pieces:
+                asked, replies = paths.texts_of(place[0])
+                said += sum(map(len, asked)) + len(replies[place[1]])
+                place = paths.talk.exchanges[place[0]].follows
+            if place in closed:
+                if not text.startswith(closed[place]):
+                    raise _RewrittenError
+                text = text[len(closed[place]) :]
+        elif paths.unread:
+            texts = [text for number in paths.unread_prompts for text in paths.texts_of(number)[0]]
+            texts += [paths.texts_of(number)[1][which] for number, which in paths.unread_replies]
+            text = max(texts, key=len)
+            said = len(text)
+        else:
+            return 0.0
+        return len(self._encode([text[:ROUGHLY]], paths.mark)[0]) * max(1.0, len(text) / ROUGHLY) / said
 
     def _pieces(
-        self,
-        prompts: Sequence[str],
-        replies: Mapping[Place, str],
-        starts: Sequence[int],
-        ends: Mapping[Place, int],
-        mark: str,
-    ) -> list[Piece]:
-        """Encode each exchange's prompt from `starts` on, and each reply behind it up to `ends`."""
-        inside = [n for n, start in enumerate(starts) if start]
-        outside = [n for n, start in enumerate(starts) if not start]
-        ids = dict(zip(inside, self._encode([prompts[n][starts[n] :] for n in inside], mark, "token"), strict=True))
-        ids |= zip(outside, self._encode([prompts[n] for n in outside], mark), strict=True)
-        pieces = [Piece(ids[number], [], []) for number in range(len(prompts))]
-        openings = [self._opening(prompts[n], starts[n], piece.prompt) for n, piece in enumerate(pieces)]
-        bare = [reply[len(prompts[place[0]]) : ends[place]] for place, reply in replies.items()]
+        self, paths: Paths, written: dict[int, Written], starts: dict[int, int], longest: int | None
+    ) -> dict[int, Piece]:
+        """Encode each exchange's prompt from `starts` on, and each reply behind it up to its end of turn.
+
+        For what was not read to its end there are zeros, more than any row has room for.
+        """
+        mark = paths.mark
+        inside = [n for n in written if starts[n]]
+        outside = [n for n in written if not starts[n]]
+        asked = [written[n].prompt[starts[n] :] for n in inside]
+        ids = dict(zip(inside, self._encode(asked, mark, "token"), strict=True))
+        ids |= zip(outside, self._encode([written[n].prompt for n in outside], mark), strict=True)
+        openings = {n: self._opening(text.prompt, starts[n], ids[n]) for n, text in written.items()}
+        replies = [(n, reply) for n, text in written.items() for reply in text.replies]
+        ends = [self._renderer.reply_end(reply) for _, reply in replies]
+        bare = [reply[len(written[n].prompt) : end] for (n, reply), end in zip(replies, ends, strict=True)]
         behind = [openings[n][0] + text for (n, _), text in zip(replies, bare, strict=True)]
-        for place, text, whole in zip(replies, bare, self._encode(behind, mark), strict=True):
-            piece, opening = pieces[place[0]], openings[place[0]][1]
+        pieces = {number: Piece(ids[number], [], []) for number in written}
+        encoded = self._encode(behind, mark)
+        for (number, reply), end, text, whole in zip(replies, ends, bare, encoded, strict=True):
+            piece, opening = pieces[number], openings[number][1]
             # Where a token would merge across the cut, the reply is encoded alone: generation does not see beyond it.
             merges = whole[: len(opening)] != opening
             piece.replies.append(self._encode([text], mark, "text")[0] if merges else whole[len(opening) :])
-            piece.trails.append(self._known(replies[place][ends[place] :], "token"))
+            piece.trails.append(self._known(reply[end:], "token"))
+        if longest is not None:
+            for number in paths.unread_prompts & written.keys():
+                pieces[number] = replace(pieces[number], prompt=[0] * (longest + 1))
+            for number, which in paths.unread_replies:
+                if number in written:
+                    pieces[number].replies[which] = [0] * (longest + 1)
         return pieces
 
-    def _opening(self, prompt: str, start: int, ids: list[int]) -> tuple[str, list[int]]:
+    def _opening(self, prompt: str, start: int, ids: Sequence[int]) -> tuple[str, list[int]]:
         """The end of a prompt from its last control token on, and its ids: enough to see what merges with a reply."""
         cut = prompt.rfind(self._renderer.opener, start) if self._renderer.opener else -1
         if cut >= 0:
             return prompt[cut:], self._known(prompt[cut:])
         if start:
             return self._renderer.end + prompt[start:], [self._encode.anchor_id, *ids]
-        return prompt, ids
+        return prompt, list(ids)
 
     def _known(self, text: str, place: Beginning = "start") -> list[int]:
         """Ids of text that the template writes again and again."""
@@ -179,62 +262,6 @@ class ChatTemplate:
             self._seen[text, place] = self._encode([text], place=place)[0]
         return self._seen[text, place]
 
-    def _tree(
-        self,
-        talk: MessageTree,
-        pieces: Sequence[Piece],
-        first: int,
-        answers: Mapping[Place, Sequence[int]],
-        tree_id: str,
-    ) -> TokenTree:
-        """The tree from exchange `first` on; `answers` says which exchanges answer which reply."""
-        nodes: list[Node] = []
-        found: dict[Place, int] = {}  # the node of a reply
-        waiting: list[Callable[[], None]] = []  # what is still to lay out, the next one last
 
-        def ask(number: int, parent: int, before: Any) -> None:
-            """Append an exchange's prompt; `before` is the digest of its path up to `parent`."""
-            depth = nodes[parent].turn + 1 if nodes else talk.depth(number)
-            nodes.append(Node(parent, pieces[number].prompt, turn=depth))
-            asked, prompt = digested(before, pieces[number].prompt), len(nodes) - 1
-            for which in reversed(range(len(pieces[number].replies))):
-                waiting.append(partial(answer, (number, which), prompt, asked))
-
-        def answer(place: Place, prompt: int, asked: Any) -> None:
-            """Append a reply; what answers it comes next."""
-            number, which = place
-            reply, scored = talk.exchanges[number].replies[which], pieces[number].replies[which]
-            digest, after = digested(asked, scored), answers.get(place, ())
-            # The template writes the trail after a last reply; what follows an answered one begins with its own.
-            tokens = scored if after else [*scored, *pieces[number].trails[which]]
-            found[place] = len(nodes)
-            depth = nodes[prompt].turn
-            if reply.branch is None:
-                nodes.append(Node(prompt, tokens, 0, depth, source=number))
-            else:
-                name = f"{reply.name}#{digest.hexdigest()}"
-                nodes.append(Node(prompt, tokens, len(scored), depth, name, number, reply.branch))
-            for later in reversed(after):
-                waiting.append(partial(ask, later, found[place], digest))
-
-        ask(first, -1, hashlib.blake2s(digest_size=6))
-        while waiting:
-            waiting.pop()()
-        pairs = [
-            Pair(
-                nodes[found[number, 0]].turn,
-                found[number, choice.preferred],
-                found[number, choice.rejected],
-                choice.where,
-            )
-            for number in dict.fromkeys(number for number, _ in found)
-            for choice in talk.exchanges[number].choices
-        ]
-        return TokenTree(tree_id, tuple(nodes), tuple(sorted(pairs, key=lambda pair: pair.turn)))
-
-
-def digested(before: Any, ids: Sequence[int]) -> Any:
-    """The digest of a path's ids, from the digest of its beginning: stale log-probs cannot match a reply's name."""
-    digest = before.copy()
-    digest.update(np.array(ids, np.int32).tobytes())
-    return digest
+def _over(length: int | None, longest: int | None) -> bool:
+    return longest is not None and (length is None or length > longest)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from aloe_jax.command import Command, one_line_errors
+from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.files import WEIGHTS, here, resolved
@@ -67,16 +68,19 @@ def chat_template(tokenizer: Any) -> str:
     return templates
 
 
+def named_tokens(tokenizer: Any) -> dict[str, str]:
+    """What a chat template may call the tokenizer's special tokens by: bos_token, eos_token and so on."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
+
+
 def _write_bos(tokenizer: Any, path: str | Path) -> None:
     bos = tokenizer.bos_token_id
     if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
         return
-    from jinja2 import TemplateError
-
-    template, user = chat_template(tokenizer), [{"role": "user", "content": "a"}]
+    template = chat_template(tokenizer)
     try:
-        text = tokenizer.apply_chat_template(user, chat_template=template, tokenize=False)
-    except (TemplateError, TypeError):
+        (text,) = render(str(path), template, named_tokens(tokenizer), [(-1, "user", "a")], [(0, False)])
+    except AloeError:
         return  # told, with what is wrong, when the template is put to use
     if tokenizer.bos_token not in text:
         tokenizer.chat_template = "{{ bos_token }}" + template

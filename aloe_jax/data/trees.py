@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,17 @@ from functools import cached_property
 import numpy as np
 
 from aloe_jax.conversation import Branch
+
+Place = tuple[int, int]  # (exchange, reply) of a message tree
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What of a conversation is not laid out, because what leads to it is longer than any row."""
+
+    tokens: int  # about
+    turns: int  # on the longest path of the whole conversation
+    units: int  # pairs, or replies to learn from
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +63,17 @@ class TokenTree:
     id: str
     nodes: tuple[Node, ...]
     pairs: tuple[Pair, ...]
+    beyond: Beyond | None = None  # what is longer than any row; where nothing else is there, the tree has no nodes
 
     @cached_property
     def length(self) -> int:
         """Tokens in the tree, each counted once."""
         return sum(len(node.tokens) for node in self.nodes)
+
+    @property
+    def whole(self) -> int:
+        """Tokens of the conversation, about, where not all of it is laid out."""
+        return self.length + (0 if self.beyond is None else self.beyond.tokens)
 
     def flatten(self) -> FlatTree:
         """Lay the tree out as one sequence, with the fields that rebuild its shape."""
@@ -86,14 +104,18 @@ class TokenTree:
             node=np.where(within < scored, owner + 1, 0).astype(np.int32),
         )
 
-    def keep_replies(self, wanted: Collection[int]) -> TokenTree:
-        """Keep only the wanted replies and what leads to them, and score only those. Pairs are dropped."""
-        return self._part(wanted, ())
+    def keep_replies(self, wanted: Collection[int], context: Collection[int] = ()) -> TokenTree:
+        """Keep only the wanted replies, `context` and what leads to them, and score only the wanted ones.
+
+        Pairs are dropped.
+        """
+        return self._part(wanted, (), context)
 
     @property
     def turns(self) -> int:
         """Turns on its longest path."""
-        return 1 + max(node.turn for node in self.nodes)
+        laid_out = 1 + max((node.turn for node in self.nodes), default=-1)
+        return laid_out if self.beyond is None else max(laid_out, self.beyond.turns)
 
     def first_turns(self, turns: int) -> TokenTree:
         """The tree without the turns deeper than `turns`."""
@@ -107,20 +129,22 @@ class TokenTree:
 
     def fit(self, length: int) -> TokenTree | None:
         """The longest version in whole turns of at most `length` tokens, None when no reply that counts fits."""
-        tree = self
-        while tree.length > length:
-            tree = tree.first_turns(tree.turns - 1)
-            if not any(node.scored for node in tree.nodes):
-                return None
-        return tree
+        if self.length <= length and self.beyond is None:
+            return self
+        sizes = [0] * (1 + max((node.turn for node in self.nodes), default=-1))
+        for node in self.nodes:
+            sizes[node.turn] += len(node.tokens)
+        fitting = sum(size <= length for size in itertools.accumulate(sizes))
+        tree = self.first_turns(fitting)
+        return tree if any(node.scored for node in tree.nodes) else None
 
     def split(self, length: int) -> list[TokenTree]:
         """Trees of at most `length` tokens that together hold every pair, and every scored reply that is in none.
 
         What several of them need of the shared prefixes is repeated as context. A pair that is too long with its
-        path is a tree of its own, for `fit` to judge.
+        path is a tree of its own, for `fit` to judge; so is each of what is beyond any row.
         """
-        if self.length <= length:
+        if self.length <= length and self.beyond is None:
             return [self]
         paired = {node for pair in self.pairs for node in (pair.preferred, pair.rejected)}
         units: list[tuple[tuple[int, ...], tuple[Pair, ...]]] = [
@@ -142,7 +166,16 @@ class TokenTree:
             room -= size
             wanted += replies
             pairs += pair
-        return [*trees, self._part(wanted, pairs)]
+        if wanted:
+            trees.append(self._part(wanted, pairs))
+        return [*trees, *self.unlaid()]
+
+    def unlaid(self) -> list[TokenTree]:
+        """A tree without nodes for each pair, or reply to learn from, that is beyond any row."""
+        if self.beyond is None:
+            return []
+        each = replace(self.beyond, tokens=self.whole, units=1)
+        return [TokenTree(self.id, (), (), each)] * self.beyond.units
 
     def _paths(self, ends: Iterable[int]) -> set[int]:
         """All nodes on the paths to these."""
@@ -153,11 +186,11 @@ class TokenTree:
                 node = self.nodes[node].parent  # noqa: PLW2901 - on to the node before it
         return nodes
 
-    def _part(self, wanted: Collection[int], pairs: Iterable[Pair]) -> TokenTree:
+    def _part(self, wanted: Collection[int], pairs: Iterable[Pair], context: Collection[int] = ()) -> TokenTree:
         wanted = set(wanted)
         kept: dict[int, int] = {-1: -1}
         nodes: list[Node] = []
-        for index in sorted(self._paths(wanted)):
+        for index in sorted(self._paths({*wanted, *context})):
             node = self.nodes[index]
             kept[index] = len(nodes)
             scored = node.scored if index in wanted else 0

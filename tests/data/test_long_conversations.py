@@ -1,0 +1,171 @@
+"""Conversations longer than a row: what fits is what it is without a limit, and the rest costs next to nothing."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aloe_jax.conversation import Conversation, Turn
+from aloe_jax.data.chats import read_chat
+from aloe_jax.data.loader import FIELDS
+from aloe_jax.data.packing import pack_sources
+from aloe_jax.data.preferences import Forest, read_comparison
+from aloe_jax.data.prepare import token_trees
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.errors import AloeError
+from tests.conversations import PERSONA, conversation
+from tests.data.families import FAMILIES, loaded
+from tests.data.jsonl import chat, preference
+from tests.data.whole_paths import WholePaths
+
+BRANCHES = ("preferred", "rejected")
+
+
+def random_talk(random, name, turns):
+    """A tree in which any reply may be answered, with messages of any length, some of them longer than any row."""
+    made, free = [], [(None, None)]
+    for number in range(turns):
+        # Mostly the newest reply is answered: long paths.
+        which = len(free) - 1 if random.random() < 0.7 else int(random.integers(len(free)))
+        follows, after = free.pop(which)
+
+        def text(word, number=number):
+            size = 2000 if random.random() < 0.05 else int(random.integers(1, 12))
+            return " ".join(f"{word}{k}" for k in range(size)) + f" {name} {number}"
+
+        rejected = None if random.random() < 0.2 else text("bad")
+        turn = {"user": text("ask"), "preferred": text("good"), "rejected": rejected, "continued": "preferred"}
+        made.append(Turn(**turn, hinted="preferred", follows=follows, after=after))
+        free += [(number, branch) for branch in BRANCHES if branch == "preferred" or rejected is not None]
+    return Conversation(id=name, persona=PERSONA, turns=made)
+
+
+def rows_of(template, talks, row_length, replies, packing):
+    try:
+        trees = token_trees(copy.copy(talks), template, row_length, replies, "w")
+        rows, (report,) = pack_sources({"w": trees}, row_length, packing)
+    except AloeError as error:
+        return type(error), str(error).partition(" tokens (the longest")[0].partition(": the chat")[0]
+    return rows, report
+
+
+def check_same(name, talks, row_length, replies, packing):
+    tokenizer, template = loaded(name)[1:]
+    expected = rows_of(WholePaths(tokenizer), talks, row_length, replies, packing)
+    found = rows_of(template, talks, row_length, replies, packing)
+    if not isinstance(found[0], type(expected[0])) or isinstance(found[0], type):
+        assert found == expected
+        return
+    assert found[0].reply_ids == expected[0].reply_ids and found[0].tree_ids == expected[0].tree_ids
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(found[0], field), getattr(expected[0], field))
+    assert str(found[1]) == str(expected[1])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    row_length=st.sampled_from([24, 48, 64, 96, 150, 300, 700]),
+    replies=st.sampled_from([None, "preferred", "plain", "both"]),
+    packing=st.sampled_from(["trees", "paths"]),
+)
+def test_what_fits_is_the_same_as_with_every_path_rendered(name, seed, row_length, replies, packing):
+    random = np.random.default_rng(seed)
+    talks = [random_talk(random, f"c{k}", int(random.integers(1, 40))) for k in range(2)]
+    check_same(name, talks, row_length, replies, packing)
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen3", "mistral", "gemma"])
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), row_length=st.sampled_from([64, 150, 300]))
+def test_chats_and_joined_preferences_too(name, seed, row_length):
+    random = np.random.default_rng(seed)
+    chats = [read_chat(chat(f"Ada {k}", int(random.integers(1, 40)), "Speak kindly."), f"w {k}") for k in range(3)]
+    check_same(name, chats, row_length, "preferred", "trees")
+    said = [f"so {k}" for k in range(61)]
+    records = [preference(said[: 2 * int(random.integers(0, 30)) + 1], f"a {k}", f"b {k}") for k in range(12)]
+    for replies in (None, "preferred"):
+        joined = list(Forest(read_comparison(record, f"p {n}") for n, record in enumerate(records)).trees())
+        check_same(name, joined, row_length, replies, "trees")
+
+
+# Forgets all but the last messages, from which on a path is not the beginning of a longer one.
+FORGETS = (
+    "{% for m in messages[-9:] %}{{ '<|start_header_id|>' + m.role + m.content + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("row_length", [20, 80, 150, 2000])
+def test_a_template_that_forgets_is_followed_to_its_end(row_length):
+    tokenizer = copy.deepcopy(loaded("llama3")[1])
+    tokenizer.chat_template = FORGETS
+    talks = [conversation(40), conversation(3, "c1")]
+    expected, found = (
+        rows_of(kind(tokenizer), talks, row_length, None, "trees") for kind in (WholePaths, ChatTemplate)
+    )
+    if row_length == 20:
+        assert found == expected and found[0] is AloeError
+        return
+    np.testing.assert_array_equal(found[0].tokens, expected[0].tokens)
+    assert str(found[1]) == str(expected[1])
+
+
+def test_the_length_that_is_told_is_near_the_true_one():
+    template = loaded("llama3")[2]
+    talk = conversation(400)
+    (whole,) = token_trees([talk], template, 10**6, None, "w")
+    (cut,) = token_trees([talk], template, 500, None, "w")
+    assert len(cut.nodes) < len(whole.nodes) / 5 and cut.turns == whole.turns == 400
+    assert abs(cut.whole - whole.length) < 0.1 * whole.length
+    with pytest.raises(AloeError, match=r"none of 1 trees fits a row of 20 tokens \(the longest has ") as caught:
+        pack_sources({"w": token_trees([talk], template, 20, None, "w")}, 20)
+    assert abs(int(str(caught.value).split("has ")[1].split(")")[0]) - whole.length) < 0.2 * whole.length
+
+
+CHILD = """
+import json, os, resource, sys, time
+from aloe_jax import config
+from aloe_jax.data.mixture import gather
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.data.tokenizer import load_tokenizer
+template = ChatTemplate(load_tokenizer(sys.argv[2]))
+start = time.monotonic()
+made = gather(config.Data(path=sys.argv[1], row_length=int(sys.argv[3])), template, None, "train", tell=lambda s: None)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for child in open("/proc/self/task/" + str(os.getpid()) + "/children").read().split():  # what renders, too
+    peak += int(open("/proc/" + child + "/status").read().split("VmHWM:")[1].split()[0])
+print(json.dumps([time.monotonic() - start, peak / 1024, str(made.report)]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("turns", "1 trees lost "), ("line", "1 trees skipped: not even their first reply fits a row")],
+)
+def test_ten_thousand_turns_and_fifty_megabytes(tmp_path, what, told):
+    if what == "turns":
+        long = [
+            {"user": f"u{k}", "preferred": f"p{k}", "rejected": f"r{k}", "continued": "preferred"}
+            for k in range(10_000)
+        ]
+    else:
+        long = [{"user": "word " * 10_000_000, "preferred": "p", "rejected": "r", "continued": "preferred"}]
+    record = conversation(1, "long").record() | {"turns": long}
+    path = tmp_path / "long.jsonl"
+    lines = [json.dumps(record), *(conversation(2, f"c{k}").to_json() for k in range(6))]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    path.with_name("long.validation.jsonl").write_text(conversation(2, "v").to_json())
+    loaded("llama3")[1].save_pretrained(tmp_path / "tokenizer")
+    command = [sys.executable, "-c", CHILD, str(path), str(tmp_path / "tokenizer"), "1024"]
+    child = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, mebibytes, report = json.loads(child.stdout)
+    print(f"{what}: {seconds:.1f} s, {mebibytes:.0f} MiB: {report}")
+    assert told in report
+    assert seconds < 20 and mebibytes < 1024
