@@ -235,8 +235,9 @@ class Role(Section):
     key_variable: str | None = None  # environment variable with the key; None: the provider's usual ones
     project: str | None = None  # genai: a Google Cloud project makes it Vertex AI, with `location`
     location: str = "global"
-    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds for one attempt
+    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds for one attempt, from the first byte to the last
     attempts: Positive = 8  # of one call while the server is overloaded or cannot be reached
+    longest_wait: Annotated[float, Field(ge=0)] = 300.0  # seconds that a server may ask to wait before the next attempt
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
     price: Price | None = None
@@ -248,6 +249,39 @@ class Role(Section):
         if isinstance(values, dict) and values.get("provider") == "policy":
             return {"max_output_tokens": 128} | values
         return values
+
+    @field_validator("endpoint")
+    @classmethod
+    def _without_secrets(cls, endpoint: str | None) -> str | None:
+        # Settings are written beside every run's results. The message must not repeat what it refuses.
+        if endpoint is None:
+            return None
+        if re.search(r"[\x00-\x20\x7f]", endpoint):
+            raise ValueError("there is a space or a line break in the address")
+        rest = endpoint.partition("://")[2] or endpoint
+        if "@" in rest:
+            raise ValueError(
+                "a user name or a password stands in the address, which is saved with every run; leave out what is "
+                "before the @, and give the name of an environment variable with the key as key_variable"
+            )
+        if "?" in rest or "#" in rest:
+            raise ValueError(
+                "the address has a query (?...), which is saved with every run and not sent to the server; leave it "
+                "out, and give the name of an environment variable with the key as key_variable"
+            )
+        return endpoint
+
+    @field_validator("key_variable")
+    @classmethod
+    def _a_name(cls, variable: str | None) -> str | None:
+        if variable is not None and (
+            not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) or variable.startswith(("AIza", "gsk_", "hf_"))
+        ):
+            raise ValueError(
+                "is no name of an environment variable; put the key itself into the environment, under a name such as "
+                "MY_KEY, and give that name"
+            )
+        return variable
 
     @model_validator(mode="after")
     def _reachable(self) -> Role:
@@ -508,11 +542,15 @@ def load[S: Section](kind: type[S], path: str | Path, overrides: Sequence[str] =
         raise AloeError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    where = f"{path}" + (f" with {' '.join(overrides)}" if overrides else "")
+    where = f"{path}" + (f" with {' '.join(_SECRET.sub(r'\1…', one) for one in overrides)}" if overrides else "")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise AloeError(f"{where}: {_explain(kind, error)}") from None
+
+
+# An override in which somebody may have put a password or a key, which is then refused.
+_SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
 
 
 def dump(settings: Section) -> str:
