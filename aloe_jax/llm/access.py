@@ -21,8 +21,8 @@ KEY_VARIABLES = {
     "openai": ("OPENAI_API_KEY",),
 }
 _LONGEST_MESSAGE = 600  # characters of a server's message that are passed on
-_KEY_PART = 8  # so many characters of a key in a row are taken for a part of it, if it is long enough
-_CHANCE = 12  # characters from which on a key's parts are looked for: "EMPTY" or "token" are words, too
+_KEY_PART = 6  # so many characters of a key in a row are taken for a part of it, if it is long enough
+_CHANCE = 10  # characters from which on a key's parts are looked for: "EMPTY" or "token" are words, too
 # What gateways answer beyond the standard.
 _GATEWAYS = {
     520: "Unknown Error", 521: "Web Server Is Down", 522: "Connection Timed Out", 523: "Origin Is Unreachable",
@@ -55,7 +55,7 @@ class Access:
     def clean(self, completion: Completion) -> Completion:
         """An answer without the key, which some servers show to their models or repeat in their reasons."""
         text = completion.text
-        if len(self.key) >= _KEY_PART:
+        if len(self.key) >= 8:
             text = text.replace(self.key, "[key]")
         return replace(completion, text=text, detail=self.scrub(completion.detail))
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 _LONGEST = 600  # characters of a message that are kept
-_READ = 1 << 16  # bytes of an error's body that are looked at
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^<>]*>", re.IGNORECASE | re.DOTALL)
 _WORDS = ("message", "msg", "detail", "details", "error", "errors", "error_description", "title", "reason")
 
@@ -46,9 +45,9 @@ class Complaint(Exception):
     @classmethod
     def read(cls, status: int, headers: Mapping[str, str], content: bytes) -> Complaint:
         """The complaint in an answer of an error status, whatever its form: Google's, OpenAI's, FastAPI's, HTML."""
-        body = load(content[:_READ])
+        body = load(content)
         if body is None:
-            return cls(status, plain(content[:_READ].decode("utf-8", "replace")), headers)
+            return cls(status, plain(content[: 1 << 16].decode("utf-8", "replace")), headers)
         return cls.of(status, body, headers)
 
     @classmethod

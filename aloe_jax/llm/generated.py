@@ -19,7 +19,7 @@ def body_of(content: bytes | str, errors: bool = True) -> Mapping[str, Any]:
 
     Raises TransientError, with the server's words, when there is none, and Complaint when it is an error after all.
     """
-    body = load(content)
+    body = load(content.removeprefix("\ufeff") if isinstance(content, str) else content)
     if body is None:
         text = content if isinstance(content, str) else content[:10_000].decode("utf-8", "replace")
         raise unreadable("no JSON", text)
@@ -68,8 +68,11 @@ def read(body: Mapping[str, Any]) -> Completion:
         written = tokens(usage.get("candidatesTokenCount")) + tokens(usage.get("thoughtsTokenCount"))
         if not body.get("candidates"):
             feedback = body.get("promptFeedback") or {}
-            reason = str(feedback.get("blockReason", "no candidates"))
-            return blocked_prompt(reason, str(feedback.get("blockReasonMessage", "")), spent, written)
+            if reason := feedback.get("blockReason"):
+                return blocked_prompt(str(reason), str(feedback.get("blockReasonMessage") or ""), spent, written)
+            if not usage and not feedback and "candidates" not in body:
+                raise ValueError
+            return completion("", "no candidates", "", spent, written)
         candidate = body["candidates"][0]
         parts = (candidate.get("content") or {}).get("parts") or []
         text = "".join(part.get("text") or "" for part in parts if not part.get("thought"))

@@ -22,18 +22,18 @@ _WORDS = (
 )
 # <think>, < thinking id="1">, [THINK], ◁think▷, <|thinking|>, &lt;think&gt;; and the markers of single families.
 _OPENING = (
-    rf"(?:<|&lt;|\[|◁)\|?\s*(?:{_WORDS})(?:\s[^<>\[\]]{{0,100}})?\s*\|?(?:>|&gt;|\]|▷)|"
+    rf"(?:<|&lt;|◁)\|?\s*(?:{_WORDS})(?:\s[^<>]{{0,100}})?\s*\|?(?:>|&gt;|▷)|\[\s*think(?:ing)?\s*\]|"
     r"<\|begin_of_thought\|>|<\|START_THINKING\|>|<unused94>|<\|channel\|>\s*(?:analysis|commentary)\b[^<]{0,100}"
     r"(?:<\|constrain\|>[^<]{0,100})?<\|message\|>|\A\s*analysis(?=[A-Z])"
 )
 _CLOSING = (
-    rf"(?:<|&lt;|\[|◁)\s*(?:\|\s*)?/\s*(?:{_WORDS})\s*\|?(?:>|&gt;|\]|▷)|"
+    rf"(?:<|&lt;|◁)\s*(?:\|\s*)?/\s*(?:{_WORDS})\s*\|?(?:>|&gt;|▷)|\[\s*/\s*think(?:ing)?\s*\]|"
     r"<\|end_of_thought\|>|<\|END_THINKING\|>|<unused95>|<\|channel\|>\s*final\b[^<]{0,100}"
     r"(?:<\|constrain\|>[^<]{0,100})?<\|message\|>|assistantfinal"
 )
 _TAG = re.compile(rf"(?P<closing>{_CLOSING})|(?P<opening>{_OPENING})", re.IGNORECASE)
-# What may be the beginning of an object: a brace, and a key with its colon or the closing brace.
-_BEGINNING = re.compile(r'\{\s*(?:\}|"(?:[^"\\]|\\.){0,200}"\s*:)')
+# What may be the beginning of an object with anything in it: a brace, and a key with its colon.
+_BEGINNING = re.compile(r'\{\s*"(?:[^"\\]|\\.){0,200}"\s*:')
 # An object that the end of the text cuts off before its first value.
 _CUT = re.compile(r'\{\s*(?:"(?:[^"\\]|\\.)*\\?(?:"\s*:?\s*)?)?')
 
@@ -134,11 +134,11 @@ def _end_of_thinking(text: str, found: list[_Found]) -> int:
         elif open_since < 0:
             open_since = tag.start()
     if open_since >= 0:
-        raise ValueError(f"its thinking ({plain_tag(text[open_since:])}) has no end, and no answer after it")
+        raise ValueError(f"its thinking ({_tag_of(text[open_since:])}) has no end, and no answer after it")
     return end
 
 
-def plain_tag(text: str) -> str:
+def _tag_of(text: str) -> str:
     """The tag that `text` begins with, on one line."""
     tag = _TAG.match(text)
     return " ".join((tag.group() if tag else text)[:30].split()) or "analysis"

@@ -22,6 +22,7 @@ from aloe_jax.llm.faults import TransientError
 LARGEST = 16 << 20  # bytes of a reply, decompressed
 _KEEP_OPEN = 60.0  # seconds for which an idle connection is kept
 _PIECE = 1 << 16  # bytes written before the deadline is looked at again
+_BODILY = ("content-", "transfer-encoding")  # headers that no longer hold for a body that was read
 _HTTP = 200, 300, 400  # first status of success, of redirects and of errors
 
 
@@ -53,7 +54,7 @@ class Wire:
         """One request.
 
         Raises TransientError for what another attempt may mend, Complaint for an error status, Redirected for a
-        redirect, and AloeError's kin never: who asked knows the role that it is about.
+        redirect, but no AloeError: who asked knows the role that it is about.
         """
         given = [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
         given.append(("Accept-Encoding", "gzip"))
@@ -73,8 +74,12 @@ class Wire:
             whole = b"".join(_decoded(response.iter_stream(), found.get("content-encoding", ""), self._largest))
         if not _HTTP[0] <= status < _HTTP[1]:
             raise Complaint.read(status, found, whole)
-        kept = ("content-encoding", "content-length", "transfer-encoding")
-        return Answer(status, [(name, value) for name, value in said if name.lower() not in kept], whole)
+        try:
+            whole.decode()
+        except UnicodeDecodeError:
+            raise TransientError("unreadable reply", detail="not in UTF-8") from None
+        kept = [(name, value) for name, value in said if not name.lower().startswith(_BODILY)]
+        return Answer(status, [*kept, ("Content-Type", "application/json")], whole)
 
     def close(self) -> None:
         """Close all connections."""
@@ -114,7 +119,6 @@ class Transport(httpx2.BaseTransport):
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
         answer = self._wire.send(request.method, str(request.url), headers, request.read(), timeout)
         return httpx2.Response(answer.status, headers=answer.headers, content=answer.content, request=request)
-
 
     def close(self) -> None:
         """Close all connections."""
