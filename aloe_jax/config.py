@@ -7,6 +7,7 @@ that names the file, the key and the nearest valid name.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -293,15 +294,17 @@ class Role(Section):
 
     provider: Provider = "gemini"
     model: str | None = None  # as the provider names it; for `policy`, one of our runs or a Hugging Face directory
-    temperature: Annotated[float, Field(ge=0)] = 0.8
+    temperature: Temperature = 0.8
     max_output_tokens: Positive = 8192  # thinking included; 128 for `policy`
-    thinking_budget: Annotated[int, Field(ge=0)] | None = None  # genai only; None: the model's own
+    thinking_budget: Annotated[int, Field(ge=0, le=LARGEST)] | None = None  # genai only; None: the model's own
     endpoint: str | None = None  # base URL of another server; required by `openai` unless it is OpenAI's own
     key_variable: str | None = None  # environment variable with the key; None: the provider's usual ones
     project: str | None = None  # genai: a Google Cloud project makes it Vertex AI, with `location`
     location: str = "global"
-    timeout: Annotated[float, Field(gt=0)] = 120.0  # seconds for one attempt
-    attempts: Positive = 8  # of one call while the server is overloaded or cannot be reached
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0  # seconds for one attempt, from the first byte to the last
+    attempts: Several = 8  # of one call while the server is overloaded or cannot be reached
+    # Seconds that a server may ask to wait before the next attempt; where it asks for more the run ends.
+    longest_wait: Annotated[float, Field(ge=0, le=86_400)] = 300.0
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
     price: Price | None = None
@@ -313,6 +316,39 @@ class Role(Section):
         if isinstance(values, dict) and values.get("provider") == "policy":
             return {"max_output_tokens": 128} | values
         return values
+
+    @field_validator("endpoint")
+    @classmethod
+    def _without_secrets(cls, endpoint: str | None) -> str | None:
+        # Settings are written beside every run's results. The message must not repeat what it refuses.
+        if endpoint is None:
+            return None
+        if re.search(r"[\x00-\x20\x7f]", endpoint):
+            raise ValueError("there is a space or a line break in the address")
+        rest = endpoint.partition("://")[2] or endpoint
+        if "@" in rest:
+            raise ValueError(
+                "a user name or a password stands in the address, which is saved with every run; leave out what is "
+                "before the @, and give the name of an environment variable with the key as key_variable"
+            )
+        if "?" in rest or "#" in rest:
+            raise ValueError(
+                "the address has a query (?...), which is saved with every run and not sent to the server; leave it "
+                "out, and give the name of an environment variable with the key as key_variable"
+            )
+        return endpoint
+
+    @field_validator("key_variable")
+    @classmethod
+    def _a_name(cls, variable: str | None) -> str | None:
+        if variable is not None and (
+            not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable) or variable.startswith(("AIza", "gsk_", "hf_"))
+        ):
+            raise ValueError(
+                "is no name of an environment variable; put the key itself into the environment, under a name such as "
+                "MY_KEY, and give that name"
+            )
+        return variable
 
     @model_validator(mode="after")
     def _reachable(self) -> Role:

@@ -10,24 +10,34 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
 from typing import Annotated, Any, Literal
 
 import jinja2
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from aloe_jax import config
-from aloe_jax.conversation import Message, Persona, first_fault
+from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
 from aloe_jax.llm.providers import language_model
+from aloe_jax.llm.reading import parse_answer
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
 
 class RoleError(AloeError):
-    """A role's answer was blocked, or could not be read, and neither could its second attempt."""
+    """A role's answer was blocked, or could not be read, and neither could its second attempt.
+
+    `fresh` says whether a model was asked for it in this process: False when the answers came from the journal, so
+    that an earlier run has met the same failure.
+    """
+
+    def __init__(self, message: str, fresh: bool = True) -> None:
+        super().__init__(message)
+        self.fresh = fresh
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -52,7 +62,15 @@ def _clean(text: Any) -> Any:
     # An emoji cut in two comes as an escape for half of it, which no file can hold.
     if not text.isascii() and _HALF_CHARACTER.search(text):
         raise ValueError("ends or breaks within a character")
+    if "\0" in text:
+        raise ValueError("has a character of value zero, which is none of a text's")
     return text.strip()
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which counts as 0 or 1 otherwise
+        raise ValueError("should be a number, not true or false")
+    return value
 
 
 Text = Annotated[str, BeforeValidator(_clean)]
@@ -108,7 +126,7 @@ class Rating(_Answer):
     """How well a reply suits the user, from 1 to 5."""
 
     reason: Text = ""
-    rating: int = Field(ge=1, le=5)
+    rating: Annotated[int, BeforeValidator(_number)] = Field(ge=1, le=5)
 
 
 class Comparison(_Answer):
@@ -116,28 +134,6 @@ class Comparison(_Answer):
 
     reason: Text = ""
     preferred: Literal["A", "B", "tie"]
-
-
-_DECODER = json.JSONDecoder()
-
-
-def parse_answer[A: BaseModel](form: type[A], text: str) -> A:
-    """Read a JSON object of `form`; a code fence or prose around it is passed over.
-
-    Raises ValueError that says, in one line, what is wrong with the answer.
-    """
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("there is no JSON object in it")
-    try:
-        value, _ = _DECODER.raw_decode(text, start)
-        return form.model_validate(value)
-    except ValidationError as error:
-        raise ValueError(first_fault(error)) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON ({error.msg}, character {error.pos})") from None
-    except RecursionError:
-        raise ValueError("not valid JSON (nested too deeply)") from None
 
 
 @cache
@@ -206,7 +202,7 @@ class Cast:
         model: Callable[[config.Role, str], LLM] | None = None,
     ) -> None:
         self._ledger = ledger
-        self._roles: dict[str, tuple[LLM, float]] = {}
+        self._roles: dict[str, tuple[LLM, config.Role]] = {}
         for name in only or config.Roles.model_fields:
             role: config.Role = getattr(roles, name)
             if (
@@ -219,7 +215,7 @@ class Cast:
                     "give input and output in dollars per million tokens"
                 )
             llm = model(role, name) if model else language_model(role, name, ledger.count_fault)
-            self._roles[name] = (llm, role.temperature)
+            self._roles[name] = (llm, role)
         self._settings = roles
 
     def describe(self, name: str, prompt_of: str | None = None) -> dict[str, Any]:
@@ -308,9 +304,12 @@ class Cast:
         `mend` returns an answer without the fault, and the fault: what is taken when the repair fails as well.
         `player` is the role whose model is asked, where that is not `role`, whose prompt it is.
         """
-        llm, temperature = self._roles[player or role]
-        request = Request(role, inputs, *render(role, inputs), _schema(form), temperature, seed)
-        text = self._complete(llm, request, form, player or role)
+        llm, settings = self._roles[player or role]
+        system, prompt = render(role, inputs)
+        request = Request(
+            role, inputs, system, prompt, _schema(form), settings.temperature, seed, settings.thinking_budget
+        )
+        text, fresh = self._complete(llm, request, form, player or role)
         answer, fault = _read(form, text, mend)
         if not fault:
             assert answer is not None
@@ -320,29 +319,35 @@ class Cast:
             f"{request.prompt}\n\nYour previous answer was:\n{text}\n\nIt cannot be used: {fault}. "
             "Answer again, with nothing but the JSON object."
         )
-        request = Request(role, inputs, request.system, repair, request.schema, temperature, seed)
-        fresh = self._ledger.find_call(llm.name, request) is None
-        text = self._complete(llm, request, form, player or role)
+        request = replace(request, prompt=repair)
+        try:
+            text, asked = self._complete(llm, request, form, player or role)
+        except RoleError as error:
+            error.fresh |= fresh
+            raise
         repaired, still = _read(form, text, mend)
-        if still and fresh:  # a fault is counted by the run that met it
+        if still and asked:  # a fault is counted by the run that met it
             self._ledger.count_fault(llm.name, role, f"answer: {fault}")
         answer = repaired or answer
         if answer is None:
             shown_text = " ".join(text.split())[:200]
-            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {still}: {shown_text!r}")
+            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {still}: {shown_text!r}", fresh or asked)
         return answer
 
-    def _complete(self, llm: LLM, request: Request, form: type[BaseModel], player: str) -> str:
+    def _complete(self, llm: LLM, request: Request, form: type[BaseModel], player: str) -> tuple[str, bool]:
+        """The text of an answer, and whether it is new: no earlier run has stored it."""
+        fresh = self._ledger.find_call(llm.name, request) is None
         completion = self._ledger.complete(llm, request)
         match completion.outcome:
-            case "blocked" | "empty":
-                raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}")
+            case "blocked" | "empty" | "unreadable":
+                raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}", fresh)
             case "truncated" if _read(form, completion.text, None)[1]:
                 raise RoleError(
                     f"{request.role} ({llm.name}): truncated reply, {completion.output_tokens} tokens did not suffice; "
-                    f"raise roles.{player}.max_output_tokens"
+                    f"raise roles.{player}.max_output_tokens",
+                    fresh,
                 )
-        return completion.text
+        return completion.text, fresh
 
 
 type Mend[A] = Callable[[A], tuple[A, str]]

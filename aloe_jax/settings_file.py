@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -13,6 +14,10 @@ from pydantic import BaseModel, ValidationError
 from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path
 from aloe_jax.yaml_text import looks_like_number, parse_yaml, to_yaml
+
+
+# An override in which somebody may have put a password or a key, which is then refused.
+_SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
 
 
 def load[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
@@ -33,7 +38,8 @@ def load[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str]
         raise AloeError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    where = f"{path}" + (f" with {_short(' '.join(overrides), 300)}" if overrides else "")
+    shown = " ".join(_SECRET.sub(r"\1…", override) for override in overrides)
+    where = f"{path}" + (f" with {_short(shown, 300)}" if overrides else "")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -46,7 +52,7 @@ def dump(settings: BaseModel) -> str:
 
 
 def _apply(values: dict[Any, Any], override: str) -> None:
-    shown = _short(repr(override))
+    shown = _short(repr(_SECRET.sub(r"\1…", override)))
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise AloeError(f"override {shown}: write section.key=value")

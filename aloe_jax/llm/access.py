@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
+from urllib.parse import quote
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.complaint import plain
+from aloe_jax.llm.protocol import Completion
 
 KEY_VARIABLES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -16,6 +21,14 @@ KEY_VARIABLES = {
     "openai": ("OPENAI_API_KEY",),
 }
 _LONGEST_MESSAGE = 600  # characters of a server's message that are passed on
+_KEY_PART = 6  # so many characters of a key in a row are taken for a part of it, if it is long enough
+_CHANCE = 10  # characters from which on a key's parts are looked for: "EMPTY" or "token" are words, too
+# What gateways answer beyond the standard.
+_GATEWAYS = {
+    520: "Unknown Error", 521: "Web Server Is Down", 522: "Connection Timed Out", 523: "Origin Is Unreachable",
+    524: "A Timeout Occurred", 525: "TLS Handshake Failed", 526: "Invalid Certificate", 529: "Overloaded",
+    530: "Site Is Frozen",
+}  # fmt: skip
 # Servers repeat keys, whole or in part: Google's and OpenAI's forms, and what stands in a URL or a header.
 _KEYLIKE = re.compile(
     r"AIza[\w-]{10,}|\bsk-[\w*.-]{6,}|(?<=[?&]key=)[^&\s\"']+|(?i:(?<=bearer ))[^\s\"']+|(?i:(?<=key provided: ))\S+"
@@ -36,20 +49,64 @@ class Access:
 
     def scrub(self, text: str) -> str:
         """`text` on one line, cut to a sensible length, without anything that is or looks like a key."""
-        if self.key:
+        text = self._without_parts(text[: 20 * _LONGEST_MESSAGE])
+        return plain(_KEYLIKE.sub("[key]", text), _LONGEST_MESSAGE)
+
+    def clean(self, completion: Completion) -> Completion:
+        """An answer without the key, which some servers show to their models or repeat in their reasons."""
+        text = completion.text
+        if len(self.key) >= 8:
             text = text.replace(self.key, "[key]")
-        text = " ".join(_KEYLIKE.sub("[key]", text).split())
-        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} …"
+        return replace(completion, text=text, detail=self.scrub(completion.detail))
+
+    def _without_parts(self, text: str) -> str:
+        """`text` without the key: whole, in the forms of addresses and headers, backwards, and cut."""
+        if not self.key:
+            return text
+        text = text.replace(self.key, "[key]")
+        if len(self.key) < _CHANCE:
+            return text
+        encoded = base64.b64encode(self.key.encode()).decode()
+        for form in (self.key, self.key[::-1], quote(self.key, safe=""), encoded):
+            parts = {form[start : start + _KEY_PART] for start in range(len(form) - _KEY_PART + 1)}
+            hits = [start for start in range(len(text)) if text[start : start + _KEY_PART] in parts]
+            for start in reversed(_starts(hits)):
+                end = start + _KEY_PART
+                while text[end - _KEY_PART + 1 : end + 1] in parts and end < len(text):
+                    end += 1
+                text = f"{text[:start]}[key]{text[end:]}"
+        return text
+
+    def redirected(self, status: int, target: str) -> AloeError:
+        """The error for a server that sends requests on: their key would go with them."""
+        return AloeError(
+            self.message(f"{phrase(status)}: the server sends requests on to {target}, and nothing was sent there")
+            + f"; if that is the right one, give its address as roles.{self.name}.endpoint"
+        )
+
+    def no_room(self, status: int, text: str) -> AloeError:
+        """The error for a prompt and a reply that do not fit into the model together."""
+        limit = self.role.max_output_tokens
+        return AloeError(
+            self.message(f"{phrase(status)}: {text.rstrip(' .')}")
+            + f"; prompt and reply must fit into the model's context: lower roles.{self.name}.max_output_tokens, which "
+            f"is {limit:,}, or take a model of a longer context"
+        )
 
     def refusal(self, status: int, text: str) -> AloeError:
         """The error for an answer that no other attempt would change, with what may mend it."""
         fix = ""
+        text = text.rstrip(" .")
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or "API key" in text:
             fix = f"; {self._key_fix()}"
         elif status == HTTPStatus.NOT_FOUND:
             place = " and its endpoint" if self.role.endpoint else ""
             fix = f"; check the model name, roles.{self.name}.model{place}"
-        return AloeError(self.message(f"{_phrase(status)}: {text.rstrip(' .')}") + fix)
+        elif self.role.thinking_budget is not None and "budget" in text.lower():
+            fix = f"; change roles.{self.name}.thinking_budget"
+        elif status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) and "temperature" in text.lower():
+            fix = f"; change roles.{self.name}.temperature, which is {self.role.temperature:g}"
+        return AloeError(self.message(f"{phrase(status)}: {text}" if text else phrase(status)) + fix)
 
     def _key_fix(self) -> str:
         if self.variable:
@@ -59,11 +116,18 @@ class Access:
         return f"give the environment variable with its key as roles.{self.name}.key_variable"
 
 
-def _phrase(status: int) -> str:
+def phrase(status: int) -> str:
+    """A status with its words, where it has any."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
-        return str(status)
+        name = _GATEWAYS.get(status)
+        return f"{status} {name}" if name else str(status)
+
+
+def _starts(hits: Sequence[int]) -> list[int]:
+    """The first of each run of neighbours."""
+    return [hit for before, hit in zip([-2, *hits], hits, strict=False) if hit != before + 1]
 
 
 def _find_key(role: config.Role, name: str) -> tuple[str, str]:

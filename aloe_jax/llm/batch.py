@@ -13,19 +13,24 @@ from typing import Any
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.faults import TransientError
-from aloe_jax.llm.genai import client, generation, meaning, read
+from aloe_jax.llm.complaint import Complaint
+from aloe_jax.llm.dialect import Dialect
+from aloe_jax.llm.faults import TransientError, passing, settled
+from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, meaning
+from aloe_jax.llm.generated import body_of, read
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.retry import FaultHook, Patience
 
 DISCOUNT = 0.5  # of the price of single calls
-_SERVER = "https://generativelanguage.googleapis.com"
+_LARGEST = 256 << 20  # bytes of a finished job with all its answers
+_SLOWNESS = 10.0  # times the role's timeout, which is that of a single read, for the whole of a job's answers
 _AROUND = 1000  # bytes of a request besides its texts and its schema
 _PAGE = 100  # jobs listed at once
 _GONE = {"FAILED": "failed", "CANCELLED": "been cancelled", "EXPIRED": "expired"}
 _DONE = ("SUCCEEDED", "PARTIALLY_SUCCEEDED")
-# Codes of google.rpc.Status and of HTTP for what another attempt may mend.
-_PASSING = frozenset((1, 2, 4, 8, 10, 13, 14, 408, 429, 499, 500, 502, 503, 504))
+# Codes of google.rpc.Status for what another attempt may mend, and of HTTP for a client that went away.
+_PASSING = frozenset((1, 2, 4, 8, 10, 13, 14, 499))
+_INVALID = (3, 400, 422)  # the request itself is refused
 
 
 class JobFailedError(AloeError):
@@ -52,18 +57,23 @@ class GenaiBatch:
             )
         import httpx2
 
+        from aloe_jax.llm.wire import Transport
+
         access = Access(role, player)
         self.name, self.role = role.model, role
         self._access, self._player, self._on_fault = access, player, on_fault
         self._client = client(role, access)
+        self._dialect = Dialect(role, access, FIELDS, lambda field: self._count(f"left out: {field}"))
         # Jobs are read over plain HTTP: the SDK drops the reason for which a job failed, and rejects a whole job
         # for the details that the server gives with the error of one request.
         self._http = httpx2.Client(
-            base_url=f"{(role.endpoint or _SERVER).rstrip('/')}/v1beta/",
+            base_url=f"{(role.endpoint or SERVER).rstrip('/')}/v1beta/",
             headers={"x-goog-api-key": access.key},
             timeout=role.timeout,
+            transport=Transport(_LARGEST, _SLOWNESS),
+            trust_env=False,
         )
-        self._patience = Patience(role.attempts, sleep, draw)
+        self._patience = Patience(role.attempts, sleep, draw, role.longest_wait)
 
     def size(self, request: Request) -> int:
         """About how many bytes a request takes in a job, rather too many; a job may have 20 MB."""
@@ -76,14 +86,6 @@ class GenaiBatch:
         """
         from google.genai import types
 
-        inlined = [
-            types.InlinedRequest(
-                contents=request.prompt,
-                config=generation(self.role, request),
-                metadata={"key": request.key(self.name)},
-            )
-            for request in requests
-        ]
         settings = types.CreateBatchJobConfig(
             display_name=label, http_options=types.HttpOptions(timeout=round(self.role.timeout * 1000))
         )
@@ -94,7 +96,18 @@ class GenaiBatch:
             # A job may have been made although its answer was lost; another one would be paid for again.
             found = self._find_once(label) if tried else None
             tried = True
-            return found or self._client.batches.create(model=self.name, src=inlined, config=settings).name
+            if found:
+                return found
+            steps = self._dialect.steps()
+            inlined = [
+                types.InlinedRequest(
+                    contents=contents(request, steps),
+                    config=generation(self.role, request, steps),
+                    metadata={"key": request.key(self.name)},
+                )
+                for request in requests
+            ]
+            return str(self._client.batches.create(model=self.name, src=inlined, config=settings).name)
 
         return self._call(once)
 
@@ -105,15 +118,18 @@ class GenaiBatch:
     def _find_once(self, label: str) -> str | None:
         for job in self._list():
             if _described(job).get("displayName") == label and _state(job) not in _GONE:
-                return str(job["name"])
+                return str(job.get("name"))
         return None
 
     def _list(self) -> Iterator[Mapping[str, Any]]:
-        page: str | None = ""
-        while page is not None:
+        page, seen = "", {""}
+        while True:
             body = self._get("batches", {"pageSize": str(_PAGE)} | ({"pageToken": page} if page else {}))
-            yield from body.get("operations") or []
-            page = body.get("nextPageToken") or None
+            yield from _items(body.get("operations"))
+            page = str(body.get("nextPageToken") or "")
+            if page in seen:  # the last one has none; a server that goes round in circles is no reason to follow
+                return
+            seen.add(page)
 
     def poll(self, job: str) -> dict[str, Completion] | None:
         """The answers of a job by the keys of their requests, or None while it runs.
@@ -124,31 +140,36 @@ class GenaiBatch:
         body = self._call(lambda: self._get(job))
         state = _state(body)
         if state in _GONE:
-            reason = (body.get("error") or {}).get("message") or "no reason given"
+            reason = _mapping(body.get("error")).get("message") or "no reason given"
             raise JobFailedError(self._access.message(f"the batch job {job} has {_GONE[state]}: {reason}"))
         if state not in _DONE:
             return None
-        output = _described(body).get("output") or body.get("response") or {}
+        output = _mapping(_described(body).get("output") or body.get("response"))
         answers: dict[str, Completion] = {}
-        for answer in (output.get("inlinedResponses") or {}).get("inlinedResponses") or []:
-            key = (answer.get("metadata") or {}).get("key")
+        for answer in _items(_mapping(output.get("inlinedResponses")).get("inlinedResponses")):
+            key = _mapping(answer.get("metadata")).get("key")
             try:
                 completion = self._read(answer)
             except TransientError as error:
                 self._failed(error)
             else:
-                if key:
+                if isinstance(key, str):
                     answers[key] = completion
         return answers
 
     def _read(self, answer: Mapping[str, Any]) -> Completion:
-        error = answer.get("error")
+        error = _mapping(answer.get("error"))
         if error:
-            message = self._access.scrub(str(error.get("message", "")))
-            if error.get("code") in _PASSING:
-                raise TransientError(f"batch: error {error.get('code')}", detail=message)
+            code = error.get("code")
+            complaint = Complaint.of(400, error)
+            message = self._access.scrub(complaint.message)
+            if code in _PASSING or (isinstance(code, int) and passing(code)):
+                raise TransientError(f"batch: error {code}", detail=message)
+            # A field that the server does not take is left out of the next job; until then there is no answer.
+            if code in _INVALID and self._dialect.learn(complaint, self._dialect.steps()):
+                raise TransientError(f"batch: error {code}", detail=message)
             return Completion("", outcome="blocked", detail=f"request refused: {message}")
-        completion = read(answer.get("response") or {})
+        completion = self._access.clean(read(_mapping(answer.get("response"))))
         price = self.role.price
         if price is None:
             return completion
@@ -158,19 +179,14 @@ class GenaiBatch:
     # ------------------------------------------------------------ calls
 
     def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any]:
-        from google.genai.errors import APIError
-
-        response = self._http.get(path, params=query)
-        if response.status_code == HTTPStatus.NOT_FOUND:
-            raise JobFailedError(self._access.message(f"the server no longer knows {path}"))
-        APIError.raise_for_response(response)
         try:
-            body = response.json()
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            raise TransientError("unreadable reply", detail="no JSON object")
-        return body
+            response = self._http.get(path, params=query)
+        except Complaint as complaint:
+            if complaint.status != HTTPStatus.NOT_FOUND:
+                raise
+        else:
+            return body_of(response.content, errors=False)  # a failed job has an error, and that is no failed call
+        raise JobFailedError(self._access.message(f"the server no longer knows {path}"))
 
     def _call[T](self, call: Callable[[], T]) -> T:
         def once() -> T:
@@ -180,18 +196,34 @@ class GenaiBatch:
                 fault: Exception = error
             except Exception as error:
                 fault = meaning(self._access, error)
+            if isinstance(fault, Complaint):
+                # What it refuses is left out, and the call made again: a step at a time, so not for ever.
+                if self._dialect.learn(fault, self._dialect.steps()):
+                    return once()
+                fault = settled(self._access, fault)
             # Outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
             raise fault
 
         return self._patience.call(once, f"roles.{self._player}: {self.name} (genai, batch)", self._failed)[0]
 
     def _failed(self, error: TransientError) -> None:
+        self._count(error.fault)
+
+    def _count(self, fault: str) -> None:
         if self._on_fault is not None:
-            self._on_fault(self.name, self._player, error.fault)
+            self._on_fault(self.name, self._player, fault)
 
 
 def _described(job: Mapping[str, Any]) -> Mapping[str, Any]:
-    return job.get("metadata") or {}
+    return _mapping(job.get("metadata"))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _state(job: Mapping[str, Any]) -> str:

@@ -6,14 +6,28 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any
 
-from aloe_jax.llm.access import Access
+from aloe_jax.errors import AloeError
+from aloe_jax.llm.access import Access, phrase
+from aloe_jax.llm.complaint import Complaint, Redirected
 
-TRANSIENT = (408, 429, 500, 502, 503, 504)
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)s")
+_PASSING = (408, 409, 425, 429)  # and all 5xx but those that say "never"
+_NEVER = (501, 505)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)s", re.ASCII)
+_FOR_EVER = 1e9  # seconds; what is longer is no longer wait
+# A server's name for a reply that was to be JSON and was not: this draw failed, another need not.
+_GARBLED = ("json_validate_failed", "output_parse_failed")
+_WITHOUT_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
+_NO_ROOM = re.compile(
+    r"context[ _](?:length|size|window)|maximum (?:context|sequence) length|maximum number of tokens|"
+    r"input token count|too many tokens|prompt is too long|"
+    r"max(?:imum)?[ _](?:completion[ _]|output[ _]|new[ _])?tokens\W{0,3}(?:is|are)? ?"
+    r"(?:too (?:large|high|big)|exceed|must be (?:less|at most|smaller|between|in))",
+    re.IGNORECASE,
+)
+_NO_ROOM_CODES = ("context_length_exceeded", "string_above_max_length")
 
 
 class TransientError(Exception):
@@ -28,20 +42,66 @@ class TransientError(Exception):
         self.fault, self.retry_after, self.detail = fault, retry_after, detail
 
 
-def refused(
-    access: Access, status: int, message: str, headers: Mapping[str, str], details: Any = (), code: str = ""
-) -> Exception:
-    """The exception for an answer with an error status: a TransientError or an AloeError.
+class GarbledError(Exception):
+    """The server threw its model's answer away because it was not of the form that was asked for.
 
-    `details` is the list of the same name in an error of Google's, `code` the name of an error of OpenAI's.
+    Another draw may do better; `fault` is a short name for counting, `detail` the server's words without secrets.
     """
+
+    def __init__(self, fault: str, detail: str = "") -> None:
+        super().__init__(f"{fault}: {detail}" if detail else fault)
+        self.fault, self.detail = fault, detail
+
+
+def passing(status: int) -> bool:
+    """Whether another attempt may be answered otherwise than by this status."""
+    return status in _PASSING or (500 <= status < 600 and status not in _NEVER)
+
+
+def no_room(complaint: Complaint) -> bool:
+    """Whether the prompt and the longest reply do not fit into the model together."""
+    return complaint.status == 413 or complaint.code in _NO_ROOM_CODES or bool(_NO_ROOM.search(complaint.message))
+
+
+def garbled(complaint: Complaint) -> bool:
+    """Whether the server has thrown its model's answer away because of its form."""
+    return complaint.code in _GARBLED
+
+
+def refused(access: Access, complaint: Complaint) -> Exception:
+    """The exception for an answer with an error: a TransientError, a GarbledError or an AloeError."""
+    status, message = complaint.status, complaint.message
     # An account without credit answers 429, too, and will until somebody pays.
-    if code == "insufficient_quota":
+    if complaint.code in _WITHOUT_CREDIT:
         return access.refusal(status, message)
-    if status in TRANSIENT:
-        fault = f"{status} {HTTPStatus(status).phrase}"
-        return TransientError(fault, retry_after(headers, details), access.scrub(message))
+    if status != 429 and no_room(complaint):
+        return access.no_room(status, message)
+    if garbled(complaint):
+        return GarbledError(f"{status} {complaint.code}", access.scrub(message))
+    if passing(status):
+        asked = retry_after(complaint.headers, complaint.details)
+        return TransientError(phrase(status), asked, access.scrub(message))
     return access.refusal(status, message)
+
+
+def meaning(access: Access, error: Exception) -> Exception:
+    """What an exception of the wire means to who asked: a Complaint, a TransientError, an AloeError, or itself.
+
+    What comes back has no traceback: its frames know the request's headers.
+    """
+    match error:
+        case Complaint() | AloeError():
+            return error.with_traceback(None)
+        case TransientError():
+            return TransientError(error.fault, error.retry_after, access.scrub(error.detail))
+        case Redirected():
+            return access.redirected(error.status, error.target)
+    return error
+
+
+def settled(access: Access, error: Exception) -> Exception:
+    """What an exception means where no field of the request can be left out."""
+    return refused(access, error) if isinstance(error, Complaint) else error
 
 
 def retry_after(headers: Mapping[str, str], details: Any = (), now: float | None = None) -> float | None:
@@ -53,14 +113,14 @@ def retry_after(headers: Mapping[str, str], details: Any = (), now: float | None
     for detail in details if isinstance(details, Iterable) else ():
         if isinstance(detail, Mapping) and str(detail.get("@type", "")).endswith("google.rpc.RetryInfo"):
             found = _DURATION.fullmatch(str(detail.get("retryDelay", "")))
-            waits.append(float(found.group(1)) if found else None)
+            waits.append(min(float(found.group(1)), _FOR_EVER) if found else None)
     return max((wait for wait in waits if wait is not None), default=None)
 
 
 def _seconds(given: str, now: float) -> float | None:
     if _NUMBER.fullmatch(given):
-        return float(given)
+        return min(float(given), _FOR_EVER)
     try:
         return max(0.0, parsedate_to_datetime(given).timestamp() - now)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):
         return None

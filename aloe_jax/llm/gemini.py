@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 import warnings
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
@@ -12,48 +15,68 @@ from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.faults import TransientError, refused
-from aloe_jax.llm.outcome import blocked_prompt, completion
+from aloe_jax.llm.dialect import SYSTEM, TEMPERATURE, Dialect, Steps
+from aloe_jax.llm.faults import TransientError, meaning
+from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents
+from aloe_jax.llm.generated import body_of, read
 from aloe_jax.llm.protocol import Completion, Request
 
-_CONNECTIONS = 256  # kept open; calls beyond so many at once would connect anew each time
+_FIELDS = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 
 
 class Gemini:
     """A Gemini model by the SDK whose support has ended; `genai` has the maintained one, and more settings.
 
-    The SDK knows neither a seed nor a thinking budget. Its own retries are switched off.
+    The SDK knows neither a seed nor a thinking budget. Its own retries are switched off. It makes the request; the
+    reply is read as it came, because its types cannot hold everything that servers send.
     """
 
     def __init__(self, role: config.Role, access: Access) -> None:
         assert role.model is not None
         self.name = role.model
         self._role, self._access = role, access
-        self._client = _client(access.key, role.endpoint)
+        self.dialect = Dialect(role, access, _FIELDS)
+        self._received = _Received()
+        self._client = _client(access.key, role.endpoint or SERVER, self._received)
 
     def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError or AloeError."""
-        model = _model_class()(self._client, self.name, request.system)
+        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
+        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
+
+    def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
+        system = "" if steps.get("system message") else request.system
+        model = _model_class()(self._client, self.name, system)
         options = {"timeout": timeout, "retry": None, "metadata": [("x-request-id", request.key(self.name))]}
+        self._received.content = b""
         try:
-            reply = model.generate_content(
-                request.prompt, generation_config=self._settings(request), request_options=options
+            model.generate_content(
+                contents(request, steps), generation_config=self._settings(request, steps), request_options=options
             )
         except Exception as error:
-            fault = _fault(self._access, error)
+            fault = _meaning(self._access, error)
         else:
-            return _read(reply)
+            return read(_named(body_of(self._received.content)))
         # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
         raise fault
 
-    def _settings(self, request: Request) -> dict[str, Any]:
-        settings: dict[str, Any] = {
-            "temperature": request.temperature,
-            "max_output_tokens": self._role.max_output_tokens,
-            "response_mime_type": "application/json",
-        }
-        form = _form(json.dumps(request.schema))
-        return settings if form is None else settings | {"response_schema": form}
+    def _settings(self, request: Request, steps: Steps) -> dict[str, Any]:
+        settings: dict[str, Any] = {}
+        if not steps.get("temperature"):
+            settings["temperature"] = request.temperature
+        if not steps.get("max_output_tokens"):
+            settings["max_output_tokens"] = self._role.max_output_tokens
+        if not steps.get("response_mime_type"):
+            settings["response_mime_type"] = "application/json"
+            form = None if steps.get("response_schema") else _form(json.dumps(request.schema))
+            if form is not None:
+                settings["response_schema"] = form
+        return settings
+
+
+class _Received(threading.local):
+    """The body of this thread's last reply."""
+
+    content = b""
 
 
 @cache
@@ -65,25 +88,63 @@ def _sdk() -> ModuleType:
     return google.generativeai
 
 
-def _client(key: str, endpoint: str | None) -> Any:
+def _client(key: str, endpoint: str, received: _Received) -> Any:
     """A client of its own: the SDK's `configure` sets one key and one endpoint for the whole process."""
     _sdk()
+    import requests
     from google.ai import generativelanguage
     from google.ai.generativelanguage_v1beta.services.generative_service.transports import (
         GenerativeServiceRestTransport,
     )
-    from requests.adapters import HTTPAdapter
+    from requests.adapters import BaseAdapter
+
+    from aloe_jax.llm.wire import Wire
+
+    class Adapter(BaseAdapter):
+        """Sends the SDK's requests over our wire and keeps the reply; the SDK itself sees an empty one."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._wire = Wire()
+
+        def send(
+            self,
+            request: requests.PreparedRequest,
+            stream: bool = False,
+            timeout: Any = None,
+            verify: Any = True,
+            cert: Any = None,
+            proxies: Any = None,
+        ) -> requests.Response:
+            seconds = max(timeout) if isinstance(timeout, tuple) else timeout
+            body = request.body
+            headers = [(name, _text(value)) for name, value in request.headers.items()]
+            content = body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else b""
+            answer = self._wire.send(str(request.method), str(request.url), headers, content, seconds)
+            received.content = answer.content
+            response = requests.Response()
+            response.status_code, response.request, response.url = answer.status, request, str(request.url)
+            response.headers["Content-Type"] = "application/json"
+            response.raw = io.BytesIO(b"{}")
+            return response
+
+        def close(self) -> None:
+            self._wire.close()
 
     class Transport(GenerativeServiceRestTransport):
-        """REST with as many connections kept open as threads may call; the SDK's own keeps ten."""
+        """REST over our wire."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             for scheme in ("https://", "http://"):
-                self._session.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+                self._session.mount(scheme, Adapter())
 
-    options = {"api_key": key} | ({} if endpoint is None else {"api_endpoint": endpoint.rstrip("/")})
+    options = {"api_key": key, "api_endpoint": endpoint.rstrip("/")}
     return generativelanguage.GenerativeServiceClient(transport=Transport, client_options=options)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 @cache
@@ -106,48 +167,46 @@ def _form(schema: str) -> Any:
     return None if said is None else _sdk().protos.Schema(said)
 
 
-def _read(reply: Any) -> Completion:
-    usage = reply.usage_metadata
-    read = usage.prompt_token_count
-    written = max(usage.total_token_count - read, usage.candidates_token_count)  # the total includes thinking
-    if not reply.candidates:
-        return blocked_prompt(_name(reply.prompt_feedback.block_reason), "", read, written)
-    candidate = reply.candidates[0]
-    text = "".join(part.text for part in candidate.content.parts)
-    ratings = [_name(rating.category) for rating in candidate.safety_ratings if rating.blocked]
-    return completion(text, _name(candidate.finish_reason), ", ".join(ratings), read, written)
+def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The reply with the names of its reasons: this SDK asks for their numbers."""
+    protos = _sdk().protos
+    kinds = {
+        "finishReason": protos.Candidate.FinishReason,
+        "blockReason": protos.GenerateContentResponse.PromptFeedback.BlockReason,
+        "category": protos.HarmCategory,
+    }
+
+    def named(value: Any, depth: int = 0) -> Any:
+        if isinstance(value, list) and depth < 8:
+            return [named(one, depth + 1) for one in value]
+        if not isinstance(value, dict) or depth >= 8:
+            return value
+        return {
+            key: _name(kinds[key], inner) if key in kinds else named(inner, depth + 1) for key, inner in value.items()
+        }
+
+    wanted = ("candidates", "promptFeedback")
+    return {key: named(value) if key in wanted else value for key, value in body.items()}
 
 
-def _name(value: Any) -> str:
-    # A number stands for a reason that is younger than the SDK.
-    return getattr(value, "name", str(value))
+def _name(kind: Any, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    try:
+        return kind(value).name
+    except ValueError:
+        return str(value)  # a number stands for a reason that is younger than the SDK
 
 
-def _fault(access: Access, error: Exception) -> Exception:
-    """What an exception of the SDK means; itself when it is a defect."""
+def _meaning(access: Access, error: Exception) -> Exception:
+    """What an exception of the SDK or of the wire means; itself when it is a defect."""
     import requests
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.protobuf.json_format import ParseError
 
     match error:
-        case GoogleAPICallError():
-            headers = {} if error.response is None else error.response.headers
-            return refused(access, int(error.code or 0), _message(error), headers, error.details)
         case requests.exceptions.Timeout():
             return TransientError("timeout")
-        case requests.exceptions.ConnectionError() | requests.exceptions.ChunkedEncodingError():
-            return TransientError("connection lost", detail=access.scrub(str(error)))
-        case requests.exceptions.ContentDecodingError() | ParseError() | UnicodeDecodeError() | AttributeError():
-            # The SDK itself stumbles (AttributeError) over an error body that is JSON of another form.
-            return TransientError("unreadable reply", detail=access.scrub(str(error)))
         case requests.exceptions.RequestException():
             return AloeError(access.message(str(error)))
-    return error
-
-
-def _message(error: Any) -> str:
-    """The server's own words; the SDK's message has the address around them."""
-    try:
-        return str(error.response.json()["error"]["message"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return str(error.message)
+        case UnicodeError():  # a half character in the prompt
+            return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
+    return meaning(access, error)

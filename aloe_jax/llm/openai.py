@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +10,33 @@ from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.faults import TransientError, refused
-from aloe_jax.llm.outcome import blocked_prompt, completion
+from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Steps, pattern
+from aloe_jax.llm.faults import TransientError, meaning
+from aloe_jax.llm.generated import body_of, unreadable
+from aloe_jax.llm.outcome import completion, tokens
 from aloe_jax.llm.protocol import Completion, Request
 
-_OWN = "api.openai.com"
-# Ways to ask for JSON, the best first; which of them a server knows is found out once a process.
-_FORMATS = ("json_schema", "json_object", "plain")
-_known: dict[tuple[str | None, str], int] = {}  # (endpoint, model) -> place in _FORMATS
-_learning = threading.Lock()
+_OWN = "https://api.openai.com/v1"
+_FORMAT = Field(
+    "response_format",
+    pattern("response_?format|json_?schema|json_?object|structured outputs?|guided_?json"),
+    ("asks for any JSON object instead of a schema", "is left out; the prompt asks for JSON"),
+    shapes=False,
+    certain=True,
+)
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_FIELDS = (
+    Field(
+        "max_output_tokens",
+        pattern("max_tokens|max_completion_tokens"),
+        ("goes by its other name", "is left out: replies are as long as the server lets them be"),
+    ),
+    SEED,
+    TEMPERATURE,
+    SYSTEM,
+    _FORMAT,  # last, for it is certain, and other refusals may speak of it
+)
+_THOUGHTS = ("thinking", "reasoning", "reasoning_content", "redacted_thinking", "summary")
 
 
 class OpenAI:
@@ -28,105 +45,129 @@ class OpenAI:
     def __init__(self, role: config.Role, access: Access) -> None:
         import openai
 
+        from aloe_jax.llm.wire import Transport
+
         assert role.model is not None
         self.name = role.model
         self._role, self._access = role, access
-        # Servers of one's own mostly want no key, but the SDK wants one.
-        self._client = openai.OpenAI(api_key=access.key or "none", base_url=role.endpoint, max_retries=0)
+        self.dialect = Dialect(role, access, _FIELDS)
+        # Servers of one's own mostly want no key, but the SDK wants one. The address is the settings' alone: left
+        # open, the SDK would take one from the environment.
+        self._client = openai.OpenAI(
+            api_key=access.key or "none",
+            base_url=role.endpoint or _OWN,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(transport=Transport(), trust_env=False),
+        )
         # Where a model thinks, OpenAI has a name of its own for the limit; other servers know the old one.
-        own = self._client.base_url.host == _OWN
-        self._limit = "max_completion_tokens" if own else "max_tokens"
+        own = str(self._client.base_url).startswith("https://api.openai.com/")
+        self._limits = _LIMITS[::-1] if own else _LIMITS
 
     def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError or AloeError."""
-        place = _known.get((self._role.endpoint, self.name), 0)
+        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
+        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
+
+    def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
         try:
             reply = self._client.chat.completions.with_raw_response.create(
-                **self._body(request, _FORMATS[place]),
-                timeout=timeout,
-                extra_headers={"X-Request-Id": request.key(self.name)},
+                **self._body(request, steps), timeout=timeout, extra_headers={"X-Request-Id": request.key(self.name)}
             )
         except Exception as error:
-            blocked = _blocked(error)
-            fault = blocked or _fault(self._access, error)
-            refuses_format = place + 1 < len(_FORMATS) and _refuses_format(error)
+            fault = _meaning(self._access, error)
         else:
             return _read(reply.http_response.content)
-        if refuses_format:
-            with _learning:
-                known = _known.get((self._role.endpoint, self.name), 0)
-                _known[self._role.endpoint, self.name] = max(known, place + 1)
-            return self.ask(request, timeout)
-        if isinstance(fault, Completion):
-            return fault
         # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
         raise fault
 
-    def _body(self, request: Request, format: str) -> dict[str, Any]:
-        messages = [{"role": "user", "content": request.prompt}]
-        if request.system:
-            messages.insert(0, {"role": "system", "content": request.system})
-        body: dict[str, Any] = {
-            "model": self.name,
-            "messages": messages,
-            "temperature": request.temperature,
-            "seed": request.seed,
-            self._limit: self._role.max_output_tokens,
-        }
-        if format == "json_schema":
-            form = {"name": request.role, "strict": True, "schema": schemas.strict(request.schema)}
-            body["response_format"] = {"type": format, "json_schema": form}
-        elif format == "json_object":
-            body["response_format"] = {"type": format}
+    def _body(self, request: Request, steps: Steps) -> dict[str, Any]:
+        system, prompt = request.system, request.prompt
+        if system and steps.get("system message"):
+            system, prompt = "", f"{system}\n\n{prompt}"
+        messages = [{"role": "user", "content": prompt}]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        body: dict[str, Any] = {"model": self.name, "messages": messages}
+        if not steps.get("temperature"):
+            body["temperature"] = request.temperature
+        if not steps.get("seed"):
+            body["seed"] = request.seed
+        limit = steps.get("max_output_tokens", 0)
+        if limit < len(self._limits):
+            body[self._limits[limit]] = self._role.max_output_tokens
+        match steps.get("response_format", 0):
+            case 0:
+                form = {"name": request.role, "strict": True, "schema": schemas.strict(request.schema)}
+                body["response_format"] = {"type": "json_schema", "json_schema": form}
+            case 1:
+                body["response_format"] = {"type": "json_object"}
         return body
 
 
 def _read(content: bytes) -> Completion:
+    """The completion in a reply. Raises TransientError when it is none, and Complaint when it is an error."""
+    body = body_of(content)
     try:
-        body: Mapping[str, Any] = json.loads(content)
-        usage = body.get("usage") or {}
-        spent = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)  # thinking included
+        usage = body.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}
+        spent = tokens(usage.get("prompt_tokens")), tokens(usage.get("completion_tokens"))  # thinking included
         choice = body["choices"][0]
-        if refusal := choice["message"].get("refusal"):
+        if isinstance(choice.get("error"), Mapping):  # of the provider behind a gateway
+            body_of(json.dumps({"error": choice["error"]}))
+        message = choice["message"]
+        reason = choice.get("finish_reason")
+        reason = reason if isinstance(reason, str) and reason else "stop"
+        if refusal := message.get("refusal"):
             return completion("", "content_filter", str(refusal), *spent)
-        text = choice["message"].get("content") or ""
-        return completion(str(text), str(choice.get("finish_reason") or "stop"), "", *spent)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        detail = f"not of the expected form ({type(error).__name__})"
-    raise TransientError("unreadable reply", detail=detail)
+        text, detail = _text(message.get("content")), ""
+        if not text.strip():
+            text, detail = _from_thoughts(message, reason)
+        return completion(text, reason, detail, *spent)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        pass
+    raise unreadable("not of the expected form", body)
 
 
-def _error(error: Exception) -> Mapping[str, Any]:
-    """The error object of a server's answer, or {}."""
-    body = getattr(error, "body", None)
-    return body if isinstance(body, Mapping) else {}
+def _text(content: object) -> str:
+    """The text of a message's content: itself, or the parts of it that are no thinking."""
+    match content:
+        case None:
+            return ""
+        case list():
+            return "".join(_text(part) for part in content)
+        case {"type": str(kind)} if kind in _THOUGHTS:
+            return ""
+        case {"text": str(text)} | {"text": {"value": str(text)}} | {"content": str(text), "type": str()}:
+            return text
+        case dict():  # the answer itself, not written out, where it is no part of another kind
+            return "" if isinstance(content.get("type"), str) else json.dumps(content)
+    return str(content)
 
 
-def _blocked(error: Exception) -> Completion | None:
-    """Some servers answer 400 to a prompt that their filter holds back."""
-    if _error(error).get("code") in ("content_filter", "content_policy_violation"):
-        return blocked_prompt(str(_error(error)["code"]), str(_error(error).get("message", "")), 0)
-    return None
+def _from_thoughts(message: Mapping[str, Any], reason: str) -> tuple[str, str]:
+    """The answer that a server took for thinking, and a word on it.
+
+    Thoughts are full of drafts. Only what was finished and ends with the closing brace of an object is an answer.
+    """
+    thoughts = message.get("reasoning_content") or message.get("reasoning") or message.get("thinking") or ""
+    if not isinstance(thoughts, str) or not thoughts.strip():
+        return "", ""
+    ending = thoughts.rstrip("` \n\t")
+    if reason == "stop" and ending.endswith(("}", "}]")):
+        return thoughts, ""
+    return "", "the server sent reasoning and no answer"
 
 
-def _refuses_format(error: Exception) -> bool:
-    said = f"{_error(error).get('message', '')} {_error(error).get('param', '')} {error}".lower()
-    return getattr(error, "status_code", 0) in (400, 422) and ("response_format" in said or "json_schema" in said)
-
-
-def _fault(access: Access, error: Exception) -> Exception:
-    """What an exception of the SDK means; itself when it is a defect."""
+def _meaning(access: Access, error: Exception) -> Exception:
+    """What an exception of the SDK or of the wire means; itself when it is a defect."""
     import openai
 
     match error:
-        case openai.APIStatusError():
-            message = str(_error(error).get("message") or error.message)
-            code = str(_error(error).get("code") or "")
-            return refused(access, error.status_code, message, error.response.headers, code=code)
         case openai.APITimeoutError():
             return TransientError("timeout")
         case openai.APIConnectionError():
             return TransientError("connection lost", detail=access.scrub(str(error.__cause__ or error)))
         case openai.OpenAIError():
             return AloeError(access.message(str(error)))
-    return error
+        case UnicodeError():  # a half character in the prompt
+            return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
+    return meaning(access, error)

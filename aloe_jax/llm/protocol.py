@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from aloe_jax.errors import AloeError
 
-Outcome = Literal["ok", "blocked", "empty", "truncated"]
+Outcome = Literal["ok", "blocked", "empty", "truncated", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,13 @@ class Request:
     schema: Mapping[str, Any]
     temperature: float
     seed: int
+    thinking_budget: int | None = None
 
     def key(self, model: str) -> str:
         """Content key: the same question to the same model has the same key, whatever the order of work."""
         content = [model, self.role, self.system, self.prompt, self.schema, self.temperature, self.seed]
+        if self.thinking_budget is not None:  # so that what was asked before there was one keeps its key
+            content.append({"thinking_budget": self.thinking_budget})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -41,7 +44,8 @@ class Completion:
 
     Tokens are 0 where the provider does not say; thinking counts as output. Anything but "ok" is a finished
     call, too: it was answered and perhaps paid for, and asking again would be answered alike; `detail` then says
-    why, in the server's words.
+    why, in the server's words. "unreadable": text that no file can hold, or an answer that the server itself
+    threw away because it was not of the form that was asked for.
     """
 
     text: str

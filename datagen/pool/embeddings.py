@@ -118,6 +118,7 @@ def _embedding_role(settings: config.Datagen, model: str) -> config.Role:
         location=way.location,
         timeout=way.timeout,
         attempts=way.attempts,
+        longest_wait=way.longest_wait,
     )
 
 
@@ -134,7 +135,7 @@ class _Access(Access):
 
 
 def _gemini(role: config.Role, ledger: Ledger) -> Embed:
-    from aloe_jax.llm.faults import TransientError
+    from aloe_jax.llm.faults import TransientError, settled
     from aloe_jax.llm.genai import client, meaning
     from aloe_jax.llm.retry import Patience
 
@@ -146,7 +147,7 @@ def _gemini(role: config.Role, ledger: Ledger) -> Embed:
         )
     access = _Access(role, "persona_writer")
     reached = client(role, access)
-    patience = Patience(role.attempts)
+    patience = Patience(role.attempts, longest=role.longest_wait, setting="roles.persona_writer.longest_wait")
 
     def once(texts: list[str]) -> list[list[float]]:
         from google.genai import types
@@ -159,7 +160,7 @@ def _gemini(role: config.Role, ledger: Ledger) -> Embed:
         try:
             answer = reached.models.embed_content(model=role.model, contents=contents, config=settings)
         except Exception as error:
-            fault = meaning(access, error)
+            fault = settled(access, meaning(access, error))
         else:
             return [one.values or [] for one in answer.embeddings or []]
         # Outside of the handler: the SDK's exception, which knows the request's headers, goes no further.

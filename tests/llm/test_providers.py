@@ -13,7 +13,7 @@ import pytest
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.llm import openai as openai_provider
+from aloe_jax.llm import dialect
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.providers import backend, language_model
@@ -39,7 +39,7 @@ def keys(monkeypatch):
     for variable in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setattr(openai_provider, "_known", {})
+    monkeypatch.setattr(dialect, "_known", {})
 
 
 class Remote:
