@@ -301,7 +301,9 @@ class Role(Section):
     key_variable: str | None = None  # environment variable with the key; None: the provider's usual ones
     project: str | None = None  # genai: a Google Cloud project makes it Vertex AI, with `location`
     location: str = "global"
-    timeout: Annotated[float, Field(gt=0, le=86_400)] = 120.0  # seconds for one attempt, from the first byte to the last
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = (
+        120.0  # seconds for one attempt, from the first byte to the last
+    )
     attempts: Several = 8  # of one call while the server is overloaded or cannot be reached
     # Seconds that a server may ask to wait before the next attempt; where it asks for more the run ends.
     longest_wait: Annotated[float, Field(ge=0, le=86_400)] = 300.0

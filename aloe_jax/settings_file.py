@@ -15,7 +15,6 @@ from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path
 from aloe_jax.yaml_text import looks_like_number, parse_yaml, to_yaml
 
-
 # An override in which somebody may have put a password or a key, which is then refused.
 _SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
 

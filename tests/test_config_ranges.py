@@ -13,8 +13,6 @@ from aloe_jax import config
 from aloe_jax.errors import AloeError
 from tests.test_config import MINIMAL
 
-# Sections whose fields are reached over a network, and are checked with what uses them.
-ELSEWHERE = {"Role", "Roles"}
 SECTIONS = [
     value
     for name, value in vars(config).items()
@@ -42,8 +40,6 @@ def leaves(annotation, metadata=()):
 
 def numbers():
     for section in SECTIONS:
-        if section.__name__ in ELSEWHERE:
-            continue
         hints = typing.get_type_hints(section, include_extras=True)
         for name, field in section.model_fields.items():
             for kind, limits in leaves(hints[name], tuple(field.metadata)):
