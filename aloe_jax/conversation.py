@@ -19,6 +19,13 @@ Message = Mapping[str, str]  # {"role": "user" | "assistant", "content": text}
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @field_validator("*")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        if isinstance(value, str) and not is_whole(value):
+            raise ValueError(HALF)
+        return value
+
     @classmethod
     def parse(cls, value: Any, where: str) -> Self:
         """Validate a plain dict. Raises AloeError with `where` (file and record) and the first bad field."""
@@ -28,11 +35,41 @@ class _Record(BaseModel):
             raise AloeError(f"{where}: {first_fault(error)}") from None
 
 
+HALF = "has half a character (a lone surrogate such as \\ud83d); mend it"
+
+
 def first_fault(error: ValidationError) -> str:
     """The first fault of a pydantic error as `field: what is wrong`."""
-    fault = error.errors()[0]
-    field = ".".join(str(part) for part in fault["loc"]) or "record"
-    return f"{field}: {fault['msg'].removeprefix('Value error, ').lower()}"
+    fault = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(shown(part) for part in fault["loc"]) or "record"
+    if fault["type"] == "string_unicode":
+        return f"{field}: {HALF}"
+    return f"{field}: {shown(fault['msg'].removeprefix('Value error, ').lower(), 300)}"
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Something from a file for a message: in one line that any terminal takes, and not long."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (RecursionError, ValueError):  # a list in a list in a list …, or a number of very many digits
+        text = type(value).__name__
+    text = " ".join(text[: 4 * most].split())
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def quoted(value: object) -> str:
+    """The same in quotation marks where it is text."""
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(value)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text can be encoded: it has no half of a character that JSON's escapes can say."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_record[R: BaseModel](kind: type[R], path: str | Path, advice: str) -> R:
@@ -45,7 +82,7 @@ def read_record[R: BaseModel](kind: type[R], path: str | Path, advice: str) -> R
         raise AloeError(f"{path}: cannot be read ({error.strerror}); {advice}") from None
     except ValidationError as error:
         raise AloeError(f"{path}: {first_fault(error)}; {advice}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AloeError(f"{path}: not valid JSON ({error}); {advice}") from None
 
 
@@ -198,6 +235,6 @@ class Conversation(_Record):
         """Read what `to_json` wrote. Raises AloeError that names `where` and the field."""
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AloeError(f"{where}: not valid JSON ({error})") from None
         return cls.parse(value, where)

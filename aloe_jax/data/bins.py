@@ -45,12 +45,15 @@ def _doubled(most: list[int], leaves: int, room: int) -> list[int]:
     return [0, *(value for level in levels for value in level)]
 
 
-def best_row_length(groups: Sequence[np.ndarray], longest: int) -> tuple[int, float] | None:
+def best_row_length(groups: Sequence[np.ndarray], longest: int, least: int = 1) -> tuple[int, float] | None:
     """The row length up to `longest` tokens that leaves least empty, and the share of it that would be full.
+
+    Only lengths at which there are `least` rows or more count: one row of all that there is would be full, too.
 
     `groups` are the lengths of the trees of each source, packed in rows of their own. Every tree has to fit. Of lengths
     that fill within one percent of the best the shortest is taken. Large sources are judged by an even sample of
-    their trees. None when no multiple of STEP holds the longest tree.
+    their trees. None when no multiple of STEP holds the longest tree and leaves so many
+    rows.
     """
     shortest = -(-max(int(lengths.max()) for lengths in groups) // STEP) * STEP
     if shortest > longest:
@@ -58,16 +61,20 @@ def best_row_length(groups: Sequence[np.ndarray], longest: int) -> tuple[int, fl
     # The longest first, then evenly down to the shortest tree.
     samples = [np.sort(lengths)[:: -max(1, len(lengths) // SAMPLE)] for lengths in groups]
     stride = STEP * max(1, -(-(longest - shortest) // (STEP * TRIED)))
-    fills = {length: _fill(groups, samples, length) for length in range(shortest, longest + 1, stride)}
+    tried = {length: _fill(groups, samples, length) for length in range(shortest, longest + 1, stride)}
+    fills = {length: fill for length, (fill, rows) in tried.items() if rows >= least}
+    if not fills:
+        return None
     enough = max(fills.values()) - 0.01
     length = next(length for length, fill in fills.items() if fill >= enough)
     return length, fills[length]
 
 
-def _fill(groups: Sequence[np.ndarray], samples: Sequence[np.ndarray], row_length: int) -> float:
+def _fill(groups: Sequence[np.ndarray], samples: Sequence[np.ndarray], row_length: int) -> tuple[float, float]:
+    """The share that is full, and how many rows there are."""
     tokens = rows = 0.0
     for lengths, sample in zip(groups, samples, strict=True):
         tokens += float(lengths.sum())
         bins = 1 + max(first_fit(sample.tolist(), row_length))
         rows += bins * float(lengths.sum()) / float(sample.sum())
-    return tokens / (rows * row_length)
+    return tokens / (rows * row_length), rows

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
 from aloe_jax.files import here
 
@@ -79,7 +79,7 @@ def read_records(path: Path, split: str, limit: int | None = None) -> Iterator[t
         records = _tfds_records(path, split, limit)
     elif path.is_file():
         sibling = _sibling(path, split)
-        records = _jsonl_records(sibling if sibling.is_file() else path, limit)
+        records = json_records(sibling if sibling.is_file() else path, limit)
     else:
         raise AloeError(_missing(path))
     empty = True
@@ -105,29 +105,6 @@ def _missing(path: Path) -> str:
 
 def _dataset_name(path: Path) -> str:
     return "aloe_personas" if "personas" in str(path) else "aloe_trees"
-
-
-def _jsonl_records(path: Path, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    count = 0
-    try:
-        # A byte-order mark, as some editors write it, is no part of the first record.
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if count == limit:
-                    return
-                if not line.strip():
-                    continue
-                where = f"{path} line {number}"
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise AloeError(f"{where}: not valid JSON ({error}); mend or remove the line") from None
-                if not isinstance(record, dict):
-                    raise AloeError(f"{where}: expected a JSON object, found {type(record).__name__}")
-                count += 1
-                yield where, record
-    except UnicodeDecodeError as error:
-        raise AloeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:

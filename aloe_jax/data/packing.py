@@ -96,15 +96,18 @@ class PackingReport:
 SUMMED = ("trees", "rows", "tokens", "replies", "pairs", "shortened", "turns_lost", "skipped")
 
 
-def total(reports: Sequence[PackingReport], longest: int | None = None) -> PackingReport:
-    """One report of several sources. `longest`: up to which row length a better one is looked for (None: not)."""
+def total(reports: Sequence[PackingReport], longest: int | None = None, least: int = 1) -> PackingReport:
+    """One report of several sources. `longest`: up to which row length a better one is looked for (None: not).
+
+    `least`: so many rows it has to leave.
+    """
     sums = {name: sum(getattr(report, name) for report in reports) for name in SUMMED}
     room = sum(report.tokens / report.fill for report in reports)
     lengths = [report.lengths for report in reports]
     made = PackingReport(**sums, fill=sums["tokens"] / room, lengths=np.concatenate(lengths))
     if longest is None or made.fill >= WELL_FILLED:
         return made
-    best = best_row_length(lengths, longest)
+    best = best_row_length(lengths, longest, least)
     return replace(made, better=best) if best is not None and best[1] > made.fill else made
 
 
@@ -136,7 +139,7 @@ def pack_sources(
         kept = sorted((fit for tree in trees for _, fit in tree if fit is not None), key=lambda tree: -tree.length)
         if not kept:
             longest = max((unit.whole for tree in trees for unit, _ in tree), default=0)
-            whose = f" of {name}" if len(sources) > 1 else ""
+            whose = f" of {name}" if name else ""
             raise AloeError(
                 f"data.row_length: none of {len(trees)} trees{whose} fits a row of {row_length} tokens "
                 f"(the longest has {longest}); raise data.row_length"

@@ -3,8 +3,11 @@
     {"prompt": [messages], "chosen": [message], "rejected": [message]}    conversational
     {"prompt": text, "chosen": text, "rejected": text}                    a user message and two replies
     {"chosen": [messages], "rejected": [messages]}                        dialogues that differ in their last message
+    {"conversations": [messages], "chosen": message, "rejected": message} the same as a prompt
+    {"instruction": text, "input": text, "chosen": text, "rejected": text}
 
-Each is one judgement between two replies; here they are called preferred and rejected. Other fields are passed over.
+Each is one judgement between two replies; here they are called preferred and rejected. A system message may come first,
+or stand beside them as `system`; `fields.py` says which other fields are passed over and which are refused.
 Records join at their first user message, under the same system message, and share what they have in common from there:
 data exported pair by pair from trees becomes the trees again, in which every token stands once.
 """
@@ -16,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aloe_jax.conversation import Message
-from aloe_jax.data.chats import content, read_messages, role_of, text
+from aloe_jax.data.chats import FIELDS, instruction, read_messages
+from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
 from aloe_jax.data.messages import Choice, Exchange, MessageTree, Reply, hashed
 from aloe_jax.errors import AloeError
 
@@ -32,9 +36,13 @@ class Comparison:
     rejected: str
 
 
-def read_comparison(record: Mapping[str, Any], where: str) -> Comparison:
-    """Validate a record. Raises AloeError naming `where` (file and record), the field and what to do."""
+def read_comparison(record: Mapping[str, Any], where: str, others: dict[str, None] | None = None) -> Comparison:
+    """Validate a record. Raises AloeError naming `where` (file and record), the field and what to do.
+
+    The names of fields that are passed over are added to `others`.
+    """
     prompt = _as_messages(record.get("prompt"), "user", where, "prompt")
+    used = ["prompt", "chosen", "rejected"]
     ends = [_as_messages(record.get(name), "assistant", where, name) for name in ("chosen", "rejected")]
     for name, end in zip(("chosen", "rejected"), ends, strict=True):
         if end is None:
@@ -42,22 +50,35 @@ def read_comparison(record: Mapping[str, Any], where: str) -> Comparison:
     preferred, rejected = ends
     assert preferred is not None and rejected is not None
     if prompt is None and not (_is_whole(preferred) and _is_whole(rejected)):
+        field = next((name for name in FIELDS if not is_empty(record.get(name))), None)
+        if field is not None:
+            used.append(field)
+            prompt = _as_messages(record[field], "user", where, field)
+        elif not is_empty(record.get("instruction")):
+            used += ("instruction", "input")
+            prompt = [{"role": "user", "content": instruction(record, where)}]
+    passed_over = check_others(record, used, where)
+    if others is not None:
+        others |= dict.fromkeys(passed_over)
+    if prompt is None and not (_is_whole(preferred) and _is_whole(rejected)):
         raise AloeError(f"{where}: prompt: is missing; give it, or whole dialogues in chosen and rejected")
     if _is_whole(preferred) and _is_whole(rejected):  # the prompt is in both, whether or not it is given besides
         prompt, preferred, rejected = _parted(preferred, rejected, where)
     replies = [_reply(end, where, name) for name, end in (("chosen", preferred), ("rejected", rejected))]
     if replies[0].strip() == replies[1].strip():
         raise AloeError(f"{where}: chosen, rejected: the two replies are equal; remove the record")
-    system, said = read_messages(prompt, where, "prompt")
-    if len(said) % 2 == 0:
+    said = read_messages(prompt, where, "prompt")
+    if len(said.texts) % 2 == 0:
         raise AloeError(f"{where}: prompt: must end with a user message; mend or remove the record")
-    return Comparison(where, system, tuple(said), *replies)
+    return Comparison(where, system_of(record, where, said.system), tuple(said.texts), *replies)
 
 
 def _as_messages(value: Any, role: str, where: str, name: str) -> list[Any] | None:
-    """Text becomes one message of `role`."""
+    """Text becomes one message of `role`, and a message a list of one."""
     if value is None or isinstance(value, list):
         return value
+    if isinstance(value, dict):
+        return [value]
     return [{"role": role, "content": text(value, where, name)}]
 
 
@@ -86,7 +107,9 @@ def _reply(messages: list[Any], where: str, name: str) -> str:
             f"{where}: {name}: expected one message of the assistant behind the prompt, found {len(messages)} "
             "messages or another role; a judgement is between two replies to the same prompt"
         )
-    return content(messages[0], where, f"{name}.0" if len(messages) == 1 else name)
+    if is_learned(messages[0], where, f"{name}.0") is False:
+        raise AloeError(f"{where}: {name}.0: is judged and marked as not to be learned from; remove the record")
+    return content(messages[0], where, f"{name}.0")
 
 
 # ---------------------------------------------------------------- the trie

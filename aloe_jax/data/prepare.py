@@ -84,6 +84,10 @@ def token_trees(
         progress(count)
     if count == len(unstable):
         raise unstable[0] if unstable else AloeError(f"{where}: no conversations")
+    if replies is not None and not trees:
+        raise AloeError(
+            f"{where}: no reply is to be learned from: all are marked (weight 0, train false); mend the file"
+        )
     if replies is None and not trees:
         raise AloeError(f"{where}: no turn has two replies, so there is nothing to prefer; train `stage: sft` on it")
     if rewritten:

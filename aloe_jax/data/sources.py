@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from aloe_jax import config
-from aloe_jax.conversation import Conversation
+from aloe_jax.conversation import Conversation, shown
 from aloe_jax.data.chats import ends_unanswered, read_chat
 from aloe_jax.data.dataset import has_split, read_conversations, read_records
 from aloe_jax.data.messages import MessageTree
@@ -33,6 +33,7 @@ class Talks:
     count: int
     talks: Iterator[Talk]
     remarks: tuple[str, ...]  # what a person should know about how they were read
+    unused: tuple[str, ...] = ()  # fields of the records that are passed over
 
 
 def open_source(source: config.Source, split: Split, data: config.Data) -> Talks:
@@ -47,7 +48,7 @@ def open_source(source: config.Source, split: Split, data: config.Data) -> Talks
     stored: Split = split if own else "train"
     limit = source.limit if stored == "train" else None
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind]
-    digests, talks, remarks = read(here(source.path), stored, limit)
+    digests, talks, remarks, unused = read(here(source.path), stored, limit)
     chosen = np.ones(len(digests), bool)
     if not own:
         held = held_out(digests, data.validation_fraction, source.path)
@@ -60,7 +61,8 @@ def open_source(source: config.Source, split: Split, data: config.Data) -> Talks
                 f"(data.validation_fraction), {given.sum()} of them used (data.validation_limit)"
             ]
         chosen = given
-    return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks))
+        unused = dict.fromkeys(unused) if own else {}
+    return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks), tuple(unused))
 
 
 def kind_of(source: config.Source) -> Kind:
@@ -81,13 +83,20 @@ def kind_of(source: config.Source) -> Kind:
             f"{where}: is in the published ALOE format; convert the file with "
             f"`python -m datagen convert {source.path} ours.jsonl --from aloe --to ours`"
         )
-    if {"messages", "conversations"} & fields:
+    if (
+        {"messages", "conversations"} & fields
+        or {"prompt", "completion"} <= fields
+        or {"instruction", "output"} <= fields
+    ):
         return "chat"
     if {"persona", "turns"} & fields:
         return "trees"
+    names = sorted(map(shown, fields))
+    several = ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else "none"
     raise AloeError(
-        f"{where}: its fields ({', '.join(sorted(fields)) or 'none'}) are not those of a conversation tree (persona, "
-        "turns), a chat (messages or conversations) or a preference (prompt, chosen, rejected); mend the file"
+        f"{where}: its fields ({several}) are not those of a conversation tree (persona, turns), a chat (messages, "
+        "conversations, prompt and completion, or instruction and output) or a preference (prompt, chosen, rejected); "
+        "rename them, or mend the file"
     )
 
 
@@ -108,33 +117,40 @@ def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray
     return (held | (values == values.min())) & (values < values.max()) if held.all() or not held.any() else held
 
 
-# ---------------------------------------------------------------- readers: (digests, conversations, remarks)
+# ---------------------------------------------------------------- readers
 
 
-Opened = tuple[list[bytes], Iterator[Talk], list[str]]
+Opened = tuple[
+    list[bytes], Iterator[Talk], list[str], dict[str, None]
+]  # digests, conversations, remarks, unused fields
 
 
 def _open_trees(path: Path, split: str, limit: int | None) -> Opened:
     conversations = read_conversations(path, split, limit)
-    return [_digest(talk.to_json()) for talk in conversations], iter(conversations), []
+    return [_digest(talk.to_json()) for talk in conversations], iter(conversations), [], {}
 
 
 def _open_chats(path: Path, split: str, limit: int | None) -> Opened:
     """Reads the file twice, so that a fault at its end is told first and its texts need not be held."""
     digests: list[bytes] = []
-    unanswered = 0
+    unanswered = unlearned = 0
+    unused: dict[str, None] = {}
     for where, record in read_records(path, split, limit):
-        talk = read_chat(record, where)
+        talk = read_chat(record, where, unused)
         # The name of the last reply is a digest of the whole chat.
         digests.append(bytes.fromhex(talk.exchanges[-1].replies[0].name))
         unanswered += ends_unanswered(record)
+        unlearned += all(exchange.replies[0].branch is None for exchange in talk.exchanges)
     remarks = [f"{path}: {unanswered} chats end with a user message, which is left out"] if unanswered else []
-    return digests, (read_chat(record, where) for where, record in read_records(path, split, limit)), remarks
+    if unlearned:
+        remarks.append(f"{path}: {unlearned} chats have no reply that is to be learned from, and are left out")
+    return digests, (read_chat(record, where) for where, record in read_records(path, split, limit)), remarks, unused
 
 
 def _open_preferences(path: Path, split: str, limit: int | None) -> Opened:
-    forest = Forest(read_comparison(record, where) for where, record in read_records(path, split, limit))
-    return forest.digests(), forest.trees(), []
+    unused: dict[str, None] = {}
+    forest = Forest(read_comparison(record, where, unused) for where, record in read_records(path, split, limit))
+    return forest.digests(), forest.trees(), [], unused
 
 
 def _digest(text: str) -> bytes:

@@ -263,9 +263,69 @@ def test_rows_too_short_for_a_source_name_it(files):
 
 
 def test_a_better_row_length_is_looked_for_where_asked(files):
-    made = gather(data(files["trees"], row_length=1024, limit=5), TEMPLATE, None, "train", longest=1024)
+    made = gather(data(files["trees"], row_length=1024, rows=2), TEMPLATE, None, "train", longest=1024)
     assert made.report.better is not None and made.report.better[1] > made.report.fill
     assert " full); rows of " in made.describe()
+    better = gather(data(files["trees"], row_length=made.report.better[0], rows=2), TEMPLATE, None, "train")
+    assert len(better.rows) >= 2
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(5, 1), (5, 8), (12, 8), (8, 2)])
+def test_a_row_for_all_that_there_is_is_not_recommended(files, limit, rows):
+    made = gather(data(files["trees"], row_length=1024, limit=limit, rows=rows), TEMPLATE, None, "train", longest=16384)
+    if made.report.better is not None:
+        assert made.report.tokens / made.report.better[0] / made.report.better[1] >= max(2, rows)
+    validation = gather(data(files["trees"], row_length=1024), TEMPLATE, None, "validation", longest=16384)
+    assert validation.report.better is None
+
+
+def pairs_record(name, turns, single=False):
+    record = conversation(turns, name).record()
+    if single:
+        record["turns"] = [{**turn, "rejected": None, "continued": "preferred"} for turn in record["turns"]]
+        for turn in record["turns"]:
+            turn.pop("hinted", None)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [
+        ([pairs_record("v", 2, single=True)], r"the validation split of .*p\.jsonl: no turn has two replies"),
+        (["long"], r"none of 1 trees of the validation split of .*p\.jsonl fits a row of 128 tokens"),
+        (
+            ["long pair"],
+            r"data\.row_length: the validation split of .*p\.jsonl: none of its 1 pairs fits a row of 128 tokens",
+        ),
+    ],
+)
+def test_a_validation_split_whose_pairs_do_not_fit_says_so(tmp_path, validation, told):
+    long = pairs_record("v", 2)
+    if validation == ["long"]:
+        long["turns"][0]["user"] = "word " * 200
+        validation = [long]
+    elif validation == ["long pair"]:  # a turn with one reply fits, the pair behind it does not
+        long["turns"][0] |= {"rejected": None, "continued": "preferred", "hinted": "preferred"}
+        long["turns"][1]["user"] = "word " * 200
+        validation = [long]
+    path = write_jsonl(tmp_path / "p.jsonl", [pairs_record(f"c{k}", 2) for k in range(5)])
+    write_jsonl(tmp_path / "p.validation.jsonl", validation)
+    given = data(str(path), row_length=128)
+    assert gather(given, TEMPLATE, None, "train").report.pairs == 10
+    with pytest.raises(AloeError, match=told):
+        gather(given, TEMPLATE, None, "validation")
+
+
+def test_a_source_of_a_mixture_whose_pairs_do_not_fit_is_told(tmp_path, capsys):
+    long = pairs_record("v", 2)
+    long["turns"][0] |= {"rejected": None, "continued": "preferred", "hinted": "preferred"}
+    long["turns"][1]["user"] = "word " * 200
+    one = write_jsonl(tmp_path / "a.jsonl", [pairs_record(f"c{k}", 2) for k in range(5)])
+    other = write_jsonl(tmp_path / "b.jsonl", [long, long | {"id": "w"}])
+    write_jsonl(tmp_path / "b.validation.jsonl", [pairs_record("x", 1)])
+    given = data({"path": str(one)}, {"path": str(other)}, row_length=128)
+    assert gather(given, TEMPLATE, None, "train").report.pairs > 0
+    assert "b.jsonl: none of its 2 pairs fits a row of 128 tokens" in capsys.readouterr().err
 
 
 def test_progress_of_large_sources_is_told_ten_times(files, monkeypatch):
