@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -143,9 +144,11 @@ def meaning(access: Access, error: Exception) -> Exception:
             fault = AloeError(access.message(str(error)))
         case httpx2.TransportError():
             fault = TransientError("connection lost", detail=str(error))
-        case ValidationError() | RecursionError() | UnicodeDecodeError():
+        case (
+            ValidationError() | RecursionError() | json.JSONDecodeError() | TypeError() | AttributeError() | KeyError()
+        ):
             # The SDK's own types stumble over a reply.
-            fault = TransientError("unreadable reply", detail=str(error)[:2000])
+            fault = TransientError("unreadable reply", detail=f"{type(error).__name__}: {error}"[:2000])
         case UnicodeError():  # a half character in the prompt
             fault = AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
         case TransportError():
