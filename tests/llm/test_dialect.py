@@ -1,4 +1,4 @@
-"""What servers refuse is renamed or left out, once, and reported; what is no such refusal ends the run with its words."""
+"""What servers refuse is renamed or left out, once, and reported; any other refusal ends the run with its words."""
 
 import json
 
