@@ -114,7 +114,8 @@ HEADERS = st.dictionaries(
     | st.text(max_size=20),
 )
 TAGS = (
-    "<think>", "</think>", "[THINK]", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>",
+    "<think>", "</think>", "[THINK]", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>",
+    "<|channel|>analysis<|message|>",
     "assistantfinal", "```json\n", "```", "{", "}", "[", "]", '"', "\\", "\n", "\ufeff", "\ud83d", "\0", ",", ":",
     '{"rating": 5}', '{"rating": 1}', '{"reply": "Yes."}', '{"preferred": "A"}', '{"texts": ["a"]}', '{"rating": 9}',
     '{"message": "*x*"}', '{"profile": "", "personality": ""}', '{"a": ', '"rating": 3',
