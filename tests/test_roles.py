@@ -1,5 +1,6 @@
 """Roles: prompts that hold their inputs, answers that are read, repaired once, or refused."""
 
+import dataclasses
 import json
 
 import pytest
@@ -302,3 +303,81 @@ def test_written_personas_resemble_the_examples_and_stay_within_the_count(cast_o
     assert len(profiles) == 20 and all(len(read_profile(profile)) == 10 for profile in profiles)
     assert profiles != cast.write_profiles(seed_profiles(), 20, 6)
     assert len(cast.write_personalities(seed_personalities(), 7, 5)) == 7
+
+
+# ---------------------------------------------------------------- failures that are met again
+
+
+BLOCKED = Completion("", outcome="blocked", detail="SAFETY")
+UNREADABLE = Completion("half \ufffd", outcome="unreadable", detail="the reply breaks within a character")
+TRUNCATED = Completion('{"reply": "I th', 9, 50, "truncated")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [BLOCKED],
+        [Completion("", outcome="empty", detail="STOP")],
+        [UNREADABLE],
+        [TRUNCATED],
+        [Completion(f"<think>{LONG}", outcome="truncated")],
+        ["No.", "Never."],
+        ["No.", BLOCKED],
+        ["No.", UNREADABLE],
+        ["No.", TRUNCATED],
+    ],
+    ids=repr,
+)
+def test_a_failure_is_fresh_when_a_model_was_asked_and_not_when_the_journal_was(cast_of, answers):
+    llm = Recited(*answers)
+    cast = cast_of(llm)
+    told = []
+    for fresh in (True, False, False):
+        with pytest.raises(RoleError) as caught:
+            cast.reply(HISTORY, None, 1)
+        assert caught.value.fresh is fresh and len(llm.asked) == len(answers)
+        told.append(str(caught.value))
+    assert len({*told}) == 1 and "\n" not in told[0]
+
+
+@pytest.mark.parametrize("second", ["Never.", BLOCKED, UNREADABLE, TRUNCATED], ids=repr)
+def test_a_failure_is_fresh_when_only_the_repair_was_asked(cast_of, monkeypatch, second):
+    cast = cast_of(Recited("No."))
+    with pytest.raises(IndexError):  # the process ends before the repair is answered
+        cast.reply(HISTORY, None, 1)
+    llm, _ = cast._roles["responder"]
+    llm.texts = [second]
+    for fresh in (True, False):
+        with pytest.raises(RoleError) as caught:
+            cast.reply(HISTORY, None, 1)
+        assert caught.value.fresh is fresh
+
+
+def test_a_role_error_by_itself_is_fresh():
+    assert RoleError("why").fresh
+
+
+def test_the_budget_for_thinking_is_in_the_key_and_without_one_keys_are_as_ever():
+    request = Request("judge", {}, "s", "p", {"type": "object"}, 0.5, 7)
+    assert request.key("m") == "b332aca86b4f80cb2f2791b52f0c181f0389952381e2076e96fe785ce375f66f"
+    keys = {dataclasses.replace(request, thinking_budget=budget).key("m") for budget in (None, 0, 64, 128)}
+    assert len(keys) == 4 and request.key("m") in keys
+
+
+def test_a_roles_budget_for_thinking_is_in_its_requests(tmp_path):
+    given = {"provider": "genai", "model": "m", "endpoint": "http://127.0.0.1:9", "judge": {"thinking_budget": 64}}
+    settings = config.Roles.model_validate(given)
+    llm = Recited("?", '{"rating": 3}', '{"reply": "r"}')
+    with Ledger(tmp_path / "j") as ledger:
+        cast = Cast(settings, ledger, model=lambda role, name: llm)
+        cast.judge(PERSONA, HISTORY, "Tea.", 1)
+        cast.reply(HISTORY, None, 1)
+    assert [request.thinking_budget for request in llm.asked] == [64, 64, None]
+
+
+def test_drafts_and_thoughts_reach_nobody(cast_of):
+    cast = cast_of(Recited('<think>{"reply": "Draft."}</think>\n{"reply": "Tea."}'))
+    assert cast.reply(HISTORY, None, 1) == "Tea."
+    cast = cast_of(Recited(Completion('{"reply": "Draft."} or rather {"reply": "Better', 1, 1, "truncated")))
+    with pytest.raises(RoleError, match="did not suffice"):
+        cast.reply(HISTORY, None, 1)

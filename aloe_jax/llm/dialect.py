@@ -22,7 +22,7 @@ _NOT_TAKEN = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|\bextra\b|additional propert|deprecat|disabled|no such|forbidden|"
     r"\bnot\b.{0,20}\b(?:permitted|allowed|enabled|accepted|available|implemented|exist|recogni[sz]ed|found)|"
     r"cannot (?:find|be (?:set|used|specified))|\bonly\b.{0,40}\b(?:allowed|set to|accepted)|"
-    r"invalid (?:parameter|argument|field|key|property)|too many states",
+    r"invalid (?:parameter|argument|field|key|property)|too many states|must alternate",
     re.IGNORECASE,
 )
 

@@ -121,6 +121,6 @@ def _seconds(given: str, now: float) -> float | None:
     if _NUMBER.fullmatch(given):
         return min(float(given), _FOR_EVER)
     try:
-        return max(0.0, parsedate_to_datetime(given).timestamp() - now)
+        return min(max(0.0, parsedate_to_datetime(given).timestamp() - now), _FOR_EVER)
     except (ValueError, OverflowError, TypeError):
         return None

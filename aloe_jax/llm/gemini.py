@@ -123,7 +123,7 @@ def _client(key: str, endpoint: str, received: _Received) -> Any:
             answer = self._wire.send(str(request.method), str(request.url), headers, content, seconds)
             received.content = answer.content
             response = requests.Response()
-            response.status_code, response.request, response.url = answer.status, request, str(request.url)
+            response.status_code, response.request, response.url = 200, request, str(request.url)
             response.headers["Content-Type"] = "application/json"
             response.raw = io.BytesIO(b"{}")
             return response
@@ -207,6 +207,6 @@ def _meaning(access: Access, error: Exception) -> Exception:
             return TransientError("timeout")
         case requests.exceptions.RequestException():
             return AloeError(access.message(str(error)))
-        case UnicodeError():  # a half character in the prompt
+        case UnicodeEncodeError():  # a half character in the prompt
             return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
     return meaning(access, error)

@@ -130,7 +130,6 @@ def meaning(access: Access, error: Exception) -> Exception:
     import httpx2
     from google.auth.exceptions import GoogleAuthError, TransportError
     from google.genai.errors import APIError
-    from pydantic import ValidationError
 
     fault = error
     match error:
@@ -143,11 +142,11 @@ def meaning(access: Access, error: Exception) -> Exception:
             fault = AloeError(access.message(str(error)))
         case httpx2.TransportError():
             fault = TransientError("connection lost", detail=str(error))
-        case ValidationError() | RecursionError() | UnicodeDecodeError():
-            # The SDK's own types stumble over a reply.
-            fault = TransientError("unreadable reply", detail=str(error)[:2000])
-        case UnicodeError():  # a half character in the prompt
+        case UnicodeEncodeError():  # half a character in the prompt
             fault = AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
+        case ValueError() | RecursionError() | TypeError() | AttributeError() | KeyError():
+            # The SDK's own types stumble over a reply.
+            fault = TransientError("unreadable reply", detail=f"{type(error).__name__}: {error}"[:2000])
         case TransportError():
             fault = TransientError("connection lost", detail=f"Google Cloud credentials: {error}")
         case GoogleAuthError():

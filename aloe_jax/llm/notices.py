@@ -11,6 +11,7 @@ from contextlib import contextmanager
 Listener = Callable[[str], None]
 
 _listeners: list[Listener] = []
+_NOTHING_NEW = 5.0  # seconds by which a wait may outlast one that was reported
 _lock = threading.Lock()
 _quiet_until: dict[str, float] = {}  # who waits -> when that may be said again
 _waits: list[float] = []  # seconds of each
@@ -29,7 +30,8 @@ def waiting(who: str, seconds: float, text: str) -> None:
     now = time.monotonic()
     with _lock:
         _waits.append(seconds)
-        known = _quiet_until.get(who, 0.0) > now
+        # Who has just been heard to wait as long says nothing new.
+        known = _quiet_until.get(who, 0.0) > max(now, now + seconds - _NOTHING_NEW)
         if not known:
             _quiet_until[who] = now + seconds
     if not known:

@@ -168,6 +168,6 @@ def _meaning(access: Access, error: Exception) -> Exception:
             return TransientError("connection lost", detail=access.scrub(str(error.__cause__ or error)))
         case openai.OpenAIError():
             return AloeError(access.message(str(error)))
-        case UnicodeError():  # a half character in the prompt
+        case UnicodeEncodeError():  # a half character in the prompt
             return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
     return meaning(access, error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 from aloe_jax.llm.complaint import plain
@@ -50,6 +49,5 @@ def tokens(value: object) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    if not math.isfinite(value) or not 0 <= value < _MOST_TOKENS or value != int(value):
-        return 0
-    return int(value)
+    # Neither NaN nor an infinity is within these bounds.
+    return int(value) if 0 <= value < _MOST_TOKENS and value == int(value) else 0

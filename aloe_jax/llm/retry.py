@@ -110,27 +110,27 @@ class Persistent:
         if dialect is not None and self._on_fault is not None:
             hook = self._on_fault
             dialect.on_left_out = lambda name: hook(self.name, request.role, f"left out: {name}")
-        attempts = 0
+        made: list[float] = []
         for draw in range(_DRAWS):
             asked = request if draw == 0 else replace(request, seed=_another(request.seed, draw))
             try:
-                completion, more = self._attempt(asked)
+                completion = self._attempt(asked, made)
+                break
             except GarbledError as error:
-                attempts += 1
                 if self._on_fault is not None:
                     self._on_fault(self.name, request.role, error.fault)
-                completion, more = Completion("", outcome="unreadable", detail=str(error)), 0
-                continue
-            break
-        return replace(completion, cost=self._cost(request, completion), attempts=attempts + more)
+                completion = Completion("", outcome="unreadable", detail=str(error))
+        return replace(completion, cost=self._cost(request, completion), attempts=len(made))
 
-    def _attempt(self, request: Request) -> tuple[Completion, int]:
+    def _attempt(self, request: Request, made: list[float]) -> Completion:
+        """One draw, with its attempts; each adds its moment to `made`."""
         estimate = expected_tokens(request.system + request.prompt)
         estimate += min(self.role.max_output_tokens, _EXPECTED_REPLY)
 
         def once() -> Completion:
             slot = self._limits.acquire(estimate)
             spent = 0
+            made.append(time.monotonic())
             try:
                 completion = self._backend.ask(request, self.role.timeout)
                 # A server that does not say what it took is held to the estimate.
@@ -147,7 +147,7 @@ class Persistent:
                 self._limits.pause(error.retry_after)
 
         who = f"roles.{request.role}: {self.name} ({self.role.provider})"
-        return self._patience.call(once, who, failed)
+        return self._patience.call(once, who, failed)[0]
 
     def _cost(self, request: Request, completion: Completion) -> float | None:
         """Dollars. Where the server does not say how much it read or wrote, a guess stands in for it."""

@@ -24,6 +24,7 @@ def role_at(provider: str, url: str, **settings) -> config.Role:
         "key_variable": "MY_KEY",
         "attempts": 2,
         "timeout": 5.0,
+        "temperature": 0.0,
     }
     return config.Role.model_validate(given | settings)
 

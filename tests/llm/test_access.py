@@ -3,6 +3,7 @@
 import pytest
 
 from aloe_jax import config
+from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
 
 KEY = "zq7-own-key-in-no-known-form"
@@ -72,3 +73,61 @@ def test_vertex_ai_needs_no_key(monkeypatch):
     access = Access(role, "judge")
     assert access.key == ""
     assert "may use my-project" in str(access.refusal(403, "denied"))
+
+
+# ---------------------------------------------------------------- secrets in settings
+
+SECRET = "hunter2-s3cret"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("endpoint", f"https://user:{SECRET}@host/v1", "a user name or a password"),
+        ("endpoint", f"http://{SECRET}@127.0.0.1:8000", "a user name or a password"),
+        ("endpoint", f"user:{SECRET}@host", "a user name or a password"),
+        ("endpoint", f"https://user:pa/{SECRET}@host/v1", "a user name or a password"),
+        ("endpoint", f"https://host/v1?key={SECRET}", "the address has a query"),
+        ("endpoint", f"https://host/v1#{SECRET}", "the address has a query"),
+        ("endpoint", f"https://ho st/{SECRET}", "a space or a line break"),
+        ("key_variable", f"sk-{SECRET}", "is no name of an environment variable"),
+        ("key_variable", f"AIza{SECRET.replace('-', '_')}", "is no name of an environment variable"),
+    ],
+)
+@pytest.mark.parametrize("where", ["roles", "roles.judge"])
+def test_a_secret_in_the_settings_is_refused_and_not_repeated(tmp_path, where, key, value, says):
+    file = tmp_path / "data.yaml"
+    file.write_text("output: out\n")
+    with pytest.raises(AloeError) as caught:
+        config.load(config.Datagen, file, [f"{where}.{key}={value}"])
+    told = str(caught.value)
+    assert says in told and f".{key}: " in told and "\n" not in told
+    assert SECRET not in told and SECRET.replace("-", "_") not in told
+    file.write_text(
+        f"output: out\n{'roles:' if where == 'roles' else 'roles: {judge: {'}\n  {key}: {value!r}\n"
+        + "}}" * ("." in where)
+    )
+    with pytest.raises(AloeError) as caught:
+        config.load(config.Datagen, file)
+    assert says in str(caught.value) and SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://127.0.0.1:8000/v1", "https://host.example/v1/models", "http://[::1]:80/v1"]
+)
+def test_ordinary_addresses_are_taken(endpoint):
+    assert config.Role(endpoint=endpoint, key_variable="_MY_KEY_2").endpoint == endpoint
+
+
+@pytest.mark.parametrize("length", [5, 9, 10, 40])
+def test_a_short_key_is_taken_out_whole_and_a_long_one_in_parts(monkeypatch, length):
+    key = "Zq8Wv3Xk7Jm2Rt9Lp4Hs6Nd1Bf5Gc0Ty-Ue_Ia.Q"[:length]
+    monkeypatch.setenv("MY_KEY", key)
+    access = Access(config.Role(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
+    assert access.scrub(f"it is {key}, is it?") == "it is [key], is it?"
+    if length >= 10:
+        assert access.scrub(f"it is {key[:-2]} or ***{key[2:]}, no?") == "it is [key] or ***[key], no?"
+
+
+def test_words_of_a_server_are_shown_whatever_they_are_made_of(access):
+    assert access.scrub("\x1b[31mred\x07 \u202e bell\x00 \ud83d") == "[31mred bell ?"

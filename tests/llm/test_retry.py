@@ -1,12 +1,14 @@
 """The retry layer by itself, on a clock of our own."""
 
 import threading
+from collections import Counter
 
 import pytest
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.faults import TransientError, retry_after
+from aloe_jax.llm import notices
+from aloe_jax.llm.faults import GarbledError, TransientError, retry_after
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.retry import LONGEST_WAIT, Persistent
@@ -172,6 +174,10 @@ INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "12.5
 @pytest.mark.parametrize(
     ("headers", "details", "seconds"),
     [
+        ({"retry-after": "9" * 400}, (), 1e9),
+        ({"retry-after": "\u0661"}, (), None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 +9999"}, (), None),
+        ({}, [INFO | {"retryDelay": "9" * 400 + "s"}], 1e9),
         ({}, (), None),
         ({"retry-after": "30"}, (), 30.0),
         ({"Retry-After": " 0.5 "}, (), 0.5),
@@ -190,3 +196,81 @@ INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "12.5
 )
 def test_what_a_server_asks_to_wait_is_read(headers, details, seconds):
     assert retry_after(headers, details, now=1000.0) == seconds
+
+
+# ---------------------------------------------------------------- what a person hears
+
+
+@pytest.fixture
+def heard():
+    lines = []
+    with notices.heard_by(lines.append):
+        yield lines
+
+
+def test_a_long_wait_is_reported_and_counted_and_a_short_one_is_not(heard):
+    before = notices.waited()
+    llm, clock, _ = persistent(
+        TransientError("429 Too Many Requests", 240.0, "Quota exceeded."), TransientError("503", 5.0), Completion("hi")
+    )
+    llm.complete(REQUEST)
+    assert clock.waits == [241.0, 7.0]
+    assert heard == [
+        "roles.judge: echo-1 (gemini): waiting 240 s, as the server asks (429 Too Many Requests: Quota exceeded)"
+    ]
+    count, seconds = notices.waited()
+    assert (count - before[0], seconds - before[1]) == (1, 240.0)
+
+
+def test_threads_that_wait_together_report_once(heard):
+    for _ in range(4):
+        llm, clock, _ = persistent(TransientError("429", 20.0), Completion("hi"))
+        llm.complete(Request("user", {}, "s", "p", {}, 0.0, 0))
+        assert clock.waits == [21.0]
+    assert len(heard) == 1
+
+
+def test_without_a_listener_notices_go_to_stderr(capsys):
+    notices.report("one line")
+    assert capsys.readouterr() == ("", "one line\n")
+
+
+def test_the_longest_wait_is_a_setting(heard):
+    llm, clock, _ = persistent(TransientError("429", 1800.0), Completion("hi"), longest_wait=3600.0)
+    llm.complete(REQUEST)
+    assert clock.waits == [1801.0]
+    llm, clock, _ = persistent(TransientError("429", 0.5), Completion("hi"), longest_wait=0.0)
+    with pytest.raises(UnavailableError, match="asks to wait 0 seconds"):
+        llm.complete(REQUEST)
+    assert clock.waits == []
+
+
+def test_retries_add_up_by_their_reasons():
+    counts = Counter()
+    llm, _, faults = persistent(
+        TransientError("503 Service Unavailable"),
+        TransientError("timeout"),
+        GarbledError("400 json_validate_failed", "no JSON"),
+        TransientError("timeout"),
+        Completion("hi"),
+    )
+    assert llm.complete(REQUEST).attempts == 5
+    counts.update(fault for _, _, fault in faults)
+    assert counts == {"timeout": 2, "503 Service Unavailable": 1, "400 json_validate_failed": 1}
+
+
+def test_an_answer_thrown_away_again_and_again_is_unreadable():
+    llm, clock, faults = persistent(GarbledError("400 json_validate_failed", "no JSON"))
+    assert llm.complete(REQUEST) == Completion("", 0, 0, "unreadable", "400 json_validate_failed: no JSON", attempts=3)
+    assert clock.waits == [] and len(faults) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "cost"),
+    [((0, 0), 101 + 2 * 1), ((50, 0), 50 + 2 * 1), ((0, 30), 101 + 2 * 30), ((50, 30), 50 + 2 * 30)],
+)
+def test_tokens_that_are_unknown_are_paid_for_by_a_guess(given, cost):
+    llm, _, _ = persistent(Completion("hi", *given), price={"input": 1e6, "output": 2e6})
+    assert llm.complete(REQUEST).cost == cost
+    llm, _, _ = persistent(Completion("", outcome="blocked"), price={"input": 1e6, "output": 2e6})
+    assert llm.complete(REQUEST).cost == 0  # nothing was written
