@@ -17,12 +17,25 @@ class Lock:
     """An exclusive lock on `file`, which is created where it is missing and names the process that has the lock.
 
     `busy` makes the message where another process has it, from that process: "process 71 on tower". Raises AloeError
-    with it, or when the file cannot be written. A killed process
-    leaves the file, which then locks nothing; `release` leaves it too, because removing it would let in two at once.
+    with it, or when the file cannot be written. A killed process leaves the file, which then locks nothing; `release`
+    leaves it too, or with `remove` takes it away.
     """
 
     def __init__(self, file: Path, busy: Callable[[str], str]) -> None:
         self.file = file
+        while True:
+            descriptor = self._taken(busy)
+            if _same(descriptor, file):
+                break
+            os.close(descriptor)  # another process has taken the file away since it was opened: that locks nothing
+        self._descriptor: int | None = descriptor
+        with contextlib.suppress(OSError):  # a full disk takes the lock all the same, without a name in it
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def _taken(self, busy: Callable[[str], str]) -> int:
+        """An open file with the lock."""
+        file = self.file
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -38,23 +51,30 @@ class Lock:
             raise AloeError(
                 f"{file}: cannot be locked ({error.strerror}); choose a directory on another disk"
             ) from None
-        self._descriptor: int | None = descriptor
-        with contextlib.suppress(OSError):  # a full disk takes the lock all the same, without a name in it
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        return descriptor
 
-    def release(self) -> None:
+    def release(self, remove: bool = False) -> None:
         """Lift the lock. Does nothing the second time."""
         if self._descriptor is not None:
+            if remove:
+                with contextlib.suppress(OSError):
+                    self.file.unlink()
             os.close(self._descriptor)
             self._descriptor = None
 
 
+def _same(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
 @contextlib.contextmanager
-def locked(target: Path, doing: str) -> Iterator[None]:
+def locked(target: Path, doing: str, *, remove: bool = False) -> Iterator[None]:
     """Be the only process that is `doing` ("training into") a file or directory; the lock's file is beside it.
 
-    Raises AloeError naming the target and the process that has it. A path in a bucket cannot be locked and is not.
+    `remove` takes that file away at the end. Raises AloeError naming the target and the process that has it. A path in a bucket cannot be locked and is not.
     """
     if is_remote(target):
         yield
@@ -72,4 +92,4 @@ def locked(target: Path, doing: str) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        lock.release(remove)

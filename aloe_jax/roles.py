@@ -27,7 +27,14 @@ from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directio
 
 
 class RoleError(AloeError):
-    """A role's answer was blocked, or could not be read, and neither could its second attempt."""
+    """A role's answer was blocked, or could not be read, and neither could its second attempt.
+
+    `fresh` says that this process asked; what is found in the journal failed in an earlier one.
+    """
+
+    def __init__(self, message: str, fresh: bool = True) -> None:
+        super().__init__(message)
+        self.fresh = fresh
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -206,7 +213,7 @@ class Cast:
         model: Callable[[config.Role, str], LLM] | None = None,
     ) -> None:
         self._ledger = ledger
-        self._roles: dict[str, tuple[LLM, float]] = {}
+        self._roles: dict[str, tuple[LLM, float, int | None]] = {}
         for name in only or config.Roles.model_fields:
             role: config.Role = getattr(roles, name)
             if (
@@ -219,7 +226,7 @@ class Cast:
                     "give input and output in dollars per million tokens"
                 )
             llm = model(role, name) if model else language_model(role, name, ledger.count_fault)
-            self._roles[name] = (llm, role.temperature)
+            self._roles[name] = (llm, role.temperature, role.thinking_budget)
         self._settings = roles
 
     def describe(self, name: str, prompt_of: str | None = None) -> dict[str, Any]:
@@ -308,9 +315,10 @@ class Cast:
         `mend` returns an answer without the fault, and the fault: what is taken when the repair fails as well.
         `player` is the role whose model is asked, where that is not `role`, whose prompt it is.
         """
-        llm, temperature = self._roles[player or role]
-        request = Request(role, inputs, *render(role, inputs), _schema(form), temperature, seed)
+        llm, temperature, thinking = self._roles[player or role]
+        request = Request(role, inputs, *render(role, inputs), _schema(form), temperature, seed, thinking)
         text = self._complete(llm, request, form, player or role)
+        fresh = self._ledger.asked_now(llm.name, request)
         answer, fault = _read(form, text, mend)
         if not fault:
             assert answer is not None
@@ -320,27 +328,31 @@ class Cast:
             f"{request.prompt}\n\nYour previous answer was:\n{text}\n\nIt cannot be used: {fault}. "
             "Answer again, with nothing but the JSON object."
         )
-        request = Request(role, inputs, request.system, repair, request.schema, temperature, seed)
-        fresh = self._ledger.find_call(llm.name, request) is None
-        text = self._complete(llm, request, form, player or role)
+        request = Request(role, inputs, request.system, repair, request.schema, temperature, seed, thinking)
+        new = self._ledger.find_call(llm.name, request) is None
+        text = self._complete(llm, request, form, player or role, fresh)
+        fresh = fresh or self._ledger.asked_now(llm.name, request)
         repaired, still = _read(form, text, mend)
-        if still and fresh:  # a fault is counted by the run that met it
+        if still and new:  # a fault is counted by the run that met it
             self._ledger.count_fault(llm.name, role, f"answer: {fault}")
         answer = repaired or answer
         if answer is None:
             shown_text = " ".join(text.split())[:200]
-            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {still}: {shown_text!r}")
+            raise RoleError(f"{role} ({llm.name}): unusable answer twice, {still}: {shown_text!r}", fresh)
         return answer
 
-    def _complete(self, llm: LLM, request: Request, form: type[BaseModel], player: str) -> str:
+    def _complete(self, llm: LLM, request: Request, form: type[BaseModel], player: str, fresh: bool = False) -> str:
+        """The text of a completion. `fresh` says that a question before it, of the same answer, was asked now."""
         completion = self._ledger.complete(llm, request)
+        fresh = fresh or self._ledger.asked_now(llm.name, request)
         match completion.outcome:
             case "blocked" | "empty":
-                raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}")
+                raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}", fresh)
             case "truncated" if _read(form, completion.text, None)[1]:
                 raise RoleError(
                     f"{request.role} ({llm.name}): truncated reply, {completion.output_tokens} tokens did not suffice; "
-                    f"raise roles.{player}.max_output_tokens"
+                    f"raise roles.{player}.max_output_tokens",
+                    fresh,
                 )
         return completion.text
 

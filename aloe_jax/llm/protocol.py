@@ -28,10 +28,13 @@ class Request:
     schema: Mapping[str, Any]
     temperature: float
     seed: int
+    thinking: int | None = None  # the budget, where one is set
 
     def key(self, model: str) -> str:
         """Content key: the same question to the same model has the same key, whatever the order of work."""
         content = [model, self.role, self.system, self.prompt, self.schema, self.temperature, self.seed]
+        if self.thinking is not None:
+            content.append(self.thinking)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -40,8 +43,8 @@ class Completion:
     """What came back, and what it took.
 
     Tokens are 0 where the provider does not say; thinking counts as output. Anything but "ok" is a finished
-    call, too: it was answered and perhaps paid for, and asking again would be answered alike; `detail` then says
-    why, in the server's words.
+    call, too: it was perhaps paid for, and the same question with the same seed is not asked again; but it is no
+    answer. `detail` then says why, in the server's words.
     """
 
     text: str
