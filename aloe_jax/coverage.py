@@ -83,7 +83,7 @@ def why(message: str) -> str:
     ):
         if sign in message:
             return words
-    return whole_reason(message)
+    return f"because {whole_reason(message)}"
 
 
 def who_and_why(message: str) -> str:

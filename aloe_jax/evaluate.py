@@ -107,6 +107,7 @@ def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
     from rich.console import Console
 
     from aloe_jax.benchmark.results import write_results
+    from aloe_jax.disk import refusals
     from aloe_jax.files import write_atomically
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.report.gathering import gather
@@ -118,10 +119,11 @@ def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
     except BudgetError as error:
         click.echo(f"Stopped: {error}. Whatever is finished is kept; the same command goes on from here.", err=True)
         sys.exit(LIMITED)
-    write_results(settings.output, scored.results)
-    write_atomically(Path(settings.output) / "config.yaml", config.dump(settings))
-    report = gather([settings.output], settings.judging.people)
-    write_page(report, f"{settings.output}/report.html")
+    with refusals(Path(settings.output)):
+        write_results(settings.output, scored.results)
+        write_atomically(Path(settings.output) / "config.yaml", config.dump(settings))
+        report = gather([settings.output], settings.judging.people)
+        write_page(report, f"{settings.output}/report.html")
     console = Console()
     console.print(table(report))
     console.print(f"{settings.output}/report.html", highlight=False, soft_wrap=True)
@@ -213,9 +215,12 @@ def _show_estimate(settings: config.Evaluate) -> None:
 
 
 def _score_preferences(settings: config.Preferences) -> tuple[Coverage, ...]:
+    from pathlib import Path
+
     from rich.console import Console
 
     from aloe_jax.benchmark.preferences import score_preferences, table, write_preferences
+    from aloe_jax.disk import refusals
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
 
@@ -224,11 +229,12 @@ def _score_preferences(settings: config.Preferences) -> tuple[Coverage, ...]:
     if settings.reference is not None:
         check_model("reference", settings.reference)
     found = score_preferences(settings)
-    written = write_preferences(settings, found)
+    with refusals(Path(settings.output)):
+        written = write_preferences(settings, found)
+        write_page(gather([settings.output]), f"{settings.output}/report.html")
     console = Console()
     console.print(table(found))
     console.print(str(written), highlight=False, soft_wrap=True)
-    write_page(gather([settings.output]), f"{settings.output}/report.html")
     return found.coverage
 
 

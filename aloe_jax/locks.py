@@ -74,7 +74,8 @@ def _same(descriptor: int, file: Path) -> bool:
 def locked(target: Path, doing: str, *, remove: bool = False) -> Iterator[None]:
     """Be the only process that is `doing` ("training into") a file or directory; the lock's file is beside it.
 
-    `remove` takes that file away at the end. Raises AloeError naming the target and the process that has it. A path in a bucket cannot be locked and is not.
+    `remove` takes that file away at the end. Raises AloeError naming the target and the process that has it. A path in
+    a bucket cannot be locked and is not.
     """
     if is_remote(target):
         yield

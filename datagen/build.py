@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.dataset import ABSENT
+from aloe_jax.disk import refusals
 from aloe_jax.errors import AloeError
-from aloe_jax.locks import locked
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card
 from datagen.personas import Personas, recorded_personas
-from datagen.writing import refusals
+from datagen.writing import alone
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -52,7 +52,7 @@ def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]
     people = {"train": personas.training, "benchmark": personas.benchmark}
     trees = {"train": train, "validation": validation}
     records = {name: [tree_record(tree) for tree in split] for name, split in trees.items()}
-    with locked(root, "building", remove=True):
+    with alone(root, "building"):
         written = {
             write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
             write_tfds("aloe_trees", records, root, provenance): _counts(trees),

@@ -8,12 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from aloe_jax.disk import refusals, refused
 from aloe_jax.errors import AloeError
 from aloe_jax.locks import locked
-
-
-class DiskError(AloeError, OSError):
-    """A disk is full, read-only or out of reach."""
 
 
 @contextlib.contextmanager
@@ -24,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise AloeError(f"{path}: is a directory; give the name of the file to write")
-    with refusals(path), locked(path, "writing", remove=True):
+    with alone(path, "writing"), refusals(path):
         # Of a fixed name: what a killed process leaves is written over by the next.
         partial = path.with_name(f".{path.name}.partial")
         try:
@@ -36,28 +33,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turn a disk that is full, read-only or out of reach into one line that names `path`."""
-    try:
+def alone(path: Path, doing: str) -> Iterator[None]:
+    """Be the only process that is `doing` a path. Raises AloeError when another is, and when the disk refuses."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(above, os.W_OK):
+        refusal = errno.EROFS if os.statvfs(above).f_flag & os.ST_RDONLY else errno.EACCES
+        raise refused(path, OSError(refusal, os.strerror(refusal)))
+    with locked(path, doing, remove=True):
         yield
-    except DiskError:
-        raise
-    except OSError as error:
-        raise refused(path, error) from None
-    except UnicodeEncodeError:
-        raise AloeError(
-            f"{path}: not written: a text has half a character (a lone surrogate such as \\ud83d), which no file can "
-            "hold; mend it in the source"
-        ) from None
-
-
-def refused(path: Path, error: OSError) -> DiskError:
-    """The error for a path that cannot be written."""
-    advice = {
-        errno.ENOSPC: "free some space and run again",
-        errno.EDQUOT: "free some space and run again",
-        errno.EROFS: "give a path on a disk that may be written",
-        errno.EACCES: "give a path that may be written",
-        errno.EPERM: "give a path that may be written",
-    }.get(error.errno or 0, "give another path")
-    return DiskError(f"{path}: cannot be written ({error.strerror or error}); {advice}")

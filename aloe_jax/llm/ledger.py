@@ -20,7 +20,17 @@ from aloe_jax.conversation import first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.protocol import LLM, Completion, Request
-from aloe_jax.llm.store import COLUMNS, Opened, Value, checksum, damaged, damaged_row, explained, transaction
+from aloe_jax.llm.store import (
+    COLUMNS,
+    Opened,
+    Value,
+    checksum,
+    damaged,
+    damaged_row,
+    explained,
+    only_writer,
+    transaction,
+)
 from aloe_jax.locks import Lock
 
 if TYPE_CHECKING:
@@ -70,13 +80,12 @@ class Ledger:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
-            self._guard = _lock_out_others(self.path)
+            self._guard = only_writer(self.path)
         try:
             self._store = Opened(self.path, writing=writing)
         except BaseException:
             if self._guard is not None:
-                _beside(self.path).unlink()  # leave no trace beside a file that is not ours
-            self._unlock()
+                self._guard.release(remove=True)  # leave no trace beside a file that is not ours
             raise
         self._database = self._store.database
 
@@ -327,19 +336,6 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
-
-
-def _lock_out_others(path: Path) -> Lock:
-    """Take the lock beside the journal, or raise AloeError naming the process that has it."""
-
-    def busy(owner: str) -> str:
-        return f"{path}: another process is writing this journal ({owner}); wait for it or stop it"
-
-    return Lock(_beside(path), busy)
 
 
 def _short(key: str) -> int:

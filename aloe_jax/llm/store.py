@@ -1,14 +1,15 @@
 """The SQLite file under a journal: opened for one writer or for readers anywhere, checked, and brought up to date.
 
-Every row has a checksum over all of its values. When a journal is opened its structure is checked: by
-`integrity_check`, and every row by its checksum, in a file of up to CHECKED_WHOLE bytes (on two cores 0.2 s and 0.5 s
-for the 30 MB of 75,000 calls); in a larger one by `quick_check` (1 s a gigabyte), and rows by their checksums as they
-are read. A journal of version 2 has no checksums. Whoever opens it to write adds them; readers take it as it is.
+Every row has a checksum over all of its values. When a journal is opened it is checked: a file of up to CHECKED_WHOLE
+bytes whole, by `integrity_check` and row by row (0.7 s for 75,000 calls in 30 MB); of a larger one the structure, by
+`quick_check` (1 s a gigabyte), and rows as they are read. A journal of version 2 has no checksums: whoever opens it to
+write adds them, and who reads it takes it as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,10 +24,12 @@ from urllib.parse import quote
 import click
 
 from aloe_jax.errors import AloeError
+from aloe_jax.locks import Lock
 
 APPLICATION = 0x414C4F45  # "ALOE", in the header of the file
 VERSION = 3
 WITHOUT_CHECKSUMS = 2  # the version before
+_SMALLEST, _EMPTY = 512, 4096  # bytes of a page of SQLite's, and of a file without a table
 CHECKED_WHOLE = 128 << 20  # bytes of a file in which every row is checked when it is opened
 TABLES = """
 CREATE TABLE calls (
@@ -75,15 +78,13 @@ Row = tuple[Any, ...]  # as SQLite gives it
 
 def checksum(table: str, values: Sequence[Value]) -> bytes:
     """Eight bytes that change with any change of a row's values or of their types."""
-    found = hashlib.blake2b(table.encode(), digest_size=8)
-    for value in values:
-        if isinstance(value, float):
-            data = value.hex().encode()
-        else:
-            data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
-        found.update(f"{type(value).__name__}{len(data)}:".encode())
-        found.update(data)
-    return found.digest()
+    # JSON tells text from numbers and whole numbers from others, and is written quickly.
+    written = table + json.dumps(values, default=_hexadecimal)
+    return hashlib.blake2b(written.encode(), digest_size=8).digest()
+
+
+def _hexadecimal(value: bytes) -> dict[str, str]:
+    return {"bytes": value.hex()}
 
 
 class Opened:
@@ -95,9 +96,11 @@ class Opened:
         Raises AloeError when the file cannot be opened, is no journal, is of another version or is damaged.
         """
         self.path, self.writing = path, writing
+        if path.is_file() and 0 < path.stat().st_size < _SMALLEST:  # which SQLite takes for empty, and writes over
+            raise AloeError(f"{path}: is no journal (not an SQLite file, or cut to its first bytes); move it away")
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         with explained(path):
-            self.database = _connect(path) if writing else self._connect_reading()
+            self.database = connect(path) if writing else self._connect_reading()
         try:
             with explained(path):
                 self._prepare(tell or (lambda line: click.echo(line, err=True)))
@@ -108,7 +111,7 @@ class Opened:
     def _connect_reading(self) -> sqlite3.Connection:
         if not self.path.exists():
             raise AloeError(f"{self.path}: there is no journal; give the output directory of a run")
-        database = _connect(self.path)
+        database = connect(self.path)
         try:
             empty = _number(database, "SELECT count(*) FROM sqlite_master") == 0
         except sqlite3.OperationalError as error:
@@ -117,33 +120,24 @@ class Opened:
                 raise
             return self._connect_read_only()
         if empty:  # its writer was killed before there was anything in it
-            database.close()
-            database = _connect(":memory:")
-            _create(database)
+            application = _number(database, "PRAGMA application_id")
+            if not application and self.path.stat().st_size <= _EMPTY:
+                database.close()
+                database = connect(":memory:")
+                _create(database)
         return database
 
     def _connect_read_only(self) -> sqlite3.Connection:
-        """On a read-only disk: SQLite wants to write beside a file even to read it, unless it is said not to change."""
-        log = self.path.with_name(self.path.name + "-wal")
-        if log.exists() and log.stat().st_size:  # what is in it would not be seen
-            self._copy = tempfile.TemporaryDirectory(prefix="aloe-journal-")
-            place = Path(self._copy.name) / self.path.name
-            for source, target in ((self.path, place), (log, place.with_name(log.name))):
-                try:
-                    shutil.copyfile(source, target)
-                except OSError as error:
-                    raise AloeError(
-                        f"{source}: is on a read-only disk and cannot be copied to {place.parent} to be read "
-                        f"({error.strerror}); set TMPDIR to a directory with room"
-                    ) from None
-            return _connect(place)
-        return _connect(f"file:{quote(os.fspath(self.path.absolute()))}?immutable=1", uri=True)
+        database, self._copy = connect_frozen(self.path)
+        return database
 
     def _prepare(self, tell: Callable[[str], None]) -> None:
         database, path = self.database, self.path
         # A file of another program must be refused before anything, WAL mode included, is written to it.
         empty = _number(database, "SELECT count(*) FROM sqlite_master") == 0
         application, version = _number(database, "PRAGMA application_id"), _number(database, "PRAGMA user_version")
+        if empty and (application or (path.exists() and path.stat().st_size > _EMPTY)):
+            raise damaged(path, "its list of tables is empty")
         if not empty and application != APPLICATION:
             raise AloeError(f"{path}: is an SQLite file but no journal of ours; move it away")
         if not empty and version not in (VERSION, WITHOUT_CHECKSUMS):
@@ -161,8 +155,8 @@ class Opened:
                     _create(database)
             version = VERSION
         whole = path.stat().st_size <= CHECKED_WHOLE
+        self.checked = version != WITHOUT_CHECKSUMS
         self._check_structure(whole)
-        self.checked = self._has_checksums()
         if whole:
             for table in COLUMNS:
                 for row in database.execute(f"SELECT {self.columns(table)} FROM {table}"):
@@ -173,14 +167,15 @@ class Opened:
 
     def _check_structure(self, whole: bool) -> None:
         tables = {name for (name,) in self.database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if missing := COLUMNS.keys() - tables:
-            raise damaged(self.path, f"its table {min(missing)} is missing")
+        for table, columns in COLUMNS.items():
+            if table not in tables:
+                raise damaged(self.path, f"its table {table} is missing")
+            found = {row[1] for row in self.database.execute(f"PRAGMA table_info({table})")} - {"number"}
+            if found != {*columns.split(", "), *(["checksum"] if self.checked else [])}:
+                raise damaged(self.path, f"the columns of its table {table} are not those of a journal")
         fault = self.database.execute(f"PRAGMA {'integrity' if whole else 'quick'}_check(1)").fetchone()[0]
         if fault != "ok":
-            raise damaged(self.path, " ".join(str(fault).split())[:200])
-
-    def _has_checksums(self) -> bool:
-        return "checksum" in {row[1] for row in self.database.execute("PRAGMA table_info(calls)")}
+            raise damaged(self.path, _plainly(fault))
 
     def _add_checksums(self, tell: Callable[[str], None]) -> None:
         database = self.database
@@ -205,7 +200,7 @@ class Opened:
     def verified(self, table: str, row: Row) -> Row:
         """The values of a row of COLUMNS and its checksum, as `columns` selects them. Raises AloeError when damaged."""
         values, stored = (row[:-1], row[-1]) if self.checked else (row, None)
-        if not _plausible(table, values) or (self.checked and checksum(table, values) != stored):
+        if checksum(table, values) != stored if self.checked else not plausible(table, values):
             raise damaged_row(self.path, table, values)
         return values
 
@@ -221,7 +216,7 @@ class Opened:
             self._copy = None
 
 
-def _plausible(table: str, values: Row) -> bool:
+def plausible(table: str, values: Row) -> bool:
     """Whether values are of the types of their columns, and text is text."""
     for name, value in zip(COLUMNS[table].split(", "), values, strict=True):
         if not isinstance(value, _NUMBERS.get(name, (str,))):
@@ -231,7 +226,8 @@ def _plausible(table: str, values: Row) -> bool:
     return True
 
 
-def _connect(path: str | Path, uri: bool = False) -> sqlite3.Connection:
+def connect(path: str | Path, uri: bool = False) -> sqlite3.Connection:
+    """A connection of ours, without a look at what is in the file."""
     # Autocommit: each statement outside BEGIN is its own transaction.
     database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False, uri=uri)
     # A damaged text has to be read to be found damaged.
@@ -241,6 +237,27 @@ def _connect(path: str | Path, uri: bool = False) -> sqlite3.Connection:
 
 def _decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+def connect_frozen(path: Path) -> tuple[sqlite3.Connection, tempfile.TemporaryDirectory[str] | None]:
+    """Open a file to read without writing beside it, as SQLite does even to read; and the copy that is read instead.
+
+    There is a copy where the file has a log that is not folded into it, whose contents would not be seen.
+    """
+    log = path.with_name(path.name + "-wal")
+    if not (log.exists() and log.stat().st_size):
+        return connect(f"file:{quote(os.fspath(path.absolute()))}?immutable=1", uri=True), None
+    copy = tempfile.TemporaryDirectory(prefix="aloe-journal-")
+    place = Path(copy.name) / path.name
+    for source, target in ((path, place), (log, place.with_name(log.name))):
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            raise AloeError(
+                f"{source}: cannot be copied to {place.parent} to be read there ({error.strerror}); set TMPDIR to a "
+                "directory with room"
+            ) from None
+    return connect(place), copy
 
 
 def _create(database: sqlite3.Connection) -> None:
@@ -268,6 +285,15 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+def only_writer(path: Path) -> Lock:
+    """The lock beside a journal. Raises AloeError naming the process that has it."""
+
+    def busy(owner: str) -> str:
+        return f"{path}: another process is writing this journal ({owner}); wait for it or stop it"
+
+    return Lock(path.with_name(path.name + ".lock"), busy)
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
@@ -282,7 +308,7 @@ def damaged(path: Path, what: str) -> AloeError:
 def damaged_row(path: Path, table: str, values: Sequence[Value]) -> AloeError:
     """The error for a row that is not as it was written."""
     row = dict(zip(COLUMNS[table].split(", "), values, strict=False))
-    shown = {name: str(value).encode("ascii", "backslashreplace").decode()[:60] for name, value in row.items()}
+    shown = {name: _plainly(value)[:60] for name, value in row.items()}
     what = {
         "calls": "call {key} of {role} to {model}",
         "faults": "the count of {fault} of {role} with {model}",
@@ -299,10 +325,17 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         if "malformed" in str(error) or "no such table" in str(error) or "no such column" in str(error):
-            raise damaged(path, str(error)) from None
+            raise damaged(path, _plainly(error)) from None
         raise AloeError(f"{path}: {_explain(error)}") from None
+    except UnicodeDecodeError:  # of SQLite's own message, which quotes the file
+        raise damaged(path, "its list of tables is not text") from None
     except OverflowError as error:  # a number that is larger than SQLite's
         raise AloeError(f"{path}: the journal cannot hold it ({error})") from None
+
+
+def _plainly(message: object) -> str:
+    """A message that quotes the file, in one line of signs that any terminal has."""
+    return " ".join(str(message).split()).encode("ascii", "backslashreplace").decode()[:200]
 
 
 def _refuses_to_write(error: sqlite3.Error) -> bool:
@@ -319,4 +352,4 @@ def _explain(error: sqlite3.Error) -> str:
         ("locked", "another process is writing the journal; wait for it or stop it"),
         ("disk I/O error", "the disk cannot be read or written (I/O error); copy the directory to another disk"),
     )
-    return next((say for part, say in causes if part in text), f"the journal cannot be used ({text})")
+    return next((say for part, say in causes if part in text), f"the journal cannot be used ({_plainly(text)})")

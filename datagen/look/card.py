@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.disk import refusals
 from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.look.stats import NONE, number, share, turn_stats
 from datagen.personas import Personas
 from datagen.pool.coverage import coverage
-from datagen.writing import refusals
 
 _TITLES = {
     "persona_writer": "persona writer",
