@@ -12,7 +12,7 @@ from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
 from aloe_jax.roles import Cast, RoleError
 from datagen.__main__ import main
-from datagen.conversations import TURN_ATTEMPTS, recorded_conversations, whole_reason
+from datagen.conversations import TURN_ATTEMPTS, recorded_conversations
 from datagen.journal import BATCH, journal_path
 from datagen.pool.growth import SaturatedError, grow
 from datagen.pool.seeds import seed_texts
