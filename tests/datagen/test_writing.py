@@ -176,14 +176,14 @@ def disk(tmp_path):
 
     class Disk(type(place)):
         def leave(self, kib):
-            with (place / "fill").open("wb") as file:
-                try:
-                    while True:
-                        file.write(b"x" * 1024)
-                        file.flush()
-                except OSError:
-                    pass
-            os.truncate(place / "fill", (place / "fill").stat().st_size // 4096 * 4096 - kib * 1024)
+            fill = os.open(place / "fill", os.O_WRONLY | os.O_CREAT)
+            try:
+                while True:
+                    os.write(fill, bytes(4096))
+            except OSError:
+                os.ftruncate(fill, os.fstat(fill).st_size // 4096 * 4096 - kib * 1024)
+            finally:
+                os.close(fill)
 
         def read_only(self):
             subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
