@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from aloe_jax.files import as_path, is_remote
 if TYPE_CHECKING:
     from aloe_jax.benchmark.scoring import Scored, Talked
     from aloe_jax.conversation import Persona
+    from aloe_jax.coverage import Coverage
     from aloe_jax.llm.ledger import Ledger
 
 LIMITED = 3  # exit status of a run that a limit stopped
@@ -47,6 +48,10 @@ def main(
     With --preferences: how often each model finds the preferred reply of a held-out pair likelier than the rejected
     one; OUTPUT gets report.html, preferences.json and config.yaml.
 
+    Exit status: 0 when all is there; 4 when ratings, comparisons or pairs are missing, and 1 when there are none, with
+    the reasons in the last line; 3 when --max-cost or --max-calls stopped the run. Without a terminal a line at least
+    every 30 seconds says how far it is.
+
     \b
     Example:
       python -m aloe_jax.evaluate --config configs/eval/scripted.yaml cases=20
@@ -61,14 +66,16 @@ def main(
                 raise click.UsageError("--dry-run shows what language models would be asked; --preferences asks none")
             scoring = config.load(config.Preferences, path, overrides)
             with _output_on_disk(scoring) as kept:
-                _score_preferences(kept)
+                parts = _score_preferences(kept)
+            _end(parts)
             return
         settings = config.load(config.Evaluate, path, overrides)
         if dry_run:
             _show_estimate(settings)
         else:
             with _output_on_disk(settings) as kept:
-                _run(kept)
+                parts = _run(kept)
+            _end(parts)
 
 
 @contextmanager
@@ -84,12 +91,23 @@ def _output_on_disk[S: (config.Evaluate, config.Preferences)](settings: S) -> It
     click.echo(f"copied to {settings.output}")
 
 
-def _run(settings: config.Evaluate) -> None:
+def _end(parts: Sequence[Coverage]) -> None:
+    """Say in the last line what is missing, and leave with a status that says so."""
+    from aloe_jax.coverage import NOTHING, told
+
+    line, status = told(parts)
+    if line:
+        click.echo(f"Error: {line}" if status == NOTHING else line, err=True)
+        sys.exit(status)
+
+
+def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
     from pathlib import Path
 
     from rich.console import Console
 
     from aloe_jax.benchmark.results import write_results
+    from aloe_jax.disk import refusals
     from aloe_jax.files import write_atomically
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.report.gathering import gather
@@ -101,13 +119,15 @@ def _run(settings: config.Evaluate) -> None:
     except BudgetError as error:
         click.echo(f"Stopped: {error}. Whatever is finished is kept; the same command goes on from here.", err=True)
         sys.exit(LIMITED)
-    write_results(settings.output, scored.results)
-    write_atomically(Path(settings.output) / "config.yaml", config.dump(settings))
-    report = gather([settings.output], settings.judging.people)
-    write_page(report, f"{settings.output}/report.html")
+    with refusals(Path(settings.output)):
+        write_results(settings.output, scored.results)
+        write_atomically(Path(settings.output) / "config.yaml", config.dump(settings))
+        report = gather([settings.output], settings.judging.people)
+        write_page(report, f"{settings.output}/report.html")
     console = Console()
     console.print(table(report))
     console.print(f"{settings.output}/report.html", highlight=False, soft_wrap=True, markup=False)
+    return scored.coverage
 
 
 def evaluate(settings: config.Evaluate) -> tuple[Scored, list[Talked]]:
@@ -194,10 +214,13 @@ def _show_estimate(settings: config.Evaluate) -> None:
         Console(markup=False).print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
 
 
-def _score_preferences(settings: config.Preferences) -> None:
+def _score_preferences(settings: config.Preferences) -> tuple[Coverage, ...]:
+    from pathlib import Path
+
     from rich.console import Console
 
     from aloe_jax.benchmark.preferences import score_preferences, table, write_preferences
+    from aloe_jax.disk import refusals
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
 
@@ -206,11 +229,13 @@ def _score_preferences(settings: config.Preferences) -> None:
     if settings.reference is not None:
         check_model("reference", settings.reference)
     found = score_preferences(settings)
-    written = write_preferences(settings, found)
+    with refusals(Path(settings.output)):
+        written = write_preferences(settings, found)
+        write_page(gather([settings.output]), f"{settings.output}/report.html")
     console = Console()
     console.print(table(found))
     console.print(str(written), highlight=False, soft_wrap=True, markup=False)
-    write_page(gather([settings.output]), f"{settings.output}/report.html")
+    return found.coverage
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directio
 class RoleError(AloeError):
     """A role's answer was blocked, or could not be read, and neither could its second attempt.
 
-    `fresh` says whether a model was asked for it in this process: False when the answers came from the journal, so
-    that an earlier run has met the same failure.
+    `fresh` says whether this process asked a model for it: False when the answers came from the journal, so that an
+    earlier run has met the same failure.
     """
 
     def __init__(self, message: str, fresh: bool = True) -> None:
@@ -320,13 +320,14 @@ class Cast:
             "Answer again, with nothing but the JSON object."
         )
         request = replace(request, prompt=repair)
+        new = self._ledger.find_call(llm.name, request) is None
         try:
             text, asked = self._complete(llm, request, form, player or role)
         except RoleError as error:
             error.fresh |= fresh
             raise
         repaired, still = _read(form, text, mend)
-        if still and asked:  # a fault is counted by the run that met it
+        if still and new:  # a fault is counted by the run that met it
             self._ledger.count_fault(llm.name, role, f"answer: {fault}")
         answer = repaired or answer
         if answer is None:
@@ -335,9 +336,9 @@ class Cast:
         return answer
 
     def _complete(self, llm: LLM, request: Request, form: type[BaseModel], player: str) -> tuple[str, bool]:
-        """The text of an answer, and whether it is new: no earlier run has stored it."""
-        fresh = self._ledger.find_call(llm.name, request) is None
+        """The text of an answer, and whether this process asked for it."""
         completion = self._ledger.complete(llm, request)
+        fresh = self._ledger.asked_now(llm.name, request)
         match completion.outcome:
             case "blocked" | "empty" | "unreadable":
                 raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}", fresh)

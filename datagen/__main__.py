@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +12,6 @@ from aloe_jax import config
 from aloe_jax.command import Group, configured, one_line_errors
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from datagen.conversations import Outcome
 
 # Exit status of a run that a limit stopped; an interrupted one has 130, as in a shell.
@@ -33,6 +29,10 @@ def main() -> None:
     `personas`, `conversations` and `build` run in this order and share one config file. Whatever is finished
     lies in OUTPUT/journal.sqlite, every paid call included: a run that was stopped or killed goes on when the
     same command is given again, and asks nothing twice.
+
+    Exit status: 0 when all is there; 4 when something is missing, and 1 when there is nothing or a model could not be
+    reached, with the reasons in the last line; 3 when --max-cost or --max-calls stopped the run, 130 when Ctrl-C did.
+    Without a terminal a line at least every 30 seconds says how far it is.
 
     \b
     Example, the scripted data set (offline, simulated):
@@ -64,6 +64,7 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
       python -m datagen personas --config configs/datagen/scripted.yaml personas.profiles=50
     """
     from aloe_jax.llm.budget import BudgetError
+    from aloe_jax.progress import Progress, Task
     from aloe_jax.roles import Cast
     from datagen.journal import open_journal
     from datagen.personas import pool_sizes, write_personas
@@ -74,13 +75,13 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
     if dry_run:
         _show_estimate(settings, seeds)
         return
-    with open_journal(settings, create=True) as ledger, _progress() as progress:
-        tasks: dict[str, Any] = {}
+    with open_journal(settings, create=True) as ledger, Progress(ledger) as progress:
+        tasks: dict[str, Task] = {}
 
         def show(name: str, size: int, target: int) -> None:
             if name not in tasks:
-                tasks[name] = progress.add_task(name, total=target)
-            progress.update(tasks[name], completed=size)
+                tasks[name] = progress.add(name, target)
+            tasks[name].done = size
 
         cast = Cast(settings.roles, ledger, only=("persona_writer",))
         try:
@@ -95,7 +96,8 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
     if not pools:
         click.echo("The journal holds the personas already.")
     for name, pool in pools.items():
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in pool.refused.most_common())
+        refused = pool.refused + pool.unanswered
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.most_common())
         click.echo(f"{name}: {len(pool.members):,} in {pool.calls:,} calls; refused: {reasons or 'none'}")
         if pool.calls > 4:  # before that there is no curve to see
             click.echo(curve_text(pool, pool_sizes(settings)[name]))
@@ -120,14 +122,20 @@ def calibrate(settings: config.Datagen, texts: Path | None) -> None:
     """
     from rich.console import Console
 
+    from aloe_jax.progress import Progress
     from datagen.journal import open_journal
     from datagen.pool.calibrate import calibrate as measure
     from datagen.pool.calibrate import recommend, tables, texts_for
     from datagen.pool.embeddings import vectors_name, vectors_of
 
-    with open_journal(settings, create=True) as ledger:
+    with open_journal(settings, create=True) as ledger, Progress(ledger) as progress:
         vectors = vectors_of(settings, ledger)
-        found = {name: measure(some, vectors) for name, some in texts_for(settings, ledger, texts).items()}
+        wanted = texts_for(settings, ledger, texts)
+        task = progress.add("sets of texts compared", len(wanted))
+        found = {}
+        for name, some in wanted.items():
+            found[name] = measure(some, vectors)
+            task.advance()
     for name, calibration in found.items():
         for table in tables(calibration, name):
             Console().print(table)
@@ -183,6 +191,8 @@ def conversations(settings: config.Datagen, dry_run: bool) -> None:
     Example:
       python -m datagen conversations --config configs/datagen/scripted.yaml conversations.count=100
     """
+    from aloe_jax.coverage import NOTHING, told
+    from aloe_jax.progress import Progress
     from aloe_jax.roles import Cast
     from datagen.conversations import TALKING_ROLES, write_conversations
     from datagen.journal import open_journal
@@ -194,14 +204,14 @@ def conversations(settings: config.Datagen, dry_run: bool) -> None:
         return
     with open_journal(settings) as ledger:
         found = recorded_personas(ledger, settings)
-        with _progress() as progress:
-            task = progress.add_task("conversations", total=settings.conversations.count)
+        with Progress(ledger) as progress:
+            task = progress.add("conversations", settings.conversations.count)
 
             def show(outcome: Outcome, doing: str = "conversations") -> None:
                 name = "finishing those in hand" if outcome.stopping else doing
                 cost = f" ${ledger.budget.cost:,.2f}" if ledger.budget.cost else ""
                 done = outcome.already + outcome.written + outcome.skipped.total()
-                progress.update(task, description=name + cost, completed=done)
+                task.name, task.done = name + cost, done
 
             if settings.conversations.batch:
                 outcome = write_in_waves(ledger, found.training, settings, show)
@@ -226,8 +236,10 @@ def conversations(settings: config.Datagen, dry_run: bool) -> None:
     if outcome.left:
         click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from here.", err=True)
         sys.exit(130)
-    if outcome.unreachable:
-        sys.exit(1)
+    line, status = told([outcome.coverage()])
+    if line:
+        click.echo(f"Error: {line}" if status == NOTHING else line, err=True)
+        sys.exit(1 if outcome.unreachable else status)
 
 
 @main.command()
@@ -366,30 +378,6 @@ def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
 def _stop_at_limit(why: str) -> None:
     click.echo(f"Stopped: {why}. Whatever is finished is kept; the same command goes on from here.", err=True)
     sys.exit(LIMITED)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress display on stderr, which leaves stdout to the results."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield progress
 
 
 def _label(settings: config.Datagen) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import random
 import shutil
 from collections import Counter
@@ -14,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.dataset import ABSENT
+from aloe_jax.disk import refusals
 from aloe_jax.errors import AloeError
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card
 from datagen.personas import Personas, recorded_personas
+from datagen.writing import alone
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
 
 VERSION = "1.0.0"
+_LITTLE = 1 << 16  # bytes free of a disk that is full
 Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -32,7 +37,8 @@ def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]
 
     A data set is written beside its place and moved there when it is complete, so that a reader finds the
     old or the new one. The same journal gives the same bytes. Raises AloeError when the journal lacks
-    personas or conversations, or holds conversations of fewer than two profiles.
+    personas or conversations, or holds conversations of fewer than two profiles, when another process is building
+    there, and when the disk refuses.
     """
     personas = recorded_personas(ledger, settings)
     conversations = recorded_conversations(ledger, personas.training, settings)
@@ -45,16 +51,13 @@ def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]
     root = Path(settings.output) / "tfds"
     people = {"train": personas.training, "benchmark": personas.benchmark}
     trees = {"train": train, "validation": validation}
-    written = {
-        write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
-        write_tfds(
-            "aloe_trees",
-            {name: [tree_record(tree) for tree in split] for name, split in trees.items()},
-            root,
-            provenance,
-        ): _counts(trees),
-    }
-    write_card(root / "README.md", card(people, trees, provenance, name=Path(settings.output).name))
+    records = {name: [tree_record(tree) for tree in split] for name, split in trees.items()}
+    with alone(root, "building"):
+        written = {
+            write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
+            write_tfds("aloe_trees", records, root, provenance): _counts(trees),
+        }
+        write_card(root / "README.md", card(people, trees, provenance, name=Path(settings.output).name))
     return written
 
 
@@ -88,7 +91,8 @@ def split_by_profile(
 def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, Any]) -> Path:
     """Write one data set as ROOT/name/1.0.0 in array_record files and return that directory.
 
-    Raises AloeError on an empty split and on an id that occurs twice.
+    For one process at a time. Raises AloeError on an empty split, on an id that occurs twice, and when the disk
+    refuses.
     """
     for split, records in splits.items():
         if not records:
@@ -101,20 +105,45 @@ def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, A
     from datagen.aloe_trees.aloe_trees import AloeTrees
 
     builders = {"aloe_personas": AloePersonas, "aloe_trees": AloeTrees}
-    work = root / f".writing-{name}"
-    shutil.rmtree(work, ignore_errors=True)  # left by a run that was killed
+    work, final = root / f".writing-{name}", root / name / VERSION
+    _tidy(work, final)  # what a run that was killed has left
     tfds.disable_progress_bar()
     builder = builders[name](records=splits, provenance=provenance, data_dir=work, file_format="array_record")
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what we say ourselves
-        builder.download_and_prepare()
-    final = root / name / VERSION
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        # A directory that holds files cannot be replaced in one step: move it aside first.
-        final.rename(work / "replaced")
-    (work / name / VERSION).rename(final)
-    shutil.rmtree(work)
+    try:
+        with refusals(final):
+            with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints what we say ourselves
+                _prepare(builder, final)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():
+                # A directory that holds files cannot be replaced in one step: move it aside first.
+                final.rename(work / "replaced")
+            (work / name / VERSION).rename(final)
+    finally:
+        _tidy(work, final)
     return final
+
+
+def _prepare(builder: Any, final: Path) -> None:
+    """Write the data set. The libraries under TFDS have exceptions of their own for a disk that refuses."""
+    try:
+        builder.download_and_prepare()
+    except (AloeError, OSError, UnicodeEncodeError):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        if "No space left" in said or shutil.disk_usage(builder.data_path.parent.parent).free < _LITTLE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        if any(sign in said for sign in ("Read-only file system", "Permission denied", "Input/output error")):
+            raise AloeError(f"{final}: cannot be written ({said[:200]}); give an output on another disk") from None
+        raise
+
+
+def _tidy(work: Path, final: Path) -> None:
+    """Take a directory of work away; where it has the only data set, moved aside, that goes back first."""
+    if (work / "replaced").is_dir() and not final.exists():
+        with refusals(final):
+            (work / "replaced").rename(final)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def refuse_duplicates(ids: Iterable[str], where: str) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aloe_jax import config
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
+from aloe_jax.coverage import Coverage, who_and_why, whole_reason
 from aloe_jax.errors import AloeError
-from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, same_settings
+from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, recorded_skips, same_settings
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -47,10 +48,20 @@ class Outcome:
     written: int = 0
     already: int = 0  # finished before this run
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> conversations given up
+    reasons: Counter[str] = field(default_factory=Counter)  # the same, for the last line
     unreachable: int = 0  # left for a later run because a model was out of reach
     stopping: bool = False  # interrupted or out of budget, finishing what is in hand
     stopped: str = ""  # the limit that stopped the run
     left: int = 0  # not reached, because the run was stopped
+
+    def coverage(self) -> Coverage:
+        """Of the planned conversations, those that are missing by reason."""
+        missing = Counter(self.reasons)
+        if self.unreachable:
+            missing["left because a model was out of reach"] = self.unreachable
+        if self.left:
+            missing["not begun"] = self.left
+        return Coverage("conversations", self.already + self.written + missing.total(), missing)
 
 
 def plan(personas: list[Persona], count: int, seed: int) -> list[tuple[str, Persona]]:
@@ -221,7 +232,7 @@ def write_conversations(
     wanted = settings.conversations
     record_settings(ledger, settings)
     finished = ledger.all(CONVERSATION).keys()
-    skips = Counter(record["conversation"] for record in ledger.all(SKIP).values())
+    skips = Counter(skip.conversation for skip in recorded_skips(ledger))
     work = plan(personas, wanted.count, settings.seed)
     waiting = [item for item in work if item[0] not in finished]
     outcome = Outcome(already=len(work) - len(waiting))
@@ -244,7 +255,8 @@ def write_conversations(
             record = {"conversation": conversation_id, "reason": str(error)}
             ledger.put(SKIP, f"{conversation_id}/{earlier}", record)
             with lock:
-                outcome.skipped[short_reason(str(error))] += 1
+                outcome.skipped[whole_reason(str(error))] += 1
+                outcome.reasons[who_and_why(str(error))] += 1
                 unreachable_in_a_row = 0
         except BudgetError as error:
             stop.set()
@@ -280,11 +292,6 @@ def write_conversations(
     outcome.left = len(waiting) - outcome.written - outcome.skipped.total() - outcome.unreachable
     progress(outcome)
     return outcome
-
-
-def short_reason(reason: str) -> str:
-    """What skips are counted by: the role and the fault, without the answer that was at fault."""
-    return reason.partition(",")[0]
 
 
 def recorded_conversations(ledger: Ledger, personas: list[Persona], settings: config.Datagen) -> list[Conversation]:

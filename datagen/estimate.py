@@ -12,6 +12,7 @@ from aloe_jax import config
 from aloe_jax.conversation import Message, Persona
 from datagen.conversations import TALKING_ROLES, plan
 from datagen.journal import BATCH, CONVERSATION
+from datagen.pool.growth import Batch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,9 +48,9 @@ def estimate_personas(
 ) -> list[Estimate]:
     """The calls to the persona writer that a fresh pool would take."""
     wanted = settings.personas
-    batches = list(ledger.all(BATCH).values()) if ledger else []
-    offered = sum(len(batch["accepted"]) + sum(batch["refused"].values()) for batch in batches)
-    share = sum(len(batch["accepted"]) for batch in batches) / offered if offered else ACCEPTED
+    batches = [ledger.read(Batch, BATCH, id, record) for id, record in ledger.all(BATCH).items()] if ledger else []
+    offered = sum(len(batch.accepted) + sum(batch.refused.values()) for batch in batches)
+    share = sum(len(batch.accepted) for batch in batches) / offered if offered else ACCEPTED
     targets = (wanted.profiles + wanted.benchmark_profiles, wanted.personalities + wanted.benchmark_personalities)
     calls = prompt = reply = 0.0
     for target, texts, kind in zip(targets, seeds, ("profile", "personality"), strict=True):

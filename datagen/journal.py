@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 
@@ -34,6 +36,18 @@ def open_journal(settings: config.Datagen, *, create: bool = False, writing: boo
     if not create and not path.is_file():
         raise AloeError(f"{path}: no journal yet; run `python -m datagen personas --config FILE` first")
     return Ledger(path, writing=writing, budget=Budget(settings.max_cost, settings.max_calls))
+
+
+class Skip(BaseModel):
+    """Why a conversation was given up by one run; the next one tries it with other seeds."""
+
+    conversation: str
+    reason: str
+
+
+def recorded_skips(ledger: Ledger) -> list[Skip]:
+    """All of them, in the order in which they were noted."""
+    return [ledger.read(Skip, SKIP, id, record) for id, record in ledger.all(SKIP).items()]
 
 
 def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:

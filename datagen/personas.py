@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import BaseModel, Field, model_validator
+
 from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
@@ -43,6 +45,33 @@ class Personas:
     def personality_id(persona: Persona) -> str:
         """The part of the id that names the personality."""
         return persona.id.partition("-")[2]
+
+
+class Growth(BaseModel):
+    """How a pool came about."""
+
+    curve: list[int] = Field(min_length=1)
+    refused: dict[str, int]
+
+
+class Draw(BaseModel):
+    """The finished pools and who is drawn from them, as the journal has it."""
+
+    profiles: list[str]
+    personalities: list[str]
+    train: list[tuple[int, int]]
+    benchmark: list[tuple[int, int]]
+    growth: dict[Kind, Growth]
+    settings: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _drawn_from_the_pools(self) -> Draw:
+        for profile, personality in (*self.train, *self.benchmark):
+            if not (0 <= profile < len(self.profiles) and 0 <= personality < len(self.personalities)):
+                raise ValueError(f"({profile}, {personality}) is in no pool")
+        if self.growth.keys() != {"profiles", "personalities"}:
+            raise ValueError("growth: is not of both pools")
+        return self
 
 
 def draw(profiles: int, personalities: int, settings: config.Datagen) -> dict[str, list[tuple[int, int]]]:
@@ -118,24 +147,30 @@ def _show(progress: Callable[[str, int, int], None], name: str, target: int, siz
     progress(name, min(size, target), target)
 
 
+def recorded_draw(ledger: Ledger) -> Draw | None:
+    """The record of a finished draw, or None. Raises AloeError naming the field that is wrong."""
+    record = ledger.get(POOL, "personas")
+    return None if record is None else ledger.read(Draw, POOL, "personas", record)
+
+
 def recorded_personas(ledger: Ledger, settings: config.Datagen) -> Personas:
     """The personas of a finished `datagen personas`. Raises AloeError when there are none or others."""
     path = journal_path(settings)
-    record = ledger.get(POOL, "personas")
+    record = recorded_draw(ledger)
     if record is None:
         raise AloeError(f"{path}: holds no personas yet; run `python -m datagen personas --config FILE` first")
-    same_settings(path, "personas", record["settings"], _shaping(settings))
+    same_settings(path, "personas", record.settings, _shaping(settings))
 
     def persona(profile: int, personality: int) -> Persona:
         return Persona(
             id=f"p{profile:04d}-t{personality:03d}",
-            profile=record["profiles"][profile],
-            personality=record["personalities"][personality],
+            profile=record.profiles[profile],
+            personality=record.personalities[personality],
         )
 
     return Personas(
-        training=[persona(*pair) for pair in record["train"]],
-        benchmark=[persona(*pair) for pair in record["benchmark"]],
+        training=[persona(*pair) for pair in record.train],
+        benchmark=[persona(*pair) for pair in record.benchmark],
     )
 
 
@@ -144,11 +179,12 @@ def recorded_pools(ledger: Ledger, settings: config.Datagen) -> dict[Kind, Pool]
 
     Raises AloeError when the pools are not finished and their seeds cannot be read.
     """
-    record = ledger.get(POOL, "personas")
+    record = recorded_draw(ledger)
     if record is not None:
-        grown = record["growth"]
+        members: dict[Kind, list[str]] = {"profiles": record.profiles, "personalities": record.personalities}
+        grown = record.growth
         return {
-            name: Pool(name, record[name], Counter(grown[name]["refused"]), grown[name]["curve"])
+            name: Pool(name, members[name], Counter(grown[name].refused), grown[name].curve)
             for name in pool_sizes(settings)
         }
     from datagen.pool.seeds import seed_texts

@@ -17,8 +17,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import BaseModel
+
 from aloe_jax import config
 from aloe_jax.conversation import Persona
+from aloe_jax.coverage import who_and_why, whole_reason
 from aloe_jax.errors import AloeError
 from datagen.conversations import (
     TALKING_ROLES,
@@ -26,10 +29,9 @@ from datagen.conversations import (
     Outcome,
     plan,
     record_settings,
-    short_reason,
     write_conversation,
 )
-from datagen.journal import CONVERSATION, JOB, SKIP
+from datagen.journal import CONVERSATION, JOB, SKIP, recorded_skips
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -78,6 +80,14 @@ class Job:
     hold: ExitStack = field(default_factory=ExitStack)  # what the budget holds back until the job is done
 
 
+class _Noted(BaseModel):
+    """A job as the journal has it."""
+
+    name: str
+    role: str
+    keys: list[str]
+
+
 def write_in_waves(
     ledger: Ledger,
     personas: list[Persona],
@@ -108,7 +118,7 @@ def write_in_waves(
     finished = ledger.all(CONVERSATION).keys()
     waiting = dict(item for item in work if item[0] not in finished)
     outcome = Outcome(already=len(work) - len(waiting))
-    skips = Counter(record["conversation"] for record in ledger.all(SKIP).values())
+    skips = Counter(skip.conversation for skip in recorded_skips(ledger))
     jobs = _jobs_under_way(ledger)
     tries: Counter[str] = Counter()
     try:
@@ -165,7 +175,8 @@ def _advance(
         return False
     except RoleError as error:
         ledger.put(SKIP, f"{name}/{earlier}", {"conversation": name, "reason": str(error)})
-        outcome.skipped[short_reason(str(error))] += 1
+        outcome.skipped[whole_reason(str(error))] += 1
+        outcome.reasons[who_and_why(str(error))] += 1
     else:
         ledger.put(CONVERSATION, name, tree.record())
         outcome.written += 1
@@ -237,9 +248,10 @@ def _parts(service: Service, requests: dict[str, Request]) -> Iterable[dict[str,
 def _jobs_under_way(ledger: Ledger) -> list[Job]:
     done = ledger.all(f"{JOB}-done").keys()
     return [
-        Job(label, record["name"], record["role"], record["keys"])
+        Job(label, job.name, job.role, job.keys)
         for label, record in ledger.all(JOB).items()
         if label not in done
+        for job in [ledger.read(_Noted, JOB, label, record)]
     ]
 
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from statistics import fmean
@@ -29,6 +30,7 @@ from aloe_jax.benchmark.agreement import spearman
 from aloe_jax.benchmark.judge import Judge, Vote
 from aloe_jax.benchmark.runner import Pool
 from aloe_jax.conversation import Message, Persona
+from aloe_jax.coverage import why
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.world import people, replies, talk
 from aloe_jax.llm.world.facts import SLOT
@@ -57,6 +59,7 @@ class Calibration:
     correlation: float | None
     coverage: float  # share of answers that could be read
     passed: bool
+    missing: Counter[str] = field(default_factory=Counter)  # why there is no rating -> replies
 
     def means(self) -> dict[Kind, float | None]:
         """The mean rating of each kind of reply."""
@@ -68,14 +71,24 @@ class MiscalibratedError(AloeError):
     """A judge cannot tell good replies from bad ones."""
 
 
-def calibrate(judge: Judge, known: Sequence[Known], threshold: float, concurrency: int) -> Calibration:
-    """Have a judge rate every reply of the set. Raises AloeError when it cannot be reached."""
+def calibrate(
+    judge: Judge,
+    known: Sequence[Known],
+    threshold: float,
+    concurrency: int,
+    progress: Callable[[], None] = lambda: None,
+) -> Calibration:
+    """Have a judge rate every reply of the set. Raises AloeError when it cannot be reached.
+
+    `progress` is called for every reply, from several threads.
+    """
     votes: dict[tuple[int, Kind], Vote] = {}
     errors: list[Exception] = []
 
     def rate(number: int, kind: Kind) -> None:
         one = known[number]
         votes[number, kind] = judge.vote(one.persona, one.path, one.replies[kind])
+        progress()
 
     with Pool(concurrency) as pool:
         for number in range(len(known)):
@@ -88,7 +101,9 @@ def calibrate(judge: Judge, known: Sequence[Known], threshold: float, concurrenc
     correlation = spearman(*zip(*flat, strict=True)) if flat else float("nan")
     coverage = len(flat) / len(votes)
     passed = coverage >= LEAST_READ and correlation >= threshold  # not where it is NaN
-    return Calibration(judge.name, ratings, None if math.isnan(correlation) else correlation, coverage, passed)
+    missing = Counter(why(vote.reason) for vote in votes.values() if vote.rating is None)
+    found = None if math.isnan(correlation) else correlation
+    return Calibration(judge.name, ratings, found, coverage, passed, missing)
 
 
 def require(found: Sequence[Calibration], threshold: float) -> None:
@@ -105,7 +120,8 @@ def require(found: Sequence[Calibration], threshold: float) -> None:
 
 def _failing(calibration: Calibration, threshold: float) -> str:
     if calibration.coverage < LEAST_READ:
-        return f"gave a readable rating in {calibration.coverage:.0%} of the cases"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in calibration.missing.most_common())
+        return f"gave a readable rating in {calibration.coverage:.0%} of the cases (missing: {reasons})"
     if calibration.correlation is None:
         return "rated everything alike"
     means = ", ".join(f"{kind} {mean:.1f}" for kind, mean in calibration.means().items() if mean is not None)

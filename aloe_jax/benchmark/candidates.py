@@ -122,8 +122,11 @@ class ResponderCandidate:
 
     rows: int | None = None
 
-    def __init__(self, cast: Cast, identity: dict[str, Any], informed: bool = False):
-        self.cast, self.identity, self.informed = cast, identity, informed
+    def __init__(
+        self, cast: Cast, identity: dict[str, Any], informed: bool = False, place: str = "roles.responder"
+    ) -> None:
+        """`place` is where the responder's settings are."""
+        self.cast, self.identity, self.informed, self._place = cast, identity, informed, place
 
     @classmethod
     def reference(cls, kind: Literal["generic", "informed"], cast: Cast) -> ResponderCandidate:
@@ -131,9 +134,9 @@ class ResponderCandidate:
         return cls(cast, {"reference": kind, "responder": cast.describe("responder")}, kind == "informed")
 
     @classmethod
-    def remote(cls, cast: Cast) -> ResponderCandidate:
+    def remote(cls, cast: Cast, place: str = "roles.responder") -> ResponderCandidate:
         """The cast's responder as a model under test."""
-        return cls(cast, {"remote": cast.describe("responder")})
+        return cls(cast, {"remote": cast.describe("responder")}, place=place)
 
     def partner(self, rows: int) -> ResponderCandidate:
         """Itself: it remembers nothing."""
@@ -150,7 +153,7 @@ class ResponderCandidate:
         try:
             return Reply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
         except RoleError as error:
-            return NoReply(f"no reply: {error}")
+            return NoReply(f"no reply: {str(error).replace('roles.responder', self._place)}")
 
 
 def _load_sampler(path: str | Path, sampling: config.Sampling) -> tuple[Sampler, ChatTemplate]:

@@ -8,16 +8,19 @@ one's.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import BaseModel
+
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.roles import RoleError, derive_seed
 
-ATTEMPTS = 3  # at a role's answer that cannot be parsed, each with a seed of its own
+ATTEMPTS = 3  # of one run at a role's answer that cannot be had, each with a seed of its own
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class Exchange:
 
     user: str
     reply: Reply
+
+
+class _Exchange(BaseModel):
+    """An exchange as it is stored."""
+
+    user: str
+    reply: str
+    ids: list[int]
 
 
 @dataclass
@@ -109,10 +120,12 @@ class Journal:
         """The first turns of a case, as far as they are stored without a gap."""
         exchanges: list[Exchange] = []
         for turn in range(turns):
-            record = self._ledger.get("exchange", f"{self._keys[case]}/{turn}")
+            id = f"{self._keys[case]}/{turn}"
+            record = self._ledger.get("exchange", id)
             if record is None:
                 break
-            exchanges.append(Exchange(record["user"], Reply(record["reply"], tuple(record["ids"]))))
+            found = self._ledger.read(_Exchange, "exchange", id, record)
+            exchanges.append(Exchange(found.user, Reply(found.reply, tuple(found.ids))))
         return exchanges
 
     def write(self, turn: int, exchanges: Iterable[tuple[int, Exchange]]) -> None:
@@ -122,16 +135,22 @@ class Journal:
 
 
 def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
-    """`ask(seed)` until its answer parses, at most ATTEMPTS times with seeds derived from `parts`.
+    """`ask(seed)` with one seed after the other, derived from `parts` and 0, 1, 2, …, until there is an answer.
 
-    Raises the last RoleError.
+    Every run makes up to ATTEMPTS fresh attempts. Seeds that failed in an earlier one are passed over, for the journal
+    has their calls: so a run that was killed goes on with the seed at which it was, and one that gave up is followed
+    by one with other seeds. The answer is that of the first seed that has one, whatever the runs. Raises the last
+    RoleError.
     """
-    for attempt in range(ATTEMPTS - 1):
+    fresh = 0
+    for attempt in itertools.count():
         try:
             return ask(derive_seed(*parts, attempt))
-        except RoleError:
-            continue
-    return ask(derive_seed(*parts, ATTEMPTS - 1))
+        except RoleError as error:
+            fresh += getattr(error, "fresh", True)
+            if fresh >= ATTEMPTS:
+                raise
+    raise AssertionError("seeds do not end")
 
 
 def digest(*parts: Any) -> str:

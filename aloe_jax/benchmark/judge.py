@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from aloe_jax import config
 from aloe_jax.benchmark.dialogue import Dialogue, digest, persistent
@@ -22,7 +23,7 @@ from aloe_jax.roles import Cast, Comparison, RoleError
 
 @dataclass(frozen=True)
 class Vote:
-    """One judge's rating 1–5 with the reason; None where no answer could be read in three attempts."""
+    """One judge's rating 1–5 with the reason; None where none could be had in three attempts of this run."""
 
     judge: str
     number: int  # of the judge's votes on this reply, from 0
@@ -48,11 +49,21 @@ class Verdict:
         return next((vote.reason for vote in self.votes if vote.rating is not None), self.votes[0].reason)
 
 
-class Judge:
-    """A judge by name. Every answer is journaled under what it depends on, so that it is asked for once."""
+class _Rated(BaseModel):
+    """A rating as it is stored."""
 
-    def __init__(self, name: str, cast: Cast, ledger: Ledger, seed: int) -> None:
-        self.name, self._cast, self._ledger, self._seed = name, cast, ledger, seed
+    rating: int = Field(ge=1, le=5, strict=True)
+    reason: str
+
+
+class Judge:
+    """A judge by name. Every answer is journaled under what it depends on, so that it is asked for once.
+
+    What is no answer is not journaled as one: a later run asks again. `place` is where its settings are.
+    """
+
+    def __init__(self, name: str, cast: Cast, ledger: Ledger, seed: int, place: str = "roles.judge") -> None:
+        self.name, self._cast, self._ledger, self._seed, self._place = name, cast, ledger, seed, place
         self._rating, self._comparing = cast.describe("judge"), cast.describe("judge", "comparer")
 
     def vote(self, persona: Persona, path: Sequence[Message], reply: str, number: int = 0) -> Vote:
@@ -63,29 +74,39 @@ class Judge:
         turn = len(path) // 2
         more = [number] if number else []
         key = digest(self._rating, self._seed, turn, [persona.model_dump(), list(path), reply], *more)
-        record = self._ledger.get("rating", key)
-        if record is None:
+        found = self._stored(_Rated, "rating", key)
+        if found is None:
             parts: tuple[str | int, ...] = (self._seed, "judge", persona.id, turn, *more)
             try:
                 answer = persistent(lambda s: self._cast.judge(persona, path, reply, s), *parts)
-                record = {"rating": answer.rating, "reason": answer.reason}
             except RoleError as error:
-                record = {"rating": None, "reason": f"no rating: {error}"}
-            self._ledger.put("rating", key, record)
-        return Vote(self.name, number, record["rating"], record["reason"])
+                return Vote(self.name, number, None, f"no rating: {self._said(error)}")
+            found = _Rated(rating=answer.rating, reason=answer.reason)
+            self._ledger.put("rating", key, found.model_dump(), replacing=True)
+        return Vote(self.name, number, found.rating, found.reason)
 
     def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message]) -> Comparison | str:
         """Which of two dialogues suits the persona better, or why no answer could be read."""
         key = digest(self._comparing, self._seed, [persona.model_dump(), list(first), list(second)])
-        record = self._ledger.get("comparison", key)
-        if record is None:
+        found = self._stored(Comparison, "comparison", key)
+        if found is None:
             parts = (self._seed, "comparer", persona.id, digest(list(first), list(second)))
             try:
-                record = persistent(lambda s: self._cast.compare(persona, first, second, s), *parts).model_dump()
+                found = persistent(lambda s: self._cast.compare(persona, first, second, s), *parts)
             except RoleError as error:
-                record = {"preferred": None, "reason": f"no comparison: {error}"}
-            self._ledger.put("comparison", key, record)
-        return Comparison(**record) if record["preferred"] else str(record["reason"])
+                return f"no comparison: {self._said(error)}"
+            self._ledger.put("comparison", key, found.model_dump(), replacing=True)
+        return found
+
+    def _stored[A: BaseModel](self, form: type[A], kind: str, key: str) -> A | None:
+        """The answer in the journal. Earlier versions also noted that there was none."""
+        record = self._ledger.get(kind, key)
+        if record is None or record.get("rating", record.get("preferred", "")) is None:
+            return None
+        return self._ledger.read(form, kind, key, record)
+
+    def _said(self, error: RoleError) -> str:
+        return str(error).replace("roles.judge", self._place)
 
 
 def judges_of(settings: config.Evaluate, ledger: Ledger) -> list[Judge]:
@@ -94,9 +115,10 @@ def judges_of(settings: config.Evaluate, ledger: Ledger) -> list[Judge]:
         return [Judge("judge", Cast(settings.roles, ledger, only=("judge",)), ledger, settings.seed)]
     judges = []
     for name, role in settings.judging.judges.items():
-        with named(f"judging.judges.{name}", "judge"):
+        place = f"judging.judges.{name}"
+        with named(place, "judge"):
             cast = Cast(settings.roles.model_copy(update={"judge": role}), ledger, only=("judge",))
-        judges.append(Judge(name, cast, ledger, settings.seed))
+        judges.append(Judge(name, cast, ledger, settings.seed, place))
     return judges
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -18,8 +19,10 @@ from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.runner import Pool
+from aloe_jax.coverage import why
 
 Outcome = Literal["first", "second", "tie"]
+_EMPTY = "of dialogues without a turn"
 _WINNER: dict[float, Outcome] = {-1.0: "first", 0.0: "tie", 1.0: "second"}
 
 
@@ -45,6 +48,7 @@ class SideBySide:
     contradictions: float
     coverage: float  # share of the comparisons asked for that could be read
     outcomes: tuple[Outcome | None, ...]  # case by case; None where no judge could be read in both orders
+    missing: Counter[str] = field(default_factory=Counter)  # why there is no answer -> comparisons
 
 
 def side_by_side(
@@ -54,13 +58,15 @@ def side_by_side(
     concurrency: int,
     bootstrap: int = 2000,
     seed: int = 0,
+    progress: Callable[[], None] = lambda: None,
 ) -> SideBySide:
     """Compare the dialogues of two models, case by case; a dialogue that stopped early is cut off both.
 
-    Raises AloeError when a judge cannot be reached.
+    `progress` is called for every answer, from several threads. Raises AloeError when a judge cannot be reached.
     """
     answers: dict[tuple[int, int, int], Outcome | None] = {}  # case, judge, order
     first_shown: list[bool] = []
+    missing: list[str] = []
     errors: list[Exception] = []
 
     def ask(case: int, judge: int, order: int) -> None:
@@ -68,14 +74,16 @@ def side_by_side(
         turns = min(len(side.exchanges) for side in sides)
         shown = [side.history(turns) for side in sides]
         one, other = shown[order], shown[1 - order]
-        answer = judges[judge].compare(sides[0].persona, one, other) if turns else ""
+        answer = judges[judge].compare(sides[0].persona, one, other) if turns else _EMPTY
         if isinstance(answer, str):
             answers[case, judge, order] = None
+            missing.append(why(answer))
         elif answer.preferred == "tie":
             answers[case, judge, order] = "tie"
         else:
             first_shown.append(answer.preferred == "A")
             answers[case, judge, order] = "first" if (answer.preferred == "A") == (order == 0) else "second"
+        progress()
 
     cases = len(dialogues[0])
     with Pool(concurrency) as pool:
@@ -90,7 +98,8 @@ def side_by_side(
         if here is not None and there is not None:
             scores[case, judge] = {"first": -1.0, "second": 1.0}.get(here, 0.0) if here == there else 0.0
             turned += {here, there} == {"first", "second"}
-    return _summed(names, scores, list(answers.values()), first_shown, turned, bootstrap, seed)
+    found = _summed(names, scores, list(answers.values()), first_shown, turned, bootstrap, seed)
+    return replace(found, missing=Counter(missing))
 
 
 def _summed(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.metrics import Estimate
 from aloe_jax.benchmark.results import as_json
 from aloe_jax.conversation import Conversation
+from aloe_jax.coverage import Coverage
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
@@ -40,11 +42,13 @@ from aloe_jax.errors import AloeError
 from aloe_jax.files import write_atomically
 from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
 from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.progress import Progress
 from aloe_jax.training.logprobs import reply_logps
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+_TOO_LONG = "longer than a row (raise row_length)"
 FORMAT, VERSION = "aloe-preferences", 1
 
 Place = tuple[str, int]  # conversation, number of the turn in its list
@@ -110,6 +114,7 @@ class PreferenceResults:
     """All models, in the order of the settings."""
 
     models: tuple[PreferenceScores, ...]
+    coverage: tuple[Coverage, ...] = ()  # of the pairs
 
 
 def score_preferences(settings: config.Preferences) -> PreferenceResults:
@@ -119,28 +124,47 @@ def score_preferences(settings: config.Preferences) -> PreferenceResults:
     there are none, and for what is wrong with data and models.
     """
     conversations = read_conversations(settings.data, settings.split, settings.limit)
-    reference = None
-    if settings.reference is not None:
-        reference = pair_scores(settings.reference, conversations, settings)
-    found = {name: pair_scores(path, conversations, settings) for name, path in settings.models.items()}
+    paired = [
+        (one.id, number) for one in conversations for number, turn in enumerate(one.turns) if turn.rejected is not None
+    ]
+    lost: dict[Place, str] = {}
+    with Progress() as progress:
+
+        def scores(path: str) -> dict[Place, PairScore]:
+            found, unstable = pair_scores(path, conversations, settings, progress)
+            for place in paired:
+                if place not in found:
+                    reason = "that the chat template would rewrite" if place[0] in unstable else _TOO_LONG
+                    lost.setdefault(place, f"{reason} ({path})")
+            return found
+
+        reference = None if settings.reference is None else scores(settings.reference)
+        found = {name: scores(path) for name, path in settings.models.items()}
     everyone = [*found.values(), *([reference] if reference is not None else [])]
     shared = set(everyone[0]).intersection(*everyone[1:])
+    coverage = Coverage("pairs", len(paired), Counter(lost.values()), len(lost))
     if not shared:
-        raise AloeError(f"{settings.data}: no turn has two replies that every model could score")
-    possible = sum(len(turn.replies) == 2 for one in conversations for turn in one.turns)
+        raise AloeError(
+            f"{settings.data}: no turn has two replies that every model could score; "
+            + (coverage.line() if paired else "there is none with two replies")
+        )
     places = [place for place in everyone[0] if place in shared]
     return PreferenceResults(
-        tuple(summarise(name, scores, reference, places, possible, settings) for name, scores in found.items())
+        tuple(summarise(name, scores, reference, places, len(paired), settings) for name, scores in found.items()),
+        (coverage,),
     )
 
 
 def pair_scores(
-    path: str, conversations: Sequence[Conversation], settings: config.Preferences
-) -> dict[Place, PairScore]:
-    """Log-probabilities of every pair that fits a row, by conversation and turn, in their order."""
+    path: str, conversations: Sequence[Conversation], settings: config.Preferences, progress: Progress
+) -> tuple[dict[Place, PairScore], set[str]]:
+    """Log-probabilities of every pair that fits a row, by conversation and turn, in their order.
+
+    Also the conversations that are passed over because the chat template changes what was said before.
+    """
     tokenizer = load_tokenizer(tokenizer_directory(path))
     template = ChatTemplate(tokenizer)
-    trees, owner = _trees(conversations, template, path)
+    trees, owner, unstable = _trees(conversations, template, path)
     rows, report = pack(trees, settings.row_length)
     click.echo(f"{path}: {report}")
     mesh = make_mesh(settings.mesh)
@@ -156,6 +180,7 @@ def pair_scores(
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     size = -(-settings.rows // shards) * shards
     logps: dict[str, tuple[float, int]] = {}
+    task = progress.add(f"{path}: rows", len(rows))
     with jax.set_mesh(mesh):
         scored = jax.jit(reply_logps)
         for number, batch in enumerate(evaluation_batches(rows, size)):
@@ -167,29 +192,33 @@ def pair_scores(
             for row, ids in enumerate(rows.reply_ids[number * size : (number + 1) * size]):
                 for reply, id in enumerate(ids, 1):
                     logps[id] = float(values[row, reply]), int(batch["reply_length"][row, reply])
-    return dict(_pairs(trees, owner, logps))
+            task.advance(min(size, len(rows) - number * size))
+    return dict(_pairs(trees, owner, logps)), unstable
 
 
 def _trees(
     conversations: Sequence[Conversation], template: ChatTemplate, path: str
-) -> tuple[list[TokenTree], list[str]]:
-    """Token trees with pairs, and the conversation of each."""
+) -> tuple[list[TokenTree], list[str], set[str]]:
+    """Token trees with pairs, the conversation of each, and the conversations that are passed over."""
     trees: list[TokenTree] = []
     owner: list[str] = []
-    unstable = []
+    unstable: dict[str, UnstableTemplateError] = {}
     for conversation in conversations:
         try:
             made = [tree for tree in template.trees(conversation) if tree.pairs]
         except UnstableTemplateError as error:
-            unstable.append(error)
+            unstable[conversation.id] = error
             continue
         trees += made
         owner += [conversation.id] * len(made)
     if unstable:
-        click.echo(f"warning: {path}: {len(unstable)} conversations skipped, the first: {unstable[0]}", err=True)
+        first = next(iter(unstable.values()))
+        click.echo(f"warning: {path}: {len(unstable)} conversations skipped, the first: {first}", err=True)
+        if not trees:
+            raise first
     if not trees:
-        raise unstable[0] if unstable else AloeError(f"{path}: no turn of the conversations has two replies")
-    return trees, owner
+        raise AloeError(f"{path}: no turn of the conversations has two replies")
+    return trees, owner, set(unstable)
 
 
 def _pairs(

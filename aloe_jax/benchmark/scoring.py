@@ -22,6 +22,7 @@ from aloe_jax.benchmark.metrics import AlignmentMetrics, alignment_metrics
 from aloe_jax.benchmark.pairwise import SideBySide
 from aloe_jax.benchmark.people import WithPeople, compare_with_people, item_id, read_people
 from aloe_jax.benchmark.results import Case, ModelResults, Results, StoredUsage, as_json
+from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
 
 
@@ -42,6 +43,7 @@ class Scored:
     metrics: dict[str, AlignmentMetrics]
     differences: list[Difference]  # of every two models under test
     results: Results
+    coverage: tuple[Coverage, ...] = ()  # of ratings, comparisons and the judges' calibration
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,45 @@ def score(settings: config.Evaluate, judges: Sequence[str], talked: Sequence[Tal
         votes=settings.judging.votes,
         models=models,
         differences=as_json(differences),
-        side_by_side=as_json(checks.side_by_side),
+        side_by_side=_without_reasons(checks.side_by_side),
         agreement=_agreement(talked, settings.turns),
-        calibration=as_json(checks.calibrations),
+        calibration=_without_reasons(checks.calibrations),
         people=as_json(_people(settings, cases)),
         usage={name: _usage(usage) for name, usage in checks.usage.items()},
         settings=as_json(settings.model_dump()),
         cases=cases,
     )
-    return Scored(tables, metrics, differences, results)
+    return Scored(tables, metrics, differences, results, _coverage(settings, judges, talked, checks))
+
+
+def _coverage(
+    settings: config.Evaluate, judges: Sequence[str], talked: Sequence[Talked], checks: Checks
+) -> tuple[Coverage, ...]:
+    """What there should be, and why some of it is not."""
+    votes = len(judges) * settings.judging.votes
+    ratings = Coverage("ratings", sum(len(one.dialogues) for one in talked) * settings.turns * votes)
+    for one in talked:
+        for dialogue, verdicts in zip(one.dialogues, one.verdicts, strict=True):
+            ratings.missing.update(
+                why(vote.reason) for verdict in verdicts for vote in verdict.votes if vote.rating is None
+            )
+            lost = (settings.turns - len(dialogue.exchanges)) * votes
+            if lost:
+                stopped = dialogue.stopped or "unknown"
+                ratings.missing[f"of dialogues that ended early: {who_and_why(stopped)}"] += lost
+                ratings.for_good += 0 if asked_again(stopped) else lost
+    comparisons = Coverage("comparisons", sum(len(one.outcomes) for one in checks.side_by_side) * len(judges) * 2)
+    for pair in checks.side_by_side:
+        comparisons.missing.update(pair.missing)
+    known = [given for one in checks.calibrations for given in one.ratings.values()]
+    calibrating = Coverage("ratings of replies of known quality", sum(map(len, known)))
+    for calibration in checks.calibrations:
+        calibrating.missing.update(calibration.missing)
+    return ratings, comparisons, calibrating
+
+
+def _without_reasons(checks: Sequence[Calibration] | Sequence[SideBySide]) -> Any:
+    return [{name: value for name, value in as_json(check).items() if name != "missing"} for check in checks]
 
 
 def kind_of(candidate: config.Candidate) -> Literal["model", "remote", "reference"]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from aloe_jax import config
-from aloe_jax.benchmark.calibration import Calibration, calibrate, known_replies, require
+from aloe_jax.benchmark.calibration import QUALITY, Calibration, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
@@ -18,6 +15,7 @@ from aloe_jax.benchmark.runner import Conversing
 from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.progress import Progress, Task
 from aloe_jax.roles import Cast
 
 
@@ -27,12 +25,12 @@ def run(settings: config.Evaluate, personas: list[Persona], ledger: Ledger) -> t
     references = any(candidate.scripted for candidate in settings.models.values())
     cast = Cast(settings.roles, ledger, only=("user", *(["responder"] if references else [])))
     candidates = {name: _candidate(name, settings, cast, ledger) for name in settings.models}
-    with _progress() as progress:
+    with Progress(ledger) as progress:
         calibrations = _calibrations(settings, judges, progress)
         talked = _talk(settings, personas, cast, candidates, judges, ledger, progress)
         pairs = _pairs(settings, talked, judges, progress)
-    checks = Checks(calibrations, pairs, ledger.usage())
-    return score(settings, [judge.name for judge in judges], talked, checks), talked
+        checks = Checks(calibrations, pairs, ledger.usage())
+        return score(settings, [judge.name for judge in judges], talked, checks), talked
 
 
 def _candidate(name: str, settings: config.Evaluate, cast: Cast, ledger: Ledger) -> Candidate:
@@ -41,8 +39,9 @@ def _candidate(name: str, settings: config.Evaluate, cast: Cast, ledger: Ledger)
         return ModelCandidate(source.path, settings.sampling)
     if source.remote is not None:
         roles = settings.roles.model_copy(update={"responder": source.remote})
-        with named(f"models.{name}.remote", "responder"):
-            return ResponderCandidate.remote(Cast(roles, ledger, only=("responder",)))
+        place = f"models.{name}.remote"
+        with named(place, "responder"):
+            return ResponderCandidate.remote(Cast(roles, ledger, only=("responder",)), place)
     assert source.scripted is not None  # config.Candidate has one of the three
     return ResponderCandidate.reference(source.scripted, cast)
 
@@ -52,13 +51,13 @@ def _calibrations(settings: config.Evaluate, judges: Sequence[Judge], progress: 
     judging = settings.judging
     if judging.calibrate == "skip":
         return []
-    task = progress.add_task("calibration", total=len(judges))
     found = []
+    task = progress.add("calibration", len(judges) * judging.calibration_personas * len(QUALITY))
     for judge in judges:
         scripted = judge_roles(settings)[judge.name].provider == "scripted"
         known = known_replies(scripted, judging.calibration_personas)
-        found.append(calibrate(judge, known, judging.threshold, settings.concurrency))
-        progress.advance(task)
+        found.append(calibrate(judge, known, judging.threshold, settings.concurrency, task.advance))
+    task.total = task.done  # the set may be smaller
     if judging.calibrate == "require":
         require(found, judging.threshold)
     return found
@@ -77,15 +76,14 @@ def _talk(
     exchanges = len(personas) * settings.turns
     votes = len(judges) * settings.judging.votes
     spoken: dict[str, list[Dialogue]] = {}
-    tasks = {name: progress.add_task(f"{name}: dialogues", total=exchanges) for name in candidates}
-    rating = progress.add_task("ratings", total=exchanges * len(candidates) * votes)
-    advance = lambda: progress.advance(rating)  # noqa: E731
-    with Ratings(judges, settings.judging.votes, settings.concurrency, advance) as ratings:
+    tasks = {name: progress.add(f"{name}: dialogues", exchanges) for name in candidates}
+    rating = progress.add("ratings", exchanges * len(candidates) * votes)
+    with Ratings(judges, settings.judging.votes, settings.concurrency, rating.advance) as ratings:
         for name in list(candidates):
             candidate = candidates.pop(name)
 
-            def finished(dialogue: Dialogue, turn: int, task: object = tasks[name]) -> None:
-                progress.advance(task)  # type: ignore[arg-type]
+            def finished(dialogue: Dialogue, turn: int, task: Task = tasks[name]) -> None:
+                task.advance()
                 ratings.want(dialogue, turn)
 
             journal = Journal(ledger, candidate.identity, cast.describe("user"), settings.seed, personas)
@@ -111,23 +109,11 @@ def _talk(
 def _pairs(
     settings: config.Evaluate, talked: Sequence[Talked], judges: Sequence[Judge], progress: Progress
 ) -> list[SideBySide]:
-    task = progress.add_task("side by side", total=len(settings.judging.pairs), visible=bool(settings.judging.pairs))
     dialogues = {one.name: one.dialogues for one in talked}
     found = []
     for first, second in settings.judging.pairs:
         sides = dialogues[first], dialogues[second]
-        found.append(
-            side_by_side((first, second), sides, judges, settings.concurrency, settings.bootstrap, settings.seed)
-        )
-        progress.advance(task)
+        task = progress.add(f"{first} and {second} side by side", len(sides[0]) * len(judges) * 2)
+        names, seed = (first, second), settings.seed
+        found.append(side_by_side(names, sides, judges, settings.concurrency, settings.bootstrap, seed, task.advance))
     return found
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )

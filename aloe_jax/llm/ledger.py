@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import BaseModel, ValidationError
+
+from aloe_jax.conversation import first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.protocol import LLM, Completion, Request
+from aloe_jax.llm.store import (
+    COLUMNS,
+    Opened,
+    Value,
+    checksum,
+    damaged,
+    damaged_row,
+    explained,
+    only_writer,
+    transaction,
+)
 from aloe_jax.locks import Lock
 
 if TYPE_CHECKING:
     import numpy as np
-
-_APPLICATION = 0x414C4F45  # "ALOE", in the header of the file
-_VERSION = 2
-_TABLES = """
-CREATE TABLE calls (
-    key TEXT PRIMARY KEY, model TEXT NOT NULL, role TEXT NOT NULL, text TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-    outcome TEXT NOT NULL, detail TEXT NOT NULL, cost REAL, seconds REAL NOT NULL, attempts INTEGER NOT NULL,
-    finished REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE faults (
-    model TEXT NOT NULL, role TEXT NOT NULL, fault TEXT NOT NULL, count INTEGER NOT NULL,
-    PRIMARY KEY (model, role, fault)
-) WITHOUT ROWID;
-CREATE TABLE records (
-    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, id TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (kind, id)
-);
-CREATE TABLE vectors (
-    model TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (model, text)
-) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,11 @@ class Ledger:
     With `writing`, the journal is this process's alone until it is closed; others may read meanwhile. A lock
     that the operating system lifts when a process dies says so, so a killed run leaves nothing to clean up.
 
-    Raises AloeError from every method when the file is no journal, is damaged, the disk is full, or another
-    process is writing.
+    A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: whoever
+    asks goes on to another seed, and finds by `asked_now` whether this process has made the call.
+
+    Raises AloeError from every method when the file is no journal, is damaged (see store.py), the disk is full, or
+    another process is writing.
     """
 
     def __init__(self, path: str | Path, *, writing: bool = True, budget: Budget | None = None) -> None:
@@ -76,51 +72,27 @@ class Ledger:
         self._lock = threading.Lock()
         self._guard: Lock | None = None
         self._in_flight: dict[str, Future[Completion]] = {}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
+        self._made: set[int] = set()  # the calls of this process, by the beginnings of their keys
+        self.retried: Counter[str] = Counter()  # failed attempts of this process by kind
+        self.embedding: tuple[int, int] | None = None  # texts embedded, and texts to embed, while that goes on
         if writing:
-            self._guard = _lock_out_others(self.path)
-        with self._told():
-            # Autocommit: each statement outside BEGIN is its own transaction.
-            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
+            self._guard = only_writer(self.path)
         try:
-            self._open()
+            self._store = Opened(self.path, writing=writing)
         except BaseException:
-            self._database.close()
             if self._guard is not None:
-                _beside(self.path).unlink()  # leave no trace beside a file that is not ours
-            self._unlock()
+                self._guard.release(remove=True)  # leave no trace beside a file that is not ours
             raise
-
-    def _open(self) -> None:
-        with self._told():
-            # A file of another program must be refused before anything, WAL mode included, is written to it.
-            empty = self._number("SELECT count(*) FROM sqlite_master") == 0
-            application, version = self._number("PRAGMA application_id"), self._number("PRAGMA user_version")
-            if not empty and application != _APPLICATION:
-                raise AloeError(f"{self.path}: is an SQLite file but no journal of ours; move it away")
-            if not empty and version != _VERSION:
-                raise AloeError(
-                    f"{self.path}: journal of version {version}, this program reads version {_VERSION}; "
-                    "start in another output directory"
-                )
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-        if empty:
-            with self._transaction():
-                # Another process may have created the tables since we looked.
-                if self._number("SELECT count(*) FROM sqlite_master") == 0:
-                    for statement in _TABLES.split(";")[:-1]:
-                        self._database.execute(statement)
-                    self._database.execute(f"PRAGMA application_id = {_APPLICATION}")
-                    self._database.execute(f"PRAGMA user_version = {_VERSION}")
+        self._database = self._store.database
 
     # ------------------------------------------------------------ calls
 
     def complete(self, llm: LLM, request: Request) -> Completion:
-        """The answer to `request`: from the journal if it was ever given, else from `llm`, then stored.
+        """What came back for `request`: from the journal if it was ever asked, else from `llm`, then stored.
 
         The same question asked by two threads at once is put to the model once. Errors of the model pass
         through and are not stored. Raises BudgetError instead of a call that the budget does not allow.
@@ -138,7 +110,7 @@ class Ledger:
         try:
             with self.budget.reserved(llm, request) as settle:
                 start = time.monotonic()
-                completion = llm.complete(request)
+                completion = _storable(llm.complete(request))
                 settle(completion)
                 self.keep_call(key, llm.name, request.role, completion, time.monotonic() - start)
         except BaseException as error:
@@ -152,44 +124,53 @@ class Ledger:
         return completion
 
     def find_call(self, model: str, request: Request) -> Completion | None:
-        """The stored answer to `request`, or None."""
+        """What is stored for `request`, or None."""
         with self._lock:
             return self._find(request.key(model))
 
     def keep_call(self, key: str, model: str, role: str, completion: Completion, seconds: float) -> None:
         """Store a finished call under its request's key, durably; a call that is stored already stays as it is."""
-        row = (
-            key,
-            model,
-            role,
-            completion.text,
-            completion.input_tokens,
-            completion.output_tokens,
-            completion.outcome,
-            completion.detail,
-            completion.cost,
-            seconds,
-            completion.attempts,
-            time.time(),
-        )
-        with self._told(), self._lock:
-            self._database.execute(f"INSERT OR IGNORE INTO calls VALUES ({', '.join('?' * len(row))})", row)
+        completion = _storable(completion)
+        row: list[Value] = [key, model, role, completion.text, completion.input_tokens, completion.output_tokens]
+        row += [completion.outcome, completion.detail, completion.cost, float(seconds), completion.attempts]
+        with explained(self.path), self._lock:
+            self._insert("calls", [*row, time.time()])
+            self._made.add(_short(key))
+
+    def asked_now(self, model: str, request: Request) -> bool:
+        """Whether the call was made by this process, rather than found in the journal."""
+        with self._lock:
+            return _short(request.key(model)) in self._made
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return len(self._in_flight)
+
+    @property
+    def made(self) -> int:
+        """Calls that this process has finished."""
+        return len(self._made)
 
     def count_fault(self, model: str, role: str, fault: str) -> None:
         """Count a failed attempt: an overloaded server, a timeout, an answer that had to be mended."""
-        with self._told(), self._lock:
-            self._database.execute(
-                "INSERT INTO faults VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
-                (model, role, fault),
-            )
+        fault = _without_halves(fault)
+        with self._transaction():
+            self.retried[fault] += 1
+            where = "WHERE model = ? AND role = ? AND fault = ?"
+            query = f"SELECT {self._store.columns('faults')} FROM faults {where}"
+            row = self._database.execute(query, (model, role, fault)).fetchone()
+            count = 1 + (self._store.verified("faults", row)[-1] if row else 0)
+            self._insert("faults", [model, role, fault, count], "INSERT OR REPLACE")
 
     def _find(self, key: str) -> Completion | None:
-        with self._told():
-            row = self._database.execute(
-                "SELECT text, input_tokens, output_tokens, outcome, detail, cost, attempts FROM calls WHERE key = ?",
-                (key,),
-            ).fetchone()
-        return Completion(*row) if row else None
+        query = f"SELECT {self._store.columns('calls')} FROM calls WHERE key = ?"
+        with explained(self.path):
+            row = self._database.execute(query, (key,)).fetchone()
+        if row is None:
+            return None
+        _, _, _, text, spent, written, outcome, detail, cost, _, attempts, _ = self._store.verified("calls", row)
+        return Completion(text, spent, written, outcome, detail, cost, attempts)
 
     def usage(self) -> dict[str, Usage]:
         """Per `model/role`: what the finished calls took."""
@@ -233,40 +214,49 @@ class Ledger:
 
         known: dict[str, bytes] = {}
         for text in dict.fromkeys(texts):
-            rows = self._read("SELECT vector FROM vectors WHERE model = ? AND text = ?", model, text)
-            if rows:
-                known[text] = rows[0][0]
+            for row in self._rows("vectors", "WHERE model = ? AND text = ?", model, text):
+                if not isinstance(row[2], bytes) or len(row[2]) % 4:
+                    raise damaged_row(self.path, "vectors", row)
+                known[text] = row[2]
         missing = [text for text in dict.fromkeys(texts) if text not in known]
-        for start in range(0, len(missing), batch):
-            some = missing[start : start + batch]
-            made = embed(some)
-            if len(made) != len(some):
-                raise AloeError(f"{model}: returned {len(made)} embeddings for {len(some)} texts")
-            new = {text: np.asarray(row, np.float32).tobytes() for text, row in zip(some, made, strict=True)}
-            with self._transaction():
-                for text, vector in new.items():
-                    self._database.execute("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", (model, text, vector))
-            known |= new
+        try:
+            for start in range(0, len(missing), batch):
+                self.embedding = start, len(missing)
+                some = missing[start : start + batch]
+                made = embed(some)
+                if len(made) != len(some):
+                    raise AloeError(f"{model}: returned {len(made)} embeddings for {len(some)} texts")
+                new = {text: np.asarray(row, np.float32).tobytes() for text, row in zip(some, made, strict=True)}
+                with self._transaction():
+                    for text, vector in new.items():
+                        self._insert("vectors", [model, text, vector])
+                known |= new
+        finally:
+            self.embedding = None
         if len({len(vector) for vector in known.values()}) > 1:
             raise AloeError(f"{self.path}: embeddings of {model} differ in length; start in another output directory")
         return np.stack([np.frombuffer(known[text], np.float32) for text in texts]) if texts else np.zeros((0, 0))
 
     # ------------------------------------------------------------ records
 
-    def put(self, kind: str, id: str, value: dict[str, Any]) -> None:
+    def put(self, kind: str, id: str, value: dict[str, Any], *, replacing: bool = False) -> None:
         """Store a finished record (persona, conversation, rating ...). Durable on return.
 
-        Storing an equal value again does nothing; another value under the same id raises AloeError.
+        Storing an equal value again does nothing; another value under the same id raises AloeError, unless `replacing`.
         """
-        self.put_many(kind, [(id, value)])
+        self.put_many(kind, [(id, value)], replacing=replacing)
 
-    def put_many(self, kind: str, items: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Store records of one kind in one transaction: all of them or none."""
-        rows = [(kind, id, json.dumps(value, ensure_ascii=False, sort_keys=True)) for id, value in items]
+    def put_many(self, kind: str, items: Iterable[tuple[str, dict[str, Any]]], *, replacing: bool = False) -> None:
+        """Store records of one kind in one transaction: all of them or none.
+
+        `replacing` puts them in the place of others of their ids, such as an earlier version's notes of no answer.
+        """
+        rows = [(kind, id, _without_halves(_json(value))) for id, value in items]
         with self._transaction():
             for row in rows:
-                added = self._database.execute("INSERT OR IGNORE INTO records (kind, id, value) VALUES (?, ?, ?)", row)
-                if added.rowcount == 0 and self._stored(kind, row[1]) != row[2]:
+                if replacing:
+                    self._database.execute("DELETE FROM records WHERE kind = ? AND id = ?", row[:2])
+                if self._insert("records", row) == 0 and self._stored(*row[:2]) != row[2]:
                     raise AloeError(
                         f"{self.path}: {kind} {row[1]} is already stored with another value; "
                         "start in another output directory"
@@ -274,52 +264,64 @@ class Ledger:
 
     def get(self, kind: str, id: str) -> dict[str, Any] | None:
         """The record, or None."""
-        with self._told(), self._lock:
+        with explained(self.path), self._lock:
             text = self._stored(kind, id)
-        return None if text is None else json.loads(text)
+        return None if text is None else self._parsed(kind, id, text)
 
     def all(self, kind: str) -> dict[str, dict[str, Any]]:
         """All records of one kind by id, in the order in which they were stored."""
-        rows = self._read("SELECT id, value FROM records WHERE kind = ? ORDER BY number", kind)
-        return {id: json.loads(value) for id, value in rows}
+        rows = self._rows("records", "WHERE kind = ? ORDER BY number", kind)
+        return {id: self._parsed(kind, id, text) for _, id, text in rows}
+
+    def read[R: BaseModel](self, form: type[R], kind: str, id: str, value: dict[str, Any]) -> R:
+        """A record as what it should be. Raises AloeError naming it and the field that is wrong."""
+        try:
+            return form.model_validate(value)
+        except ValidationError as error:
+            raise damaged(self.path, f"{kind} {id}: {first_fault(error)}") from None
 
     def _stored(self, kind: str, id: str) -> str | None:
-        row = self._database.execute("SELECT value FROM records WHERE kind = ? AND id = ?", (kind, id)).fetchone()
-        return row[0] if row else None
+        query = f"SELECT {self._store.columns('records')} FROM records WHERE kind = ? AND id = ?"
+        row = self._database.execute(query, (kind, id)).fetchone()
+        return None if row is None else self._store.verified("records", row)[2]
+
+    def _parsed(self, kind: str, id: str, text: object) -> dict[str, Any]:
+        try:
+            value = json.loads(text) if isinstance(text, str) else None
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise damaged_row(self.path, "records", (kind, id, ""))
+        return value
 
     # ------------------------------------------------------------ SQLite
 
     def _read(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        with self._told(), self._lock:
+        with explained(self.path), self._lock:
             return self._database.execute(query, values).fetchall()
 
-    def _number(self, query: str) -> int:
-        return int(self._database.execute(query).fetchone()[0])
+    def _rows(self, table: str, where: str = "", *values: str) -> list[tuple[Any, ...]]:
+        """The rows of a table, each found undamaged."""
+        query = f"SELECT {self._store.columns(table)} FROM {table} {where}"
+        return [self._store.verified(table, row) for row in self._read(query, *values)]
+
+    def _insert(self, table: str, values: Sequence[Value], verb: str = "INSERT OR IGNORE") -> int:
+        """Add a row with its checksum; how many were added, 0 or 1. To be called with the lock."""
+        row = (*values, checksum(table, values))
+        names = f"{COLUMNS[table]}, checksum"
+        return self._database.execute(
+            f"{verb} INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", row
+        ).rowcount
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._told(), self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                # A full disk may have rolled back already.
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
+        with explained(self.path), self._lock, transaction(self._database):
             yield
-        except sqlite3.Error as error:
-            raise AloeError(f"{self.path}: {_explain(error)}") from None
 
     def close(self) -> None:
         """Close the file; the journal's log is folded into it."""
-        with self._told(), self._lock:
-            self._database.close()
+        with explained(self.path), self._lock:
+            self._store.close()
             self._unlock()
 
     def _unlock(self) -> None:
@@ -336,27 +338,24 @@ class Ledger:
         self.close()
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + ".lock")
+def _short(key: str) -> int:
+    return int(key[:16], 16)
 
 
-def _lock_out_others(path: Path) -> Lock:
-    """Take the lock beside the journal, or raise AloeError naming the process that has it."""
-
-    def busy(owner: str) -> str:
-        return f"{path}: another process is writing this journal ({owner}); wait for it or stop it"
-
-    return Lock(_beside(path), busy)
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _explain(error: sqlite3.Error) -> str:
-    text = str(error)
-    causes: list[tuple[Callable[[str], bool], str]] = [
-        (lambda t: "disk is full" in t, "the disk is full; free some space and run again, nothing is lost"),
-        (lambda t: "not a database" in t, "is no journal (not an SQLite file); move it away"),
-        (lambda t: "malformed" in t, "the journal is damaged; restore a copy or start in another directory"),
-        (lambda t: "unable to open" in t, "cannot open the journal; give the path of a file in a directory"),
-        (lambda t: "readonly" in t, "the journal is read-only; make it and its directory writable"),
-        (lambda t: "locked" in t, "another process is writing the journal; wait for it or stop it"),
-    ]
-    return next((say for fits, say in causes if fits(text)), f"the journal cannot be used ({text})")
+def _without_halves(text: str) -> str:
+    """Without halves of characters (lone surrogates), which no file can hold: a question mark each."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _storable(completion: Completion) -> Completion:
+    """What is stored, and so what every later run finds."""
+    text, detail = _without_halves(completion.text), _without_halves(completion.detail)
+    return (
+        completion
+        if (text, detail) == (completion.text, completion.detail)
+        else replace(completion, text=text, detail=detail)
+    )

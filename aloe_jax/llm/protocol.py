@@ -43,9 +43,9 @@ class Completion:
     """What came back, and what it took.
 
     Tokens are 0 where the provider does not say; thinking counts as output. Anything but "ok" is a finished
-    call, too: it was answered and perhaps paid for, and asking again would be answered alike; `detail` then says
-    why, in the server's words. "unreadable": text that no file can hold, or an answer that the server itself
-    threw away because it was not of the form that was asked for.
+    call, too: it was perhaps paid for, and the same question with the same seed is not asked again; but it is no
+    answer. `detail` then says why, in the server's words. "unreadable": text that no file can hold, or an answer that
+    the server itself threw away because it was not of the form that was asked for.
     """
 
     text: str

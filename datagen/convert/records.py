@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aloe_jax.errors import AloeError
+from datagen.writing import replacing
 
 
 @dataclass(frozen=True)
@@ -58,29 +58,24 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise AloeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except FileNotFoundError:
         raise AloeError(f"{path}: no such file") from None
+    except OSError as error:
+        raise AloeError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
     """Write one line each under a temporary name, then rename; returns how many.
 
     What stood at `path` stays until the new file is complete, so that `path` may be the file being read.
-    Raises AloeError when there is nothing to write.
+    Raises AloeError when there is nothing to write, and as `replacing` does.
     """
-    if path.is_dir():
-        raise AloeError(f"{path}: is a directory; give the name of the file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     count = 0
-    try:
+    with replacing(path) as partial:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             for line in lines:
                 file.write(line + "\n")
                 count += 1
         if not count:
             raise AloeError(f"{path}: not written: nothing in the source fits this format")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return count
 
 

@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -20,6 +19,7 @@ from aloe_jax.errors import AloeError
 from datagen.convert import Format, read
 from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
 from datagen.look.sentences import content_words, sentences, words
+from datagen.writing import replacing
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -119,13 +119,9 @@ def write_page(
             )
         ],
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        partial.write_text(_page(payload), encoding="utf-8", newline="\n")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    page = _page(payload)
+    with replacing(target) as partial:
+        partial.write_text(page, encoding="utf-8", newline="\n")
     return target
 
 

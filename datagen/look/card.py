@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.disk import refusals
 from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.look.stats import NONE, number, share, turn_stats
@@ -70,10 +71,11 @@ def card(
 
 
 def write_card(path: Path, text: str) -> None:
-    """Write the card under a temporary name, then rename it."""
+    """Write the card under a temporary name, then rename it. Raises AloeError when the disk refuses."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with refusals(path):
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
 
 
 def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, str] | None) -> str:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from aloe_jax import config
 from aloe_jax.conversation import Conversation, Turn
-from datagen.conversations import plan, recorded_conversations, short_reason
-from datagen.journal import BATCH, CONVERSATION, POOL, SKIP
+from aloe_jax.coverage import whole_reason
+from datagen.conversations import plan, recorded_conversations
+from datagen.journal import BATCH, CONVERSATION, recorded_skips
 from datagen.look.quality import LABELS, Quality, measure
-from datagen.personas import Personas, recorded_personas
+from datagen.personas import Draw, Personas, recorded_draw, recorded_personas
+from datagen.pool.growth import Batch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,19 +70,20 @@ def tables(ledger: Ledger, settings: config.Datagen) -> list[Table]:
     from datagen.pool import coverage
 
     personas = recorded_personas(ledger, settings)
-    record = ledger.get(POOL, "personas") or {}
-    shown = [_pool_table(ledger, record, personas), *coverage.tables(coverage.coverage(record["profiles"]))]
+    record = recorded_draw(ledger)
+    assert record is not None  # or there would be no personas
+    shown = [_pool_table(ledger, record, personas), *coverage.tables(coverage.coverage(record.profiles))]
     if ledger.all(CONVERSATION):
         conversations = recorded_conversations(ledger, personas.training, settings)
         planned = plan(personas.training, settings.conversations.count, settings.seed)
         shown.append(_turn_table(conversations, len(planned)))
         if conversations:
             shown.append(quality_table(measure(conversations)))
-    skips = ledger.all(SKIP)
+    skips = recorded_skips(ledger)
     if skips:
         finished = ledger.all(CONVERSATION).keys()
-        open_skips = {record["conversation"]: record["reason"] for record in skips.values()}
-        reasons = Counter(short_reason(why) for name, why in open_skips.items() if name not in finished)
+        open_skips = {skip.conversation: skip.reason for skip in skips}
+        reasons = Counter(whole_reason(why) for name, why in open_skips.items() if name not in finished)
         if reasons:
             shown.append(_table("Conversations skipped", ("reason", "count"), reasons.most_common()))
     shown.append(_call_table(ledger))
@@ -100,14 +103,14 @@ def quality_table(quality: Quality) -> Table:
     return _table("Quality", ("turn", *(label.label for label in labels)), rows)
 
 
-def _pool_table(ledger: Ledger, record: dict[str, Any], personas: Personas) -> Table:
+def _pool_table(ledger: Ledger, record: Draw, personas: Personas) -> Table:
     refused: Counter[str] = Counter()
-    batches = ledger.all(BATCH).values()
+    batches = [ledger.read(Batch, BATCH, id, batch) for id, batch in ledger.all(BATCH).items()]
     for batch in batches:
-        refused.update(batch["refused"])
+        refused.update(batch.refused)
     rows: list[tuple[Any, ...]] = [
-        ("profiles", len(record["profiles"])),
-        ("personalities", len(record["personalities"])),
+        ("profiles", len(record.profiles)),
+        ("personalities", len(record.personalities)),
         ("training personas", len(personas.training)),
         ("benchmark personas", len(personas.benchmark)),
         ("calls to the writer", len(batches)),

@@ -13,15 +13,33 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from aloe_jax import config
+from aloe_jax.coverage import percent
 from aloe_jax.errors import AloeError
 from datagen.journal import BATCH, POOL
 from datagen.pool.embeddings import vectors_name, vectors_of
 from datagen.pool.similarity import Kind, Novelty
 
+_UNREADABLE = "unreadable answer"
+_UNANSWERED = {"blocked reply", "empty reply", "truncated reply", _UNREADABLE}
+
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
     from aloe_jax.roles import RoleError
+
+
+class Batch(BaseModel):
+    """What one call added to a pool, or what of the seeds it kept, as the journal has it."""
+
+    accepted: list[str]
+    refused: dict[str, int]
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether it is a note that there was no answer, as earlier versions made it; it counts for nothing."""
+        return not self.accepted and len(self.refused) == 1 and self.refused.keys() <= _UNANSWERED
 
 
 @dataclass
@@ -30,8 +48,9 @@ class Pool:
 
     name: Kind
     members: list[str]
-    refused: Counter[str] = field(default_factory=Counter)  # candidates by reason, and calls without an answer
-    curve: list[int] = field(default_factory=list)  # size with the seeds, then after each call
+    refused: Counter[str] = field(default_factory=Counter)  # candidates by reason
+    curve: list[int] = field(default_factory=list)  # size with the seeds, then after each answer
+    unanswered: Counter[str] = field(default_factory=Counter)  # calls of this run without an answer, by reason
 
     def __post_init__(self) -> None:
         self.curve = self.curve or [len(self.members)]
@@ -56,24 +75,36 @@ class Pool:
         """New members of each call as one line of blocks; a dot stands for none."""
         return _sparkline(self.accepted)
 
-    def take(self, batch: dict[str, Any]) -> None:
+    def take(self, outcome: Batch | dict[str, Any]) -> None:
         """Add the outcome of a call."""
-        self.members.extend(batch["accepted"])
-        self.refused.update(batch["refused"])
-        self.curve.append(len(self.members))
+        batch = Batch.model_validate(outcome)
+        self.members.extend(batch.accepted)
+        self.refused.update(batch.refused)
+        if not batch.unanswered:
+            self.curve.append(len(self.members))
 
 
 class SaturatedError(AloeError):
     """The writer brings nothing new any more; `pool` is what there is."""
 
-    def __init__(self, pool: Pool, target: int):
+    def __init__(self, pool: Pool, target: int, barren: int):
+        """`barren` calls in a row brought nothing new."""
         self.pool, self.target = pool, target
-        reasons = ", ".join(f"{count} {reason}" for reason, count in pool.refused.most_common()) or "no candidates"
+        reasons = [f"{count} {reason}" for reason, count in (pool.refused + pool.unanswered).most_common()]
+        advice = (
+            f"lower personas.{pool.name} or personas.benchmark_{pool.name}, or raise personas.similarity, "
+            "personas.patience or the writer's temperature"
+        )
+        if not pool.barren:  # but for calls that were not answered
+            advice = "mend what the reasons say; the same command asks again"
+        elif pool.unanswered:
+            advice += "; the same command asks again where there was no answer"
+        missing = target - len(pool.members)
         super().__init__(
-            f"the pool of {pool.name} stopped growing at {len(pool.members)} of {target}: {pool.barren} calls in a "
-            f"row brought nothing new (refused: {reasons}); lower personas.{pool.name} or "
-            f"personas.benchmark_{pool.name}, or raise personas.similarity, personas.patience or the writer's "
-            f"temperature; the {len(pool.members)} members are kept"
+            f"the pool of {pool.name} stopped growing at {len(pool.members)} of {target}: {barren} calls in a "
+            f"row brought nothing new (refused: {', '.join(reasons) or 'no candidates'}); coverage "
+            f"{percent(len(pool.members), target)}: {missing:,} of {target:,} {pool.name} are missing; {advice}; "
+            f"the {len(pool.members)} members are kept"
         )
 
 
@@ -91,9 +122,10 @@ def grow(
 
     Each call shows the writer a random draw of members and asks for candidates; the outcome of call n depends
     on the seed, n and the pool so far, and is journaled, so that a run that was killed ends with the same
-    pool. A call that is answered by a refusal or by nonsense counts as one without candidates. Raises
-    SaturatedError when `patience` calls in a row brought nothing new before the target, and passes on what
-    stops a run, such as an unreachable model or a spent budget.
+    pool. A call that is answered by a refusal or by nonsense is made again with another draw and seed; a later run
+    passes over those that failed in an earlier one, whose calls the journal has. Raises SaturatedError when `patience`
+    calls in a row brought nothing new before the target, and passes on what stops a run, such as an unreachable model
+    or a spent budget.
     """
     from aloe_jax.roles import RoleError, derive_seed
 
@@ -104,26 +136,40 @@ def grow(
         novelty = _novelty(settings, ledger, name)
         accepted, refusals = novelty.filter(seeds)
         ledger.put(POOL, _seeds_id(name, key), {"accepted": accepted, "refused": dict(refusals)})
-    pool = _start(ledger, name, key)
+    pool, number = _start(ledger, name, key), 0
     progress(len(pool.members))
+    failed = 0  # calls of this run without an answer since the last new member
     while len(pool.members) < target:
-        if pool.barren >= wanted.patience:
-            raise SaturatedError(pool, target)
-        batch = ledger.get(BATCH, _batch_id(name, key, pool.calls))
+        if pool.barren + failed >= wanted.patience:
+            raise SaturatedError(pool, target, pool.barren + failed)
+        batch = _recorded(ledger, BATCH, _batch_id(name, key, number))
         if batch is None:
             if novelty is None:
                 novelty = _novelty(settings, ledger, name)
                 novelty.add(pool.members)
-            seed = derive_seed(settings.seed, name, pool.calls)
-            examples = random.Random(seed).sample(pool.members, min(wanted.examples, len(pool.members)))
-            try:
-                accepted, refusals = novelty.filter(write(examples, wanted.candidates, seed))
-            except RoleError as error:
-                accepted, refusals = [], Counter({_unanswered(error): 1})
-            batch = {"accepted": accepted, "refused": dict(refusals)}
-            ledger.put(BATCH, _batch_id(name, key, pool.calls), batch)
+            for attempt in itertools.count():
+                again = [attempt] if attempt else []
+                seed = derive_seed(settings.seed, name, number, *again)
+                examples = random.Random(seed).sample(pool.members, min(wanted.examples, len(pool.members)))
+                try:
+                    texts = write(examples, wanted.candidates, seed)
+                except RoleError as error:
+                    if not getattr(error, "fresh", True):
+                        continue
+                    failed += 1
+                    pool.unanswered[_unanswered(error)] += 1
+                    if pool.barren + failed >= wanted.patience:
+                        raise SaturatedError(pool, target, pool.barren + failed) from None
+                else:
+                    break
+            accepted, refusals = novelty.filter(texts)
+            batch = Batch(accepted=accepted, refused=dict(refusals))
+            ledger.put(BATCH, _batch_id(name, key, number), batch.model_dump())
         elif novelty is not None:
-            novelty.add(batch["accepted"])
+            novelty.add(batch.accepted)
+        if batch.accepted:
+            failed = 0
+        number += 1
         pool.take(batch)
         progress(len(pool.members))
     return pool
@@ -135,15 +181,23 @@ def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: c
     if ledger.get(POOL, _seeds_id(name, key)) is None:
         return Pool(name, list(seeds))
     pool = _start(ledger, name, key)
-    while (batch := ledger.get(BATCH, _batch_id(name, key, pool.calls))) is not None:
+    for number in itertools.count():
+        batch = _recorded(ledger, BATCH, _batch_id(name, key, number))
+        if batch is None:
+            break
         pool.take(batch)
     return pool
 
 
 def _start(ledger: Ledger, name: Kind, key: str) -> Pool:
-    batch = ledger.get(POOL, _seeds_id(name, key))
+    batch = _recorded(ledger, POOL, _seeds_id(name, key))
     assert batch is not None
-    return Pool(name, batch["accepted"], Counter(batch["refused"]))
+    return Pool(name, list(batch.accepted), Counter(batch.refused))
+
+
+def _recorded(ledger: Ledger, kind: str, id: str) -> Batch | None:
+    record = ledger.get(kind, id)
+    return None if record is None else ledger.read(Batch, kind, id, record)
 
 
 def _key(name: Kind, seeds: Sequence[str], settings: config.Datagen) -> str:
@@ -173,8 +227,7 @@ def _novelty(settings: config.Datagen, ledger: Ledger, kind: Kind) -> Novelty:
 
 
 def _unanswered(error: RoleError) -> str:
-    known = ("blocked reply", "empty reply", "truncated reply")
-    return next((reason for reason in known if f": {reason}," in str(error)), "unreadable answer")
+    return next((reason for reason in _UNANSWERED if f": {reason}," in str(error)), _UNREADABLE)
 
 
 # ---------------------------------------------------------------- the growth curve

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import ATTEMPTS, Dialogue, Exchange, Reply
 from aloe_jax.benchmark.judge import Judge, Ratings, Verdict, Vote, ratings_table, votes_table
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
@@ -58,12 +58,13 @@ def test_an_unreadable_rating_is_missing_and_touches_no_other(tmp_path):
     np.testing.assert_array_equal(table, [[2, np.nan, 3, np.nan], [5, 1, 4, np.nan]])
 
 
-def test_a_rating_is_asked_for_once(tmp_path):
+def test_a_rating_is_asked_for_once_and_a_missing_one_again(tmp_path):
     found = dialogues(["a", "never"], ["bb", "d"])
     first = ask(found, Cast(), tmp_path / "j")
     cast, told = Cast(), []
     assert ask(found, cast, tmp_path / "j", progress=lambda: told.append(1)) == first
-    assert (cast.seen, len(told)) == ([], 4)
+    assert (cast.seen, len(told)) == (["never"] * ATTEMPTS, 4)
+    cast = Cast()
     ask(dialogues(["a", "changed"], ["bb", "d"]), cast, tmp_path / "j")
     assert cast.seen == ["changed"]
 

@@ -79,7 +79,7 @@ def test_a_spoiled_conversation_is_counted_and_tried_again_by_the_next_run(tmp_p
     cast.spoiled_messages = TURN_ATTEMPTS + 1  # more than one run tries
     settings = small_settings(tmp_path, count=6)
     outcome = write_conversations(ledger, cast, PERSONAS, settings)
-    assert (outcome.written, outcome.skipped) == (0, {"user (by rule): unusable answer twice": 6})
+    assert (outcome.written, outcome.skipped) == (0, {"user (by rule): unusable answer twice, number 5": 6})
     outcome = write_conversations(ledger, cast, PERSONAS, settings)
     assert (outcome.written, outcome.skipped.total()) == (6, 0)
 
