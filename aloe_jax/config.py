@@ -278,8 +278,8 @@ class Train(Section):
 class Price(Section):
     """What a model costs, in US dollars per million tokens; thinking counts as output."""
 
-    input: Weight
-    output: Weight
+    input: Annotated[float, Field(ge=0, le=1e9)]
+    output: Annotated[float, Field(ge=0, le=1e9)]
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         """Dollars for so many tokens."""

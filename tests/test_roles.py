@@ -55,6 +55,12 @@ def cast_of(tmp_path, monkeypatch):
         ledger.close()
 
 
+def cast_of_next_process(tmp_path, llm):
+    """A cast on a journal file that was there before, opened anew as another process would."""
+    ledger = Ledger(tmp_path / "shared.sqlite")
+    return Cast(SCRIPTED, ledger, model=lambda role, name: llm), ledger
+
+
 def test_seeds_are_stable_and_told_apart():
     assert derive_seed("user", 3) == derive_seed("user", 3) == 907632971
     parts = [("a", 1), ("a", "1"), ("a1",), (1, "a"), ("a", 1, 1), ("a,1",)]
@@ -328,27 +334,30 @@ TRUNCATED = Completion('{"reply": "I th', 9, 50, "truncated")
     ],
     ids=repr,
 )
-def test_a_failure_is_fresh_when_a_model_was_asked_and_not_when_the_journal_was(cast_of, answers):
+def test_a_failure_is_fresh_when_this_process_asked_and_not_when_an_earlier_one_did(tmp_path, answers):
     llm = Recited(*answers)
-    cast = cast_of(llm)
-    told = []
-    for fresh in (True, False, False):
-        with pytest.raises(RoleError) as caught:
-            cast.reply(HISTORY, None, 1)
-        assert caught.value.fresh is fresh and len(llm.asked) == len(answers)
-        told.append(str(caught.value))
-    assert len({*told}) == 1 and "\n" not in told[0]
+    messages = []
+    for process in (1, 2):
+        cast, ledger = cast_of_next_process(tmp_path, llm)
+        with ledger:
+            for _ in range(2):
+                with pytest.raises(RoleError) as caught:
+                    cast.reply(HISTORY, None, 1)
+                assert caught.value.fresh is (process == 1) and len(llm.asked) == len(answers)
+                messages.append(str(caught.value))
+    assert len({*messages}) == 1 and "\n" not in messages[0]
 
 
 @pytest.mark.parametrize("second", ["Never.", BLOCKED, UNREADABLE, TRUNCATED], ids=repr)
-def test_a_failure_is_fresh_when_only_the_repair_was_asked(cast_of, monkeypatch, second):
-    cast = cast_of(Recited("No."))
-    with pytest.raises(IndexError):  # the process ends before the repair is answered
+def test_a_failure_is_fresh_when_only_the_repair_was_asked(tmp_path, second):
+    llm = Recited("No.")
+    cast, ledger = cast_of_next_process(tmp_path, llm)
+    with ledger, pytest.raises(IndexError):  # the process ends before the repair is answered
         cast.reply(HISTORY, None, 1)
-    llm, _ = cast._roles["responder"]
     llm.texts = [second]
     for fresh in (True, False):
-        with pytest.raises(RoleError) as caught:
+        cast, ledger = cast_of_next_process(tmp_path, llm)
+        with ledger, pytest.raises(RoleError) as caught:
             cast.reply(HISTORY, None, 1)
         assert caught.value.fresh is fresh
 
