@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PARAMS = "params"  # name of the parameters' item in every checkpoint
 METRICS = "metrics/metrics"  # the validation loss, by which the best checkpoint is kept
 COMMITTED = "commit_success.txt"  # in a bucket, what Orbax writes last into a checkpoint
 CLOCK = "_CHECKPOINT_METADATA"  # when a checkpoint was begun and finished; Orbax writes the latter last of all
+DELETED = 0.2  # seconds that a run takes to delete what it no longer keeps; the digests may go first
 BEGAN = "init_timestamp_nsecs"
 UNFINISHED = ".orbax-checkpoint-tmp"  # what Orbax ends the name of a checkpoint with while it writes it
 
@@ -70,6 +72,9 @@ def check_step(run: str | Path, step: int, covered: Callable[[str], bool] = ever
         if is_remote(directory):
             return
         if not (directory / DIGESTS).exists():
+            time.sleep(DELETED)
+            if not (directory / PARAMS).exists():
+                raise AloeError(f"{directory}: was deleted while it was read; run the same command again")
             click.echo(f"{directory}: has no digests of its files, so that they cannot be verified", err=True)
         elif (found := damage(directory, covered)) is not None:
             raise AloeError(f"{found}: {advice(run, step, covered)}")

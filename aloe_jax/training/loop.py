@@ -17,7 +17,7 @@ from aloe_jax.data.loader import Batch, evaluation_batches
 from aloe_jax.files import write_atomically
 from aloe_jax.locks import Lock
 from aloe_jax.mirror import Mirror
-from aloe_jax.models.checkpoint_files import checkpoint_steps
+from aloe_jax.models.checkpoint_files import check_step, checkpoint_steps
 from aloe_jax.models.digest import weights_digest
 from aloe_jax.models.run_directory import FINISHED
 from aloe_jax.parallel import distributed
@@ -60,6 +60,7 @@ def _run(settings: config.Train, mesh: Mesh, dry_run: bool, lock: Lock | None) -
     if not dry_run:
         directory = claim_directory(settings)
         if settings.steps is not None and settings.steps in checkpoint_steps(directory):
+            check_step(directory, settings.steps)
             _finish(directory, settings.steps)
             click.echo(f"{directory}: complete at step {settings.steps}")
             return

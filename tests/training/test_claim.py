@@ -1,0 +1,58 @@
+"""One run a directory, under way from real processes."""
+
+import re
+import signal
+
+import pytest
+
+from aloe_jax import config
+from aloe_jax.errors import AloeError
+from aloe_jax.training import loop
+from aloe_jax.training.checkpoint import Checkpoints
+from aloe_jax.training.claim import claim_directory, differences
+from tests.training.test_interruption import finish, launch, wait_for_step
+
+
+def test_a_second_run_in_one_output_is_refused_and_a_kill_lifts_the_lock(settings, tmp_path):
+    changes = {"steps": 1_000_000, "evaluate_every": 1_000_000, "checkpoints": {"every": 5}, "log_every": 1}
+    made = settings(output="part", **changes)
+    first = launch(made, tmp_path)
+    wait_for_step(first, 4)
+    status, told = finish(launch(made, tmp_path))
+    assert status == 1 and "Traceback" not in told
+    line = told.splitlines()[-1]
+    assert re.fullmatch(
+        rf"Error: {re.escape(made.output)}: another process is training into it \(process {first.pid} on \S+\); "
+        "wait for it, stop it, or give another output",
+        line,
+    )
+    with pytest.raises(AloeError, match=f"process {first.pid} on"):
+        Checkpoints(tmp_path / "part", config.Checkpoints(), {})  # which would delete a save under way
+    wait_for_step(first, 12)  # undisturbed
+    first.send_signal(signal.SIGKILL)
+    finish(first)
+    third = launch(made, tmp_path)
+    told = next(line for line in third.stdout if line.startswith(("resuming", "starting", "Error")))
+    assert told.startswith("resuming after step"), told
+    third.send_signal(signal.SIGTERM)
+    assert finish(third)[0] == 0
+
+
+def test_an_output_that_is_a_file(settings, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for output in ("file", "file/below"):
+        with pytest.raises(AloeError, match=r"cannot be made \((File exists|Not a directory)\); give another output"):
+            loop.run(settings(output=output))
+
+
+def test_the_first_setting_that_differs_is_the_first_in_order(settings):
+    made = settings()
+    claimed = claim_directory(made)
+    assert claimed.name == "run"
+    other = settings(seed=3, steps=9, data={"row_length": 64}, optimizer={"learning_rate": 1.0, "b1": 0.5})
+    for _ in range(3):
+        with pytest.raises(AloeError, match=r"this run has seed: 0, now it would be 3"):
+            claim_directory(other)
+    assert list(differences(made.model_dump(), other.model_dump())) == [
+        "seed", "steps", "data.row_length", "optimizer.learning_rate", "optimizer.b1",
+    ]  # fmt: skip
