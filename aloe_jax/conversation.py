@@ -50,11 +50,12 @@ def first_fault(error: ValidationError) -> str:
 def shown(value: object, most: int = 60) -> str:
     """Something from a file for a message: in one line that any terminal takes, and not long."""
     try:
-        text = value if isinstance(value, str) else repr(value)
+        text = value if isinstance(value, str) else str(value) if isinstance(value, BaseException) else repr(value)
     except (RecursionError, ValueError):  # a list in a list in a list …, or a number of very many digits
         text = type(value).__name__
     text = " ".join(text[: 4 * most].split())
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    text = text or type(value).__name__
     return text if len(text) <= most else f"{text[:most]}…"
 
 

@@ -18,10 +18,11 @@ from typing import IO
 from aloe_jax.data import jinja_process
 from aloe_jax.errors import AloeError
 
-SECONDS = 2.0  # of computing that any request may take, and more by how much it has to render:
+SECONDS = 1.0  # of computing that any request may take, and more by how much it has to render:
 SECONDS_A_MESSAGE = 2e-5  # many times what a template needs for one
 SECONDS_A_CHARACTER = 2e-7
 MEMORY = 512 << 20  # bytes of address space, and more by the size of the request
+LARGE = 32 << 20  # bytes of a request after which the process is not used again
 PATIENCE = 30.0  # times its computing time that a request may take by the clock, on a machine that is busy or stopped
 
 Node = tuple[int, str, str]  # number of the message before it or -1, role, content
@@ -47,7 +48,10 @@ def render(
     }
     data = json.dumps(request, ensure_ascii=False).encode("utf-8", "surrogatepass")
     with _LOCK:
-        found = _process().ask(data, seconds)
+        process = _process()
+        found = process.ask(data, seconds)
+        if len(data) > LARGE or "spent" in found:  # what it may still hold of that does not count against the next
+            process.close()
     texts = found.get("texts")
     if not isinstance(texts, list):
         reason = " ".join(str(found.get("error")).split())
@@ -97,7 +101,7 @@ class _Process:
             code = self._child.wait()
             self.close()
             if code == -signal.SIGPROF:
-                return {"error": f"it did not end in {seconds:.0f} s of computing"}
+                return {"error": f"it did not end in {seconds:.1f} s of computing"}
             reason = f"signal {-code}" if code < 0 else f"status {code}"
             return {"error": f"the process that renders it ended with {reason}"}
         except BaseException:  # interrupted between a request and its answer: the next one would get this answer

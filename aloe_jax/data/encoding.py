@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from aloe_jax.conversation import shown
 from aloe_jax.errors import AloeError
 
 FENCE = "\x01"  # a control character: vocabularies merge it with nothing
@@ -56,7 +57,18 @@ class Encoder:
         return ids
 
     def _batch(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
         # The template writes the special tokens itself; adding them again would double the first one.
-        return (
-            self._tokenizer(texts, add_special_tokens=False, split_special_tokens=False)["input_ids"] if texts else []
-        )
+        try:
+            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, split_special_tokens=False)[
+                "input_ids"
+            ]
+        except BaseException as error:  # of the tokenizers library, whose panics are no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise AloeError(
+                f"{self._tokenizer.name_or_path}: the tokenizer cannot encode text ({shown(error, 200)}); "
+                "give the tokenizer.json that belongs to its chat template"
+            ) from None
+        return ids

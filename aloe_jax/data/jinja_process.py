@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import json
 import resource
 import signal
@@ -98,7 +97,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """`texts`, one for every job, or `error`: what went wrong, in words.
+    """`texts`, one for every job, or `error`: what went wrong, in words; `spent`, where memory was used up.
 
     `nodes` are messages as [number of the one before it or -1, role, content]; a job is the number of its last message
     and whether the prompt for a reply follows.
@@ -106,8 +105,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"texts": list(_rendered(request))}
     except MemoryError:
-        gc.collect()
-        return {"error": "it takes more memory than any chat template needs"}
+        return {"error": "it takes more memory than any chat template needs", "spent": True}
     except RecursionError:
         return {"error": "it is nested too deeply, or calls itself without end"}
     except jinja2.TemplateSyntaxError as error:
@@ -160,7 +158,7 @@ def main() -> None:
         try:
             said = json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogatepass")
         except MemoryError:
-            said = json.dumps({"error": "it writes more text than there is memory for"}).encode()
+            said = json.dumps({"error": "it writes more text than there is memory for", "spent": True}).encode()
         _limit(0, resource.RLIM_INFINITY)
         target.write(len(said).to_bytes(8, "big") + said)
         target.flush()

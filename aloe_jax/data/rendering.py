@@ -45,6 +45,9 @@ class Renderer:
             self._texts([[{"role": "user", "content": question}]], prompt=True)[0],
             self._texts([_exchange(question, answer)], prompt=False)[0],
         )
+        for what, said, text in (("user's message", question, asked), ("reply", answer, answered)):
+            if said.lower() not in text.lower():
+                raise AloeError(f"{self.name}: its chat template leaves out the {what}; give the model's own template")
         # A tokenizer may not say that the tokens around a message are special; here they are all the same.
         special |= {token.content for token in added.values() if token.content in plain}
         control = sorted((text for text in special if text.strip()), key=len, reverse=True)

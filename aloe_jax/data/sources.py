@@ -65,6 +65,12 @@ def open_source(source: config.Source, split: Split, data: config.Data) -> Talks
     return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks), tuple(unused))
 
 
+def read_talks(source: config.Source) -> Iterator[MessageTree]:
+    """All conversations of a source's train split, whatever its kind. Raises AloeError as `open_source` does."""
+    read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind_of(source)]
+    return (MessageTree.of(talk) for talk in read(here(source.path), "train", source.limit)[1])
+
+
 def kind_of(source: config.Source) -> Kind:
     """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
     directory = here(source.path).is_dir()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aloe_jax.command import Command, one_line_errors
+from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.files import WEIGHTS, here, resolved
 from aloe_jax.replacing import Kind, check_replaceable, replacing
 
+LARGEST = 1_000_000  # tokens that a vocabulary may have
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -44,13 +49,41 @@ def load_tokenizer(path: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a parser's, a converter's or a missing package's: the files are not usable
-        reason = " ".join(str(error).split())[:200]
+        with _without_panics():
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            tokenizer.decode(tokenizer("a b")["input_ids"])  # some damage shows only when it is used
+    except BaseException as error:  # a parser's, a converter's or a missing package's: the files are not usable
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        reason = shown(error, 200)
         hint = "" if (Path(path) / "tokenizer.json").is_file() else "; it has no tokenizer.json"
         raise AloeError(f"{path}: cannot load a tokenizer ({reason}{hint})") from None
     _write_bos(tokenizer, path)
     return tokenizer
+
+
+@contextlib.contextmanager
+def _without_panics() -> Iterator[None]:
+    """What is written to the error output comes when all is well; a panic of a library in Rust writes a traceback."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        there = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        panicked = True
+        try:
+            yield
+            panicked = False
+        except Exception:
+            panicked = False
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(there, 2)
+            os.close(there)
+            if not panicked:
+                kept.seek(0)
+                with contextlib.suppress(OSError):
+                    os.write(2, kept.read())
 
 
 def chat_template(tokenizer: Any) -> str:
@@ -60,9 +93,14 @@ def chat_template(tokenizer: Any) -> str:
         if "default" not in templates:
             raise AloeError(
                 f"{tokenizer.name_or_path}: several chat templates and none of them is the default "
-                f"({', '.join(sorted(templates))}); keep one, in chat_template.jinja"
+                f"({shown(', '.join(sorted(map(str, templates))), 200)}); keep one, in chat_template.jinja"
             )
         templates = templates["default"]
+    if templates and not isinstance(templates, str):
+        raise AloeError(
+            f"{tokenizer.name_or_path}: its chat template is no text ({type(templates).__name__}); mend chat_template "
+            "in tokenizer_config.json, or add chat_template.jinja"
+        )
     if not templates:
         raise AloeError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; add chat_template.jinja")
     return templates
@@ -75,10 +113,15 @@ def named_tokens(tokenizer: Any) -> dict[str, str]:
 
 def _write_bos(tokenizer: Any, path: str | Path) -> None:
     bos = tokenizer.bos_token_id
-    if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
-        return
-    template = chat_template(tokenizer)
     try:
+        if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
+            return
+    except BaseException as error:  # of the tokenizers library, whose panics are no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise AloeError(f"{path}: the tokenizer cannot encode text ({shown(error, 200)})") from None
+    try:
+        template = chat_template(tokenizer)
         (text,) = render(str(path), template, named_tokens(tokenizer), [(-1, "user", "a")], [(0, False)])
     except AloeError:
         return  # told, with what is wrong, when the template is put to use
@@ -96,10 +139,15 @@ def generation_stops(path: str | Path) -> tuple[int, ...]:
     if not file.is_file():
         return ()
     try:
-        ids = json.loads(file.read_text()).get("eos_token_id")
-    except (OSError, ValueError, AttributeError) as error:
-        raise AloeError(f"{file}: cannot read the generation settings ({error})") from None
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise AloeError(f"{file}: cannot read the generation settings ({shown(error, 200)})") from None
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 1 << 31 for each in ids):
+        raise AloeError(
+            f"{file}: cannot read the generation settings (eos_token_id is {shown(found)}, expected numbers)"
+        )
+    return tuple(ids)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
@@ -132,7 +180,11 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
 
 
 @click.command(cls=Command)
-@click.option("--data", required=True, help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations.")
+@click.option(
+    "--data",
+    required=True,
+    help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations, chats or preferences.",
+)
 @click.option("--output", required=True, help="Directory to write; an earlier tokenizer is replaced.")
 @click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")
 def main(data: str, output: str, vocab: int) -> None:
@@ -141,15 +193,39 @@ def main(data: str, output: str, vocab: int) -> None:
     Example: python -m aloe_jax.data.tokenizer --data runs/demo/data/tfds/aloe_trees/1.0.0 --output runs/demo/tokenizer
     """
     with one_line_errors():
-        from aloe_jax.data.dataset import read_conversations
-
+        least = 256 + len(SPECIAL)
+        if not least <= vocab <= LARGEST:
+            raise AloeError(
+                f"--vocab: is {vocab}, must be from {least} (every byte, and the control tokens) to {LARGEST:,}"
+            )
         if (resolved(output).parent / "spec.json").exists():
             raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
         check_replaceable(output, KIND)
+        count, texts = _texts(data)
+        try:
+            tokenizer = train_tokenizer(texts, vocab, output)
+        except OSError as error:
+            raise AloeError(f"{output}: cannot be written ({error.strerror or error})") from None
+        except Exception as error:  # the library that writes has no type of its own for a full disk
+            if isinstance(error, AloeError):
+                raise
+            raise AloeError(f"{output}: cannot be written ({shown(error, 200)})") from None
+        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {count} conversations")
+
+
+def _texts(data: str) -> tuple[int, Iterable[str]]:
+    """How many conversations a data set of any kind holds, and their messages."""
+    from aloe_jax import config
+    from aloe_jax.data.dataset import read_conversations
+    from aloe_jax.data.sources import kind_of, read_talks
+
+    source = config.Source(path=data)
+    if kind_of(source) == "trees":
         conversations = read_conversations(data)
-        texts = (text for c in conversations for turn in c.turns for text in (turn.user, *turn.replies.values()))
-        tokenizer = train_tokenizer(texts, vocab, output)
-        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {len(conversations)} conversations")
+        turns = (turn for conversation in conversations for turn in conversation.turns)
+        return len(conversations), (text for turn in turns for text in (turn.user, *turn.replies.values()))
+    talks = list(read_talks(source))
+    return len(talks), (text for talk in talks for text in talk.texts())
 
 
 if __name__ == "__main__":
