@@ -24,9 +24,10 @@ TEMPLATE = (
 
 # What earlier versions wrote had no digests.json.
 KIND = Kind(
-    "tokenizer training",
+    "tokenizer",
     (r"tokenizer\.json", r"tokenizer_config\.json", r"special_tokens_map\.json", r"chat_template\.jinja"),
     (("chat_template.jinja", TEMPLATE), ("tokenizer.json", '"content": "<|assistant|>"')),
+    by="tokenizer training",
 )
 
 
