@@ -94,9 +94,13 @@ def generation_stops(path: str | Path) -> tuple[int, ...]:
         return ()
     try:
         ids = json.loads(file.read_text()).get("eos_token_id")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise AloeError(f"{file}: cannot read the generation settings ({error})") from None
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    found = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    for one in found:
+        if isinstance(one, bool) or not isinstance(one, int):
+            raise AloeError(f"{file}: eos_token_id is {one!r}; expected the number of a token, or null")
+    return tuple(one for one in found if one >= 0)
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
