@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from aloe_jax.checksums import crc32_of
 from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path, write_atomically
 
 DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "sha256": hex}}
+# Of large files that were summed while they were written it is "crc32": as good against damage, and costs nothing.
 KIND = "#kind"  # in it, where `record` was given one: what the directory is
 _PIECE = 1 << 22  # bytes read at a time
+CRC = "crc32"
 _THREADS = 4  # hashing leaves Python's lock, so files are hashed side by side
 
 
@@ -37,23 +40,37 @@ def digest_files(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | 
         return dict(zip(wanted, pool.map(one, wanted), strict=True))
 
 
-def record(directory: Path, covered: Callable[[str], bool] = lambda name: True, kind: str = "") -> None:
-    """Write DIGESTS over all files below a directory whose names from there are `covered`, and what `kind` it is."""
-    names = [file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()]
-    found = digest_files(directory, [name for name in names if name != DIGESTS and covered(name)])
+def record(
+    directory: Path,
+    covered: Callable[[str], bool] = lambda name: True,
+    kind: str = "",
+    sums: Mapping[str, int] | None = None,
+) -> None:
+    """Write DIGESTS over all files below a directory whose names from there are `covered`, and what `kind` it is.
+
+    `sums` are the CRC-32 of files of which they are known, which are then not read.
+    """
+    names = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()} - {DIGESTS}
+    known = {name: sums[name] for name in sorted(names & (sums or {}).keys()) if covered(name)} if sums else {}
+    found = digest_files(directory, [name for name in names - known.keys() if covered(name)])
+    for name, crc in known.items():
+        found[name] = {"bytes": (directory / name).stat().st_size, CRC: f"{crc:08x}"}
     values = {KIND: kind, **found} if kind else found
     write_atomically(directory / DIGESTS, json.dumps(values, indent=1) + "\n")
 
 
 def recorded(directory: Path) -> tuple[str, dict[str, tuple[int, str]]]:
-    """What DIGESTS says: the directory's kind ("": none), and size and SHA-256 of every file by its name from there.
+    """What DIGESTS says: the directory's kind ("": none), and size and digest of every file by its name from there.
 
     Raises OSError or ValueError where it is not there or not what `record` wrote.
     """
     values = json.loads((directory / DIGESTS).read_bytes())
     try:
         kind = values.pop(KIND, "")
-        files = {str(name): (int(value["bytes"]), str(value["sha256"])) for name, value in values.items()}
+        files = {
+            str(name): (int(value["bytes"]), str(value["sha256" if CRC not in value else CRC]))
+            for name, value in values.items()
+        }
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a list of digests: {error!r}") from None
     if not isinstance(kind, str):
@@ -94,10 +111,17 @@ def _sized(directory: Path, name: str, size: int) -> str | None:
 
 
 def _changed(directory: Path, expected: dict[str, str]) -> str | None:
-    found = digest_files(directory, expected)
-    for name, sha256 in expected.items():
-        if found[name]["sha256"] != sha256:
-            return f"{directory / name} is not as it was written (its SHA-256 differs)"
+    def one(name: str) -> bool:
+        digest = expected[name]
+        if len(digest) == 8:
+            return f"{crc32_of(directory / name):08x}" == digest
+        return digest_file(directory / name) == digest
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for name, same in zip(expected, pool.map(one, expected), strict=True):
+            if not same:
+                what = "CRC-32" if len(expected[name]) == 8 else "SHA-256"
+                return f"{directory / name} is not as it was written (its {what} differs)"
     return None
 
 

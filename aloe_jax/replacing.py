@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ _TEXTS = (".json", ".jinja", ".md", ".txt")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a command writes: how it is called in its digests.json and in messages.
+    """What a command writes: how it is called in its digests.json, and in messages what it is written `by`.
 
     Earlier versions wrote no digests.json. Their directories are recognised where every name matches one of `names`
     (regular expressions of names from the directory) and every file of `marks` holds its text.
@@ -38,24 +38,28 @@ class Kind:
     name: str  # "model export"
     names: tuple[str, ...] = ()
     marks: tuple[tuple[str, str], ...] = ()  # (file, text in it); none: not recognised without digests.json
+    by: str = "export"
 
 
 @contextlib.contextmanager
-def replacing(target: str | Path, kind: Kind, last: str = "") -> Iterator[Path]:
+def replacing(target: str | Path, kind: Kind, last: str = "", sums: Mapping[str, int] | None = None) -> Iterator[Path]:
     """A directory to fill, which takes the place of `target` at the end; nothing changes where the block raises.
 
     `target` may be missing, empty, or a directory of this `kind` in which nobody has added or changed a file; a link
-    stays one, and what it points to is replaced. In a bucket the object `last` is written last. Raises AloeError
-    naming the file that is in the way, or when another process is writing there.
+    stays one, and what it points to is replaced. In a bucket the object `last` is written last. `sums`, filled by the
+    end, has the CRC-32 of files that need not be read for it. Raises AloeError naming the file that is in the way, or
+    when another process is writing there.
     """
     path = as_path(target)
     check_replaceable(path, kind)  # before anything is computed
     if is_remote(path):
         with uploading(path, last=last) as local:
             yield local
-            integrity.record(local, kind=kind.name)
+            integrity.record(local, kind=kind.name, sums=sums)
             check_replaceable(path, kind)
         return
+    with contextlib.suppress(OSError):  # said where the lock is made
+        path.parent.mkdir(parents=True, exist_ok=True)
     path = resolved(path)
     with locked(path, "writing", remove=True):
         new, old = leftovers(path)
@@ -63,7 +67,7 @@ def replacing(target: str | Path, kind: Kind, last: str = "") -> Iterator[Path]:
         try:
             new.mkdir()
             yield new
-            integrity.record(new, kind=kind.name)
+            integrity.record(new, kind=kind.name, sums=sums)
             check_replaceable(path, kind)
             _swap(new, path, old)
         except OSError as error:
@@ -105,7 +109,7 @@ def check_replaceable(target: str | Path, kind: Kind) -> None:
         return
     foreign = next((name for name in found if not any(re.fullmatch(known, name) for known in kind.names)), None)
     if foreign is not None:
-        raise AloeError(f"{path}: holds {foreign}, which no {kind.name} wrote; give another directory")
+        raise AloeError(f"{path}: holds {foreign}, which no {kind.by} wrote; give another directory")
     if not (kind.marks and all(_holds(path / file, text) for file, text in kind.marks)):
         raise AloeError(f"{path}: nothing in it says that aloe-jax wrote it; give another directory")
 
@@ -117,10 +121,10 @@ def _check_recorded(path: Path, kind: Kind, found: list[str]) -> None:
         raise AloeError(f"{path / integrity.DIGESTS}: cannot be read ({error}); give another directory") from None
     if was != kind.name:
         what = f"has an earlier {was} in it" if was else f"holds {found[0]}"
-        raise AloeError(f"{path}: {what}, which no {kind.name} wrote; give another directory")
+        raise AloeError(f"{path}: {what}, which no {kind.by} wrote; give another directory")
     for name in found:
         if name != integrity.DIGESTS and name not in files:
-            raise AloeError(f"{path}: holds {name}, which no {kind.name} wrote; give another directory")
+            raise AloeError(f"{path}: holds {name}, which no {kind.by} wrote; give another directory")
     for name, (_, digest) in files.items():
         # A text that a person has edited is theirs. Weights that differ are damaged: to write them again mends that.
         if name in found and name.endswith(_TEXTS) and integrity.digest_file(path / name) != digest:

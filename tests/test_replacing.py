@@ -12,7 +12,7 @@ from aloe_jax import integrity, replacing
 from aloe_jax.errors import AloeError
 from aloe_jax.replacing import Kind
 
-KIND = Kind("thing", (r"part\d\.bin", r"about\.md"), (("about.md", "made by aloe"),))
+KIND = Kind("thing", (r"part\d\.bin", r"about\.md"), (("about.md", "made by aloe"),), by="thing")
 
 # Writes TEXT into a directory as a command does, and kills itself just before the NUMBERth of the calls that change
 # names or remove files ("" as number: never).
@@ -107,6 +107,11 @@ def test_nothing_changes_where_the_new_one_cannot_be_made(tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_path_whose_middle_is_not_there_yet(tmp_path):
+    write(tmp_path / "not" / "yet" / ".." / "out")
+    assert text_of(tmp_path / "not" / "yet" / ".." / "out") == "old"
+
+
 def test_a_link_stays_one(tmp_path):
     (tmp_path / "out").symlink_to(tmp_path / "elsewhere" / "real")
     for text in ("one", "two"):
@@ -161,7 +166,7 @@ def test_what_somebody_has_added_or_changed_is_not_removed(tmp_path, spoil, mess
 def test_another_kind_a_file_and_the_root_are_not_replaced(tmp_path):
     write(tmp_path / "out")
     with pytest.raises(AloeError, match="out: has an earlier thing in it, which no other thing wrote"):
-        write(tmp_path / "out", kind=Kind("other thing"))
+        write(tmp_path / "out", kind=Kind("other thing", by="other thing"))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(AloeError, match="file: is a file; give another directory"):
         write(tmp_path / "file")

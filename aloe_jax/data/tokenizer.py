@@ -30,9 +30,10 @@ TEMPLATE = (
 
 # What earlier versions wrote had no digests.json.
 KIND = Kind(
-    "tokenizer training",
+    "tokenizer",
     (r"tokenizer\.json", r"tokenizer_config\.json", r"special_tokens_map\.json", r"chat_template\.jinja"),
     (("chat_template.jinja", TEMPLATE), ("tokenizer.json", '"content": "<|assistant|>"')),
+    by="tokenizer training",
 )
 
 
@@ -143,11 +144,10 @@ def generation_stops(path: str | Path) -> tuple[int, ...]:
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise AloeError(f"{file}: cannot read the generation settings ({shown(error, 200)})") from None
     ids = [] if found is None else found if isinstance(found, list) else [found]
-    if not all(isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 1 << 31 for each in ids):
-        raise AloeError(
-            f"{file}: cannot read the generation settings (eos_token_id is {shown(found)}, expected numbers)"
-        )
-    return tuple(ids)
+    for one in ids:
+        if isinstance(one, bool) or not isinstance(one, int) or one >= 1 << 31:
+            raise AloeError(f"{file}: eos_token_id is {shown(one)}; expected the number of a token, or null")
+    return tuple(one for one in ids if one >= 0)  # -1 stands for none
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aloe_jax.data.tokenizer import generation_stops
 from aloe_jax.errors import AloeError
 from aloe_jax.models import ModelSpec, generation
 
@@ -54,3 +55,16 @@ def test_settings_of_sampling_are_kept_and_notes_of_the_tool_that_wrote_them_are
     source = {"temperature": 0.6, "eos_token_id": 3, "bos_token_id": 1, "_from_model_config": True}
     written = generation.merged(SPEC, source)
     assert written == {"temperature": 0.6, "eos_token_id": [2, 3], "bos_token_id": 1}
+
+
+@pytest.mark.parametrize("text", ['{"eos_token_id": "<end>"}', '{"eos_token_id": [true]}', "[]", "[" * 100_000])
+def test_a_tokenizer_directory_says_the_same(tmp_path, text):
+    put(tmp_path, text)
+    with pytest.raises(AloeError, match=r"generation_config\.json: "):
+        generation_stops(tmp_path)
+
+
+def test_a_tokenizer_directory_without_ids(tmp_path):
+    assert generation_stops(tmp_path) == ()
+    put(tmp_path, '{"eos_token_id": [4, -1]}')
+    assert generation_stops(tmp_path) == (4,)
