@@ -253,7 +253,7 @@ def write_conversations(
             conversation = write_conversation(cast, conversation_id, persona, wanted, settings.seed, attempts=attempts)
         except RoleError as error:
             record = {"conversation": conversation_id, "reason": str(error)}
-            ledger.put(SKIP, f"{conversation_id}/{earlier}", record)
+            ledger.put(SKIP, f"{conversation_id}/{earlier}", record, replacing=True)
             with lock:
                 outcome.skipped[whole_reason(str(error))] += 1
                 outcome.reasons[who_and_why(str(error))] += 1

@@ -174,7 +174,7 @@ def _advance(
         outcome.stopping, outcome.stopped = True, str(error)
         return False
     except RoleError as error:
-        ledger.put(SKIP, f"{name}/{earlier}", {"conversation": name, "reason": str(error)})
+        ledger.put(SKIP, f"{name}/{earlier}", {"conversation": name, "reason": str(error)}, replacing=True)
         outcome.skipped[whole_reason(str(error))] += 1
         outcome.reasons[who_and_why(str(error))] += 1
     else:

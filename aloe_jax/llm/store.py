@@ -339,7 +339,7 @@ def _plainly(message: object) -> str:
 
 
 def _refuses_to_write(error: sqlite3.Error) -> bool:
-    return any(part in str(error) for part in ("unable to open", "readonly"))
+    return any(part in str(error) for part in ("unable to open", "readonly", "disk I/O error", "full"))
 
 
 def _explain(error: sqlite3.Error) -> str:
