@@ -72,7 +72,7 @@ def exists(path: str | Path) -> bool:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory with all above it; in a bucket there is nothing to make. Raises OSError that names what is there."""
+    """Make a directory with all above it; in a bucket there is nothing to make. Raises OSError naming what is there."""
     if is_remote(path):
         return
     try:
@@ -84,6 +84,7 @@ def make_directory(path: Path) -> None:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that it is there whole or not at all, whatever is killed, and also after a power cut.
 
+    A link stays one, and what it points to is written; a device or a pipe is written to.
     Several processes that write the same file do not mix: one of them is the last. Raises OSError naming `path`, and
     AloeError when a bucket refuses, or for half a character, which is no text. (The disk is waited for: 1 to 2 ms on
     an SSD, against 0.2 without.)
@@ -100,6 +101,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with told(path, "written"):
             store.pipe_file(name, data)  # through an open file a refusal would come when it is closed
         return
+    target = path.resolve() if path.is_symlink() else path  # a link stays one
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with path.open("wb") as device:  # /dev/null, /dev/stdout or a pipe: written to, and never replaced
+            device.write(data)
+        return
+    _replace(target, data, path)
+
+
+def _replace(path: Path, data: bytes, called: Path) -> None:
     partial = path.with_name(f".aloe-{secrets.token_hex(8)}{PARTIAL}")
     try:
         _remove_leftovers(path.parent)
@@ -107,7 +117,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(partial, path)
         _sync(path.parent)
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise OSError(error.errno, error.strerror or str(error), str(called)) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()

@@ -63,6 +63,30 @@ def test_a_file_that_only_its_owner_reads_stays_so(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_device_and_a_pipe_are_written_to_and_never_replaced(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    device = Path(os.ttyname(theirs))  # a file of no content, as /dev/null is one
+    write_atomically(device, "hello")
+    assert device.is_char_device() and os.read(ours, 100) == b"hello"
+    (tmp_path / "link").symlink_to(device)  # as /dev/stdout is one
+    write_atomically(tmp_path / "link", "again")
+    assert device.is_char_device() and os.read(ours, 100) == b"again" and (tmp_path / "link").is_symlink()
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, "through")
+    assert pipe.is_fifo() and os.read(reader, 100) == b"through"
+    for descriptor in (ours, theirs, reader):
+        os.close(descriptor)
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a").write_text("before")
+    (tmp_path / "a").symlink_to("there/a")
+    write_atomically(tmp_path / "a", "after")
+    assert (tmp_path / "a").is_symlink() and (tmp_path / "there" / "a").read_text() == "after"
+
+
 def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     write_atomically(tmp_path / ("n" * 255), "x")
     assert (tmp_path / ("n" * 255)).read_text() == "x"

@@ -13,6 +13,7 @@ from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, Sto
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.files import absolute, as_path, here, is_remote
+from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import Pair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
@@ -211,6 +212,8 @@ def _read(name: str, path: Path) -> Run:
     if not place.is_dir():
         raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
     preferences = load_preferences(place)
+    if preferences is not None:
+        check_preferences(preferences, path)
     if not (place / METRICS).is_file():
         if preferences is None:
             raise AloeError(
@@ -218,7 +221,9 @@ def _read(name: str, path: Path) -> Run:
                 "aloe_jax.evaluate"
             )
         return Run(name, None, preferences)
-    return Run(name, load_results(place), preferences)
+    results = load_results(place)
+    check_results(results, path)
+    return Run(name, results, preferences)
 
 
 def _entries(runs: Sequence[Run]) -> list[Entry]:
