@@ -18,7 +18,7 @@ from typing import IO
 from aloe_jax.data import jinja_process
 from aloe_jax.errors import AloeError
 
-SECONDS = 1.0  # of computing that any request may take, and more by how much it has to render:
+SECONDS = 0.5  # of computing that any request may take, and more by how much it has to render:
 SECONDS_A_MESSAGE = 2e-5  # many times what a template needs for one
 SECONDS_A_CHARACTER = 2e-7
 MEMORY = 512 << 20  # bytes of address space, and more by the size of the request

@@ -50,10 +50,10 @@ def gather(
     for name, talks in opened.items():
         for remark in talks.remarks:
             tell(remark)
-        if talks.unused:
-            click.echo(f"{name}: fields not used: {_several(talks.unused)}", err=True)
         progress = _progress(f"{split}: {name}", talks.count, tell)
         where = name if split == "train" else f"the validation split of {name}"
+        if talks.unused:
+            click.echo(f"{where}: fields not used: {_several(talks.unused)}", err=True)
         trees[where] = token_trees(talks.talks, template, data.row_length, replies, where, progress)
     rows, reports = pack_sources(trees, data.row_length, data.packing)
     if replies is None:

@@ -111,3 +111,65 @@ def test_a_template_that_ends_some_replies_only_is_told(llama):
     )
     with pytest.raises(UnstableTemplateError, match="turn 1: the chat template does not end the rejected reply"):
         ChatTemplate(tokenizer).trees(conversation(2))
+
+
+OPENS = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|start_header_id|>{{ m.content.split('</think>')[-1] }}"
+    "<|eot_id|>{% else %}{{ m.role + m.content }}<|eot_id|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|><think>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("opened", ["<think>\n", "<think>", "<thinking>\n\n", "<reasoning>"])
+def test_a_prompt_that_opens_a_thought_is_told_with_what_to_do(llama, opened):
+    tokenizer = load_tokenizer(llama)
+    tokenizer.chat_template = OPENS.replace("<think>\n{% endif", opened + "{% endif")
+    template = ChatTemplate(tokenizer)
+    assert template.prompt(conversation(1).messages(0))  # it can be talked to
+    told = (
+        rf"ends the prompt for a reply with {opened.strip()} and writes none in a reply.* take {opened.strip()} out of"
+    )
+    with pytest.raises(UnstableTemplateError, match=told):
+        template.trees(conversation(1))
+    tokenizer.chat_template = OPENS.replace("<think>\n{% endif", "{% endif")  # what is advised
+    assert len(ChatTemplate(tokenizer).trees(conversation(2))) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% for m in messages %}<|eot_id|>{% endfor %}", "leaves out the user's message"),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}",
+            "the reply",
+        ),
+    ],
+)
+def test_a_template_that_leaves_out_what_was_said_is_refused(llama, template, told):
+    tokenizer = load_tokenizer(llama)
+    tokenizer.chat_template = template
+    with pytest.raises(AloeError, match=told):
+        ChatTemplate(tokenizer)
+
+
+def test_a_panic_of_the_library_is_one_line(llama, capfd):
+    core = json.loads((llama / "tokenizer.json").read_text())
+    core["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+    (llama / "tokenizer.json").write_text(json.dumps(core))
+    with pytest.raises(AloeError, match=r"llama: cannot load a tokenizer \([^\n]*\)"):
+        load_tokenizer(llama)
+    assert "panicked" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("ids", ['"7"', "[[1]]", "true", "-1", "1.5", "9999999999999", '{"a": 1}'])
+def test_generation_settings_that_are_no_ids_are_refused(llama, ids):
+    (llama / "generation_config.json").write_text(f'{{"eos_token_id": {ids}}}')
+    with pytest.raises(
+        AloeError, match=r"generation_config\.json: cannot read the generation settings \(eos_token_id is"
+    ):
+        generation_stops(llama)
