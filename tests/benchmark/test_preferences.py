@@ -1,6 +1,7 @@
 """Log-probs of held-out pairs by tiny random models, against whole forward passes path by path."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -140,3 +141,16 @@ def test_the_command(folder):
 def test_mistakes_are_told_in_one_line(folder, override, message):
     found = CliRunner().invoke(main, ["--preferences", "--config", f"{folder}/preferences.yaml", override])
     assert found.exit_code == 1 and message in found.output and "Traceback" not in found.output
+
+
+def test_pairs_that_could_not_be_scored_are_the_last_line_and_status_4(folder):
+    config_file = ["--preferences", "--config", f"{folder}/preferences.yaml", f"output={folder}/short"]
+    whole = CliRunner().invoke(main, config_file)
+    assert whole.exit_code == 0 and "coverage" not in whole.output
+    short = CliRunner().invoke(main, [*config_file, "row_length=64"])
+    assert short.exit_code == 4
+    last = short.stderr.strip().splitlines()[-1]
+    told = r"coverage \d+\.\d%: (\d+) of \d+ pairs are missing: \1 longer than a row \(raise row_length\) "
+    assert re.fullmatch(told + rf"\({folder}/one\)", last), last
+    nothing = CliRunner().invoke(main, [*config_file, "row_length=8"])
+    assert nothing.exit_code == 1 and nothing.stderr.strip().count("Error: ") == 1
