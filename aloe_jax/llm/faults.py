@@ -74,7 +74,7 @@ def refused(access: Access, complaint: Complaint) -> Exception:
     # An account without credit answers 429, too, and will until somebody pays.
     if complaint.code in _WITHOUT_CREDIT:
         return access.refusal(status, message)
-    if status != 429 and no_room(complaint):
+    if status <= 500 and status != 429 and no_room(complaint):  # what a gateway answers is about the way
         return access.no_room(status, message)
     if garbled(complaint):
         return GarbledError(f"{status} {complaint.code}", access.scrub(message))

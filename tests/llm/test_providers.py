@@ -198,7 +198,8 @@ def test_a_rating_out_of_range_is_the_roles_affair(remote):
 )
 def test_a_passing_fault_is_waited_out(remote, model, fault, wait):
     request = remote.request()
-    answer = remote.llm(model, timeout=0.3).complete(request)
+    # Short only where it must run out: on a busy machine an ordinary answer may take as long.
+    answer = remote.llm(model, timeout=0.3 if model == "hangx1" else 20.0).complete(request)
     assert answer.outcome == "ok" and answer.attempts == 2
     assert remote.faults == [fault]
     assert remote.clock.waits == [wait + 0.25]
