@@ -39,7 +39,7 @@ from aloe_jax.settings_file import dump, load
 
 __all__ = ["dump", "load"]  # beside the sections, which are named where they are used
 
-MOST_IN_A_STEP = 2**30  # tokens
+MOST_IN_A_STEP = 2**26  # tokens: a host holds several arrays of them
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
 

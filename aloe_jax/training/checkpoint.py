@@ -29,7 +29,7 @@ from aloe_jax.models.checkpoint_files import (
 )
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.run_directory import check_shapes
-from aloe_jax.training.claim import disk_is_full, lock_on
+from aloe_jax.training.claim import SIGNS_IN_A_SAVE, disk_is_full, lock_on
 from aloe_jax.training.step import State
 
 
@@ -194,7 +194,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())
-            if not disk_is_full(error):
+            if not isinstance(error, OSError) and not disk_is_full(error, SIGNS_IN_A_SAVE):
                 raise
             raise AloeError(
                 f"{self.directory}: saving failed ({text[:200]}); finished checkpoints: {self._finished()}; "

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
@@ -21,8 +23,9 @@ LOCK = "train.lock"  # inside the run directory, whose parent may belong to some
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-# How libraries that are not Python's tell of the same.
-_SIGNS = ("no space", "resource_exhausted", "disk quota", "file too large", "errno", "os error")
+# How libraries that are not Python's tell of the same: Rust's, and, where they write checkpoints, TensorStore.
+_SIGNS = ("no space left", "disk quota", "file too large")
+SIGNS_IN_A_SAVE = (*_SIGNS, "no space", "resource_exhausted", "errno", "os error")
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def claimed(output: str) -> Iterator[Lock | None]:
     """Train into a directory as its only run. Raises AloeError where another process does, naming it.
 
     On several hosts the lead has the lock for all of its run. A directory in a bucket cannot be locked and is not.
-    What a full disk makes of any write inside is one line, too.
+    What a full disk makes of any write inside, and too little memory of any step, is one line, too.
     """
     directory, taken = as_path(output), list[Lock | None]()
     try:
@@ -61,12 +64,19 @@ def lock_on(directory: Path) -> Lock | None:
 
 @contextlib.contextmanager
 def one_line_of_the_disk(directory: Path) -> Iterator[None]:
-    """Turn what a full or failing disk makes of a write into a line that says what is still good."""
+    """Turn what a full disk makes of a write, or full memory of a step, into a line that says what is still good."""
     try:
         yield
     except AloeError:
         raise
     except Exception as error:
+        if isinstance(error, jax.errors.JaxRuntimeError | MemoryError) and not disk_is_full(error):
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise AloeError(
+                f"{directory}: the memory of this machine is not enough ({' '.join(str(error).split())[:200]}); lower "
+                "data.rows or data.row_length, raise data.accumulate, or set model.remat=full; --dry-run estimates it"
+            ) from None
         if not disk_is_full(error):
             raise
         where = getattr(error, "filename", None) or directory
@@ -78,11 +88,11 @@ def one_line_of_the_disk(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def disk_is_full(error: Exception) -> bool:
+def disk_is_full(error: Exception, signs: Sequence[str] = _SIGNS) -> bool:
     """Whether an exception comes from a disk that takes no more, as far as that can be seen of it."""
     if isinstance(error, OSError):
         return error.errno in _FULL
-    return any(sign in str(error).lower() for sign in _SIGNS)
+    return any(sign in str(error).lower() for sign in signs)
 
 
 def claim_directory(settings: config.Train) -> Path:

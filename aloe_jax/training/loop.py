@@ -36,6 +36,7 @@ from aloe_jax.training.plan import make_plan
 from aloe_jax.training.profiling import Profiling, check_window
 from aloe_jax.training.readings import read_steps, validated
 from aloe_jax.training.reference import ReferenceCache
+from aloe_jax.training.room import check_memory
 from aloe_jax.training.step import Params, evaluation_step, logps_step, new_state, train_step
 from aloe_jax.training.stopping import Stop
 from aloe_jax.training.totals import add, read
@@ -76,6 +77,7 @@ def _run(settings: config.Train, mesh: Mesh, dry_run: bool, lock: Lock | None) -
     click.echo(plan)
     if dry_run:
         return
+    check_memory(settings, spec, mesh)
 
     # ---------------------------------------------------------------- model, optimizer, where we left off
     distributed.lead_checks(lambda: check_base(settings, directory))
