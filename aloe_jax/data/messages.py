@@ -90,13 +90,6 @@ class MessageTree:
         asked: Message = {"role": "user", "content": f"{system}\n\n{user}"}
         return replace(self, exchanges=(replace(first, asked=(asked,)), *rest))
 
-    def depth(self, exchange: int) -> int:
-        """How many exchanges lie before this one on its path."""
-        place, depth = self.exchanges[exchange].follows, 0
-        while place is not None:
-            place, depth = self.exchanges[place[0]].follows, depth + 1
-        return depth
-
     def texts(self) -> Iterator[str]:
         """Every message once."""
         for exchange in self.exchanges:

@@ -151,14 +151,20 @@ class ChatTemplate:
             written = self._written(paths, window, longest)
             for number, text in written.items():
                 self._check(paths.talk, number, text)
-            pieces |= self._pieces(paths, written, dict.fromkeys(window, 0), longest)
+            made = self._pieces(paths, written, dict.fromkeys(window, 0), longest)
             opening = paths.texts_of(0)[0][-1].strip()
             following = []
             for number in window:
+                place = paths.talk.exchanges[number].follows
+                if place is not None and (
+                    place[0] not in pieces or place[0] in paths.unread_prompts or place in paths.unread_replies
+                ):
+                    continue  # behind a message of which only the beginning was rendered
+                pieces[number] = made[number]
                 # A template that forgets how the chat began may write shorter paths later on.
                 if not _over(len(pieces[number].prompt), longest) or opening not in written[number].prompt:
                     answers = (paths.answers.get((number, n), ()) for n in range(len(pieces[number].replies)))
-                    following += [later for after in answers for later in after if later not in pieces]
+                    following += [later for after in answers for later in after if later not in made]
         return lay_out(paths, pieces, self._rate(paths, pieces, {}), parted=True)
 
     def _written(self, paths: Paths, numbers: Sequence[int], longest: int | None) -> dict[int, Written]:

@@ -68,7 +68,7 @@ def check_same(name, talks, row_length, replies, packing):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     row_length=st.sampled_from([24, 48, 64, 96, 150, 300, 700]),
@@ -93,6 +93,18 @@ def test_chats_and_joined_preferences_too(name, seed, row_length):
     for replies in (None, "preferred"):
         joined = list(Forest(read_comparison(record, f"p {n}") for n, record in enumerate(records)).trees())
         check_same(name, joined, row_length, replies, "trees")
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen3", "end-if-last"])
+@pytest.mark.parametrize("field", ["user", "preferred", "rejected"])
+@pytest.mark.parametrize("replies", [None, "preferred", "both"])
+def test_what_stands_behind_a_message_longer_than_any_row_is_in_none(name, field, replies):
+    """The beginning of such a message, which is all that is rendered of it, would fit."""
+    turns = [turn.model_copy() for turn in conversation(6).turns]
+    turns[2] = turns[2].model_copy(update={field: "word " * 12_000, "continued": "preferred"})
+    talks = [Conversation(id="c", persona=PERSONA, turns=turns), conversation(2, "d")]
+    check_same(name, talks, 1500, replies, "trees")
+    check_same(name, talks, 1500, replies, "paths")
 
 
 # Forgets all but the last messages, from which on a path is not the beginning of a longer one.

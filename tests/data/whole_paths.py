@@ -71,7 +71,7 @@ class WholePaths(ChatTemplate):
         nodes, found, waiting = [], {}, []
 
         def ask(number, parent, before):
-            depth = nodes[parent].turn + 1 if nodes else talk.depth(number)
+            depth = nodes[parent].turn + 1 if nodes else len(talk.messages(number, 0)) // 2 - 1
             nodes.append(Node(parent, pieces[number][0], turn=depth))
             asked, prompt = digested(before, pieces[number][0]), len(nodes) - 1
             for which in reversed(range(len(pieces[number][2]))):
