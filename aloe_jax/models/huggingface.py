@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -19,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import click
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +46,7 @@ from aloe_jax.models.tensor_files import (
     open_tensors,
     other_head,
     read_json,
+    say_once,
 )
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
 from aloe_jax.replacing import Kind, replacing
@@ -113,14 +112,9 @@ def read_spec(path: Path, weights_there: bool = True) -> ModelSpec:
     spec = ModelSpec.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
     spec = generation.with_settings(spec, generation.read(path))
     if weights_there and spec.tie_embeddings and other_head(path):
-        _say_once(f"{path}: config.json ties the head to the embedding, but the weights have another head; it is used")
+        say_once(f"{path}: config.json ties the head to the embedding, but the weights have another head; it is used")
         spec = dataclasses.replace(spec, tie_embeddings=False)
     return spec
-
-
-@functools.lru_cache
-def _say_once(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def save_pretrained(

@@ -63,7 +63,7 @@ class ModelSpec:
                 f"model: {self.query_heads} query heads cannot share {self.kv_heads} key/value heads; "
                 "make the first a multiple of the second"
             )
-        if self.head_size % 2:
+        if self.head_size < 2 or self.head_size % 2:
             raise AloeError(f"model: head_size must be even for rotary positions, not {self.head_size}")
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import mmap
@@ -76,7 +77,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
     wanted = indexed(path)
     if SINGLE not in wanted.values() and (path / SINGLE).is_file():
         if wanted and all((path / name).is_file() for name in wanted.values()):
-            click.echo(f"{path}: has {SINGLE} beside the shards of {INDEX}; {SINGLE} is read", err=True)
+            say_once(f"{path}: has {SINGLE} beside the shards of {INDEX}; {SINGLE} is read")
         wanted = {}
     tensors: dict[str, Stored] = {}
     for name in sorted(set(wanted.values())) or [SINGLE]:
@@ -88,6 +89,12 @@ def open_tensors(path: Path) -> dict[str, Stored]:
         if key not in tensors or tensors[key].file.name != name:
             raise AloeError(f"{path / name}: tensor {key} is missing, and {INDEX} places it there; copy it again")
     return tensors
+
+
+@functools.lru_cache
+def say_once(text: str) -> None:
+    """Tell the person, the first time."""
+    click.echo(text, err=True)
 
 
 def indexed(path: Path) -> dict[str, str]:

@@ -128,7 +128,7 @@ def spoil(directory, damage):
 
 def test_a_damaged_model_directory_is_read_or_refused_in_one_line(whole, capsys):
     tokens = np.array([[3, 5, 260]], np.int32)
-    accepted, refused = 0, set()
+    accepted, refused, read = 0, set(), {}
 
     def check(given):
         nonlocal accepted
@@ -150,12 +150,13 @@ def test_a_damaged_model_directory_is_read_or_refused_in_one_line(whole, capsys)
                 refused.add(one_line(error).replace(str(directory), "")[:40])
                 return
             accepted += 1
-            if accepted % 50 == 0:  # what was accepted computes
-                assert np.asarray(model(tokens)).shape == (1, 3, model.spec.vocab)
+            read[model.spec] = model
 
     tried = fuzz(st.tuples(st.sampled_from(["single", "shards"]), st.lists(DAMAGE, min_size=1, max_size=2)), check)
     assert tried > 100
     assert accepted > 0.02 * tried
     assert len(refused) > 10  # for many reasons
+    for spec in list(read)[-3:]:  # what was read computes, too
+        assert np.isfinite(np.asarray(read[spec](tokens % spec.vocab))).all()
     with capsys.disabled():
         print(f"\n{tried:,} model directories, {accepted:,} read, refused for {len(refused)} reasons")

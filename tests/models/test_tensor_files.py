@@ -163,6 +163,18 @@ def test_one_flipped_bit_of_an_export_is_found_and_its_file_named(tmp_path, tied
     load_pretrained(out)
 
 
+def test_an_export_made_of_links_is_compared_too(tmp_path, tied):
+    """As caches of downloaded models are."""
+    save_pretrained(load_pretrained(tied), tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for file in (tmp_path / "blobs").iterdir():
+        (tmp_path / "snapshot" / file.name).symlink_to(file)
+    load_pretrained(tmp_path / "snapshot")
+    flip(tmp_path / "blobs" / SINGLE, -1)
+    with pytest.raises(AloeError, match=r"snapshot/model\.safetensors is not as it was written"):
+        load_pretrained(tmp_path / "snapshot")
+
+
 def test_texts_of_an_export_may_be_edited_and_its_weights_replaced_by_others(tmp_path, tied):
     out = tmp_path / "out"
     save_pretrained(load_pretrained(tied), out)

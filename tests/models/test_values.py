@@ -221,6 +221,7 @@ def test_rope_scaling_beside_rope_parameters():
         ({"rope_scaling": {**LLAMA3, "factor": "8"}}, "factor is '8', expected a number"),
         ({"rope_scaling": {**LLAMA3, "low_freq_factor": 4}}, "both 4; they must differ"),
         ({"eos_token_id": ["<end>"]}, "eos_token_id is '<end>'; expected the number of a token"),
+        ({"num_attention_heads": 32}, "head_size must be even for rotary positions, not 0"),
         ({"head_dim": 3}, "head_size must be even for rotary positions, not 3"),
         ({"model_type": ["llama"]}, r"model_type is \['llama'\]; supported"),
         ({"model_type": "qwen2", "layer_types": 7}, "layer_types is 7; expected null or a list"),

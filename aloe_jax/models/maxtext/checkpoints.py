@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from aloe_jax import integrity
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.files import absolute, as_path, is_remote, uploading, write_atomically
@@ -52,6 +53,8 @@ def load(
     if place is None:
         raise AloeError(f"{path}: no checkpoint of MaxText's; give the directory of a step, or items in it")
     check_alike(spec)
+    advice = f"export or copy it again; if you changed it on purpose, delete {integrity.DIGESTS}"
+    integrity.check(place.parent.parent, advice, lambda name: name.startswith(f"0/{ITEMS}/"))
     described = spec.weights()
     keys = _check(place, described)
     alone = SingleDeviceSharding(jax.devices()[0])
