@@ -28,13 +28,13 @@ class Request:
     schema: Mapping[str, Any]
     temperature: float
     seed: int
-    thinking: int | None = None  # the budget, where one is set
+    thinking_budget: int | None = None
 
     def key(self, model: str) -> str:
         """Content key: the same question to the same model has the same key, whatever the order of work."""
         content = [model, self.role, self.system, self.prompt, self.schema, self.temperature, self.seed]
-        if self.thinking is not None:
-            content.append(self.thinking)
+        if self.thinking_budget is not None:  # so that what was asked before there was one keeps its key
+            content.append({"thinking_budget": self.thinking_budget})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
