@@ -79,6 +79,7 @@ def why(message: str) -> str:
         ("blocked reply", "blocked by a safety filter"),
         ("empty reply", "empty"),
         ("unusable answer twice", "unreadable"),
+        ("unreadable reply", "unreadable"),
         (_CONTEXT, "longer than the context (raise sampling.max_length, as far as the model goes)"),
     ):
         if sign in message:

@@ -46,7 +46,7 @@ class Usage:
     output_tokens: int
     cost: float | None  # US dollars; None where no call had a price
     seconds: float  # summed latency, attempts and waiting included
-    outcomes: dict[str, int]  # by Outcome: calls
+    outcomes: dict[str, int]  # "ok", "blocked", "empty", "truncated", "unreadable" -> calls
 
 
 class Ledger:

@@ -23,7 +23,7 @@ from datagen.pool.embeddings import vectors_name, vectors_of
 from datagen.pool.similarity import Kind, Novelty
 
 _UNREADABLE = "unreadable answer"
-_UNANSWERED = {"blocked reply", "empty reply", "truncated reply", _UNREADABLE}
+_UNANSWERED = {"blocked reply", "empty reply", "truncated reply", "unreadable reply", _UNREADABLE}
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger

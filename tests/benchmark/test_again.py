@@ -198,6 +198,17 @@ def test_a_dialogue_that_stopped_goes_on_from_its_finished_turns(run, server):
     assert len(again) == 9  # a message, a reply and a rating for each case
 
 
+def test_models_that_are_opened_alike_share_the_attempts_of_a_run(run, server):
+    server.mood = lambda asked: "empty"
+    both = "models={generic: {scripted: generic}, informed: {scripted: informed}}"
+    user = f"roles.user={ROLE.format(url=server.url)}"
+    _, last, first = run(both, user)
+    assert len(first) == CASES * ATTEMPTS
+    assert "12 of dialogues that ended early: user empty; the same command asks for them again" in last
+    _, _, again = run(both, user)
+    assert len(again) == CASES * ATTEMPTS and not {a.seed for a in first} & {a.seed for a in again}
+
+
 # ---------------------------------------------------------------- the seeds
 
 
