@@ -17,11 +17,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from aloe_jax.command import Command, one_line_errors
+from aloe_jax.command import Command, debugging, one_line_errors
 from aloe_jax.errors import AloeError
 from aloe_jax.files import write_atomically
 
@@ -143,7 +143,7 @@ def run_stage(stage: Stage, command: list[str], stamp: Path, digest: str, place:
     """Run one stage unless its stamp says that it is done. Raises AloeError when it fails, or on another stamp."""
     title = f"[{place}] {stage.does}"
     if stamp.exists():
-        stamped = json.loads(stamp.read_text())
+        stamped = read_stamp(stamp)
         if stamped["digest"] != digest:
             raise AloeError(
                 f"{stamp.parent.parent}: made with other settings (stage {stage.name} differs); remove it, or give "
@@ -155,12 +155,25 @@ def run_stage(stage: Stage, command: list[str], stamp: Path, digest: str, place:
     click.echo(f"$ python {shlex.join(command)}")
     start = time.perf_counter()
     cache = stamp.parent.parent / "compiled"
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache.absolute()), "PYTHONUNBUFFERED": "1"}
+    environment = (
+        os.environ
+        | ({"ALOE_DEBUG": "1"} if debugging() else {})
+        | {"JAX_COMPILATION_CACHE_DIR": str(cache.absolute()), "PYTHONUNBUFFERED": "1"}
+    )
     child = [sys.executable, *command]
     status = subprocess.run(child, env=environment, check=False, preexec_fn=die_with_parent).returncode
     if status:
         raise AloeError(f"stage {stage.name} stopped with status {status}; run the same command to go on from there")
     write_atomically(stamp, json.dumps({"digest": digest, "seconds": time.perf_counter() - start}))
+
+
+def read_stamp(stamp: Path) -> dict[str, Any]:
+    """What is noted of a finished stage. Raises AloeError where that was damaged."""
+    try:
+        found = json.loads(stamp.read_bytes())
+        return {"digest": str(found["digest"]), "seconds": float(found["seconds"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AloeError(f"{stamp}: cannot be read ({error}); remove it, and the stage is looked at again") from None
 
 
 def die_with_parent() -> None:
@@ -186,7 +199,7 @@ def summary(root: Path, plan: list[Stage], report: Report) -> str:
     """What was made, what it showed, and what was simulated."""
     from aloe_jax.report.terminal import difference
 
-    times = {s.name: json.loads((root / "stages" / f"{s.name}.json").read_text())["seconds"] for s in plan}
+    times = {s.name: read_stamp(root / "stages" / f"{s.name}.json")["seconds"] for s in plan}
     models = json.loads((root / "metrics.json").read_text())["models"]
     lines = ["", "Time      " + "  ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())]
     lines.append(f"          {sum(times.values()) / 60:.1f} minutes in all")

@@ -28,6 +28,7 @@ _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u206
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Damage that their own readers did not turn into a message: of a file, not of the program.
 _DAMAGE = (json.JSONDecodeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, sqlite3.Error)
+_OF_THE_SYSTEM = re.compile(r"\(os error \d+\)|No space left on device|Disk quota exceeded|Read-only file system")
 _OURS = ("aloe_jax", "datagen")
 
 
@@ -76,7 +77,12 @@ def _reason(error: BaseException) -> str | None:  # noqa: PLR0911
         return f"{kind} cannot be used: {said or type(error).__name__}"
     if isinstance(error, ValueError) and "embedded null" in said:
         return "a path holds a NUL character, which no file's name can"
+    if _OF_THE_SYSTEM.search(said):  # libraries in Rust and C++ have exceptions of their own for what a disk does
+        full = "; free some space and give the same command again" if "No space left" in said else ""
+        return f"{said}{full}"
     module = type(error).__module__.partition(".")[0]
+    if module.startswith("safetensors"):
+        return f"a safetensors file cannot be used: {said}"
     if module == "yaml":
         return f"is not YAML: {said}"
     if module in ("jax", "jaxlib") and "RESOURCE_EXHAUSTED" in said:

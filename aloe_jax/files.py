@@ -45,9 +45,14 @@ def is_remote(path: str | Path) -> bool:
 
 
 def as_path(path: str | Path) -> Path:
-    """A path with pathlib's methods, wherever it is. Raises AloeError when it is in a bucket and gcsfs is missing."""
+    """A path with pathlib's methods, wherever it is.
+
+    Raises AloeError when it is in a bucket without a name, or gcsfs is missing.
+    """
     if not is_remote(path):
         return Path(path)
+    if re.match(r"gs:/+[a-z0-9][a-z0-9._-]*(/|$)", os.fspath(path)) is None:
+        raise AloeError(f"{path}: names no bucket; give gs://BUCKET/PATH (names of buckets are a-z, 0-9, -, _ and .)")
     _connect(path)
     from etils import epath
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
+import sys
 
 import click
 
@@ -12,27 +14,35 @@ from aloe_jax import config
 from aloe_jax.command import Command, configured
 from aloe_jax.errors import AloeError
 
+ONE = click.IntRange(1, 10**9)
+
 
 @click.command(cls=Command)
 @configured(config.Train)
 @click.option("--topology", required=True, help="Chips and their shape: v5e:4x4, v5p:2x2x2, h100:8.")
 @click.option(
-    "--slices", default=1, show_default=True, help="TPU slices; the mesh's data axis goes from one to the next."
+    "--slices",
+    default=1,
+    type=ONE,
+    show_default=True,
+    help="TPU slices; the mesh's data axis goes from one to the next.",
 )
 @click.option("--search", is_flag=True, help="Look for the fastest mesh, row length, rows and remat that fit.")
-@click.option("--max-rows", type=int, help="With --search: most rows a step. By default four times the configured.")
+@click.option("--max-rows", type=ONE, help="With --search: most rows a step. By default four times the configured.")
 @click.option("--sampler", is_flag=True, help="Compile prefill and decode too, for TPUs.")
-@click.option("--sampler-rows", default=64, show_default=True, help="Conversations drawn together, ")
-@click.option("--sampler-length", default=4096, show_default=True, help="and the most tokens of one.")
+@click.option("--sampler-rows", default=64, type=ONE, show_default=True, help="Conversations drawn together, ")
+@click.option("--sampler-length", default=4096, type=ONE, show_default=True, help="and the most tokens of one.")
 @click.option("--estimate", is_flag=True, help="Compile nothing: formulas alone, in seconds.")
 @click.option(
     "--model", "named", metavar="NAME", help="A published model whose sizes to take, where model.path is not here."
 )
-@click.option("--conversations", default=3310, show_default=True, help="Where the data is not here: how many,")
-@click.option("--turns", default=10, show_default=True, help="of so many turns,")
-@click.option("--user-tokens", default=40, show_default=True, help="of so many tokens a user's message")
-@click.option("--reply-tokens", default=60, show_default=True, help="and a reply.")
-@click.option("--price", type=float, help="Dollars a chip-hour.")
+@click.option(
+    "--conversations", default=3310, type=ONE, show_default=True, help="Where the data is not here: how many,"
+)
+@click.option("--turns", default=10, type=ONE, show_default=True, help="of so many turns,")
+@click.option("--user-tokens", default=40, type=ONE, show_default=True, help="of so many tokens a user's message")
+@click.option("--reply-tokens", default=60, type=ONE, show_default=True, help="and a reply.")
+@click.option("--price", type=click.FloatRange(0, sys.float_info.max), help="Dollars a chip-hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     settings: config.Train, topology: str, slices: int, search: bool, max_rows: int | None, sampler: bool,
@@ -65,6 +75,8 @@ def main(
     for key, value in ENVIRONMENT.items():  # MaxText, too, loads libtpu, which is loud without them
         os.environ.setdefault(key, value)
     where = read_topology(topology, slices)
+    if price is not None and math.isnan(price):
+        raise AloeError("--price nan: give dollars a chip-hour, such as 1.2")
     if sampler and (estimate or not where.chip.is_tpu):
         raise AloeError("--sampler: prefill and decode are compiled, which works for TPUs only, without --estimate")
     spec, sizes_from = sizes_of(settings, named)

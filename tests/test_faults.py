@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+import safetensors
 import yaml
 from click.testing import CliRunner, Result
 
@@ -78,6 +79,8 @@ FAULTS = {
     "YAML": (lambda tmp: raised(yaml.safe_load, "a: [\n"), "is not YAML: while parsing"),
     "SQLite": (lambda tmp: sqlite3.OperationalError("database or disk is full"), "an SQLite database cannot be used"),
     "a lone surrogate": (lambda tmp: raised("\udce9".encode), "holds a character that cannot be written"),
+    "Rust": (lambda tmp: Exception("No space left on device (os error 28)"), "(os error 28); free some space"),
+    "safetensors": (lambda tmp: raised(safetensors.deserialize, b"x" * 64), "a safetensors file cannot be used: "),
     "several": (lambda tmp: ExceptionGroup("of tasks", [ValueError("x"), AloeError("the key is refused")]), "the key"),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from aloe_jax import config
 from aloe_jax.data.packing import Rows
+from aloe_jax.errors import AloeError
 from aloe_jax.models.kernels.schedule import EMPTY, Mask, block_kinds
 from aloe_jax.models.kernels.tpu import block_size
 from aloe_jax.models.spec import ModelSpec
@@ -26,6 +27,7 @@ from aloe_jax.models.weights import weights
 
 KERNEL_PASSES = 2 + 7  # products of a block of scores: 2 forward, 3 for queries' gradients, 4 for keys' and values'
 DENSE_PASSES = 2 + 4  # without a kernel: the scores are kept for the backward pass
+MOST_BLOCKS = 2**28
 SAMPLE = 64  # rows of which the visited blocks are counted
 
 
@@ -74,10 +76,15 @@ def computed(settings: config.Train, spec: Any, scored: int, pairs: float) -> Fl
 
 
 def scores(rows: Rows) -> float:
-    """Scores that the attention computes for a row on average: those of the blocks that the kernel visits."""
+    """Scores that the attention computes for a row on average: those of the blocks that the kernel visits.
+
+    Raises AloeError for rows so long that their blocks do not fit into memory: XLA would end the process.
+    """
     length = rows.tokens.shape[1]
     block = block_size(length)
     some = np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)
+    if len(some) * (length / block) ** 2 > MOST_BLOCKS:
+        raise AloeError(f"data.row_length: a row of {length:,} tokens is too long to be planned; give a shorter one")
     with jax.default_device(jax.devices("cpu")[0]):
         kinds = np.asarray(block_kinds(Mask(jnp.asarray(rows.subtree_end[some])).padded(block), block))
     return float((kinds != EMPTY).sum() / len(some) * block**2)

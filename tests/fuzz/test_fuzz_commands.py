@@ -27,7 +27,8 @@ NAMES = ("[bold]x[/]", "[/red]", "[", "a]b", ":car:", "<b>&amp;</b>", "</script>
          "$x_1^2$", "\\input{x}", "| a | b |", "ü" * 80, "%s{0}", "-", " ", "\ud83d", "\0")  # fmt: skip
 names = st.sampled_from(NAMES) | st.text(max_size=12)
 WORDS = (
-    "nowhere", "file", "dir", "dir/none", ".", "gs://", "gs:/x", "s3://b/x", "a=b", "seed=-1", "output=x", "a.b.c=[",
+    "nowhere", "file", "dir", "dir/none", ".", "gs://", "gs://B [x]/y", "s3://b/x", "a=b", "seed=-1", "output=x",
+    "a.b.c=[",
     "model.path={", "=", "a=", "config.yaml",
 )  # fmt: skip
 COMMANDS: dict[str, click.Command] = {

@@ -29,6 +29,12 @@ def test_other_places_are_refused_at_the_door(path) -> None:
         as_path(path)
 
 
+@pytest.mark.parametrize("path", ["gs://", "gs:/", "gs:///", "gs://../x", "gs://Our-Bucket/x", "gs://a b/x"])
+def test_a_bucket_without_a_name_is_refused_before_anything_is_asked(path) -> None:
+    with pytest.raises(AloeError, match="names no bucket; give gs://BUCKET/PATH"):
+        as_path(path)
+
+
 def test_generated_data_in_a_bucket_are_refused_at_the_door() -> None:
     with pytest.raises(AloeError, match="where a journal cannot be kept; give a local directory"):
         config.load(config.Datagen, "configs/demo/data.yaml", ["output=gs://bucket/data"])
