@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
@@ -22,6 +22,7 @@ KEY_VARIABLES = {
 }
 _LONGEST_MESSAGE = 600  # characters of a server's message that are passed on
 _KEY_PART = 6  # so many characters of a key in a row are taken for a part of it, if it is long enough
+_LONGEST_HOST = 253  # characters that a name in the net may have
 _CHANCE = 10  # characters from which on a key's parts are looked for: "EMPTY" or "token" are words, too
 # What gateways answer beyond the standard.
 _GATEWAYS = {
@@ -39,7 +40,9 @@ class Access:
     """The key of a role and its name in messages. Neither its repr nor any text made here shows the key."""
 
     def __init__(self, role: config.Role, name: str) -> None:
-        """Raises AloeError when the key that `role` needs is not in the environment or cannot be one."""
+        """Raises AloeError when the role's model or address can be none, or its key is none or not there."""
+        _check_address(role.endpoint, name)
+        _check_model(role, name)
         self.role, self.name = role, name
         self.variable, self.key = _find_key(role, name)
 
@@ -128,6 +131,34 @@ def phrase(status: int) -> str:
 def _starts(hits: Sequence[int]) -> list[int]:
     """The first of each run of neighbours."""
     return [hit for before, hit in zip([-2, *hits], hits, strict=False) if hit != before + 1]
+
+
+def _check_address(endpoint: str | None, name: str) -> None:
+    if endpoint is None:
+        return
+    fault = "" if endpoint.startswith(("http://", "https://")) else "it begins with http:// or https://"
+    try:
+        parts = urlsplit(endpoint)
+        host = parts.hostname or ""
+        if not fault and (not host or parts.port == 0 or len(host.encode("idna")) > _LONGEST_HOST or "%" in host):
+            fault = "after http:// or https:// comes a host, with or without a port"
+    except ValueError:  # UnicodeError is one
+        fault = fault or "its host or its port is not valid"
+    if fault:
+        shown = plain(endpoint, 100)
+        raise AloeError(f"roles.{name}.endpoint: {shown!r} is no address; {fault}")
+
+
+def _check_model(role: config.Role, name: str) -> None:
+    """A model's name stands in the address of a call, and in the journal."""
+    model = role.model or ""
+    fits = model.isprintable() and model == model.strip()
+    if role.provider != "openai":
+        fits = fits and bool(re.fullmatch(r"[\w./:@-]*", model, re.ASCII)) and ".." not in model
+    if not fits:
+        raise AloeError(
+            f"roles.{name}.model: {plain(model, 100)!r} is no name that a model of {role.provider} can have"
+        )
 
 
 def _find_key(role: config.Role, name: str) -> tuple[str, str]:

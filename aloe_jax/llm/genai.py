@@ -119,7 +119,12 @@ def generation(role: config.Role, request: Request, steps: Steps) -> Any:
 
 
 def contents(request: Request, steps: Steps) -> str:
-    """The prompt, with the system text before it where the server takes none by itself."""
+    """The prompt, with the system text before it where the server takes none by itself.
+
+    Raises UnicodeEncodeError for half a character, which would otherwise arrive as an escape.
+    """
+    for text in (request.system, request.prompt):
+        text.encode()
     if request.system and steps.get("system message"):
         return f"{request.system}\n\n{request.prompt}"
     return request.prompt

@@ -42,8 +42,6 @@ def backend(role: config.Role, name: str) -> Backend:
             f"roles.{name}.model: provider {role.provider} needs a model, for example {_EXAMPLES[role.provider]}; "
             "roles.provider=scripted simulates one offline"
         )
-    if role.endpoint is not None and not role.endpoint.startswith(("http://", "https://")):
-        raise AloeError(f"roles.{name}.endpoint: {role.endpoint!r} is no address; it begins with http:// or https://")
     from aloe_jax.llm.access import Access
 
     access = Access(role, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 import threading
 import time
 import urllib.request
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,7 +47,7 @@ class Wire:
 
     def __init__(self, largest: int = LARGEST, slowness: float = 1.0) -> None:
         self._largest, self._slowness = largest, slowness
-        self._pools: dict[str | None, httpcore2.ConnectionPool] = {}
+        self._pools: dict[tuple[bool, str | None], httpcore2.ConnectionPool] = {}  # by encryption and proxy
         self._lock = threading.Lock()
 
     def send(
@@ -93,18 +95,18 @@ class Wire:
             self.close()
 
     def _pool(self, url: str) -> httpcore2.ConnectionPool:
-        proxy = _proxy(url)
+        encrypted, proxy = kind = url.startswith("https:"), _proxy(url)
         with self._lock:
-            if proxy not in self._pools:
-                self._pools[proxy] = httpcore2.ConnectionPool(
-                    ssl_context=httpx2.create_ssl_context(),
+            if kind not in self._pools:
+                self._pools[kind] = httpcore2.ConnectionPool(
+                    ssl_context=_authorities() if encrypted else None,
                     proxy=None if proxy is None else _proxy_settings(proxy),
                     max_connections=None,
                     max_keepalive_connections=None,
                     keepalive_expiry=_KEEP_OPEN,
                     network_backend=_Network(),
                 )
-            return self._pools[proxy]
+            return self._pools[kind]
 
 
 class Transport(httpx2.BaseTransport):
@@ -184,6 +186,12 @@ def _faults() -> Iterator[None]:
     else:
         return
     raise fault
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Whose signatures are believed; reading them takes a while, so once a process."""
+    return httpx2.create_ssl_context()
 
 
 # ---------------------------------------------------------------- proxies

@@ -5,6 +5,7 @@ import pytest
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
+from aloe_jax.llm.providers import language_model
 
 KEY = "zq7-own-key-in-no-known-form"
 
@@ -131,3 +132,44 @@ def test_a_short_key_is_taken_out_whole_and_a_long_one_in_parts(monkeypatch, len
 
 def test_words_of_a_server_are_shown_whatever_they_are_made_of(access):
     assert access.scrub("\x1b[31mred\x07 \u202e bell\x00 \ud83d") == "[31mred bell ?"
+
+
+@pytest.mark.parametrize("provider", ["gemini", "genai", "openai"])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://", "http://:80", "http://host:abc/v1", "http://[::1/v1", "http://127.0.0.1:99999/v1", "http://h:0/v1",
+     "http:///v1", "http://a..b/v1", f"http://{'a' * 300}/v1", "http://%zz/v1", "http://\ud83d/v1", "ftp://host/v1"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_before_anything_is_sent(monkeypatch, provider, endpoint):
+    monkeypatch.setenv("MY_KEY", KEY)
+    role = config.Role(provider=provider, model="m", endpoint=endpoint, key_variable="MY_KEY")
+    with pytest.raises(AloeError, match=r"^roles\.judge\.endpoint: '.*' is no address; ") as caught:
+        language_model(role, "judge")
+    assert len(str(caught.value).encode()) < 300 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [
+        ("genai", "../x"),
+        ("gemini", "m?key=1"),
+        ("genai", "a b"),
+        ("gemini", "m#x"),
+        ("openai", "m\n"),
+        ("openai", " m"),
+        ("openai", "\ud83d"),
+        ("genai", "m\0"),
+    ],
+)
+def test_what_is_no_models_name_is_refused_before_anything_is_sent(monkeypatch, provider, model):
+    monkeypatch.setenv("MY_KEY", KEY)
+    with pytest.raises(AloeError, match=r"^roles\.judge\.model: '.*' is no name that a model of "):
+        language_model(config.Role(provider=provider, model=model, key_variable="MY_KEY"), "judge")
+
+
+@pytest.mark.parametrize(
+    "model", ["models/gemini-3.5-flash-lite", "publishers/meta/models/llama@001", "tunedModels/a-1"]
+)
+def test_ordinary_names_of_models_are_taken(monkeypatch, model):
+    monkeypatch.setenv("MY_KEY", KEY)
+    assert language_model(config.Role(provider="genai", model=model, key_variable="MY_KEY"), "judge").name == model

@@ -365,3 +365,9 @@ def test_threads_have_deadlines_of_their_own(asked, server):
     for thread in threads:
         thread.join(30)
     assert results == {("slow", 0.8): "timeout", ("slow", 20.0): GOOD, ("quick", 0.8): GOOD, ("quick", 20.0): GOOD}
+
+
+def test_half_a_character_in_a_prompt_is_told_and_not_sent(asked, server):
+    with pytest.raises(AloeError, match="the prompt cannot be sent: it breaks within a character"):
+        asked.complete(prompt="half \ud83d")
+    assert server.seen == []
