@@ -55,7 +55,9 @@ def gather(
         if talks.unused:
             click.echo(f"{where}: fields not used: {_several(talks.unused)}", err=True)
         trees[where] = token_trees(talks.talks, template, data.row_length, replies, where, progress)
-    rows, reports = pack_sources(trees, data.row_length, data.packing)
+    # The training data of a run with one source needs no name.
+    packed = {"" if split == "train" and len(trees) == 1 else where: made for where, made in trees.items()}
+    rows, reports = pack_sources(packed, data.row_length, data.packing)
     if replies is None:
         for (where, made), report in zip(trees.items(), reports, strict=True):
             _check_pairs(where, made, report, data, sum(each.pairs for each in reports))
