@@ -203,12 +203,6 @@ class DPO(Section):
     turn_weights: tuple[Weight, ...] = Field(default=(), strict=False, max_length=1000)  # the last goes on
     reference: PathText | None = None  # directory of reference log-probs that runs share; None: beside `output`
 
-    @model_validator(mode="after")
-    def _something_counts(self) -> DPO:
-        if self.turn_weights and not any(self.turn_weights):
-            raise ValueError("turn_weights: all are 0, so that nothing would be learnt; give one above 0")
-        return self
-
 
 class Checkpoints(Section):
     """When state is saved, and how many saves are kept (the newest and the best by validation loss)."""

@@ -96,7 +96,6 @@ def refused(tmp_path, text, overrides=(), kind=config.Train):
         (config.Train, MINIMAL, "data.row_length=1073741824", "data.row_length: input should be less than or equal"),
         (config.Train, MINIMAL, "mesh.data=-2", "mesh.data: input should be greater than or equal to -1"),
         (config.Train, MINIMAL, "mesh={data: -1, fsdp: -1}", "mesh: data, fsdp and tensor must be positive, at most"),
-        (config.Train, MINIMAL, "dpo.turn_weights=[0, 0]", "turn_weights: all are 0"),
         (config.Train, MINIMAL, "dpo.turn_weights=[.inf]", "dpo.turn_weights.0: input should be a finite number"),
         (config.Train, MINIMAL, "data={path: d, rows: 65536, row_length: 1048576}", "data.rows: 65,536 rows of"),
         (config.Train, MINIMAL, "data.accumulate=9", r"data.accumulate: 8 rows \(data.rows\) cannot be computed in 9"),
