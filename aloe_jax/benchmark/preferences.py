@@ -164,7 +164,7 @@ def pair_scores(
     """
     tokenizer = load_tokenizer(tokenizer_directory(path))
     template = ChatTemplate(tokenizer)
-    trees, owner, unstable = _trees(conversations, template, path)
+    trees, owner, unstable = _trees(conversations, template, path, settings.row_length)
     rows, report = pack(trees, settings.row_length)
     click.echo(f"{path}: {report}")
     mesh = make_mesh(settings.mesh)
@@ -197,7 +197,7 @@ def pair_scores(
 
 
 def _trees(
-    conversations: Sequence[Conversation], template: ChatTemplate, path: str
+    conversations: Sequence[Conversation], template: ChatTemplate, path: str, row_length: int
 ) -> tuple[list[TokenTree], list[str], set[str]]:
     """Token trees with pairs, the conversation of each, and the conversations that are passed over."""
     trees: list[TokenTree] = []
@@ -205,7 +205,7 @@ def _trees(
     unstable: dict[str, UnstableTemplateError] = {}
     for conversation in conversations:
         try:
-            made = [tree for tree in template.trees(conversation) if tree.pairs]
+            made = [tree for tree in template.laid_out(conversation, row_length).trees if tree.pairs]
         except UnstableTemplateError as error:
             unstable[conversation.id] = error
             continue

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aloe_jax.conversation import HALF
+from aloe_jax.data.fields import FLAGS, is_empty, joined
+from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
 from datagen.writing import replacing
 
@@ -22,23 +26,32 @@ class Record:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the objects of a JSONL file; blank lines are passed over.
+    """Yield the objects of a JSONL file, or of one that is a JSON array; blank lines are passed over.
 
     Raises AloeError when the file is missing, empty, not UTF-8, or a line is no JSON object.
     """
     found = False
-    for number, line in read_lines(path):
-        where = f"{path} line {number}"
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise AloeError(f"{where}: not valid JSON ({error}); mend or remove the line") from None
-        if not isinstance(value, dict):
-            raise AloeError(f"{where}: expected a JSON object, found {_kind(value)}")
+    _check_file(path)
+    for where, value in json_records(path):
+        _refuse_half_characters(value, where)
         found = True
-        yield Record(where, number, value)
+        yield Record(where, int(where.rsplit(" ", 1)[1]), value)
     if not found:
         raise AloeError(f"{path}: holds no records")
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise AloeError(f"{path}: is a directory; give a JSONL file")
+    if not os.path.lexists(path):
+        raise AloeError(f"{path}: no such file")
+
+
+def _refuse_half_characters(value: dict[str, Any], where: str) -> None:
+    try:
+        dump(value).encode()
+    except UnicodeEncodeError:
+        raise AloeError(f"{where}: {HALF}") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -52,7 +65,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if not line.strip():
                     continue
                 if "\\u" in line:
-                    _refuse_half_characters(line, f"{path} line {number}")
+                    _refuse_half_line(line, f"{path} line {number}")
                 yield number, line
     except UnicodeDecodeError as error:
         raise AloeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
@@ -137,20 +150,29 @@ def messages(value: Any, where: str, field: str, ends: str) -> tuple[bool, list[
         name = f"{field}.{number}"
         if not isinstance(item, dict):
             raise AloeError(f"{where}: {name}: expected a JSON object, found {_kind(item)}")
-        extra = [key for key, given in item.items() if key not in ("role", "content") and given is not None]
-        if extra:
-            raise AloeError(f"{where}: {name}.{extra[0]}: is unknown and would be lost; remove it from every message")
+        for key, given in item.items():
+            if key in ("role", "content") or is_empty(given) or _says_learn(key, given):
+                continue
+            raise AloeError(f"{where}: {name}.{key}: is unknown and would be lost; remove it from every message")
         role = text(item.get("role"), where, f"{name}.role")
         if number == 0 and role == "system":
-            has_system = True
+            has_system = not is_empty(item.get("content"))
             continue
         due = "assistant" if len(texts) % 2 else "user"
         if role != due:
             raise AloeError(f"{where}: {name}.role: is {role!r} where {due!r} is due; user and assistant take turns")
-        texts.append(text(item.get("content"), where, f"{name}.content"))
+        content = item.get("content")
+        if isinstance(content, list):
+            content = joined(content, where, f"{name}.content")
+        texts.append(text(content, where, f"{name}.content"))
     if not texts or role != ends:
         raise AloeError(f"{where}: {field}: must end with a message of the {ends}")
     return has_system, texts
+
+
+def _says_learn(key: str, value: object) -> bool:
+    """Whether a mark says what holds anyway: that a message is learned from."""
+    return (key == "weight" and value == 1) or (key in FLAGS and value is True)
 
 
 Notes = Callable[[str, int], None]  # counts something that the target cannot hold: (what, how often)
@@ -161,10 +183,10 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _refuse_half_characters(line: str, where: str) -> None:
+def _refuse_half_line(line: str, where: str) -> None:
     try:
         json.dumps(json.loads(line), ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise AloeError(f"{where}: has half a character (a lone surrogate escape such as \\ud83d); mend it") from None
+        raise AloeError(f"{where}: {HALF}") from None
     except (ValueError, RecursionError):
         return  # not JSON, which the caller tells

@@ -324,7 +324,10 @@ def test_rows_of_one_id_that_are_no_one_tree_get_ids_of_their_own(tmp_path):
         (row("a") | {"prompt": [message("assistant", "b")]}, r"prompt\.0\.role: is 'assistant' where 'user' is due"),
         (row("a") | {"prompt": [message("user", "a"), message("user", "b")]}, r"prompt\.1\.role: is 'user' where"),
         (row("a") | {"prompt": [message("system", "a")]}, "prompt: must end with a message of the user"),
-        (row("a") | {"prompt": [message("user", [{"text": "a"}])]}, r"prompt\.0\.content: expected text, found a list"),
+        (
+            row("a") | {"prompt": [message("user", [{"type": "image"}])]},
+            r"prompt\.0\.content: expected text, found list with a part",
+        ),
         (row("a") | {"prompt": [message("user", "a") | {"name": "Ann"}]}, r"prompt\.0\.name: is unknown"),
         (row("a") | {"chosen": "yes"}, "chosen: expected a list of one message"),
         (row("a") | {"rejected": [message("user", "no")]}, r"rejected\.0\.role: is 'user' where 'assistant' is due"),
@@ -393,6 +396,32 @@ def test_malformed_dialogues_are_named(tmp_path, texts, told):
         convert(path, "chat", tmp_path / "out.jsonl", "ours")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]},
+        {"content": "Hello", "weight": 1},
+        {"content": "Hello", "train": True, "name": None, "tool_calls": []},
+    ],
+)
+def test_what_carries_no_doubt_is_read(tmp_path, said):
+    messages = [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}, {"role": "assistant"} | said]
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps([{"messages": messages}]))  # one JSON array
+    convert(path, "chat", tmp_path / "out.jsonl", "ours")
+    (conversation,) = (tmp_path / "out.jsonl").read_text().splitlines()
+    (turn,) = json.loads(conversation)["turns"]
+    assert (turn["user"], turn["preferred"]) == ("Hi", "Hello")
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"reasoning_content": "hm"}, {"name": "Ann"}])
+def test_marks_that_would_be_lost_are_refused_by_name(tmp_path, mark):
+    messages = [message("user", "Hi"), message("assistant", "Hello") | mark]
+    path = write_jsonl(tmp_path / "chat.jsonl", {"messages": messages})
+    with pytest.raises(AloeError, match=rf"line 1: messages\.1\.{next(iter(mark))}: is unknown and would be lost"):
+        convert(path, "chat", tmp_path / "out.jsonl", "ours")
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -403,8 +432,8 @@ def test_malformed_dialogues_are_named(tmp_path, texts, told):
         (b"\n\n", "holds no records"),
         (b"{}\n{oops\n", "line 1: id: field required"),
         (b"{oops\n", "line 1: not valid JSON"),
-        (b"[" * 10**5, "line 1: not valid JSON"),
-        (b"7\n", "line 1: expected a JSON object, found a number"),
+        (b"[" * 10**5, r"not valid JSON \(nested too deeply\)"),
+        (b"7\n", "line 1: expected a JSON object, found int"),
         (b"\xff\n", "not UTF-8 text"),
         (rb'{"a": "\ud83d"}', "line 1: has half a character"),
     ],
