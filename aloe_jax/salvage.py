@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aloe_jax.command import one_line_errors
+from aloe_jax.command import Command, one_line_errors
 
 if TYPE_CHECKING:
     from aloe_jax.llm.store import Opened, Row
@@ -32,7 +32,7 @@ class Salvaged:
     original: Path
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("journal", type=click.Path(path_type=Path))
 def main(journal: Path) -> None:
     """Put in the place of a damaged journal one with all that can be read and is as it was written.

@@ -37,12 +37,19 @@ def load[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str]
         raise AloeError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    shown = " ".join(_SECRET.sub(r"\1…", override) for override in overrides)
-    where = f"{path}" + (f" with {_short(shown, 300)}" if overrides else "")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise AloeError(_one_line(f"{where}: {_explain(kind, error)}")) from None
+        raise AloeError(_one_line(f"{_whence(path, overrides, error)}: {_explain(kind, error)}")) from None
+
+
+def _whence(path: str | Path, overrides: Sequence[str], error: ValidationError) -> str:
+    """The file, and the overrides that set what is wrong, or all of them where it is no single setting."""
+    fault = error.errors()[0]
+    at = ".".join(str(part) for part in fault["loc"])
+    about = [one for one in overrides if f"{at}.".startswith(f"{one.partition('=')[0]}.")] if at else list(overrides)
+    shown = " ".join(_SECRET.sub(r"\1…", one) for one in about)
+    return f"{path} with {_short(shown, 300)}" if about else f"{path}"
 
 
 def dump(settings: BaseModel) -> str:
@@ -82,17 +89,28 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     fault = error.errors()[0]
     key = _short(".".join(str(part) for part in fault["loc"]))
     if fault["type"] == "extra_forbidden":
-        names = _keys(kind)
-        near = difflib.get_close_matches(key, names, n=1, cutoff=0.4) or [
-            name for name in names if name.split(".")[-1] == key.split(".")[-1]
-        ]
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+        near = _nearest(key, _keys(kind))
+        hint = f"; did you mean {near}?" if near else "; write a space after the colon" if ":" in key else ""
+        return f"unknown key {key}{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing"
+    if fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{key}: has settings of its own, such as {{name: value}}; {_shown(fault['input'])} is none"
     if fault["type"] == "value_error":
         text = fault["msg"].removeprefix("Value error, ")
         return f"{key}: {text}" if key else text
     return f"{key}: {fault['msg'].lower()}, not {_shown(fault['input'])}{_hint(fault['type'], fault['input'])}"
+
+
+def _nearest(key: str, names: Sequence[str]) -> str | None:
+    """The key that was probably meant: spelt alike at the same level, or of the same name at another one."""
+    level, _, last = key.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == level}
+    if found := difflib.get_close_matches(last, beside, n=1):
+        return beside[found[0]]
+    elsewhere = {name.rpartition(".")[2]: name for name in reversed(names)}
+    found = difflib.get_close_matches(last, elsewhere, n=1, cutoff=0.75)
+    return elsewhere[found[0]] if found else None
 
 
 def _shown(value: object) -> str:

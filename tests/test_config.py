@@ -45,6 +45,10 @@ def test_a_dump_loads_to_the_same_settings(write):
         ("stage.x=1", "stage is a value, not a section"),
         ("rows", "write section.key=value"),
         ("data.rows=[", "is not a YAML value"),
+        ("model.lora=16", r"model.lora: has settings of its own, such as \{name: value\}; 16 is none"),
+        ("models=3", r"unknown key models; did you mean model\?"),
+        ("optimizer.colour=1", "unknown key optimizer.colour$"),
+        ("dpo.learnig_rate=1", r"unknown key dpo.learnig_rate; did you mean optimizer.learning_rate\?"),
     ],
 )
 def test_mistakes_name_file_key_and_fix(write, override, told):
@@ -71,3 +75,9 @@ def test_settings_are_frozen(write):
     settings = config.load(config.Train, write(MINIMAL))
     with pytest.raises(Exception, match="frozen"):
         settings.seed = 3
+
+
+def test_only_the_override_at_fault_is_shown(write):
+    with pytest.raises(AloeError) as refused:
+        config.load(config.Train, write(MINIMAL), ["steps=3", "data.rows=0", "seed=4"])
+    assert "with data.rows=0: data.rows: " in str(refused.value) and "steps=3" not in str(refused.value)

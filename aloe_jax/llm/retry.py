@@ -98,6 +98,7 @@ class Persistent:
         self.role = role
         self._backend, self._limits, self._on_fault = backend, limits, on_fault
         self._patience = Patience(role.attempts, sleep, draw, role.longest_wait)
+        self._reached = self._warned = False
 
     def complete(self, request: Request) -> Completion:
         """Answer one request. May be called from several threads.
@@ -133,6 +134,7 @@ class Persistent:
             made.append(time.monotonic())
             try:
                 completion = self._backend.ask(request, self.role.timeout)
+                self._reached = True
                 # A server that does not say what it took is held to the estimate.
                 spent = completion.input_tokens + completion.output_tokens or estimate
                 return completion
@@ -140,6 +142,13 @@ class Persistent:
                 self._limits.settle(slot, spent)
 
         def failed(error: TransientError) -> None:
+            if error.fault == "connection lost" and not self._reached and not self._warned:
+                self._warned = True
+                where = f" at {self.role.endpoint}" if self.role.endpoint else ""
+                notices.report(
+                    f"{who}: nothing answers{where} so far ({error.detail or 'no connection'}); is the server running? "
+                    f"Trying again, {self.role.attempts} attempts for each call"
+                )
             if self._on_fault is not None:
                 self._on_fault(self.name, request.role, error.fault)
             # What one of us is asked to wait holds for all who speak to the model.

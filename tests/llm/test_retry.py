@@ -274,3 +274,21 @@ def test_tokens_that_are_unknown_are_paid_for_by_a_guess(given, cost):
     assert llm.complete(REQUEST).cost == cost
     llm, _, _ = persistent(Completion("", outcome="blocked"), price={"input": 1e6, "output": 2e6})
     assert llm.complete(REQUEST).cost == 0  # nothing was written
+
+
+def test_a_server_that_was_never_reached_is_named_once():
+    class Nobody:
+        name = "m"
+
+        def ask(self, request, timeout):
+            raise TransientError("connection lost", detail="Connection refused")
+
+    role = config.Role(provider="openai", model="m", endpoint="http://127.0.0.1:9/v1", attempts=3)
+    llm = Persistent(Nobody(), role, Limits(), sleep=lambda seconds: None)
+    lines = []
+    with notices.heard_by(lines.append):
+        for seed in (1, 2):
+            with pytest.raises(UnavailableError):
+                llm.complete(Request("judge", {}, "", "p", {}, 0.0, seed))
+    (line,) = lines
+    assert "nothing answers at http://127.0.0.1:9/v1" in line and "is the server running?" in line
