@@ -219,7 +219,7 @@ def here(path: str | Path, leave: tuple[str, ...] = ()) -> Path:
             return path
     wanted = {name: version for name, version in wanted.items() if not name.endswith(leave)}
     digest = hashlib.sha256(" without ".join([str(path), *leave]).encode()).hexdigest()[:16]
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aloe-jax" / "files"
+    base = cache_directory() / "files"
     base.mkdir(parents=True, exist_ok=True)
     place = base / digest / path.parent.name
     with (base / f"{digest}.lock").open("w") as lock:  # several processes of one machine want the same files
@@ -235,6 +235,14 @@ def here(path: str | Path, leave: tuple[str, ...] = ()) -> Path:
                 raise
             write_atomically(note, json.dumps(wanted))
     return place / path.name
+
+
+def cache_directory() -> Path:
+    """~/.cache/aloe-jax, or below XDG_CACHE_HOME. Raises AloeError where the user has no home directory."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aloe-jax"
+    except RuntimeError:
+        raise AloeError("this user has no home directory; set HOME, or XDG_CACHE_HOME to where caches may be") from None
 
 
 def _is_copied(note: Path, wanted: Mapping[str, tuple[int, str]], place: Path) -> bool:

@@ -51,6 +51,8 @@ def readable(text: str) -> str:
 def _a_path(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty; give a path")
+    if text == "~" or text.startswith("~/"):
+        raise ValueError(f"{text[:80]!r} begins with ~, which only a shell replaces; write the home directory out")
     name = max(text.split("/"), key=len)
     if len(text.encode(errors="replace")) > LONGEST_PATH or len(name.encode(errors="replace")) > LONGEST_NAME:
         raise ValueError(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path
-from aloe_jax.yaml_text import looks_like_number, parse_yaml, to_yaml
+from aloe_jax.yaml_text import LARGEST, looks_like_number, parse_yaml, to_yaml
 
 # An override in which somebody may have put a password or a key, which is then refused.
 _SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
@@ -25,7 +25,7 @@ def load[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str]
     Raises AloeError naming the file (or the override), the key and what would be valid.
     """
     try:
-        values = parse_yaml(as_path(path).read_bytes())
+        values = _read(path)
     except OSError as error:
         raise AloeError(f"{_short(str(path))}: cannot read the config ({error.strerror})") from None
     except ValueError as error:  # a NUL byte in the name
@@ -50,6 +50,11 @@ def _whence(path: str | Path, overrides: Sequence[str], error: ValidationError) 
     about = [one for one in overrides if f"{at}.".startswith(f"{one.partition('=')[0]}.")] if at else list(overrides)
     shown = " ".join(_SECRET.sub(r"\1…", one) for one in about)
     return f"{path} with {_short(shown, 300)}" if about else f"{path}"
+
+
+def _read(path: str | Path) -> Any:
+    with as_path(path).open("rb") as stream:  # no more of it than a config has: it may be a device, or weights
+        return parse_yaml(stream.read(LARGEST + 1))
 
 
 def dump(settings: BaseModel) -> str:

@@ -82,7 +82,7 @@ _Loader.add_constructor(_FLOAT, _real)
 def parse_yaml(text: str | bytes) -> Any:
     """The value of one YAML document. Raises AloeError in one line, without the name of the file."""
     if len(text) > LARGEST:
-        raise AloeError(f"has {len(text):,} bytes, more than the {LARGEST:,} of any config; is it another file?")
+        raise AloeError(f"its bytes are more than the {LARGEST:,} of any config; is it another file?")
     try:
         loader = _Loader(text.decode() if isinstance(text, bytes) else text)
         try:

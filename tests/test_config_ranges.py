@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import os
 import types
 import typing
 
@@ -179,6 +180,21 @@ def test_a_file_that_is_no_text(tmp_path):
         config.load(config.Train, tmp_path)
     with pytest.raises(AloeError, match="cannot read the config"):
         config.load(config.Train, "a\0b")
+
+
+def test_of_a_file_of_any_size_no_more_is_read_than_a_config_has(tmp_path):
+    huge = tmp_path / "weights"
+    huge.touch()
+    os.truncate(huge, 1 << 40)
+    with pytest.raises(AloeError, match="more than the 262,144 of any config"):
+        config.load(config.Train, huge)
+
+
+@pytest.mark.parametrize("path", ["~", "~/runs/a"])
+def test_a_home_directory_that_no_shell_has_replaced(tmp_path, path):
+    for line in (f'output: "{path}"\n', f'output: o\nmodel: {{path: "{path}", tokenizer: t}}\n'):
+        text = "".join(each + "\n" for each in MINIMAL.splitlines() if each.split(":")[0] not in line)
+        assert "begins with ~, which only a shell replaces" in refused(tmp_path, text + line)
 
 
 def test_an_empty_section_takes_overrides(tmp_path):

@@ -73,8 +73,10 @@ def check_step(run: str | Path, step: int, covered: Callable[[str], bool] = ever
             return
         if not (directory / DIGESTS).exists():
             time.sleep(DELETED)
-            if not (directory / PARAMS).exists():
+            if not directory.exists():
                 raise AloeError(f"{directory}: was deleted while it was read; run the same command again")
+            if not (directory / PARAMS).is_dir():  # what a deletion or a copy that was ended left
+                raise AloeError(f"{directory} has no {PARAMS}, so it is not whole: {advice(run, step, covered)}")
             click.echo(f"{directory}: has no digests of its files, so that they cannot be verified", err=True)
         elif (found := damage(directory, covered)) is not None:
             raise AloeError(f"{found}: {advice(run, step, covered)}")

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from aloe_jax.files import write_atomically
+from aloe_jax.errors import AloeError
+from aloe_jax.files import cache_directory, write_atomically
 from aloe_jax.integrity import digest_file
 
 SMALL = 2**20  # bytes: what is quickly read is always read
@@ -34,7 +35,10 @@ def _digest(file: Path) -> str:
     before = _state(file)
     if before["bytes"] <= SMALL:
         return digest_file(file)
-    note = _note(file)
+    try:
+        note = _note(file)
+    except AloeError:  # nowhere to remember it: a user without a home directory, as in some containers
+        return digest_file(file)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(note.read_bytes())
         if known["state"] == before and re.fullmatch(r"[0-9a-f]{64}", known["sha256"]):
@@ -60,6 +64,5 @@ def _state(file: Path) -> dict[str, int]:
 
 
 def _note(file: Path) -> Path:
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:32]
-    return home / "aloe-jax" / "digests" / f"{name}.json"
+    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]
+    return cache_directory() / "digests" / f"{name}.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import jax
@@ -12,6 +11,8 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
+from aloe_jax.errors import AloeError
+from aloe_jax.files import cache_directory
 from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.sampling.cache import Kind
@@ -46,8 +47,7 @@ def spread(shape: config.Mesh) -> Mesh | None:
 def keep_compiled() -> None:
     """Start from what earlier processes compiled, in ~/.cache/aloe-jax unless JAX was told another place."""
     if jax.config.jax_compilation_cache_dir is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        place = home / "aloe-jax" / "compiled"
-        with contextlib.suppress(OSError):  # nowhere to write: then every process compiles for itself
+        with contextlib.suppress(OSError, AloeError):  # nowhere to write: then every process compiles for itself
+            place = cache_directory() / "compiled"
             place.mkdir(parents=True, exist_ok=True)
             jax.config.update("jax_compilation_cache_dir", str(place))

@@ -16,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, is_remote
+from aloe_jax.files import absolute, is_remote, make_directory
 from aloe_jax.locks import Lock
 from aloe_jax.models.checkpoint_files import (
     CHECKPOINTS,
@@ -55,6 +55,10 @@ class Checkpoints:
                 logging.CRITICAL
             )  # Orbax logs every save, and failures that it raises too
         self.directory, self.shapes = absolute(directory) / CHECKPOINTS, shapes
+        try:
+            make_directory(self.directory)
+        except OSError as error:
+            raise AloeError(f"{self.directory}: cannot be made ({error.strerror}); give another output") from None
         check_listing(directory)
         with self._one_line():
             self._manager = ocp.CheckpointManager(

@@ -19,6 +19,8 @@ from aloe_jax.parallel.distributed import is_lead, lead_checks
 
 CONFIG = "config.yaml"
 LOCK = "train.lock"  # inside the run directory, whose parent may belong to somebody else
+# What a directory has that is no run: an export or another model, adapters, a data set.
+OTHERS = ("config.json", "adapter_config.json", "model.safetensors", "digests.json", "dataset_info.json")
 # What a resumed run may change; anything else would make it another run.
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
 
@@ -26,6 +28,18 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 # How libraries that are not Python's tell of the same: Rust's, and, where they write checkpoints, TensorStore.
 _SIGNS = ("no space left", "disk quota", "file too large")
 SIGNS_IN_A_SAVE = (*_SIGNS, "no space", "resource_exhausted", "errno", "os error")
+
+
+def check_output(output: str) -> None:
+    """Raise AloeError where the output holds a model or a data set, with which a run's files would mix."""
+    directory = as_path(output)
+    if (directory / CONFIG).exists():
+        return
+    for name in OTHERS:
+        if (directory / name).exists():
+            raise AloeError(
+                f"output: {directory} holds {name}, so it is a model or a data set and no run; give another output"
+            )
 
 
 @contextlib.contextmanager

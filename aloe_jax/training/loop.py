@@ -26,7 +26,7 @@ from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import host_memory, objectives, start
 from aloe_jax.training.base import check_base
 from aloe_jax.training.checkpoint import Checkpoints
-from aloe_jax.training.claim import claim_directory, claimed
+from aloe_jax.training.claim import check_output, claim_directory, claimed
 from aloe_jax.training.display import COMPILING, LOG, Display
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.memory import largest_array
@@ -51,6 +51,7 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
     """
     distributed.join()
     with distributed.only_lead_tells():
+        distributed.lead_checks(lambda: check_output(settings.output))
         mesh = make_mesh(settings.mesh)
         with contextlib.nullcontext() if dry_run else claimed(settings.output) as lock:
             _run(settings, mesh, dry_run, lock)

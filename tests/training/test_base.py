@@ -5,13 +5,16 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.export import export
+from aloe_jax.files import cache_directory
 from aloe_jax.models import fingerprint as fingerprints
 from aloe_jax.models import known_digests, load_pretrained
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
+from aloe_jax.sampling.loading import keep_compiled
 from aloe_jax.training import loop
 
 
@@ -143,3 +146,23 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_only_costs_time(model, tmp
     shutil.rmtree(tmp_path / "cache")
     (tmp_path / "cache").write_text("a file")
     assert fingerprint(model) == first
+
+
+def test_a_user_without_a_home_directory_has_the_digests_computed(model, monkeypatch):
+    first = fingerprint(model)
+
+    def none():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", none)
+    assert fingerprint(model) == first
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        keep_compiled()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    with pytest.raises(AloeError, match="set HOME, or XDG_CACHE_HOME"):
+        cache_directory()

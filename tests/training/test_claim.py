@@ -41,7 +41,9 @@ def test_a_second_run_in_one_output_is_refused_and_a_kill_lifts_the_lock(setting
 def test_an_output_that_is_a_file(settings, tmp_path):
     (tmp_path / "file").write_text("x")
     for output in ("file", "file/below"):
-        with pytest.raises(AloeError, match=r"cannot be made \((File exists|Not a directory)\); give another output"):
+        with pytest.raises(
+            AloeError, match=r"cannot be made \((is a file, not a directory|Not a directory)\); give another output"
+        ):
             loop.run(settings(output=output))
 
 
@@ -56,3 +58,14 @@ def test_the_first_setting_that_differs_is_the_first_in_order(settings):
     assert list(differences(made.model_dump(), other.model_dump())) == [
         "seed", "steps", "data.row_length", "optimizer.learning_rate", "optimizer.b1",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json", "dataset_info.json", "digests.json"])
+def test_no_run_mixes_with_a_model_or_a_data_set(settings, tmp_path, name, dry):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / name).write_text("{}")
+    with pytest.raises(AloeError, match=f"holds {name}, so it is a model or a data set and no run"):
+        loop.run(settings(output="other"), dry)
+    assert [file.name for file in other.iterdir()] == [name] and (other / name).read_text() == "{}"

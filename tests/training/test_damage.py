@@ -1,6 +1,7 @@
 """Damaged checkpoints: one line that names the file and what to go on from, and following it works."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -144,6 +145,30 @@ def test_checkpoints_of_earlier_versions_load_and_go_on_with_a_note(two, capsys)
     metadata.write_bytes(content)
     loop.run(two)
     assert Path(two.output, "checkpoints", "8", DIGESTS).exists()
+
+
+@pytest.mark.parametrize("left", [[], ["position"], ["position", "optimizer"]])
+def test_a_checkpoint_without_parameters_is_not_waited_for(tmp_path, left):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "2" / "params").mkdir(parents=True)
+    newest = run / "checkpoints" / "4"
+    newest.mkdir()
+    for name in left:
+        (newest / name).write_text("{}")
+    with Checkpoints(run, config.Checkpoints(every=2), {}) as checkpoints:
+        refused(lambda: checkpoints.position(4), str(newest), f"delete {newest} to go on from step 2")
+
+
+def test_checkpoints_that_are_no_directory_are_found_out_at_the_start(tmp_path):
+    for name, make in {
+        "file": lambda path: path.write_text("x"),
+        "link": lambda path: path.symlink_to("/nowhere/at/all"),
+        "pipe": os.mkfifo,
+    }.items():
+        run = tmp_path / name
+        run.mkdir()
+        make(run / "checkpoints")
+        refused(lambda run=run: Checkpoints(run, config.Checkpoints(every=2), {}), str(run / "checkpoints"), "output")
 
 
 def test_a_checkpoint_under_the_name_of_another(two):
