@@ -56,34 +56,44 @@ class Checkpoints:
             )  # Orbax logs every save, and failures that it raises too
         self.directory, self.shapes = absolute(directory) / CHECKPOINTS, shapes
         try:
+            self._make_directory()
+            check_listing(directory)
+            with self._one_line():
+                self._manager = self._open(settings)
+        except BaseException:
+            self._release()
+            raise
+
+    def _open(self, settings: config.Checkpoints) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
+            self.directory,
+            item_names=(PARAMS, "optimizer", "position"),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics["validation_loss"],  # without it metrics are not stored
+                best_mode="min",
+                preservation_policy=managers.AnyPreservationPolicy(
+                    [
+                        managers.LatestN(settings.keep),
+                        managers.BestN(
+                            get_metric_fn=lambda metrics: metrics["validation_loss"],
+                            reverse=True,  # the smallest is the best
+                            n=1,
+                            keep_checkpoints_without_metrics=False,
+                        ),
+                    ]
+                ),
+                cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=lambda: record_digests(self.directory, self._saving)
+                ),
+            ),
+        )
+
+    def _make_directory(self) -> None:
+        try:
             make_directory(self.directory)
         except OSError as error:
             raise AloeError(f"{self.directory}: cannot be made ({error.strerror}); give another output") from None
-        check_listing(directory)
-        with self._one_line():
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                item_names=(PARAMS, "optimizer", "position"),
-                options=ocp.CheckpointManagerOptions(
-                    best_fn=lambda metrics: metrics["validation_loss"],  # without it metrics are not stored
-                    best_mode="min",
-                    preservation_policy=managers.AnyPreservationPolicy(
-                        [
-                            managers.LatestN(settings.keep),
-                            managers.BestN(
-                                get_metric_fn=lambda metrics: metrics["validation_loss"],
-                                reverse=True,  # the smallest is the best
-                                n=1,
-                                keep_checkpoints_without_metrics=False,
-                            ),
-                        ]
-                    ),
-                    cleanup_tmp_directories=True,  # what a kill in the middle of a save left behind
-                    async_options=ocp.options.AsyncOptions(
-                        post_finalization_callback=lambda: record_digests(self.directory, self._saving)
-                    ),
-                ),
-            )
 
     def check_room(self, state: State) -> None:
         """Raise AloeError when the disk has no room for another checkpoint of `state`.
@@ -178,8 +188,11 @@ class Checkpoints:
             with self._one_line():
                 self._manager.close()
         finally:
-            if self._own_lock is not None:
-                self._own_lock.release()
+            self._release()
+
+    def _release(self) -> None:
+        if self._own_lock is not None:
+            self._own_lock.release()
 
     def __enter__(self) -> Checkpoints:
         return self
