@@ -25,7 +25,7 @@ if [[ $DRY_RUN == yes ]]; then
 fi
 
 SIGNALS="HUP INT QUIT TERM USR1 USR2 ALRM"
-requested=no requesting=no restarts=0 leaving=no
+requested=no requesting=no restarts=0 leaving=no listener=''
 
 # leave STATUS: delete what was rented, and end. Nothing interrupts it: signals are ignored, here and in what it
 # starts, a step that fails does not end it, and neither does output that nobody reads any more.
@@ -36,6 +36,7 @@ leave() {
   trap '' $SIGNALS
   trap - EXIT
   set +e
+  [[ -z $listener ]] || kill -KILL "$listener" 2>/dev/null
   local status=$1 deleted=0
   if [[ $requested$requesting != nono && ${KEEP:-no} == yes ]]; then
     say "$NAME: kept, and costs money until tpu/delete.sh"
@@ -57,6 +58,22 @@ for signal in $SIGNALS; do
   # shellcheck disable=SC2064 # the number now
   trap "leave $((128 + $(kill -l "$signal")))" "$signal"
 done
+
+# A shell that waits for a command misses a Ctrl-C now and then that comes just as the command ends (bash 5.2). This one
+# waits for nothing else, and repeats what it has heard until somebody leaves.
+listen() {
+  local heard=no
+  # shellcheck disable=SC2086,SC2064 # a list of words
+  trap 'heard=yes' $SIGNALS
+  while [[ $heard == no ]] && kill -0 "$$" 2>/dev/null; do
+    sleep 5 &
+    wait "$!" || true
+  done
+  while sleep 0.5 && kill -USR2 "$$" 2>/dev/null; do :; done
+}
+trap 'leave 130' USR2
+listen </dev/null >/dev/null 2>&1 9>&- &
+listener=$!
 
 # Once more where a connection failed: 0 done, 1 given up, 2 the slice is lost.
 insist() {

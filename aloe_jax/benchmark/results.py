@@ -253,7 +253,8 @@ def load_results(directory: str | Path) -> Results:
             f"{metrics}: results of version {version}, this program reads version {VERSION}; give the command of the "
             "run again, which finds its dialogues and ratings in the journal"
         )
-    cases: dict[str, list[Case]] = {name: [] for name in record.get("models", {})}
+    models = record.get("models")
+    cases: dict[str, list[Case]] = {name: [] for name in models} if isinstance(models, dict) else {}
     for where, line in _lines(transcripts):
         case = _parsed(Case, _json(line, where), where)
         if case.model not in cases:

@@ -146,6 +146,21 @@ def test_no_second_signal_interrupts_the_deletion(cloud: Cloud, again: signal.Si
     gone(cloud)
 
 
+@pytest.mark.soak
+def test_no_ctrl_c_is_missed(tmp_path: Path) -> None:
+    """Bash misses one in fifty that comes just as a command ends; polling without a pause makes that likely."""
+    for number in range(150):
+        cloud = Cloud(tmp_path / str(number))
+        cloud.stub("tar", "exit 0")
+        cloud.gcloud.plan(steps=FOREVER)
+        process = shell(cloud, "2>&1 | tee /dev/null")
+        training(cloud)
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+        gone(cloud)
+        cloud.server.shutdown()
+
+
 def test_a_signal_to_the_script_alone_deletes(cloud: Cloud) -> None:
     process = subprocess.Popen(cloud.command("run"), env=cloud.environment, stderr=subprocess.DEVNULL)
     training(cloud)
