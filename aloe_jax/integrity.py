@@ -75,6 +75,8 @@ def recorded(directory: Path) -> tuple[str, dict[str, tuple[int, str]]]:
         raise ValueError(f"not a list of digests: {error!r}") from None
     if not isinstance(kind, str):
         raise ValueError(f"not a list of digests: {KIND} is {kind!r}")
+    if not files:
+        raise ValueError("it lists no files")
     return kind, files
 
 
