@@ -44,7 +44,9 @@ def first_fault(error: ValidationError) -> str:
     field = ".".join(shown(part) for part in fault["loc"]) or "record"
     if fault["type"] == "string_unicode":
         return f"{field}: {HALF}"
-    return f"{field}: {shown(fault['msg'].removeprefix('Value error, ').lower(), 300)}"
+    said = fault["msg"].removeprefix("Value error, ")
+    # The rest as it is: what it quotes, such as 'A' or 'B', is to be written so.
+    return f"{field}: {shown(said[:1].lower() + said[1:], 300)}"
 
 
 def shown(value: object, most: int = 60) -> str:

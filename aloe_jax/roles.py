@@ -24,7 +24,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
 from aloe_jax.llm.providers import language_model
-from aloe_jax.llm.reading import parse_answer
+from aloe_jax.llm.reading import has_thinking, parse_answer
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
 
@@ -89,6 +89,8 @@ class _Speech(_Answer):
     @field_validator("message", "reply", check_fields=False)
     @classmethod
     def _only_speech(cls, text: str) -> str:
+        if has_thinking(text):
+            raise ValueError("has thinking in it; write only what is said")
         # Remote models like to act ("*smiles*"); what a person would type is wanted.
         said = without_stage_directions(text)
         if not said:
@@ -343,8 +345,9 @@ class Cast:
             case "blocked" | "empty" | "unreadable":
                 raise RoleError(f"{request.role} ({llm.name}): {completion.outcome} reply, {completion.detail}", fresh)
             case "truncated" if _read(form, completion.text, None)[1]:
+                spent = completion.output_tokens  # 0 where the server does not say
                 raise RoleError(
-                    f"{request.role} ({llm.name}): truncated reply, {completion.output_tokens} tokens did not suffice; "
+                    f"{request.role} ({llm.name}): truncated reply{f', {spent} tokens did not suffice' * bool(spent)}; "
                     f"raise roles.{player}.max_output_tokens",
                     fresh,
                 )

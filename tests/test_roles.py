@@ -15,7 +15,19 @@ from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.llm.world.people import read_profile
-from aloe_jax.roles import Cast, Inferred, Rating, Reply, RoleError, Texts, UserMessage, derive_seed, parse_answer
+from aloe_jax.roles import (
+    Cast,
+    Comparison,
+    Inferred,
+    Rating,
+    Reply,
+    RoleError,
+    Texts,
+    UserMessage,
+    Verdict,
+    derive_seed,
+    parse_answer,
+)
 from tests.players import SCRIPTED
 
 PERSONA = Persona(id="p", profile=seed_profiles()[0], personality=seed_personalities()[0])
@@ -103,11 +115,21 @@ def test_answers_are_found_in_what_surrounds_them(text):
         (Rating, '{"rating": "good"}', "rating: "),
         (Texts, '{"texts": []}', "texts: "),
         (Inferred, '{"profile": ""}', "personality: field required"),
+        (Verdict, '{"preferred": "a"}', "preferred: input should be 'A' or 'B'"),  # which the repair quotes
+        (Comparison, '{"preferred": "both"}', "input should be 'A', 'B' or 'tie'"),
+        (Reply, '{"reply": "<think>Be nice.</think> Hello."}', "reply: has thinking in it"),
+        (Reply, '{"reply": "Be nice.\\n</think>\\nHello."}', "reply: has thinking in it"),
+        (UserMessage, '{"message": "[THINK]I am shy."}', "message: has thinking in it"),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_told(form, text, fault):
     with pytest.raises(ValueError, match=fault):
         parse_answer(form, text)
+
+
+def test_tags_of_thinking_may_be_spoken_of():
+    text = "In HTML <think> and </think> mean nothing."
+    assert parse_answer(Reply, json.dumps({"reply": text})).reply == text
 
 
 def test_a_rating_in_quotes_and_empty_inferences_are_accepted():
@@ -189,6 +211,10 @@ def test_only_what_the_persona_says_is_inferred(cast_of):
         (
             Completion('{"reply": "I th', 9, 50, "truncated"),
             r"50 tokens did not suffice; raise roles\.responder\.max_out",
+        ),
+        (  # of a server that counts no tokens
+            Completion('{"reply": "I th', 0, 0, "truncated"),
+            r"responder \(recited\): truncated reply; raise roles\.responder\.max_out",
         ),
     ],
 )

@@ -22,7 +22,10 @@ _NOT_TAKEN = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|\bextra\b|additional propert|deprecat|disabled|no such|forbidden|"
     r"\bnot\b.{0,20}\b(?:permitted|allowed|enabled|accepted|available|implemented|exist|recogni[sz]ed|found)|"
     r"cannot (?:find|be (?:set|used|specified))|\bonly\b.{0,40}\b(?:allowed|set to|accepted)|"
-    r"invalid (?:parameter|argument|field|key|property)|too many states|must alternate",
+    r"invalid (?:parameter|argument|field|key|property)|too many states|must alternate|\billegal\b|"
+    r"(?:parameter|argument|field|key|property) (?:is )?not valid|(?:not (?:in|part of)|out of) the schema|"
+    r"\bmust (?:not be (?:set|used|sent|given|specified|present)|be (?:removed|omitted|absent|left out|unset))\b|"
+    r"\b(?:(?:does|do|ca)n['\u2019]t|(?:does|do) not|cannot) (?:take|accept|allow|handle)\b",
     re.IGNORECASE,
 )
 
@@ -67,8 +70,8 @@ TEMPERATURE = Field(
 SYSTEM = Field(
     "system message",
     pattern(
-        r"(?:system|developer)[ _'\"]*(?:role|instructions?|message|prompt)|role\W{1,4}(?:system|developer)|"
-        r"roles must alternate|only user(?:,| and) assistant roles"
+        r"(?:system|developer)[ _'\"]*(?:role|instructions?|message|prompt)|"
+        r"(?:role|variant)\W{1,4}(?:system|developer)|roles must alternate|only user(?:,| and) assistant roles"
     ),
     ("stands before the prompt instead",),
 )

@@ -80,6 +80,15 @@ def parse_answer[A: BaseModel](form: type[A], text: str) -> A:
     raise ValueError(late[0] if late else "there is no JSON object in it")
 
 
+def has_thinking(text: str) -> bool:
+    """Whether thinking stands in front of a text: it begins with a tag of it, or has the end of one alone.
+
+    A model that is held to a form from its first character thinks within it. A tag in the midst is spoken of.
+    """
+    tag = _TAG.search(text)
+    return tag is not None and (not text[: tag.start()].strip() or tag.group("closing") is not None)
+
+
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs) and any(made[key] != value for key, value in pairs):
