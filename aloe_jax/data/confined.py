@@ -151,7 +151,8 @@ def _process() -> _Process:
 
 
 def _forked() -> None:
-    global _LOCK  # a thread that this process does not have may hold the one of the process it was forked from
+    # A thread that this process does not have may hold the lock of the process that it was forked from.
+    global _LOCK  # noqa: PLW0603
     _LOCK = threading.Lock()
 
 
