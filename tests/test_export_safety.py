@@ -144,6 +144,22 @@ def test_nothing_is_exported_onto_what_a_model_was_made_from(base):
     load_pretrained(run)
 
 
+@pytest.mark.parametrize("step_aside", ["..", "elsewhere/below"])
+def test_a_chain_of_relative_paths_is_known_from_any_directory(base, monkeypatch, step_aside):
+    monkeypatch.chdir(base.parent)
+    Path("runs").mkdir()
+    shutil.copytree(base, "runs/base")
+    values = nnx.to_pure_dict(nnx.state(load_pretrained(base), nnx.Param))
+    run = trained(base.parent / "runs/run", train_settings("runs/base", "runs/run"), values)
+    aside = base.parent / step_aside
+    aside.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(aside)
+    target = base.parent / "runs/base"
+    result = export("--checkpoint", run, "--output", target)
+    assert result.exit_code == 1, result.output
+    assert f"{target}: is the model that {run} was trained from; give another --output" in result.output
+
+
 def test_of_a_chain_no_link_is_replaced(base):
     """A run on an export of a run on a base; and the directory that adapters are to go beside."""
     first = full_run(base, "first")

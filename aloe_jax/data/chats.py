@@ -100,7 +100,7 @@ def _completed(record: Mapping[str, Any], where: str) -> Said:
 def ends_unanswered(record: Mapping[str, Any]) -> bool:
     """Whether a chat that `read_chat` takes ends with a user message."""
     messages = next((record[name] for name in (*FIELDS, "completion") if record.get(name) is not None), None)
-    return isinstance(messages, list) and role_of(messages[-1]) == "user"
+    return isinstance(messages, list) and bool(messages) and role_of(messages[-1]) == "user"
 
 
 def read_messages(value: Any, where: str, field: str) -> Said:

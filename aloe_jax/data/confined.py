@@ -50,9 +50,13 @@ def render(
     with _LOCK:
         process = _process()
         found = process.ask(data, seconds)
+        if "killed" in found:  # by somebody, or by a machine short of memory: that says nothing of the template
+            found = (process := _process()).ask(data, seconds)
         if len(data) > LARGE or "spent" in found:  # what it may still hold of that does not count against the next
             process.close()
     texts = found.get("texts")
+    if "killed" in found:
+        raise AloeError(f"{name}: the process that renders its chat template was killed twice; free memory, run again")
     if not isinstance(texts, list):
         reason = " ".join(str(found.get("error")).split())
         reason = (reason if len(reason) <= 300 else f"{reason[:300]}…").encode("utf-8", "backslashreplace").decode()
@@ -85,7 +89,7 @@ class _Process:
         return self.owner == os.getpid() and self._child.poll() is None
 
     def ask(self, data: bytes, seconds: float) -> Mapping[str, object]:
-        """The answer to a request; `error` in it where there is none."""
+        """The answer to a request; `error` in it where there is none, `killed` where somebody ended the process."""
         assert self._child.stdin is not None and self._child.stdout is not None
         end = time.monotonic() + PATIENCE * seconds
         try:
@@ -102,6 +106,8 @@ class _Process:
             self.close()
             if code == -signal.SIGPROF:
                 return {"error": f"it did not end in {seconds:.1f} s of computing"}
+            if code == -signal.SIGKILL:
+                return {"killed": True}
             reason = f"signal {-code}" if code < 0 else f"status {code}"
             return {"error": f"the process that renders it ended with {reason}"}
         except BaseException:  # interrupted between a request and its answer: the next one would get this answer
@@ -142,6 +148,15 @@ def _process() -> _Process:
             _CURRENT.pop().close()
         _CURRENT.append(_Process())
     return _CURRENT[0]
+
+
+def _forked() -> None:
+    # A thread that this process does not have may hold the lock of the process that it was forked from.
+    global _LOCK  # noqa: PLW0603
+    _LOCK = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @atexit.register

@@ -63,7 +63,13 @@ def read_comparison(record: Mapping[str, Any], where: str, others: dict[str, Non
     if prompt is None and not (_is_whole(preferred) and _is_whole(rejected)):
         raise AloeError(f"{where}: prompt: is missing; give it, or whole dialogues in chosen and rejected")
     if _is_whole(preferred) and _is_whole(rejected):  # the prompt is in both, whether or not it is given besides
+        given = prompt
         prompt, preferred, rejected = _parted(preferred, rejected, where)
+        if given is not None and isinstance(record["prompt"], str):  # perhaps written in another form
+            if others is not None and given[0]["content"].strip() not in _texts(prompt):
+                others["prompt"] = None
+        elif given is not None:
+            prompt = _agreed(given, prompt, where)
     replies = [_reply(end, where, name) for name, end in (("chosen", preferred), ("rejected", rejected))]
     if replies[0].strip() == replies[1].strip():
         raise AloeError(f"{where}: chosen, rejected: the two replies are equal; remove the record")
@@ -99,6 +105,20 @@ def _parted(one: list[Any], other: list[Any], where: str) -> tuple[list[Any], li
             f"{where}: chosen, rejected: have no common beginning to be the prompt; mend or remove the record"
         )
     return one[:shared], one[shared:], other[shared:]
+
+
+def _texts(messages: list[Any]) -> list[str]:
+    return [str(message.get("content", message.get("value"))).strip() for message in messages]
+
+
+def _agreed(given: list[Any], shared: list[Any], where: str) -> list[Any]:
+    """The beginning of two dialogues, with the system message of a prompt that is given besides and says the same."""
+    one, other = read_messages(given, where, "prompt"), read_messages(shared, where, "chosen")
+    if one.texts != other.texts[-len(one.texts) :] or (
+        None not in (one.system, other.system) and one.system != other.system
+    ):
+        raise AloeError(f"{where}: prompt: is not how chosen and rejected begin; keep one of them, or mend the record")
+    return given[:1] + shared if one.system is not None and other.system is None else shared
 
 
 def _reply(messages: list[Any], where: str, name: str) -> str:

@@ -48,7 +48,29 @@ def check_apart(target: str | Path, source: str | Path, base: str | None = None)
 
 
 def _made_from(directory: Path) -> Iterator[tuple[str, str]]:
-    """Paths that a run's or an adapter's own files name, with what they are to it."""
+    """Paths that a run's or an adapter's own files name, with what they are to it.
+
+    Relative ones are given from where this command runs, and from where the run was trained if its output says that.
+    """
+    began = _began(directory)
+    for path, what in _named(directory):
+        yield path, what
+        if began is not None and "://" not in path and not Path(path).is_absolute():
+            yield str(began / path), what
+
+
+def _began(directory: Path) -> Path | None:
+    """The directory from which a run was trained: its own path without its output; None where that is not its end."""
+    try:
+        output = Path(config.load(config.Train, directory / "config.yaml").output)
+        where = resolved(directory)
+    except (AloeError, OSError):
+        return None
+    count = len(output.parts)
+    return where.parents[count - 1] if 0 < count < len(where.parts) and where.parts[-count:] == output.parts else None
+
+
+def _named(directory: Path) -> Iterator[tuple[str, str]]:
     try:
         stage = config.load(config.Train, directory / "config.yaml")
     except (AloeError, OSError):

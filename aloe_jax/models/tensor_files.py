@@ -122,8 +122,8 @@ def other_head(path: Path) -> bool:
     head, embedding = tensors.get(HEAD), tensors.get(EMBEDDING)
     if head is None or embedding is None:
         return False
-    if head.shape != embedding.shape:
-        return True
+    if head.shape != embedding.shape or len(head.shape) != 2:  # what is no matrix is refused where it is loaded
+        return head.shape != embedding.shape
     for start in range(0, len(head.array), ROWS):
         one, other = (tensor.array[start : start + ROWS] for tensor in (head, embedding))
         if not np.array_equal(one.astype(np.float32), other.astype(np.float32)):

@@ -113,3 +113,10 @@ def test_what_is_no_chat_is_refused_by_field(record, told):
     with pytest.raises(AloeError, match=told) as caught:
         read_chat(record, "w")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", [[], None, "", {}])
+def test_an_empty_field_of_another_form_is_as_if_it_were_not_there(empty):
+    record = {"instruction": "a", "output": "b", "completion": empty, "prompt": empty}
+    assert [exchange.replies[0].text for exchange in read_chat(record, "f").exchanges] == ["b"]
+    assert not ends_unanswered(record)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -132,6 +133,31 @@ def test_a_killed_process_is_replaced():
     os.kill(child(), signal.SIGKILL)
     time.sleep(0.1)
     assert text_of(PLAIN).endswith("user: so\n")
+
+
+def test_a_process_killed_while_it_renders_is_replaced_and_the_template_is_not_blamed():
+    slow = "{% for i in range(30000) %}{% for j in range(10) %}{% endfor %}{% endfor %}" + PLAIN
+    text_of(PLAIN)
+    killer = threading.Timer(0.05, os.kill, (child(), signal.SIGKILL))
+    killer.start()
+    assert text_of(slow).endswith("user: so\n")
+    killer.join()
+
+
+def test_a_fork_while_another_thread_renders_can_render():
+    slow = "{% for i in range(30000) %}{% for j in range(10) %}{% endfor %}{% endfor %}" + PLAIN
+    text_of(PLAIN)
+    thread = threading.Thread(target=text_of, args=(slow,))
+    thread.start()
+    time.sleep(0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that is what is tried
+        forked = os.fork()
+    if forked == 0:
+        signal.alarm(20)  # ends it where it waits for ever
+        os._exit(0 if text_of(PLAIN).endswith("user: so\n") else 1)
+    assert os.waitpid(forked, 0)[1] == 0
+    thread.join()
 
 
 def test_threads_get_their_own_answers():

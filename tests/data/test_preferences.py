@@ -266,3 +266,45 @@ def test_a_pair_too_long_for_a_row_is_skipped_and_counted():
     records = [preference(["hi"], "a", "b"), preference(["hi", "a", "so " * 200], "c", "d")]
     made = prepare(forest_of(records), loaded("llama3")[2], 64, None, "p.jsonl")
     assert made.report.pairs == 1 and made.report.skipped == 1 and "1 trees skipped" in str(made.report)
+
+
+def dialogues(prompt, system=None):
+    start = [{"role": "system", "content": system}] if system else []
+    start += [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
+    ]  # fmt: skip
+    ends = [[*start, {"role": "assistant", "content": reply}] for reply in ("good", "bad")]
+    return {"prompt": prompt, "chosen": ends[0], "rejected": ends[1]}
+
+
+def said(*texts, system=None):
+    roles = ("user", "assistant")
+    opening = [{"role": "system", "content": system}] if system else []
+    return opening + [{"role": roles[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def test_the_system_message_of_a_prompt_beside_whole_dialogues_is_used():
+    for prompt in (said("a", "b", "c", system="Be brief."), said("c", system="Be brief.")):
+        assert read_comparison(dialogues(prompt), "f").system == "Be brief."
+    assert read_comparison(dialogues(said("a", "b", "c"), "Be brief."), "f").system == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system"),
+    [
+        (said("a", "x", "c"), None),
+        (said("other"), None),
+        (said("zero", "b", "a", "b", "c"), None),
+        (said("a", "b", "c", system="Be brief."), "Be long."),
+    ],
+)
+def test_a_prompt_that_is_not_how_the_dialogues_begin_is_refused(prompt, system):
+    with pytest.raises(AloeError, match=r"^f line 1: prompt: is not how chosen and rejected begin"):
+        read_comparison(dialogues(prompt, system), "f line 1")
+
+
+def test_a_prompt_as_text_that_the_dialogues_do_not_hold_is_reported():
+    for prompt, unused in (("c", {}), ("a ", {}), ("Human: a", {"prompt": None})):
+        others = {}
+        read_comparison(dialogues(prompt), "f", others)
+        assert others == unused

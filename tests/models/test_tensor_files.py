@@ -64,6 +64,13 @@ def test_a_head_of_another_shape_is_no_copy(tied):
         load_pretrained(tied)
 
 
+def test_a_head_and_an_embedding_that_are_single_numbers_are_refused(tied):
+    tensors = load_file(tied / SINGLE) | {HEAD: np.array(1, np.float32), EMBEDDING: np.array(2, np.float32)}
+    save_file(tensors, tied / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(AloeError, match=r"tensor model\.embed_tokens\.weight is \[\], config\.json makes it"):
+        load_pretrained(tied)
+
+
 def index(directory, places, **more):
     (directory / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places, **more}))
 
