@@ -48,7 +48,9 @@ def test_cut_missing_and_longer_files_are_found(directory):
     assert "empty has 1 bytes, 0 were written" in damage(directory)
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "null", "{", '{"a": 1}', '{"a": {"bytes": "x", "sha256": ""}}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "null", "{", '{"a": 1}', '{"a": {"bytes": "x", "sha256": ""}}', "\xff"]
+)
 def test_a_damaged_list_of_digests_is_named(directory, content):
     (directory / DIGESTS).write_bytes(content.encode("latin-1"))
     assert damage(directory).startswith(str(directory / DIGESTS))

@@ -17,7 +17,14 @@ ROLES = {
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant",
 }  # fmt: skip
-SYSTEM = ("system", "system_prompt", "system_message")  # columns beside the messages
+SYSTEM = (
+    "system",
+    "system_prompt",
+    "system_message",
+    "system_instruction",
+    "systemPrompt",
+    "developer",
+)  # columns beside the messages
 FLAGS = ("train", "trainable", "training")  # of a message: whether the reply is learned from
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "reasoning_details")
 # What a message may hold besides that no chat template writes.
@@ -34,7 +41,7 @@ REFUSED = dict.fromkeys(("tools", "functions", "function", "tool_calls"), "tools
     **dict.fromkeys(
         ("image", "images", "video", "videos", "audio", "audios"), "only text is trained; remove the record"
     ),
-    **dict.fromkeys(("documents", "chat_template_kwargs", "history", "prefix"), LATER),
+    **dict.fromkeys(("documents", "chat_template_kwargs", "history", "prefix", "instructions"), LATER),
     **dict.fromkeys(THOUGHTS, "write it into the reply, or remove it"),
     **dict.fromkeys(
         ("weights", "loss_weight", "sample_weight", "loss_mask", "mask", "completion_mask", "assistant_masks"),
