@@ -46,7 +46,7 @@ def texts_learned(records):
 # ---------------------------------------------------------------- system messages
 
 
-@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message"])
+@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message", "system_instruction", "systemPrompt", "developer"])
 def test_a_system_column_is_a_system_message(column):
     plain, said = chat("Ada", 2), chat("Ada", 2, KIND)
     expected = read_chat(said, "w")
