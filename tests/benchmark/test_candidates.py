@@ -71,7 +71,7 @@ def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):
         return reply(*args, **kwargs)
 
     monkeypatch.setattr(Session, "reply", interrupted)
-    assert run(folder, "resumed").exit_code == 1
+    assert run(folder, "resumed").exit_code == 130
     assert run(folder, "resumed").exit_code == 0
     assert len(calls) == 3  # one turn, the interrupted one, and that one again
     for name in ("transcripts.jsonl", "metrics.json"):

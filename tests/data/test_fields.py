@@ -7,6 +7,7 @@ import pytest
 
 from aloe_jax import config
 from aloe_jax.data.chats import read_chat
+from aloe_jax.data.fields import SYSTEM
 from aloe_jax.data.mixture import gather
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.data.prepare import prepare
@@ -46,7 +47,7 @@ def texts_learned(records):
 # ---------------------------------------------------------------- system messages
 
 
-@pytest.mark.parametrize("column", ["system", "system_prompt", "system_message", "system_instruction", "systemPrompt", "developer"])
+@pytest.mark.parametrize("column", SYSTEM)
 def test_a_system_column_is_a_system_message(column):
     plain, said = chat("Ada", 2), chat("Ada", 2, KIND)
     expected = read_chat(said, "w")

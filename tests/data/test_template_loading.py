@@ -166,10 +166,10 @@ def test_a_panic_of_the_library_is_one_line(llama, capfd):
     assert "panicked" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("ids", ['"7"', "[[1]]", "true", "-1", "1.5", "9999999999999", '{"a": 1}'])
+@pytest.mark.parametrize("ids", ['"7"', "[[1]]", "true", "1.5", "9999999999999", '{"a": 1}'])
 def test_generation_settings_that_are_no_ids_are_refused(llama, ids):
     (llama / "generation_config.json").write_text(f'{{"eos_token_id": {ids}}}')
     with pytest.raises(
-        AloeError, match=r"generation_config\.json: cannot read the generation settings \(eos_token_id is"
+        AloeError, match=r"generation_config\.json: eos_token_id is .*; expected the number of a token, or null"
     ):
         generation_stops(llama)

@@ -74,17 +74,15 @@ def test_siblings_of_a_tree_equal_separate_rows():
     np.testing.assert_allclose(packed[7:], apart[1, 4:], atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["dense", "chunked"])
-def test_paths_of_a_tree_with_windows_equal_separate_rows(monkeypatch, method):
+@pytest.mark.parametrize(("method", "dtype", "tolerance"), [("dense", "float64", 1e-12), ("chunked", "float32", 1e-5)])
+def test_paths_of_a_tree_with_windows_equal_separate_rows(monkeypatch, method, dtype, tolerance):
     """Layers with different windows, one of them with none, over a random tree: every path as a row of its own."""
     monkeypatch.setattr(chunked, "BLOCK", 8)
     monkeypatch.setattr(chunked, "STRIP", 4)
     spec = dataclasses.replace(SPEC, layers=3, windows=(4, 0, 1), family="qwen2", biases=("query", "key", "value"))
-    model = random_decoder(spec, 0.3, compute=Compute(attention=method))
     rng = np.random.default_rng(4)
     parents, ends = random_tree(rng, 24)
     tokens = rng.integers(0, 48, 24).astype(np.int32)
-    packed = forward(model, tokens[None], jnp.array([depths(parents)]), jnp.asarray(ends)[None])[0]
     paths = []
     for leaf in set(range(24)) - set(parents):
         path, at = [], leaf
@@ -95,9 +93,15 @@ def test_paths_of_a_tree_with_windows_equal_separate_rows(monkeypatch, method):
     rows = np.zeros((len(paths), 24), np.int32)
     for row, path in zip(rows, paths, strict=True):
         row[: len(path)] = tokens[path]
-    apart = forward(model, rows)
-    for path, logits in zip(paths, apart, strict=True):
-        np.testing.assert_allclose(packed[jnp.array(path)], logits[: len(path)], atol=1e-5)
+    with jax.enable_x64(dtype == "float64"):  # in which no processor rounds by more
+        model = random_decoder(spec, 0.3, compute=Compute(attention=method, dtype=dtype))
+        graph, state = nnx.split(model, nnx.Param)
+        model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), nnx.to_pure_dict(state)))
+        packed = forward(model, tokens[None], jnp.array([depths(parents)]), jnp.asarray(ends)[None])[0]
+        assert packed.dtype == dtype
+        apart = forward(model, rows)
+        for path, logits in zip(paths, apart, strict=True):
+            np.testing.assert_allclose(packed[jnp.array(path)], logits[: len(path)], atol=tolerance)
 
 
 def test_sharded_forward_is_the_unsharded_one():
