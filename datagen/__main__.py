@@ -138,7 +138,7 @@ def calibrate(settings: config.Datagen, texts: Path | None) -> None:
             task.advance()
     for name, calibration in found.items():
         for table in tables(calibration, name):
-            Console().print(table)
+            Console(markup=False, emoji=False).print(table)
     best = recommend(list(found.values()))
     name = vectors_name(settings)
     click.echo(f"Recommended for {name}: personas.similarity={best:.2f} (now {settings.personas.similarity:g})")
@@ -163,7 +163,7 @@ def coverage(settings: config.Datagen) -> None:
     with open_journal(settings, writing=False) as ledger:
         profiles = recorded_pools(ledger, settings)["profiles"].members
     for table in tables(survey(profiles)):
-        Console().print(table)
+        Console(markup=False, emoji=False).print(table)
     _label(settings)
 
 
