@@ -75,8 +75,6 @@ def recorded(directory: Path) -> tuple[str, dict[str, tuple[int, str]]]:
         raise ValueError(f"not a list of digests: {error!r}") from None
     if not isinstance(kind, str):
         raise ValueError(f"not a list of digests: {KIND} is {kind!r}")
-    if not files:
-        raise ValueError("it lists no files")
     return kind, files
 
 
@@ -89,9 +87,12 @@ def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) 
     if not file.exists():
         return None
     try:
-        expected = {name: value for name, value in recorded(directory)[1].items() if covered(name)}
+        listed = recorded(directory)[1]
     except (OSError, ValueError) as error:
         return f"{file} cannot be read ({error})"
+    if not listed:
+        return f"{file} cannot be read (it lists no files)"
+    expected = {name: value for name, value in listed.items() if covered(name)}
     try:
         return next(
             (found for name, (size, _) in expected.items() if (found := _sized(directory, name, size))), None
