@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,20 +42,19 @@ class Kind:
 
 
 @contextlib.contextmanager
-def replacing(target: str | Path, kind: Kind, last: str = "", sums: Mapping[str, int] | None = None) -> Iterator[Path]:
+def replacing(target: str | Path, kind: Kind, last: str = "") -> Iterator[Path]:
     """A directory to fill, which takes the place of `target` at the end; nothing changes where the block raises.
 
     `target` may be missing, empty, or a directory of this `kind` in which nobody has added or changed a file; a link
-    stays one, and what it points to is replaced. In a bucket the object `last` is written last. `sums`, filled by the
-    end, has the CRC-32 of files that need not be read for it. Raises AloeError naming the file that is in the way, or
-    when another process is writing there.
+    stays one, and what it points to is replaced. In a bucket the object `last` is written last. Raises AloeError naming
+    the file that is in the way, or when another process is writing there.
     """
     path = as_path(target)
     check_replaceable(path, kind)  # before anything is computed
     if is_remote(path):
         with uploading(path, last=last) as local:
             yield local
-            integrity.record(local, kind=kind.name, sums=sums)
+            integrity.record(local, kind=kind.name)
             check_replaceable(path, kind)
         return
     with contextlib.suppress(OSError):  # said where the lock is made
@@ -67,7 +66,7 @@ def replacing(target: str | Path, kind: Kind, last: str = "", sums: Mapping[str,
         try:
             new.mkdir()
             yield new
-            integrity.record(new, kind=kind.name, sums=sums)
+            integrity.record(new, kind=kind.name)
             check_replaceable(path, kind)
             _swap(new, path, old)
         except OSError as error:
@@ -127,7 +126,7 @@ def _check_recorded(path: Path, kind: Kind, found: list[str]) -> None:
             raise AloeError(f"{path}: holds {name}, which no {kind.by} wrote; give another directory")
     for name, (_, digest) in files.items():
         # A text that a person has edited is theirs. Weights that differ are damaged: to write them again mends that.
-        if name in found and name.endswith(_TEXTS) and integrity.digest_file(path / name) != digest:
+        if name in found and name.endswith(_TEXTS) and integrity.checksum(path / name) != digest:
             raise AloeError(
                 f"{path}: {name} was changed after it was written; move the directory away, or give another one"
             )

@@ -33,7 +33,7 @@ def test_a_flipped_bit_is_found_and_its_file_named(tmp_path_factory, where, bit)
     record(root)
     content[where] ^= 1 << bit
     (root / "weights").write_bytes(content)
-    with pytest.raises(AloeError, match=r"weights is not as it was written \(its SHA-256 differs\): restore it"):
+    with pytest.raises(AloeError, match=r"weights is not as it was written \(its CRC-32C differs\): restore it"):
         check(root, "restore it")
 
 
@@ -49,7 +49,7 @@ def test_cut_missing_and_longer_files_are_found(directory):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", "null", "{", '{"a": 1}', '{"a": {"bytes": "x", "sha256": ""}}', "\xff"]
+    "content", ["", "{}", "[]", "null", "{", '{"a": 1}', '{"a": {"bytes": "x", "crc32c": ""}}', "\xff"]
 )
 def test_a_damaged_list_of_digests_is_named(directory, content):
     (directory / DIGESTS).write_bytes(content.encode("latin-1"))
@@ -57,7 +57,7 @@ def test_a_damaged_list_of_digests_is_named(directory, content):
 
 
 def test_a_list_that_names_files_outside_reads_none_of_them(directory):
-    outside = {"../../etc/passwd": {"bytes": 1, "sha256": ""}}
+    outside = {"../../etc/passwd": {"bytes": 1, "crc32c": ""}}
     (directory / DIGESTS).write_text(json.dumps(outside))
     assert "outside" in damage(directory)
 
