@@ -93,9 +93,9 @@ def _output_on_disk[S: (config.Evaluate, config.Preferences)](settings: S) -> It
 
 def _end(parts: Sequence[Coverage]) -> None:
     """Say in the last line what is missing, and leave with a status that says so."""
-    from aloe_jax.coverage import NOTHING, told
+    from aloe_jax.coverage import NOTHING, last_line
 
-    line, status = told(parts)
+    line, status = last_line(parts)
     if line:
         click.echo(f"Error: {line}" if status == NOTHING else line, err=True)
         sys.exit(status)
@@ -201,17 +201,16 @@ def read_cases(settings: config.Evaluate) -> list[Persona]:
 def _show_estimate(settings: config.Evaluate) -> None:
     from pathlib import Path
 
-    from rich.console import Console
-
     from aloe_jax.benchmark.estimate import estimate, table
     from aloe_jax.llm.ledger import Ledger
+    from aloe_jax.terminal import console
 
     check_models(settings)
     personas = read_cases(settings)
     journal = Path(settings.output) / "journal.sqlite"
     ledger: Ledger | None
     with Ledger(journal, writing=False) if journal.is_file() else nullcontext() as ledger:
-        Console(markup=False).print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
+        console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
 
 
 def _score_preferences(settings: config.Preferences) -> tuple[Coverage, ...]:

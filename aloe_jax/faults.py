@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
@@ -20,15 +19,14 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from types import FrameType
 
+from aloe_jax.disk import FULL, of_the_system
 from aloe_jax.errors import AloeError
 
 LONGEST = 1500  # characters of a message; more is cut in the middle
 _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+[ \t\n\v\f\r]*")
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # turn text around
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Damage that their own readers did not turn into a message: of a file, not of the program.
 _DAMAGE = (json.JSONDecodeError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, sqlite3.Error)
-_OF_THE_SYSTEM = re.compile(r"\(os error \d+\)|No space left on device|Disk quota exceeded|Read-only file system")
 _OURS = ("aloe_jax", "datagen")
 
 
@@ -60,9 +58,10 @@ def explain(error: BaseException) -> str | None:
 
 def _reason(error: BaseException) -> str | None:  # noqa: PLR0911
     said = one_line(str(error))
-    if isinstance(error, OSError):
-        reason = error.strerror or said or type(error).__name__
-        full = "; free some space and give the same command again" if error.errno in _FULL else ""
+    known = of_the_system(error)
+    if known is not None:
+        reason = (error.strerror if isinstance(error, OSError) else None) or said or type(error).__name__
+        full = "; free some space and give the same command again" if known.errno in FULL else ""
         return f"{reason}{full}"
     if isinstance(error, UnicodeDecodeError):
         return f"is not text in {error.encoding} ({error.reason} at byte {error.start:,})"
@@ -77,9 +76,6 @@ def _reason(error: BaseException) -> str | None:  # noqa: PLR0911
         return f"{kind} cannot be used: {said or type(error).__name__}"
     if isinstance(error, ValueError) and "embedded null" in said:
         return "a path holds a NUL character, which no file's name can"
-    if _OF_THE_SYSTEM.search(said):  # libraries in Rust and C++ have exceptions of their own for what a disk does
-        full = "; free some space and give the same command again" if "No space left" in said else ""
-        return f"{said}{full}"
     module = type(error).__module__.partition(".")[0]
     if module.startswith("safetensors"):
         return f"a safetensors file cannot be used: {said}"

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from aloe_jax.disk import REFUSES
 from aloe_jax.errors import AloeError
 from aloe_jax.object_names import as_files, without_markers
 from aloe_jax.scratch import scratch
@@ -30,7 +31,6 @@ from aloe_jax.scratch import scratch
 BUCKET = "gs://"
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LEFTOVER_SECONDS = 3600.0
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENAMETOOLONG)
 OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 WEIGHTS = (".safetensors", *OTHER_WEIGHTS)  # large files of a model directory
 
@@ -130,7 +130,7 @@ def _replace(path: Path, data: bytes, called: Path) -> None:
 
 @contextlib.contextmanager
 def together(directory: Path) -> Iterator[None]:
-    """Write files of a directory that belong together: whoever else does so waits, so that no two sets mix.
+    """Write files of a directory that belong together: another process that does so waits, so that no two sets mix.
 
     Makes the directory. The lock is on the directory itself and leaves nothing; a bucket has none.
     """
@@ -357,7 +357,7 @@ def told(path: str | Path, done: str) -> Iterator[None]:
     except AloeError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+        if isinstance(error, OSError) and error.errno in {*REFUSES, errno.ENAMETOOLONG}:
             raise AloeError(f"{error.filename or path}: {error.strerror} while {path} was {done}") from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise AloeError(

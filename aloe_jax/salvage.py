@@ -176,7 +176,7 @@ def _copy(rows: _Rows, made: Opened) -> tuple[int, int]:
 
 
 def _readable(table: str, values: Row) -> bool:
-    """Whether a record is JSON, which tells something where there are no checksums."""
+    """Whether a record is JSON, which is some evidence where there are no checksums."""
     if table != "records":
         return True
     try:

@@ -120,9 +120,8 @@ def calibrate(settings: config.Datagen, texts: Path | None) -> None:
     Example:
       python -m datagen calibrate --config configs/datagen/gemini.yaml personas.vectors=gemini
     """
-    from rich.console import Console
-
     from aloe_jax.progress import Progress
+    from aloe_jax.terminal import console
     from datagen.journal import open_journal
     from datagen.pool.calibrate import calibrate as measure
     from datagen.pool.calibrate import recommend, tables, texts_for
@@ -138,7 +137,7 @@ def calibrate(settings: config.Datagen, texts: Path | None) -> None:
             task.advance()
     for name, calibration in found.items():
         for table in tables(calibration, name):
-            Console(markup=False, emoji=False).print(table)
+            console().print(table)
     best = recommend(list(found.values()))
     name = vectors_name(settings)
     click.echo(f"Recommended for {name}: personas.similarity={best:.2f} (now {settings.personas.similarity:g})")
@@ -153,8 +152,7 @@ def coverage(settings: config.Datagen) -> None:
     Example:
       python -m datagen coverage --config configs/datagen/scripted.yaml
     """
-    from rich.console import Console
-
+    from aloe_jax.terminal import console
     from datagen.journal import open_journal
     from datagen.personas import recorded_pools
     from datagen.pool.coverage import coverage as survey
@@ -163,7 +161,7 @@ def coverage(settings: config.Datagen) -> None:
     with open_journal(settings, writing=False) as ledger:
         profiles = recorded_pools(ledger, settings)["profiles"].members
     for table in tables(survey(profiles)):
-        Console(markup=False, emoji=False).print(table)
+        console().print(table)
     _label(settings)
 
 
@@ -191,7 +189,7 @@ def conversations(settings: config.Datagen, dry_run: bool) -> None:
     Example:
       python -m datagen conversations --config configs/datagen/scripted.yaml conversations.count=100
     """
-    from aloe_jax.coverage import NOTHING, told
+    from aloe_jax.coverage import NOTHING, last_line
     from aloe_jax.progress import Progress
     from aloe_jax.roles import Cast
     from datagen.conversations import TALKING_ROLES, write_conversations
@@ -236,7 +234,7 @@ def conversations(settings: config.Datagen, dry_run: bool) -> None:
     if outcome.left:
         click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from here.", err=True)
         sys.exit(130)
-    line, status = told([outcome.coverage()])
+    line, status = last_line([outcome.coverage()])
     if line:
         click.echo(f"Error: {line}" if status == NOTHING else line, err=True)
         sys.exit(1 if outcome.unreachable else status)
@@ -272,8 +270,7 @@ def stats(settings: config.Datagen) -> None:
     Example:
       python -m datagen stats --config configs/datagen/scripted.yaml
     """
-    from rich.console import Console
-
+    from aloe_jax.terminal import console
     from datagen.journal import open_journal
     from datagen.look.stats import tables
     from datagen.personas import pool_sizes, recorded_pools
@@ -284,7 +281,7 @@ def stats(settings: config.Datagen) -> None:
             if pool.calls > 4:
                 click.echo(curve_text(pool, pool_sizes(settings)[name]))
         for table in tables(ledger, settings):
-            Console(markup=False).print(table)
+            console().print(table)
     _label(settings)
 
 
@@ -359,8 +356,7 @@ def convert(source: str, target: str, source_format: Any, target_format: Any, li
 def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
     from contextlib import nullcontext
 
-    from rich.console import Console
-
+    from aloe_jax.terminal import console
     from datagen.estimate import estimate_conversations, estimate_personas, table
     from datagen.journal import journal_path, open_journal
     from datagen.personas import recorded_personas
@@ -372,7 +368,7 @@ def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
         else:
             assert ledger is not None
             estimates = estimate_conversations(ledger, recorded_personas(ledger, settings).training, settings)
-        Console(markup=False).print(table(estimates, settings))
+        console().print(table(estimates, settings))
 
 
 def _stop_at_limit(why: str) -> None:

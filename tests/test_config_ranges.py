@@ -77,13 +77,13 @@ def refused(tmp_path, text, overrides=(), kind=config.Train):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(AloeError) as caught:
         config.load(kind, path, overrides)
-    told = str(caught.value)
-    assert "\n" not in told and len(told) < 1000 and ("c.yaml" in told or "override" in told), told
-    return told
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 1000 and ("c.yaml" in message or "override" in message), message
+    return message
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "override", "told"),
+    ("kind", "text", "override", "message"),
     [
         (config.Train, MINIMAL, "seed=-1", "seed: input should be greater than or equal to 0, not -1"),
         (config.Evaluate, EVALUATE, "seed=-1", "seed: input should be greater than or equal to 0"),
@@ -111,14 +111,14 @@ def refused(tmp_path, text, overrides=(), kind=config.Train):
         ),
     ],
 )
-def test_numbers_out_of_range_and_out_of_fit(tmp_path, kind, text, override, told):
+def test_numbers_out_of_range_and_out_of_fit(tmp_path, kind, text, override, message):
     import re
 
-    assert re.search(told, refused(tmp_path, text, [override], kind))
+    assert re.search(message, refused(tmp_path, text, [override], kind))
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ('output="a\\0b"', "output: 'a\\x00b' has the character U+0000 in it"),
         ('data.path="a\\0b"', "data.path: 'a\\x00b' has the character U+0000"),
@@ -133,12 +133,12 @@ def test_numbers_out_of_range_and_out_of_fit(tmp_path, kind, text, override, tol
         ('model={backend: maxtext, name: a, tokenizer: t, overrides: {x: ["\\0"]}}', "has the character U+0000"),
     ],
 )
-def test_text_that_no_file_can_be_called(tmp_path, override, told):
-    assert told in refused(tmp_path, MINIMAL, [override])
+def test_text_that_no_file_can_be_called(tmp_path, override, message):
+    assert message in refused(tmp_path, MINIMAL, [override])
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ('optimizer: {learning_rate: "1e-5"}', "not '1e-5'; write the number without quotes"),
         ("seed: 010", "line 5: 010 begins with 0, which YAML reads as an octal number"),
@@ -161,9 +161,9 @@ def test_text_that_no_file_can_be_called(tmp_path, override, told):
         ("seed: \x07", "special characters are not allowed"),
     ],
 )
-def test_what_yaml_would_make_of_it(tmp_path, line, told):
+def test_what_yaml_would_make_of_it(tmp_path, line, message):
     text = MINIMAL.replace("model: {tokenizer: t}\n", "") if line.startswith("model") else MINIMAL
-    assert told in refused(tmp_path, text + line + "\n")
+    assert message in refused(tmp_path, text + line + "\n")
 
 
 def test_aliases_that_multiply(tmp_path):

@@ -54,12 +54,12 @@ def test_conversations_while_calls_fail(tmp_path, server):
     assert command("datagen", "personas", "--config", written(tmp_path))[0] == 0
     status, lines, _ = command("datagen", "conversations", "--config", written(tmp_path, "responder", server))
     assert status == 0
-    told = [line for line in lines if re.match(r"\d+ s: conversations \d of 4", line)]
-    assert len(told) >= 3
-    assert any(re.search(r"[1-9]\d* calls in flight, \d+ made; ", line) for line in told)
-    counts = [int(found[2]) for line in told if (found := FAILED.search(line))]
+    message = [line for line in lines if re.match(r"\d+ s: conversations \d of 4", line)]
+    assert len(message) >= 3
+    assert any(re.search(r"[1-9]\d* calls in flight, \d+ made; ", line) for line in message)
+    counts = [int(found[2]) for line in message if (found := FAILED.search(line))]
     assert counts == sorted(counts) and counts[-1] == 16  # two of every call's attempts, of two replies in four turns
-    assert "conversations 4 of 4" in told[-1]
+    assert "conversations 4 of 4" in message[-1]
 
 
 def test_personas_while_the_writer_fails(tmp_path, server):
@@ -91,7 +91,7 @@ def test_batches_while_they_are_waited_for(tmp_path, server):
             if re.match(r"\d+ s: waiting for 2 calls in 1 jobs 0 of 2", line):
                 break
         else:
-            raise AssertionError("the job was not told of")
+            raise AssertionError("the job was not message of")
     finally:
         process.kill()
         process.communicate()
@@ -130,9 +130,9 @@ def test_the_benchmark_in_all_its_phases(tmp_path, server, phase):
     (tmp_path / "e.yaml").write_text(json.dumps(settings))
     status, lines, _ = command("aloe_jax.evaluate", "--config", str(tmp_path / "e.yaml"))
     assert status == 0, lines
-    told = [line for line in lines if re.match(r"\d+ s: ", line)]
-    assert any(re.search(rf"{phase} [01] of [1-9]", line) and FAILED.search(line) for line in told), told
-    assert any("calls in flight" in line for line in told)
+    message = [line for line in lines if re.match(r"\d+ s: ", line)]
+    assert any(re.search(rf"{phase} [01] of [1-9]", line) and FAILED.search(line) for line in message), message
+    assert any("calls in flight" in line for line in message)
 
 
 def test_the_line(tmp_path):

@@ -17,6 +17,7 @@ from aloe_jax.command import Command, one_line_errors
 from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
+from aloe_jax.disk import as_os_error, refusals
 from aloe_jax.errors import AloeError
 from aloe_jax.files import WEIGHTS, here, resolved
 from aloe_jax.replacing import Kind, check_replaceable, replacing
@@ -202,14 +203,8 @@ def main(data: str, output: str, vocab: int) -> None:
             raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
         check_replaceable(output, KIND)
         count, texts = _texts(data)
-        try:
+        with refusals(Path(output)), as_os_error():
             tokenizer = train_tokenizer(texts, vocab, output)
-        except OSError as error:
-            raise AloeError(f"{output}: cannot be written ({error.strerror or error})") from None
-        except Exception as error:  # the library that writes has no type of its own for a full disk
-            if isinstance(error, AloeError):
-                raise
-            raise AloeError(f"{output}: cannot be written ({shown(error, 200)})") from None
         click.echo(f"{output}: {len(tokenizer)} tokens, trained on {count} conversations")
 
 

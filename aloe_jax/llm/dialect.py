@@ -35,7 +35,7 @@ class Field:
     """A part of the request that a server may refuse.
 
     `names` finds it in a refusal. `steps` says what is done about it, one refusal after the other; a step that
-    changes what is answered tells so to the person who reads it.
+    changes what is answered is reported to the person who reads it.
     """
 
     name: str

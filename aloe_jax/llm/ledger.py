@@ -59,8 +59,8 @@ class Ledger:
     With `writing`, the journal is this process's alone until it is closed; others may read meanwhile. A lock
     that the operating system lifts when a process dies says so, so a killed run leaves nothing to clean up.
 
-    A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: whoever
-    asks goes on to another seed, and finds by `asked_now` whether this process has made the call.
+    A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: the
+    caller goes on to another seed, and finds by `asked_now` whether this process has made the call.
 
     Raises AloeError from every method when the file is no journal, is damaged (see store.py), the disk is full, or
     another process is writing.

@@ -18,7 +18,7 @@ _waits: list[float] = []  # seconds of each
 
 
 def report(text: str) -> None:
-    """Pass one line on to whoever listens, or to stderr. Called from any thread."""
+    """Pass one line on to the listeners, or to stderr where there are none. Called from any thread."""
     with _lock:
         listeners = list(_listeners)
     for listener in listeners or [_print]:

@@ -2,8 +2,8 @@
 
 Every row has a checksum over all of its values. When a journal is opened it is checked: a file of up to CHECKED_WHOLE
 bytes whole, by `integrity_check` and row by row (0.7 s for 75,000 calls in 30 MB); of a larger one the structure, by
-`quick_check` (1 s a gigabyte), and rows as they are read. A journal of version 2 has no checksums: whoever opens it to
-write adds them, and who reads it takes it as it is.
+`quick_check` (1 s a gigabyte), and rows as they are read. A journal of version 2 has no checksums: the first
+process that opens it to write adds them, and one that only reads takes it as it is.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ Row = tuple[Any, ...]  # as SQLite gives it
 
 def checksum(table: str, values: Sequence[Value]) -> bytes:
     """Eight bytes that change with any change of a row's values or of their types."""
-    # JSON tells text from numbers and whole numbers from others, and is written quickly.
+    # JSON distinguishes text from numbers and whole numbers from others, and is written quickly.
     written = table + json.dumps(values, default=_hexadecimal)
     return hashlib.blake2b(written.encode(), digest_size=8).digest()
 

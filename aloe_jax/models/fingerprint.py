@@ -1,4 +1,4 @@
-"""What tells one model from another: the content of the files that it would be loaded from."""
+"""What distinguishes one model from another: the content of the files that it would be loaded from."""
 
 from __future__ import annotations
 

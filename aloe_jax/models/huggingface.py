@@ -5,12 +5,10 @@ One table of keys a family serves both directions.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,10 +22,10 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
+from aloe_jax.disk import as_os_error
 from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path, here, is_remote
 from aloe_jax.models import generation
@@ -228,7 +226,7 @@ def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str) -> d
         held[key] = tensor
         sums[key] = zlib.crc32(tensor.view(np.uint8).data)
         if key == shards[current][-1]:
-            with full_disk_said():
+            with as_os_error():
                 save_file(held, str(directory / names[current]), metadata={"format": "pt"})
             held = {}
             current += 1
@@ -236,16 +234,6 @@ def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str) -> d
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
         write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
     return sums
-
-
-@contextlib.contextmanager
-def full_disk_said() -> Iterator[None]:
-    """Turn what safetensors raises where it cannot write into an OSError, as for every other file."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else 5, os.strerror(int(number[1])) if number else str(error)) from None
 
 
 def stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file, save_file
 
 from aloe_jax import config
 from aloe_jax.data.tokenizer_files import save_tokenizer
+from aloe_jax.disk import as_os_error
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
 from aloe_jax.models.decoder import Decoder
 from aloe_jax.models.families import keys
-from aloe_jax.models.huggingface import full_disk_said, write_json
+from aloe_jax.models.huggingface import write_json
 from aloe_jax.replacing import Kind, replacing
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -53,7 +54,7 @@ def save_adapter_directory(
         raise AloeError(f"{path}: the model has no adapters; leave --adapter out to export all of its weights")
     tensors = adapter_tensors(model, dtype)
     with replacing(path, KIND, last=SETTINGS) as directory:
-        with full_disk_said():
+        with as_os_error():
             save_file(tensors, str(directory / WEIGHTS), metadata={"format": "pt"})
         write_json(directory / SETTINGS, adapter_settings(model.lora, model.spec.family, base))
         write_json(directory / generation.FILE, generation.merged(model.spec, settings or {}))

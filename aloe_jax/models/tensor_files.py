@@ -108,7 +108,7 @@ def indexed(path: Path) -> dict[str, str]:
     for key, name in found.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
             raise AloeError(
-                f"{file}: places tensor {shown(key)} in {shown(name)}; expected a .safetensors file that lies beside it"
+                f"{file}: places tensor {shown(key)} in {shown(name)}; expected a .safetensors file beside it"
             )
     return found
 

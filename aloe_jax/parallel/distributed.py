@@ -106,9 +106,9 @@ def lead_checks(check: Callable[[], None]) -> None:
             raised = error
             text = str(error).encode()[:_MESSAGE]
             message[: len(text)] = np.frombuffer(text, np.uint8)
-    told = bytes(np.asarray(from_lead(message))).rstrip(b"\0").decode(errors="replace")
-    if told:
-        raise raised or AloeError(told)
+    message_of_lead = bytes(np.asarray(from_lead(message))).rstrip(b"\0").decode(errors="replace")
+    if message_of_lead:
+        raise raised or AloeError(message_of_lead)
 
 
 def wait_for_all(what: str) -> None:

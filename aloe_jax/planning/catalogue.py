@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aloe_jax import terminal
 from aloe_jax.errors import AloeError
 from aloe_jax.files import write_atomically
 from aloe_jax.models import families as own
@@ -161,10 +162,9 @@ def as_json() -> str:
 def tell() -> None:
     """The catalogue for people, on standard output; sizes are 10⁹ parameters, in all and used for a token."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = terminal.console()
     for backend, title in (
         (NATIVE, "Our decoder (model.path): 10⁹ parameters, and what can be done"),
         (MAXTEXT, "MaxText (model.backend=maxtext, model.name): also those used for a token"),

@@ -1,7 +1,7 @@
 """Numbers for TensorBoard, written by the run itself.
 
 The writers that come with TensorBoard's libraries write from a thread of their own: on a full disk that thread dies,
-and the run waits for it for ever. Here the run is told.
+and the run waits for it for ever. Here the run gets the error.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from aloe_jax import config
+from aloe_jax.disk import is_full
 from aloe_jax.errors import AloeError
 from aloe_jax.files import absolute, is_remote, make_directory
 from aloe_jax.locks import Lock
@@ -29,8 +30,11 @@ from aloe_jax.models.checkpoint_files import (
 )
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.run_directory import check_shapes
-from aloe_jax.training.claim import SIGNS_IN_A_SAVE, disk_is_full, lock_on
+from aloe_jax.training.claim import lock_on
 from aloe_jax.training.step import State
+
+# How Orbax and TensorStore say that a disk is full, besides what the system says.
+SIGNS = ("no space", "resource_exhausted", "errno", "os error")
 
 
 class Checkpoints:
@@ -202,7 +206,7 @@ class Checkpoints:
             self.close()
         except AloeError:
             if kind is None:
-                raise  # else what ended the block is told, which came first
+                raise  # else what ended the block is reported, which came first
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -211,7 +215,7 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())
-            if not isinstance(error, OSError) and not disk_is_full(error, SIGNS_IN_A_SAVE):
+            if not isinstance(error, OSError) and not is_full(error, SIGNS):
                 raise
             raise AloeError(
                 f"{self.directory}: saving failed ({text[:200]}); finished checkpoints: {self._finished()}; "

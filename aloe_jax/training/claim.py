@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from aloe_jax import config
+from aloe_jax.disk import is_full
 from aloe_jax.errors import AloeError
 from aloe_jax.files import as_path, is_remote, make_directory, write_atomically
 from aloe_jax.locks import Lock
@@ -23,11 +23,6 @@ LOCK = "train.lock"  # inside the run directory, whose parent may belong to some
 OTHERS = ("config.json", "adapter_config.json", "model.safetensors", "digests.json", "dataset_info.json")
 # What a resumed run may change; anything else would make it another run.
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-# How libraries that are not Python's tell of the same: Rust's, and, where they write checkpoints, TensorStore.
-_SIGNS = ("no space left", "disk quota", "file too large")
-SIGNS_IN_A_SAVE = (*_SIGNS, "no space", "resource_exhausted", "errno", "os error")
 
 
 def check_output(output: str) -> None:
@@ -84,14 +79,14 @@ def one_line_of_the_disk(directory: Path) -> Iterator[None]:
     except AloeError:
         raise
     except Exception as error:
-        if isinstance(error, jax.errors.JaxRuntimeError | MemoryError) and not disk_is_full(error):
+        if isinstance(error, jax.errors.JaxRuntimeError | MemoryError) and not is_full(error):
             if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise AloeError(
                 f"{directory}: the memory of this machine is not enough ({' '.join(str(error).split())[:200]}); lower "
                 "data.rows or data.row_length, raise data.accumulate, or set model.remat=full; --dry-run estimates it"
             ) from None
-        if not disk_is_full(error):
+        if not is_full(error):
             raise
         where = getattr(error, "filename", None) or directory
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
@@ -100,13 +95,6 @@ def one_line_of_the_disk(directory: Path) -> Iterator[None]:
             f"{where}: cannot be written ({reason}); finished checkpoints: {good}; free some space and run the same "
             "command to go on"
         ) from None
-
-
-def disk_is_full(error: Exception, signs: Sequence[str] = _SIGNS) -> bool:
-    """Whether an exception comes from a disk that takes no more, as far as that can be seen of it."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(sign in str(error).lower() for sign in signs)
 
 
 def claim_directory(settings: config.Train) -> Path:

@@ -89,7 +89,7 @@ def test_a_template_that_ends_badly_for_some_messages_only_is_refused_there():
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{{ messages.__class__.__mro__ }}", "'__class__' of 'list' object is unsafe"),
         ("{{ messages.append(1) }}", "not callable|unsafe|append"),
@@ -101,8 +101,8 @@ def test_a_template_that_ends_badly_for_some_messages_only_is_refused_there():
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
     ],
 )
-def test_other_faults_are_told_in_one_line(template, told):
-    with pytest.raises(AloeError, match=told) as caught:
+def test_other_faults_are_told_in_one_line(template, message):
+    with pytest.raises(AloeError, match=message) as caught:
         text_of(template)
     assert "\n" not in str(caught.value)
     str(caught.value).encode()

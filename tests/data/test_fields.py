@@ -146,7 +146,7 @@ def test_the_default_mark_changes_nothing(mark):
 
 
 @pytest.mark.parametrize(
-    ("number", "fields", "told"),
+    ("number", "fields", "wording"),
     [
         (1, {"weight": 0.5}, r"w: messages\.1\.weight: is 0\.5, expected 0 or 1; .* data\.mixture"),
         (1, {"weight": 2}, r"w: messages\.1\.weight: is 2, expected 0 or 1"),
@@ -169,8 +169,8 @@ def test_the_default_mark_changes_nothing(mark):
         (1, {"value": "other"}, r"w: messages\.1: content and value differ"),
     ],
 )  # fmt: skip
-def test_a_field_that_would_change_what_is_learned_is_refused_by_name(number, fields, told):
-    with pytest.raises(AloeError, match=told) as caught:
+def test_a_field_that_would_change_what_is_learned_is_refused_by_name(number, fields, wording):
+    with pytest.raises(AloeError, match=wording) as caught:
         read_chat(marked(chat("Ada", 1), number, **fields), "w")
     assert "\n" not in str(caught.value)
     str(caught.value).encode()
@@ -237,12 +237,12 @@ def test_completions_and_instructions_are_chats():
     assert exchange.asked[0]["content"] == "hi\nthere"
     longer = chat("Ada", 3)["messages"]
     assert texts_learned([{"prompt": longer[:5], "completion": longer[5:]}]) == [longer[5]["content"]]
-    for record, told in (
+    for record, wording in (
         ({"prompt": "hi", "completion": " "}, "w: completion: is empty"),
         ({"prompt": longer[:2], "completion": "ho"}, "w: prompt: must end with a user message"),
         ({"instruction": "hi"}, "w: output: is missing"),
     ):
-        with pytest.raises(AloeError, match=told):
+        with pytest.raises(AloeError, match=wording):
             read_chat(record, "w")
 
 

@@ -158,10 +158,10 @@ print(json.dumps([seconds, peak / 1024, str(made.report)]))
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "wording"),
     [("turns", "1 trees lost "), ("line", "1 trees skipped: not even their first reply fits a row")],
 )
-def test_ten_thousand_turns_and_fifty_megabytes(tmp_path, what, told):
+def test_ten_thousand_turns_and_fifty_megabytes(tmp_path, what, wording):
     if what == "turns":
         long = [
             {"user": f"u{k}", "preferred": f"p{k}", "rejected": f"r{k}", "continued": "preferred"}
@@ -179,5 +179,5 @@ def test_ten_thousand_turns_and_fifty_megabytes(tmp_path, what, told):
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, mebibytes, report = json.loads(child.stdout)
     print(f"{what}: {seconds:.1f} s, {mebibytes:.0f} MiB: {report}")
-    assert told in report
+    assert wording in report
     assert seconds < 20 and mebibytes < 1024

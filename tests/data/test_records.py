@@ -64,7 +64,7 @@ GOOD = LINES[0].encode()
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (gzip.compress(GOOD, mtime=0), "is compressed with gzip; unpack it"),
         (bz2.compress(GOOD), "is compressed with bzip2; unpack it"),
@@ -92,8 +92,8 @@ GOOD = LINES[0].encode()
         (b"", "holds no records"),
     ],
 )  # fmt: skip
-def test_what_is_no_file_of_records_is_told_in_one_line(tmp_path, data, told):
-    with pytest.raises(AloeError, match=rf"x\.jsonl.*{told}") as caught:
+def test_what_is_no_file_of_records_is_told_in_one_line(tmp_path, data, message):
+    with pytest.raises(AloeError, match=rf"x\.jsonl.*{message}") as caught:
         read(tmp_path / "x.jsonl", data)
     assert "\n" not in str(caught.value)
     str(caught.value).encode()

@@ -25,22 +25,22 @@ def run(data, output, *more):
 )
 def test_every_kind_of_data_trains_one(tmp_path, records):
     path = write_jsonl(tmp_path / "x.jsonl", records)
-    code, told = run(path, tmp_path / "tokenizer")
+    code, message = run(path, tmp_path / "tokenizer")
     size = len(load_tokenizer(tmp_path / "tokenizer"))
-    assert code == 0 and told == f"{tmp_path}/tokenizer: {size} tokens, trained on {len(records)} conversations\n"
+    assert code == 0 and message == f"{tmp_path}/tokenizer: {size} tokens, trained on {len(records)} conversations\n"
     assert 261 < size <= 280
 
 
 @pytest.mark.parametrize("vocab", ["0", "-3", "260", "1000001", "99999999999999999999"])
 def test_a_vocabulary_that_cannot_be_is_refused_before_anything_is_read(tmp_path, vocab):
-    code, told = run(tmp_path / "none.jsonl", tmp_path / "tokenizer", "--vocab", vocab)
-    assert code == 1 and told == (
+    code, message = run(tmp_path / "none.jsonl", tmp_path / "tokenizer", "--vocab", vocab)
+    assert code == 1 and message == (
         f"Error: --vocab: is {vocab}, must be from 261 (every byte, and the control tokens) to 1,000,000\n"
     )
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "no such data set"),
         (b"\x1f\x8b\x08", "is compressed with gzip"),
@@ -49,11 +49,11 @@ def test_a_vocabulary_that_cannot_be_is_refused_before_anything_is_read(tmp_path
         (b'{"a": 1}', "line 1: its fields (a) are not those of"),
     ],
 )
-def test_data_that_cannot_be_read_is_told_in_one_line(tmp_path, content, told):
+def test_data_that_cannot_be_read_is_told_in_one_line(tmp_path, content, message):
     if content is not None:
         (tmp_path / "x.jsonl").write_bytes(content)
     code, said = run(tmp_path / "x.jsonl", tmp_path / "tokenizer")
-    assert code == 1 and said.count("\n") == 1 and told in said
+    assert code == 1 and said.count("\n") == 1 and message in said
     assert not (tmp_path / "tokenizer").exists()
 
 

@@ -1,4 +1,4 @@
-"""Outputs have one writer at a time, are replaced when they are whole, and a disk that refuses is told in one line."""
+"""Outputs have one writer at a time, are replaced when they are whole, and a disk that refuses is one line."""
 
 import os
 import signal

@@ -220,8 +220,8 @@ def test_a_deletion_that_always_hangs_ends_in_time_and_says_so(cloud: Cloud) -> 
     done = interrupted(cloud, Fault(DELETE, "hang", 99), ALOE_GCLOUD_SECONDS="0.3", ALOE_DELETE_SECONDS="2")
     assert time.monotonic() - start < 30
     assert done.returncode == 1 and "STILL THERE (ACTIVE) AND COSTING MONEY" in done.stderr
-    told = (cloud.home / NOTICE).read_text()
-    assert "queued-resources delete aloe-test --force" in told and "COSTING MONEY" in told
+    message = (cloud.home / NOTICE).read_text()
+    assert "queued-resources delete aloe-test --force" in message and "COSTING MONEY" in message
 
 
 @pytest.mark.parametrize("how", ["fail", "hang", "forbidden", "no project"])

@@ -27,14 +27,17 @@ def main(path: str, disk: str, size: str) -> None:
         for left in root.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         (root / "filler").write_bytes(bytes((int(size) - free) * 1024))
-        told = run(settings)
+        message = run(settings)
         saved = checkpoint_steps(output)
         for step in saved:
             load_run(output, step=step)
         (root / "filler").unlink()
         again = run(settings)
         complete = (output / "finished.json").exists() and checkpoint_steps(output)[-1:] == [settings.steps]
-        print("trial", json.dumps({"free": free, "told": told, "saved": saved, "again": again, "complete": complete}))
+        print(
+            "trial",
+            json.dumps({"free": free, "message": message, "saved": saved, "again": again, "complete": complete}),
+        )
 
 
 def run(settings: config.Train) -> str | None:

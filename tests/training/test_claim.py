@@ -18,9 +18,9 @@ def test_a_second_run_in_one_output_is_refused_and_a_kill_lifts_the_lock(setting
     made = settings(output="part", **changes)
     first = launch(made, tmp_path)
     wait_for_step(first, 4)
-    status, told = finish(launch(made, tmp_path))
-    assert status == 1 and "Traceback" not in told
-    line = told.splitlines()[-1]
+    status, message = finish(launch(made, tmp_path))
+    assert status == 1 and "Traceback" not in message
+    line = message.splitlines()[-1]
     assert re.fullmatch(
         rf"Error: {re.escape(made.output)}: another process is training into it \(process {first.pid} on \S+\); "
         "wait for it, stop it, or give another output",
@@ -32,8 +32,8 @@ def test_a_second_run_in_one_output_is_refused_and_a_kill_lifts_the_lock(setting
     first.send_signal(signal.SIGKILL)
     finish(first)
     third = launch(made, tmp_path)
-    told = next(line for line in third.stdout if line.startswith(("resuming", "starting", "Error")))
-    assert told.startswith("resuming after step"), told
+    message = next(line for line in third.stdout if line.startswith(("resuming", "starting", "Error")))
+    assert message.startswith("resuming after step"), message
     third.send_signal(signal.SIGTERM)
     assert finish(third)[0] == 0
 

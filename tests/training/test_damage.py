@@ -65,11 +65,11 @@ def two(settings):
     return made
 
 
-def refused(call, *told):
+def refused(call, *message):
     with pytest.raises(AloeError) as caught:
         call()
     assert "\n" not in str(caught.value)
-    for each in told:
+    for each in message:
         assert each in str(caught.value), str(caught.value)
 
 

@@ -36,12 +36,12 @@ def test_a_full_disk_at_every_write(settings, tmp_path):
     )
     trials = [json.loads(line.removeprefix("trial ")) for line in done.stdout.splitlines() if line.startswith("trial ")]
     assert done.returncode == 0, done.stderr[-3000:]
-    failed = [trial for trial in trials if trial["told"] is not None]
-    assert len(failed) > 15 and trials[-1]["told"] is None  # from a disk without room to one with enough
+    failed = [trial for trial in trials if trial["message"] is not None]
+    assert len(failed) > 15 and trials[-1]["message"] is None  # from a disk without room to one with enough
     assert len({tuple(trial["saved"]) for trial in failed}) > 1  # some after a checkpoint was finished
     for trial in trials:
         assert trial["again"] is None and trial["complete"], trial
     for trial in failed:
-        told = trial["told"]
-        assert "\n" not in told and "free some space" in told, told
-        assert "finished checkpoints: " + (", ".join(map(str, trial["saved"])) or "none") in told, trial
+        message = trial["message"]
+        assert "\n" not in message and "free some space" in message, message
+        assert "finished checkpoints: " + (", ".join(map(str, trial["saved"])) or "none") in message, trial

@@ -21,12 +21,12 @@ def test_a_model_larger_than_the_machine(settings, shape):
 
 
 def test_what_the_device_cannot_hold(tmp_path):
-    told = r"the memory of this machine is not enough \(RESOURCE_EXHAUSTED"
-    with pytest.raises(AloeError, match=told) as e, one_line_of_the_disk(tmp_path):
+    message = r"the memory of this machine is not enough \(RESOURCE_EXHAUSTED"
+    with pytest.raises(AloeError, match=message) as e, one_line_of_the_disk(tmp_path):
         jnp.zeros((2**46,)).block_until_ready()
     assert "\n" not in str(e.value)
     with pytest.raises(RuntimeError, match="a defect"), one_line_of_the_disk(tmp_path):
         raise RuntimeError("a defect")
-    told = r"cannot be written \(No space left on device \(os error 28\)\)"
-    with pytest.raises(AloeError, match=told), one_line_of_the_disk(tmp_path):
+    message = r"cannot be written \(No space left on device \(os error 28\)\)"
+    with pytest.raises(AloeError, match=message), one_line_of_the_disk(tmp_path):
         raise Exception("No space left on device (os error 28)")
