@@ -15,7 +15,7 @@ from aloe_jax import config
 from aloe_jax.command import Command, one_line_errors
 from aloe_jax.errors import AloeError
 from aloe_jax.faults import defect, explain, one_line
-from aloe_jax.files import make_directory, write_atomically
+from aloe_jax.storage.files import make_directory, write_atomically
 from aloe_jax.terminal import shown
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def read_settings(values: dict[str, object]) -> config.Sampling:
 def read_persona(at: str) -> Persona:
     """The persona at PATH[:ID]. Raises AloeError when there is none of that id."""
     from aloe_jax.data.dataset import read_personas
-    from aloe_jax.files import as_path
+    from aloe_jax.storage.files import as_path
 
     path, _, wanted = (at, "", "") if as_path(at).exists() else at.rpartition(":")
     personas = read_personas(path or at)

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from aloe_jax.files import is_remote
 from aloe_jax.ranges import (
     LARGEST,
     AtOnce,
@@ -36,6 +35,7 @@ from aloe_jax.ranges import (
     readable,
 )
 from aloe_jax.settings_file import dump, load
+from aloe_jax.storage.files import is_remote
 
 __all__ = ["dump", "load"]  # beside the sections, which are named where they are used
 

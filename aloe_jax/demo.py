@@ -23,7 +23,7 @@ import click
 
 from aloe_jax.command import Command, debugging, one_line_errors
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
+from aloe_jax.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from aloe_jax.report.gathering import Report

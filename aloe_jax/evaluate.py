@@ -11,7 +11,7 @@ import click
 
 from aloe_jax import config
 from aloe_jax.command import Command, one_line_errors
-from aloe_jax.files import as_path, is_remote
+from aloe_jax.storage.files import as_path, is_remote
 
 if TYPE_CHECKING:
     from aloe_jax.benchmark.scoring import Scored, Talked
@@ -84,7 +84,7 @@ def _output_on_disk[S: (config.Evaluate, config.Preferences)](settings: S) -> It
     if not is_remote(settings.output):
         yield settings
         return
-    from aloe_jax.mirror import Mirror
+    from aloe_jax.storage.mirror import Mirror
 
     with Mirror(settings.output, begins=None, every=60) as mirror:
         yield settings.model_copy(update={"output": str(mirror.local)})
@@ -107,12 +107,12 @@ def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
     from rich.console import Console
 
     from aloe_jax.benchmark.results import write_results
-    from aloe_jax.disk import refusals
-    from aloe_jax.files import write_atomically
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
     from aloe_jax.report.terminal import table
+    from aloe_jax.storage.disk import refusals
+    from aloe_jax.storage.files import write_atomically
 
     try:
         scored, _ = evaluate(settings)
@@ -219,9 +219,9 @@ def _score_preferences(settings: config.Preferences) -> tuple[Coverage, ...]:
     from rich.console import Console
 
     from aloe_jax.benchmark.preferences import score_preferences, table, write_preferences
-    from aloe_jax.disk import refusals
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
+    from aloe_jax.storage.disk import refusals
 
     for name, path in settings.models.items():
         check_model(f"models.{name}", path)

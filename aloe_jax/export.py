@@ -75,7 +75,6 @@ def export(
     """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
-    from aloe_jax.files import as_path, resolved
     from aloe_jax.models import (
         generation,
         huggingface,
@@ -88,7 +87,8 @@ def export(
     from aloe_jax.models.ancestry import check_apart
     from aloe_jax.models.maxtext import directory
     from aloe_jax.models.run_directory import load_run
-    from aloe_jax.replacing import check_replaceable
+    from aloe_jax.storage.files import as_path, resolved
+    from aloe_jax.storage.replacing import check_replaceable
 
     source, target = as_path(checkpoint), as_path(output)
     huggingface.size_in_bytes(max_shard_size)

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from types import FrameType
 
-from aloe_jax.disk import FULL, of_the_system
 from aloe_jax.errors import AloeError
+from aloe_jax.storage.disk import FULL, of_the_system
 
 LONGEST = 1500  # characters of a message; more is cut in the middle
 _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+[ \t\n\v\f\r]*")

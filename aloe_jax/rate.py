@@ -99,7 +99,7 @@ def agreement(files: tuple[str, ...], key: str, bootstrap: int, seed: int, outpu
         from aloe_jax.benchmark.rating.agreement import compare
         from aloe_jax.benchmark.rating.key import read_key
         from aloe_jax.benchmark.rating.show import tables
-        from aloe_jax.files import as_path, make_directory, write_atomically
+        from aloe_jax.storage.files import as_path, make_directory, write_atomically
         from aloe_jax.terminal import console
 
         found = compare(read_key(key), {path: read_ratings(path) for path in files}, bootstrap, seed)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path
+from aloe_jax.storage.files import as_path
 from aloe_jax.yaml_text import LARGEST, looks_like_number, parse_yaml, to_yaml
 
 # An override in which somebody may have put a password or a key, which is then refused.

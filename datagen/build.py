@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.dataset import ABSENT
-from aloe_jax.disk import refusals
 from aloe_jax.errors import AloeError
+from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card

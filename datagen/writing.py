@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from aloe_jax.disk import refusals, refused
 from aloe_jax.errors import AloeError
-from aloe_jax.locks import locked
+from aloe_jax.storage.disk import refusals, refused
+from aloe_jax.storage.locks import locked
 
 
 @contextlib.contextmanager

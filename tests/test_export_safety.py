@@ -201,7 +201,7 @@ def test_killed_before_it_takes_its_place_an_export_leaves_the_old_one_and_the_n
     assert export("--checkpoint", run, "--output", out).exit_code == 0
     before = (out / "README.md").read_bytes()
     program = (
-        "import os, signal, sys; from aloe_jax import replacing; from aloe_jax.export import main\n"
+        "import os, signal, sys; from aloe_jax.storage import replacing; from aloe_jax.export import main\n"
         "replacing.exchange = lambda one, other: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main()"
     )

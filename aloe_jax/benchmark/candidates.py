@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from aloe_jax import config
 from aloe_jax.benchmark.dialogue import Dialogue, NoReply, Reply, persistent
 from aloe_jax.conversation import Message
-from aloe_jax.files import as_path, resolved
 from aloe_jax.roles import Cast, RoleError
+from aloe_jax.storage.files import as_path, resolved
 
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate

@@ -39,10 +39,10 @@ from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
 from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
 from aloe_jax.parallel.mesh import make_mesh, sharding
 from aloe_jax.progress import Progress
+from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.logprobs import reply_logps
 
 if TYPE_CHECKING:

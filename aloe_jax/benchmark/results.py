@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
+from aloe_jax.storage.files import write_atomically
 
 FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2

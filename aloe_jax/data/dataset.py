@@ -11,7 +11,7 @@ from typing import Any
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
-from aloe_jax.files import here
+from aloe_jax.storage.files import here
 
 # Records per read: one call into the reader for many records is quicker than one each.
 CHUNK = 256

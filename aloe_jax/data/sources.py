@@ -18,7 +18,7 @@ from aloe_jax.data.dataset import has_split, read_conversations, read_records
 from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.errors import AloeError
-from aloe_jax.files import here
+from aloe_jax.storage.files import here
 
 Kind = Literal["trees", "chat", "preferences"]
 Split = Literal["train", "validation"]

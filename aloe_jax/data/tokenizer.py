@@ -17,10 +17,10 @@ from aloe_jax.command import Command, one_line_errors
 from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
-from aloe_jax.disk import as_os_error, refusals
 from aloe_jax.errors import AloeError
-from aloe_jax.files import WEIGHTS, here, resolved
-from aloe_jax.replacing import Kind, check_replaceable, replacing
+from aloe_jax.storage.disk import as_os_error, refusals
+from aloe_jax.storage.files import WEIGHTS, here, resolved
+from aloe_jax.storage.replacing import Kind, check_replaceable, replacing
 
 LARGEST = 1_000_000  # tokens that a vocabulary may have
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

@@ -31,7 +31,7 @@ from aloe_jax.llm.store import (
     only_writer,
     transaction,
 )
-from aloe_jax.locks import Lock
+from aloe_jax.storage.locks import Lock
 
 if TYPE_CHECKING:
     import numpy as np

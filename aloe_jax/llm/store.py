@@ -24,7 +24,7 @@ from urllib.parse import quote
 import click
 
 from aloe_jax.errors import AloeError
-from aloe_jax.locks import Lock
+from aloe_jax.storage.locks import Lock
 
 APPLICATION = 0x414C4F45  # "ALOE", in the header of the file
 VERSION = 3

@@ -7,12 +7,12 @@ from jax.sharding import Mesh
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.huggingface import load_huggingface, save_pretrained
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.values import shown
 from aloe_jax.models.weights import parameter_shardings, weights
+from aloe_jax.storage.files import as_path
 
 __all__ = [
     "Compute",

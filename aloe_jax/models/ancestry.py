@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, resolved
+from aloe_jax.storage.files import as_path, resolved
 
 FILES = ("config.json", "adapter_config.json")  # what makes a directory a model that nothing was trained into
 

@@ -17,11 +17,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax import config
-from aloe_jax.files import WEIGHTS, here
 from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.decoder import assemble as assemble_decoder
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weight_sharding, weights
+from aloe_jax.storage.files import WEIGHTS, here
 
 
 class Spec(Protocol):

@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, as_path, is_remote
-from aloe_jax.integrity import DIGESTS, damage, record
 from aloe_jax.parallel.distributed import is_lead, lead_checks
+from aloe_jax.storage.files import absolute, as_path, is_remote
+from aloe_jax.storage.integrity import DIGESTS, damage, record
 
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"  # name of the parameters' item in every checkpoint

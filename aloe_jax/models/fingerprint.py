@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, is_remote, store_of, told, versions
-from aloe_jax.integrity import DIGESTS
 from aloe_jax.models.known_digests import digests
+from aloe_jax.storage.files import as_path, is_remote, store_of, told, versions
+from aloe_jax.storage.integrity import DIGESTS
 
 BY_TIMES = 16  # hex digits of a fingerprint of the kind that earlier versions recorded; today's are longer
 _READ = (".json", ".safetensors", ".jinja", ".model", ".txt")  # of a Hugging Face directory: not its cards and licences

@@ -11,9 +11,9 @@ from typing import Any
 from aloe_jax import config
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, write_atomically
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import token_id, token_ids
+from aloe_jax.storage.files import as_path, write_atomically
 
 FILE = "generation_config.json"
 # What transformers notes of itself, which is not true of a file that we write.

@@ -25,9 +25,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors.numpy import save_file
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
-from aloe_jax.disk import as_os_error
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, here, is_remote
 from aloe_jax.models import generation
 from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.families import keys, resembling
@@ -46,7 +44,9 @@ from aloe_jax.models.tensor_files import (
     say_once,
 )
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
-from aloe_jax.replacing import Kind, replacing
+from aloe_jax.storage.disk import as_os_error
+from aloe_jax.storage.files import as_path, here, is_remote
+from aloe_jax.storage.replacing import Kind, replacing
 
 MOST_THREADS = 16  # that read files
 # What earlier versions wrote had no digests.json.

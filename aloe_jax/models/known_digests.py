@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import cache_directory, write_atomically
-from aloe_jax.integrity import digest_file
+from aloe_jax.storage.files import cache_directory, write_atomically
+from aloe_jax.storage.integrity import digest_file
 
 SMALL = 2**20  # bytes: what is quickly read is always read
 SETTLED = 3.0  # seconds since a file's last change: after that a further change shows in its times

@@ -12,9 +12,9 @@ import yaml
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, resolved
 from aloe_jax.models.families import FAMILIES
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.storage.files import as_path, resolved
 
 NOT_STATED = "not stated"
 SCRATCH = "none, trained from scratch"

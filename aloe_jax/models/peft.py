@@ -14,13 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from aloe_jax import config
 from aloe_jax.data.tokenizer_files import save_tokenizer
-from aloe_jax.disk import as_os_error
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
 from aloe_jax.models.decoder import Decoder
 from aloe_jax.models.families import keys
 from aloe_jax.models.huggingface import write_json
-from aloe_jax.replacing import Kind, replacing
+from aloe_jax.storage.disk import as_os_error
+from aloe_jax.storage.replacing import Kind, replacing
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 # What earlier versions wrote had no digests.json.

@@ -17,8 +17,6 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, as_path, is_remote, write_atomically
-from aloe_jax.integrity import DIGESTS, check, record
 from aloe_jax.models import backend
 from aloe_jax.models.checkpoint_files import CHECKPOINTS, PARAMS, checkpoint_steps, only_params, reading
 from aloe_jax.models.decoder import Compute, Decoder
@@ -28,6 +26,8 @@ from aloe_jax.models.generation import ending
 from aloe_jax.models.lora import adapters, merged, with_adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
+from aloe_jax.storage.integrity import DIGESTS, check, record
 
 SPEC = "spec.json"
 ADAPTER = "adapter.json"  # beside spec.json where a run trains adapters: what they belong to

@@ -15,9 +15,9 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from aloe_jax import integrity
 from aloe_jax.errors import AloeError
 from aloe_jax.models.values import shown
+from aloe_jax.storage import integrity
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -18,11 +18,11 @@ from typing import Any
 
 from aloe_jax import terminal
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
 from aloe_jax.models import families as own
 from aloe_jax.models.backend import MAXTEXT
 from aloe_jax.models.maxtext import families as theirs
 from aloe_jax.planning.architectures import ARCHITECTURES, published
+from aloe_jax.storage.files import write_atomically
 
 NATIVE = "native"
 ABILITIES = {  # of a model, as the columns of the table

@@ -12,9 +12,9 @@ from aloe_jax import config
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.files import exists, is_remote
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
+from aloe_jax.storage.files import exists, is_remote
 from aloe_jax.training.metrics import Work
 
 

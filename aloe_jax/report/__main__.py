@@ -39,12 +39,12 @@ def main(
     """
     with one_line_errors():
         from aloe_jax.errors import AloeError
-        from aloe_jax.files import as_path, make_directory, together, write_atomically
         from aloe_jax.report import tables
         from aloe_jax.report.figure import write_figure
         from aloe_jax.report.gathering import gather
         from aloe_jax.report.page import write_page
         from aloe_jax.report.writing import counted
+        from aloe_jax.storage.files import as_path, make_directory, together, write_atomically
 
         report = gather(runs, human)
         if not report.entries and (png or latex or markdown):

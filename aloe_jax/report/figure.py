@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, write_atomically
 from aloe_jax.report.gathering import Report
+from aloe_jax.storage.files import as_path, write_atomically
 
 FORMATS = (".png", ".pdf", ".svg")
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "cross": "P", "": ""}

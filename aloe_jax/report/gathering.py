@@ -12,12 +12,12 @@ from pathlib import Path
 from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, as_json, load_results
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, as_path, here, is_remote
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import Pair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
 from aloe_jax.report.writing import listed
+from aloe_jax.storage.files import absolute, as_path, here, is_remote
 
 PersonaKey = tuple[str, str, str]  # id, profile, personality
 

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.results import Group, Number, StoredCalibration
-from aloe_jax.files import as_path, make_directory, write_atomically
 from aloe_jax.report import charts, payload, pictures, tables, writing
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.missing import missing
+from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
 SCRIPTS = ("basics", "charts", "cases", "transcripts", "app")
 STYLES = ("style", "charts", "transcripts", "print")

@@ -12,11 +12,11 @@ from aloe_jax import config
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import cache_directory
 from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.sampling.cache import Kind
 from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.storage.files import cache_directory
 
 
 def load_sampler(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from aloe_jax import config
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.models.fingerprint import fingerprint
+from aloe_jax.storage.files import as_path
 
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate

@@ -9,10 +9,10 @@ import click
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.models.run_directory import load_adapter
+from aloe_jax.storage.files import write_atomically
 
 RECORD = "base.json"  # in the run directory: {setting: {"path", "fingerprint"}}
 

@@ -15,10 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from aloe_jax import config
-from aloe_jax.disk import is_full
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, is_remote, make_directory
-from aloe_jax.locks import Lock
 from aloe_jax.models.checkpoint_files import (
     CHECKPOINTS,
     PARAMS,
@@ -30,6 +27,9 @@ from aloe_jax.models.checkpoint_files import (
 )
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.run_directory import check_shapes
+from aloe_jax.storage.disk import is_full
+from aloe_jax.storage.files import absolute, is_remote, make_directory
+from aloe_jax.storage.locks import Lock
 from aloe_jax.training.claim import lock_on
 from aloe_jax.training.step import State
 

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 
 from aloe_jax import config
-from aloe_jax.disk import is_full
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, is_remote, make_directory, write_atomically
-from aloe_jax.locks import Lock
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.parallel.distributed import is_lead, lead_checks
+from aloe_jax.storage.disk import is_full
+from aloe_jax.storage.files import as_path, is_remote, make_directory, write_atomically
+from aloe_jax.storage.locks import Lock
 
 CONFIG = "config.yaml"
 LOCK = "train.lock"  # inside the run directory, whose parent may belong to somebody else

@@ -14,15 +14,15 @@ from jax.sharding import Mesh
 
 from aloe_jax import config
 from aloe_jax.data.loader import Batch, evaluation_batches
-from aloe_jax.files import write_atomically
-from aloe_jax.locks import Lock
-from aloe_jax.mirror import Mirror
 from aloe_jax.models.checkpoint_files import check_step, checkpoint_steps
 from aloe_jax.models.digest import weights_digest
 from aloe_jax.models.run_directory import FINISHED
 from aloe_jax.parallel import distributed
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.storage.files import write_atomically
+from aloe_jax.storage.locks import Lock
+from aloe_jax.storage.mirror import Mirror
 from aloe_jax.training import host_memory, objectives, start
 from aloe_jax.training.base import check_base
 from aloe_jax.training.checkpoint import Checkpoints

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from aloe_jax import config
 from aloe_jax.data.packing import PackingReport
 from aloe_jax.data.prepare import Prepared
-from aloe_jax.files import is_remote
 from aloe_jax.models.lora import adapters
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.storage.files import is_remote
 from aloe_jax.training.memory import Memory, estimate, limit
 from aloe_jax.training.metrics import Work
 

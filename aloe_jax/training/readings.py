@@ -10,8 +10,8 @@ import numpy as np
 
 from aloe_jax.data.loader import Loader
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
 from aloe_jax.parallel import distributed
+from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.metrics import MetricsLog
 from aloe_jax.training.totals import perplexity, read
 

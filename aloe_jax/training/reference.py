@@ -24,8 +24,8 @@ import numpy as np
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import Rows
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, is_remote, make_directory, write_atomically
 from aloe_jax.parallel.distributed import from_lead, is_lead
+from aloe_jax.storage.files import as_path, is_remote, make_directory, write_atomically
 
 PART = 64  # batches after which what is finished is written
 _END_OF_ARCHIVE, _AFTER = b"PK\x05\x06", 18  # how the last 22 bytes of a .npz begin, and what is behind that

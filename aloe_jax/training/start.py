@@ -21,7 +21,6 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, uploading
 from aloe_jax.models import (
     Compute,
     ModelSpec,
@@ -44,6 +43,7 @@ from aloe_jax.models.run_directory import (
     save_spec,
 )
 from aloe_jax.models.weights import weights
+from aloe_jax.storage.files import as_path, uploading
 from aloe_jax.training.step import Frozen, Params
 
 LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for where rows are poorly filled

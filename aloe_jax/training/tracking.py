@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import write_atomically
+from aloe_jax.storage.files import write_atomically
 
 FILE = "wandb.json"  # in the run directory: the run's id there, and the last steps sent before this start
 

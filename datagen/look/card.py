@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
-from aloe_jax.disk import refusals
+from aloe_jax.storage.disk import refusals
 from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.look.stats import NONE, number, share, turn_stats

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from aloe_jax.data.tokenizer import KIND, load_tokenizer, main, train_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer, unused_tokens
 from aloe_jax.errors import AloeError
-from aloe_jax.replacing import check_replaceable
+from aloe_jax.storage.replacing import check_replaceable
 from tests.golden.check_tokenizer import facts, variants
 
 LOCAL = ("is_local", "local_files_only", "name_or_path", "backend", "trust_remote_code", "tokenizer_file")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from aloe_jax import config
-from aloe_jax.disk import DiskError, refusals
 from aloe_jax.errors import AloeError
+from aloe_jax.storage.disk import DiskError, refusals
 from datagen.writing import replacing
 from tests.conversations import conversation
 from tests.players import small_settings

@@ -7,8 +7,8 @@ import pytest
 
 from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, as_path, here, is_remote, resolved, uploading, write_atomically
-from aloe_jax.mirror import Mirror
+from aloe_jax.storage.files import absolute, as_path, here, is_remote, resolved, uploading, write_atomically
+from aloe_jax.storage.mirror import Mirror
 
 
 def test_a_local_path_is_pathlibs(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_file_is_copied_with_its_siblings(bucket) -> None:
 
 def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(bucket, monkeypatch) -> None:
     bucket.put("m/a", b"0123456789")
-    monkeypatch.setattr("aloe_jax.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
+    monkeypatch.setattr("aloe_jax.storage.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
     with pytest.raises(AloeError, match="set XDG_CACHE_HOME to a directory on a larger disk"):
         here("gs://our-bucket/m")
 

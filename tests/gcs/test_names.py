@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, here, uploading, versions
-from aloe_jax.mirror import Mirror
+from aloe_jax.storage.files import as_path, here, uploading, versions
+from aloe_jax.storage.mirror import Mirror
 
 HOSTILE = (
     "../x", "../../../../../../../x", "a/../../x", "./x", "a/./x", "..", "a/..", "/etc/x", "//x", "a//b", 
@@ -73,7 +73,7 @@ def test_an_upload_deletes_below_its_target_only(bucket) -> None:
 
 COPYING = """
 import sys
-from aloe_jax.files import here
+from aloe_jax.storage.files import here
 print(here(sys.argv[1]), flush=True)
 """
 
@@ -108,7 +108,7 @@ def test_an_object_that_changes_while_it_is_copied_is_not_kept(bucket, monkeypat
     bucket.put("m/a", b"0123456789")
     known = versions("gs://our-bucket/m")
     bucket.put("m/a", b"01234")
-    monkeypatch.setattr("aloe_jax.files.versions", lambda path: known)
+    monkeypatch.setattr("aloe_jax.storage.files.versions", lambda path: known)
     with pytest.raises(AloeError, match="changed while it was copied"):
         here("gs://our-bucket/m")
     monkeypatch.undo()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from aloe_jax import integrity
 from aloe_jax.errors import AloeError
 from aloe_jax.models import load_pretrained, save_pretrained
 from aloe_jax.models.tensor_files import EMBEDDING, HEAD, INDEX, SINGLE
+from aloe_jax.storage import integrity
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -83,7 +83,7 @@ def test_ratings_and_their_agreement(named, tmp_path: Path) -> None:
 WRITING = """
 import sys
 from pathlib import Path
-from aloe_jax.files import together, write_atomically
+from aloe_jax.storage.files import together, write_atomically
 folder = Path(sys.argv[1])
 for number in range(150):
     with together(folder):
@@ -94,7 +94,7 @@ for number in range(150):
 
 def test_files_that_belong_together_do_not_mix(tmp_path: Path) -> None:
     """Whoever is last has written both, and nothing is left beside them."""
-    from aloe_jax.files import together
+    from aloe_jax.storage.files import together
 
     both = [subprocess.Popen([sys.executable, "-c", WRITING, str(tmp_path), name]) for name in "ab"]
     seen = set()

@@ -31,8 +31,8 @@ from aloe_jax.benchmark.rating.sample import Candidate, candidates, draw, name_r
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
-from aloe_jax.files import together, write_atomically
 from aloe_jax.speech import sentences
+from aloe_jax.storage.files import together, write_atomically
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("basics", "state", "files", "view", "app")

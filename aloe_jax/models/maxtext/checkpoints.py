@@ -19,17 +19,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from aloe_jax import integrity
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.files import absolute, as_path, is_remote, uploading, write_atomically
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
 from aloe_jax.models.maxtext.directory import ITEMS, KIND, SETTINGS, items
 from aloe_jax.models.maxtext.families import stretch
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding
-from aloe_jax.replacing import check_replaceable, replacing
+from aloe_jax.storage import integrity
+from aloe_jax.storage.files import absolute, as_path, is_remote, uploading, write_atomically
+from aloe_jax.storage.replacing import check_replaceable, replacing
 
 # Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.
 STRETCHED = SimpleNamespace(rope_use_scale=True, rope_factor=40, original_max_position_embeddings=4096)

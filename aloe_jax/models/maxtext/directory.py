@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aloe_jax.files import as_path
-from aloe_jax.replacing import Kind
+from aloe_jax.storage.files import as_path
+from aloe_jax.storage.replacing import Kind
 
 ITEMS = "items"  # name of the tree in a step's directory
 TREE = "_METADATA"  # what Orbax writes beside every tree

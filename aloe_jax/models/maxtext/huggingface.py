@@ -18,7 +18,6 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import here
 from aloe_jax.models import generation
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
@@ -28,6 +27,7 @@ from aloe_jax.models.maxtext.settings import family_to_write, from_huggingface
 from aloe_jax.models.maxtext.spec import BLOCKS, MaxTextSpec
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head, read_json
 from aloe_jax.models.weights import Weight, nested, weight_sharding
+from aloe_jax.storage.files import here
 
 THREADS = 8  # that read files
 

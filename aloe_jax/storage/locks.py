@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import is_remote
+from aloe_jax.storage.files import is_remote
 
 
 class Lock:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, write_atomically
+from aloe_jax.storage.files import as_path, write_atomically
 
 DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "crc32c": hex}}
 KIND = "#kind"  # in it, where `record` was given one: what the directory is

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import LEFTOVER_SECONDS, PARTIAL, write_atomically
-from aloe_jax.scratch import PREFIX, scratch
+from aloe_jax.storage.files import LEFTOVER_SECONDS, PARTIAL, write_atomically
+from aloe_jax.storage.scratch import PREFIX, scratch
 
 WRITING = """
 import sys
 from pathlib import Path
-from aloe_jax.files import write_atomically
+from aloe_jax.storage.files import write_atomically
 print("x", flush=True)
 while True:
     for letter in sys.argv[2]:
@@ -117,7 +117,7 @@ def test_half_a_character_is_no_text(tmp_path: Path) -> None:
 
 SCRATCH = """
 import time
-from aloe_jax.scratch import scratch
+from aloe_jax.storage.scratch import scratch
 with scratch() as place:
     (place / "large").write_text("x")
     print(place, flush=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aloe_jax.errors import AloeError
-from aloe_jax.integrity import DIGESTS, check, damage, record
+from aloe_jax.storage.integrity import DIGESTS, check, damage, record
 
 
 @pytest.fixture

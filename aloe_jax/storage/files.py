@@ -23,10 +23,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from aloe_jax.disk import REFUSES
 from aloe_jax.errors import AloeError
-from aloe_jax.object_names import as_files, without_markers
-from aloe_jax.scratch import scratch
+from aloe_jax.storage.disk import REFUSES
+from aloe_jax.storage.object_names import as_files, without_markers
+from aloe_jax.storage.scratch import scratch
 
 BUCKET = "gs://"
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from aloe_jax import integrity, replacing
 from aloe_jax.errors import AloeError
-from aloe_jax.replacing import Kind
+from aloe_jax.storage import integrity, replacing
+from aloe_jax.storage.replacing import Kind
 
 KIND = Kind("thing", (r"part\d\.bin", r"about\.md"), (("about.md", "made by aloe"),), by="thing")
 
@@ -19,7 +19,7 @@ KIND = Kind("thing", (r"part\d\.bin", r"about\.md"), (("about.md", "made by aloe
 WRITER = """
 import os, shutil, signal, sys
 from pathlib import Path
-from aloe_jax import replacing
+from aloe_jax.storage import replacing
 target, text, number, atomic = sys.argv[1:]
 count = 0
 def counted(real):

@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.locks import locked
+from aloe_jax.storage.locks import locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from aloe_jax.locks import locked
+from aloe_jax.storage.locks import locked
 with locked(Path(sys.argv[1]), "training into"):
     print("locked", flush=True)
     time.sleep(60)

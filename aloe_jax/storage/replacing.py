@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aloe_jax import integrity
 from aloe_jax.errors import AloeError
-from aloe_jax.files import as_path, is_remote, resolved, uploading, versions
-from aloe_jax.locks import locked
+from aloe_jax.storage import integrity
+from aloe_jax.storage.files import as_path, is_remote, resolved, uploading, versions
+from aloe_jax.storage.locks import locked
 
 NEW, OLD = "aloe-new", "aloe-old"  # .NAME.aloe-new and .NAME.aloe-old are beside NAME while it is replaced
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.files import PARTIAL, as_path, download, is_remote, send, store_of, told, versions
-from aloe_jax.scratch import scratch
+from aloe_jax.storage.files import PARTIAL, as_path, download, is_remote, send, store_of, told, versions
+from aloe_jax.storage.scratch import scratch
 
 
 class Mirror:
