@@ -31,7 +31,7 @@ def checksum(file: Path) -> str:
     import google_crc32c
 
     found = 0
-    with file.open("rb", buffering=0) as stream:
+    with as_path(file).open("rb") as stream:
         while piece := stream.read(_PIECE):
             found = google_crc32c.extend(found, piece)
     return f"{found:08x}"

@@ -33,7 +33,7 @@ def counted(real):
 for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
     setattr(os, name, counted(getattr(os, name)))
 replacing.exchange = counted(replacing.exchange) if atomic == "yes" else lambda one, other: False
-from tests.test_replacing import KIND
+from tests.storage.test_replacing import KIND
 with replacing.replacing(target, KIND) as place:
     (place / "part1.bin").write_text(text)
     (place / "about.md").write_text(text)
