@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from aloe_jax import config
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.charts import Charts
 from aloe_jax.training.tracking import WandbRun
 
@@ -87,9 +87,7 @@ class MetricsLog:
             # Before the file is cut: what a killed run wrote last was sent as well, and cannot be taken back there.
             self._wandb = WandbRun(project, directory, resolved or {}, _last_steps(text for _, text in records))
         if records:
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(text + "\n" for step, text in records if step <= resumed_at))
-            os.replace(partial, self.path)
+            write_atomically(self.path, "".join(text + "\n" for step, text in records if step <= resumed_at))
         self._file = self.path.open("a", buffering=1)
         self._events = Charts(directory / "tensorboard", resumed_at + 1)
 

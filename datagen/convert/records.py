@@ -13,7 +13,7 @@ from aloe_jax.conversation import HALF
 from aloe_jax.data.fields import FLAGS, is_empty, joined
 from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
-from datagen.writing import replacing
+from datagen.writing import replacing_file
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     """Write one line each under a temporary name, then rename; returns how many.
 
     What stood at `path` stays until the new file is complete, so that `path` may be the file being read.
-    Raises AloeError when there is nothing to write, and as `replacing` does.
+    Raises AloeError when there is nothing to write, and as `replacing_file` does.
     """
     count = 0
-    with replacing(path) as partial:
+    with replacing_file(path) as partial:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             for line in lines:
                 file.write(line + "\n")

@@ -19,7 +19,7 @@ from aloe_jax.errors import AloeError
 from datagen.convert import Format, read
 from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
 from datagen.look.sentences import content_words, sentences, words
-from datagen.writing import replacing
+from datagen.writing import replacing_file
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -120,7 +120,7 @@ def write_page(
         ],
     }
     page = _page(payload)
-    with replacing(target) as partial:
+    with replacing_file(target) as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")
     return target
 

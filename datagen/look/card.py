@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.storage.disk import refusals
+from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.look.stats import NONE, number, share, turn_stats
@@ -71,11 +71,9 @@ def card(
 
 
 def write_card(path: Path, text: str) -> None:
-    """Write the card under a temporary name, then rename it. Raises AloeError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write the card whole or not at all. Raises AloeError when the disk refuses."""
     with refusals(path):
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_atomically(path, text)
 
 
 def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, str] | None) -> str:

@@ -12,15 +12,15 @@ import pytest
 from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.disk import DiskError, refusals
-from datagen.writing import replacing
+from datagen.writing import replacing_file
 from tests.conversations import conversation
 from tests.players import small_settings
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from datagen.writing import replacing
-with replacing(Path(sys.argv[1])) as partial:
+from datagen.writing import replacing_file
+with replacing_file(Path(sys.argv[1])) as partial:
     partial.write_text("half")
     print("writing", flush=True)
     time.sleep(60)
@@ -78,11 +78,11 @@ def copied(run, folder):
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as partial:
+    with pytest.raises(ZeroDivisionError), replacing_file(path) as partial:
         partial.write_text("half")
         raise ZeroDivisionError
     assert (path.read_text(), os.listdir(tmp_path)) == ("old", ["a.txt"])
-    with replacing(path) as partial:
+    with replacing_file(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
     assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["a.txt"])
@@ -93,12 +93,12 @@ def test_a_second_writer_is_refused_and_a_killed_one_leaves_nothing_in_the_way(t
     other = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "writing\n"
     with pytest.raises(AloeError, match=rf"a\.txt: another process is writing it \(process {other.pid} on "):  # noqa: SIM117
-        with replacing(path):
+        with replacing_file(path):
             pass
     other.kill()
     other.wait()
     other.stdout.close()
-    with replacing(path) as partial:
+    with replacing_file(path) as partial:
         partial.write_text("new")
     assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["a.txt"])
 
