@@ -68,11 +68,12 @@ bench: $(READY)  ## Training against TRL and Tunix, side by side (half an hour o
 bench-quick: $(READY)  ## Tree rows against our own padded pairs; fails below six times their speed
 	@$(BIN)/python -m tests.benchmarks.quick
 
-bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, remote calls, loading, benchmark overhead
+bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, remote calls, loading, digests, benchmark overhead
 	@$(BIN)/python -m tests.benchmarks.head
 	@$(BIN)/python -m tests.benchmarks.persona_filter
 	@$(BIN)/python -m tests.benchmarks.remote_calls
 	@$(BIN)/python -m tests.benchmarks.load_checkpoint
+	@$(BIN)/python -m tests.benchmarks.save_digests
 	@$(BIN)/python -m tests.benchmarks.benchmark_overhead
 
 lock: $(READY)  ## Resolve requirements.lock anew from setup.cfg

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,8 @@ from aloe_jax.storage.files import as_path, write_atomically
 
 DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "crc32c": hex}}
 KIND = "#kind"  # in it, where `record` was given one: what the directory is
-_PIECE = 1 << 22  # bytes read at a time
-_THREADS = 4  # summing leaves Python's lock, so files are summed side by side
+_PIECE = 1 << 20  # bytes read at a time: what a core's cache holds is summed for half the cost of 4 MiB
+_THREADS = min(4, os.cpu_count() or 1)  # summing leaves Python's lock, so files are summed side by side
 
 
 def digest_file(file: str | Path) -> str:
