@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aloe_jax import config
 from aloe_jax.command import Command, one_line_errors
 from aloe_jax.errors import AloeError
 from aloe_jax.faults import defect, explain, one_line
+from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.storage.files import make_directory, write_atomically
 from aloe_jax.terminal import shown
 
@@ -98,7 +99,7 @@ def shared_by(devices: int) -> Mesh | None:
     if not 0 <= devices <= len(here):
         raise AloeError(f"--devices {devices}: {len(here)} are here")
     taken = here[: devices or len(here)]
-    return make_mesh(config.Mesh(fsdp=1, tensor=-1), taken) if len(taken) > 1 else None
+    return make_mesh(MeshSettings(fsdp=1, tensor=-1), taken) if len(taken) > 1 else None
 
 
 def converse(talk: Talk, persona: Persona | None) -> None:
@@ -204,14 +205,14 @@ def save(talk: Talk, file: Path) -> str:
     return f"({file}: {talk.exchanges} exchange{'s' if talk.exchanges > 1 else ''})"
 
 
-def read_settings(values: dict[str, object]) -> config.Sampling:
+def read_settings(values: dict[str, object]) -> SamplingSettings:
     """Raises AloeError naming the option that has no valid value."""
     from pydantic import ValidationError
 
     from aloe_jax.conversation import first_fault
 
     try:
-        return config.Sampling.model_validate({**values, "rows": 1})
+        return SamplingSettings.model_validate({**values, "rows": 1})
     except ValidationError as error:
         raise AloeError(f"--{first_fault(error).replace('_', '-')}") from None
 

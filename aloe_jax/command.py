@@ -20,8 +20,8 @@ from typing import Any
 
 import click
 
-from aloe_jax import config
 from aloe_jax.faults import defect, explain
+from aloe_jax.settings import Section, load_settings
 
 _DEBUG = "aloe_jax.debug"
 INTERRUPTED = 130
@@ -183,7 +183,7 @@ def _write_nowhere() -> None:
 
 
 def configured(
-    kind: type[config.Section], **flags: tuple[str, dict[str, Any]]
+    kind: type[Section], **flags: tuple[str, dict[str, Any]]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a click command: adds --config FILE and `section.key=value` arguments.
 
@@ -199,7 +199,7 @@ def configured(
             given = {name: kwargs.pop(name) for name in flags}
             set_by_flags = [f"{flags[name][0]}={value}" for name, value in given.items() if value is not None]
             with one_line_errors():
-                return function(config.load(kind, path, (*overrides, *set_by_flags)), *args, **kwargs)
+                return function(load_settings(kind, path, (*overrides, *set_by_flags)), *args, **kwargs)
 
         for name, (key, arguments) in flags.items():
             option = {**arguments, "help": f"{arguments['help']} Short for {key}=..."}

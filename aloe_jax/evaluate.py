@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aloe_jax import config
+from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
 from aloe_jax.command import Command, one_line_errors
+from aloe_jax.settings import dump_settings, load_settings
 from aloe_jax.storage.files import as_path, is_remote
 
 if TYPE_CHECKING:
@@ -64,12 +65,12 @@ def main(
         if preferences:
             if dry_run:
                 raise click.UsageError("--dry-run shows what language models would be asked; --preferences asks none")
-            scoring = config.load(config.Preferences, path, overrides)
+            scoring = load_settings(PreferencesSettings, path, overrides)
             with _output_on_disk(scoring) as kept:
                 parts = _score_preferences(kept)
             _end(parts)
             return
-        settings = config.load(config.Evaluate, path, overrides)
+        settings = load_settings(EvaluateSettings, path, overrides)
         if dry_run:
             _show_estimate(settings)
         else:
@@ -79,7 +80,7 @@ def main(
 
 
 @contextmanager
-def _output_on_disk[S: (config.Evaluate, config.Preferences)](settings: S) -> Iterator[S]:
+def _output_on_disk[S: (EvaluateSettings, PreferencesSettings)](settings: S) -> Iterator[S]:
     """The settings with an output on the disk, where a journal can be kept; a bucket gets a copy every minute."""
     if not is_remote(settings.output):
         yield settings
@@ -101,7 +102,7 @@ def _end(parts: Sequence[Coverage]) -> None:
         sys.exit(status)
 
 
-def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
+def _run(settings: EvaluateSettings) -> tuple[Coverage, ...]:
     from pathlib import Path
 
     from rich.console import Console
@@ -121,7 +122,7 @@ def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
         sys.exit(LIMITED)
     with refusals(Path(settings.output)):
         write_results(settings.output, scored.results)
-        write_atomically(Path(settings.output) / "config.yaml", config.dump(settings))
+        write_atomically(Path(settings.output) / "config.yaml", dump_settings(settings))
         report = gather([settings.output], settings.judging.people)
         write_page(report, f"{settings.output}/report.html")
     console = Console()
@@ -130,7 +131,7 @@ def _run(settings: config.Evaluate) -> tuple[Coverage, ...]:
     return scored.coverage
 
 
-def evaluate(settings: config.Evaluate) -> tuple[Scored, list[Talked]]:
+def evaluate(settings: EvaluateSettings) -> tuple[Scored, list[Talked]]:
     """The benchmark of all models in `settings.models`, one after the other, with progress on stderr.
 
     Everything that can be wrong with paths, personas, keys and judges raises AloeError before the first dialogue;
@@ -153,7 +154,7 @@ def evaluate(settings: config.Evaluate) -> tuple[Scored, list[Talked]]:
         return run(settings, personas, ledger)
 
 
-def check_models(settings: config.Evaluate) -> None:
+def check_models(settings: EvaluateSettings) -> None:
     """Raise AloeError for the first model path that holds no model."""
     for name, candidate in settings.models.items():
         if candidate.path is not None:
@@ -179,7 +180,7 @@ def check_model(key: str, directory: str) -> None:
         raise AloeError(f"{key}: {path} has no checkpoint yet; train it first")
 
 
-def read_cases(settings: config.Evaluate) -> list[Persona]:
+def read_cases(settings: EvaluateSettings) -> list[Persona]:
     """The first `settings.cases` benchmark personas. Raises AloeError when there are fewer, or an id is repeated."""
     from aloe_jax.data.dataset import read_personas
     from aloe_jax.errors import AloeError
@@ -198,7 +199,7 @@ def read_cases(settings: config.Evaluate) -> list[Persona]:
     return personas
 
 
-def _show_estimate(settings: config.Evaluate) -> None:
+def _show_estimate(settings: EvaluateSettings) -> None:
     from pathlib import Path
 
     from aloe_jax.benchmark.estimate import estimate, table
@@ -213,7 +214,7 @@ def _show_estimate(settings: config.Evaluate) -> None:
         console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
 
 
-def _score_preferences(settings: config.Preferences) -> tuple[Coverage, ...]:
+def _score_preferences(settings: PreferencesSettings) -> tuple[Coverage, ...]:
     from pathlib import Path
 
     from rich.console import Console

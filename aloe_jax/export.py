@@ -75,16 +75,9 @@ def export(
     """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
-    from aloe_jax.models import (
-        generation,
-        huggingface,
-        is_huggingface,
-        load_pretrained,
-        model_card,
-        peft,
-        tokenizer_directory,
-    )
+    from aloe_jax.models import generation, huggingface, model_card, peft
     from aloe_jax.models.ancestry import check_apart
+    from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
     from aloe_jax.models.maxtext import directory
     from aloe_jax.models.run_directory import load_run
     from aloe_jax.storage.files import as_path, resolved
@@ -133,14 +126,16 @@ def export_to_maxtext(
     source: Path, target: Path, dtype: str, step: int | None, origin: Any, simulated: list[str]
 ) -> int:
     """Write a checkpoint of MaxText's; returns the number of parameters. Raises AloeError for another model."""
-    from aloe_jax import config
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
-    from aloe_jax.models import ModelSpec, generation, is_huggingface, load_pretrained, tokenizer_directory
+    from aloe_jax.models import generation
+    from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
     from aloe_jax.models.maxtext import checkpoints
     from aloe_jax.models.run_directory import load_run, load_spec
+    from aloe_jax.models.settings import ModelSettings
+    from aloe_jax.models.spec import ModelSpec
 
-    options = config.Model(backend="maxtext", path=str(source))
+    options = ModelSettings(backend="maxtext", path=str(source))
     if not is_huggingface(source) and isinstance(load_spec(source), ModelSpec):
         raise AloeError(
             f"{source}: is a run of our own decoder, not of a MaxText model; export it with --format huggingface, and "
@@ -179,7 +174,7 @@ def maxtext_card(origin: Any, simulated: list[str], ends: tuple[int, ...]) -> st
 def adapter_base(run: Path) -> str:
     """The Hugging Face directory that a run's adapters belong to. Raises AloeError when there is none."""
     from aloe_jax.errors import AloeError
-    from aloe_jax.models import is_huggingface
+    from aloe_jax.models.directory import is_huggingface
     from aloe_jax.models.run_directory import load_adapter
 
     found = None if is_huggingface(run) else load_adapter(run)

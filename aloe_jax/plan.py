@@ -10,15 +10,15 @@ import sys
 
 import click
 
-from aloe_jax import config
 from aloe_jax.command import Command, configured
 from aloe_jax.errors import AloeError
+from aloe_jax.training.settings import TrainSettings
 
 ONE = click.IntRange(1, 10**9)
 
 
 @click.command(cls=Command)
-@configured(config.Train)
+@configured(TrainSettings)
 @click.option("--topology", required=True, help="Chips and their shape: v5e:4x4, v5p:2x2x2, h100:8.")
 @click.option(
     "--slices",
@@ -45,7 +45,7 @@ ONE = click.IntRange(1, 10**9)
 @click.option("--price", type=click.FloatRange(0, sys.float_info.max), help="Dollars a chip-hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
-    settings: config.Train, topology: str, slices: int, search: bool, max_rows: int | None, sampler: bool,
+    settings: TrainSettings, topology: str, slices: int, search: bool, max_rows: int | None, sampler: bool,
     sampler_rows: int, sampler_length: int, estimate: bool, named: str | None, conversations: int, turns: int,
     user_tokens: int, reply_tokens: int, price: float | None, as_json: bool,
 ) -> None:  # fmt: skip

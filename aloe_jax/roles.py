@@ -18,13 +18,13 @@ from typing import Annotated, Any, Literal
 import jinja2
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from aloe_jax import config
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
 from aloe_jax.llm.providers import language_model
 from aloe_jax.llm.reading import has_thinking, parse_answer
+from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
 
@@ -198,15 +198,15 @@ class Cast:
 
     def __init__(
         self,
-        roles: config.Roles,
+        roles: RolesSettings,
         ledger: Ledger,
         only: Sequence[str] | None = None,
-        model: Callable[[config.Role, str], LLM] | None = None,
+        model: Callable[[RoleSettings, str], LLM] | None = None,
     ) -> None:
         self._ledger = ledger
-        self._roles: dict[str, tuple[LLM, config.Role]] = {}
-        for name in only or config.Roles.model_fields:
-            role: config.Role = getattr(roles, name)
+        self._roles: dict[str, tuple[LLM, RoleSettings]] = {}
+        for name in only or RolesSettings.model_fields:
+            role: RoleSettings = getattr(roles, name)
             if (
                 ledger.budget.max_cost is not None
                 and role.price is None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from aloe_jax import config
 from aloe_jax.command import Command, configured, one_line_errors
+from aloe_jax.training.settings import TrainSettings
 
 LISTING = "aloe_jax.list_models"
 
@@ -27,7 +27,7 @@ def _list(context: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 @click.command(cls=Command)
-@configured(config.Train)
+@configured(TrainSettings)
 @click.option("--dry-run", is_flag=True, help="Print model, memory, data and steps, then stop.")
 @click.option(
     "--list-models",
@@ -41,7 +41,7 @@ def _list(context: click.Context, option: click.Parameter, value: bool) -> None:
     "--json", "as_json", is_flag=True, is_eager=True, expose_value=False, callback=_list,
     help="With --list-models: print JSON.",
 )  # fmt: skip
-def main(settings: config.Train, dry_run: bool) -> None:
+def main(settings: TrainSettings, dry_run: bool) -> None:
     """Train a model on conversation trees, as packed token trees.
 
     `stage: sft` learns the preferred replies, each in its context; `stage: dpo` learns to prefer them to the

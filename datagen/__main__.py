@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aloe_jax import config
 from aloe_jax.command import Group, configured, one_line_errors
+from aloe_jax.settings import load_settings
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from datagen.conversations import Outcome
@@ -52,8 +53,8 @@ def main() -> None:
 
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Show expected calls, tokens and cost; ask nothing.")
-@configured(config.Datagen, **LIMITS)
-def personas(settings: config.Datagen, dry_run: bool) -> None:
+@configured(DatagenSettings, **LIMITS)
+def personas(settings: DatagenSettings, dry_run: bool) -> None:
     """Grow the pools of profiles and personalities and draw the personas.
 
     A writer is shown a few random members and asked for more; candidates that resemble a member are refused.
@@ -109,8 +110,8 @@ def personas(settings: config.Datagen, dry_run: bool) -> None:
 @click.option(
     "--texts", type=click.Path(path_type=Path), help="Calibrate on a file: texts one a line, or JSON strings."
 )
-@configured(config.Datagen)
-def calibrate(settings: config.Datagen, texts: Path | None) -> None:
+@configured(DatagenSettings)
+def calibrate(settings: DatagenSettings, texts: Path | None) -> None:
     """Find the personas.similarity that tells near-copies from new texts for personas.vectors.
 
     Makes near-copies of the pool's own texts (or of the seeds, or of a file) and shows how well thresholds tell
@@ -144,8 +145,8 @@ def calibrate(settings: config.Datagen, texts: Path | None) -> None:
 
 
 @main.command()
-@configured(config.Datagen)
-def coverage(settings: config.Datagen) -> None:
+@configured(DatagenSettings)
+def coverage(settings: DatagenSettings) -> None:
     """Show what the profiles say of age, gender, work, pastimes, pets and diet, and where nobody is.
 
     \b
@@ -168,7 +169,7 @@ def coverage(settings: config.Datagen) -> None:
 @main.command()
 @click.option("--dry-run", is_flag=True, help="Show expected calls, tokens and cost; ask nothing.")
 @configured(
-    config.Datagen,
+    DatagenSettings,
     **LIMITS,
     verify_twice=(
         "conversations.verify_twice",
@@ -179,7 +180,7 @@ def coverage(settings: config.Datagen) -> None:
         {"type": click.Choice(["random", "both"]), "help": "Answer one reply of a turn or, in the first turns, both."},
     ),
 )
-def conversations(settings: config.Datagen, dry_run: bool) -> None:
+def conversations(settings: DatagenSettings, dry_run: bool) -> None:
     """Write the conversation trees: two replies a turn, one preferred.
 
     Needs `personas` first. Ctrl-C finishes the conversations in hand; the same command goes on later. Exit
@@ -241,8 +242,8 @@ def conversations(settings: config.Datagen, dry_run: bool) -> None:
 
 
 @main.command()
-@configured(config.Datagen)
-def build(settings: config.Datagen) -> None:
+@configured(DatagenSettings)
+def build(settings: DatagenSettings) -> None:
     """Write the journal's records as TFDS data sets under OUTPUT/tfds.
 
     aloe_personas has the splits train and benchmark, aloe_trees train and validation; validation holds
@@ -262,8 +263,8 @@ def build(settings: config.Datagen) -> None:
 
 
 @main.command()
-@configured(config.Datagen)
-def stats(settings: config.Datagen) -> None:
+@configured(DatagenSettings)
+def stats(settings: DatagenSettings) -> None:
     """Show pools and their coverage, conversations turn by turn, quality, skips, calls and what they cost.
 
     \b
@@ -317,7 +318,7 @@ def browse(
             written = browse_data(data, Path(output), source_format)
         else:
             assert path is not None
-            settings = config.load(config.Datagen, path, overrides)
+            settings = load_settings(DatagenSettings, path, overrides)
             with open_journal(settings, writing=False) as ledger:
                 written = browse_journal(ledger, settings, Path(output) if output else None)
     click.echo(f"{written}: open it in a browser")
@@ -353,7 +354,7 @@ def convert(source: str, target: str, source_format: Any, target_format: Any, li
         click.echo(f"not held by {target_format}: {count:,} {lost}", err=True)
 
 
-def _show_estimate(settings: config.Datagen, seeds: Any) -> None:
+def _show_estimate(settings: DatagenSettings, seeds: Any) -> None:
     from contextlib import nullcontext
 
     from aloe_jax.terminal import console
@@ -376,7 +377,7 @@ def _stop_at_limit(why: str) -> None:
     sys.exit(LIMITED)
 
 
-def _label(settings: config.Datagen) -> None:
+def _label(settings: DatagenSettings) -> None:
     from datagen.journal import SIMULATED, is_simulated
 
     if is_simulated(settings):

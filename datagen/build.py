@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.dataset import ABSENT
 from aloe_jax.errors import AloeError
@@ -22,6 +21,7 @@ from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card
 from datagen.personas import Personas, recorded_personas
+from datagen.settings import DatagenSettings
 from datagen.writing import alone
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _LITTLE = 1 << 16  # bytes free of a disk that is full
 Splits = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def build(ledger: Ledger, settings: config.Datagen) -> dict[Path, dict[str, int]]:
+def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int]]:
     """Write both data sets and their card under OUTPUT/tfds; returns their directories with the records per split.
 
     A data set is written beside its place and moved there when it is complete, so that a reader finds the

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from aloe_jax import config
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
 from aloe_jax.coverage import Coverage, who_and_why, whole_reason
 from aloe_jax.errors import AloeError
 from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, recorded_skips, same_settings
+from datagen.settings import ConversationsSettings, DatagenSettings
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -81,7 +81,7 @@ def write_conversation(
     cast: Players,
     conversation_id: str,
     persona: Persona,
-    wanted: config.Conversations,
+    wanted: ConversationsSettings,
     seed: int,
     *,
     attempts: int = TURN_ATTEMPTS,
@@ -123,7 +123,7 @@ def _turn(
     cast: Players,
     persona: Persona,
     history: list[Message],
-    wanted: config.Conversations,
+    wanted: ConversationsSettings,
     attempts: int,
     name: list[str | int],
 ) -> Turn:
@@ -138,7 +138,7 @@ def _turn(
     raise AssertionError("no attempts")
 
 
-def _attempt(cast: Players, persona: Persona, history: list[Message], wanted: config.Conversations, seed: int) -> Turn:
+def _attempt(cast: Players, persona: Persona, history: list[Message], wanted: ConversationsSettings, seed: int) -> Turn:
     from aloe_jax.roles import RoleError, derive_seed
 
     rng = random.Random(seed)
@@ -214,7 +214,7 @@ def write_conversations(
     ledger: Ledger,
     cast: Players,
     personas: list[Persona],
-    settings: config.Datagen,
+    settings: DatagenSettings,
     progress: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
     """Write the planned conversations that the journal does not hold yet, `concurrency` at once.
@@ -294,7 +294,7 @@ def write_conversations(
     return outcome
 
 
-def recorded_conversations(ledger: Ledger, personas: list[Persona], settings: config.Datagen) -> list[Conversation]:
+def recorded_conversations(ledger: Ledger, personas: list[Persona], settings: DatagenSettings) -> list[Conversation]:
     """The planned conversations that are finished, in the order of the plan.
 
     Raises AloeError naming the conversation whose record is not valid.
@@ -313,7 +313,7 @@ def recorded_conversations(ledger: Ledger, personas: list[Persona], settings: co
     ]
 
 
-def record_settings(ledger: Ledger, settings: config.Datagen) -> None:
+def record_settings(ledger: Ledger, settings: DatagenSettings) -> None:
     """Note what the conversations are written with. Raises AloeError when earlier ones were written otherwise."""
     shaping = _shaping(settings)
     recorded = ledger.get(SETTINGS, "conversations")
@@ -323,7 +323,7 @@ def record_settings(ledger: Ledger, settings: config.Datagen) -> None:
         same_settings(journal_path(settings), "conversations", recorded, shaping)
 
 
-def _shaping(settings: config.Datagen) -> dict[str, Any]:
+def _shaping(settings: DatagenSettings) -> dict[str, Any]:
     """The settings that decide what a conversation says, by dotted name."""
     shaping: dict[str, Any] = {"seed": settings.seed}
     for key in ("turns", "hint", "verify_twice", "branch", "branch_depth"):

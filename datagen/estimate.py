@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from aloe_jax import config
 from aloe_jax.conversation import Message, Persona
+from aloe_jax.llm.settings import RoleSettings
 from datagen.conversations import TALKING_ROLES, plan
 from datagen.journal import BATCH, CONVERSATION
 from datagen.pool.growth import Batch
+from datagen.settings import ConversationsSettings, DatagenSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +45,7 @@ class Estimate:
 
 
 def estimate_personas(
-    ledger: Ledger | None, settings: config.Datagen, seeds: tuple[Sequence[str], Sequence[str]]
+    ledger: Ledger | None, settings: DatagenSettings, seeds: tuple[Sequence[str], Sequence[str]]
 ) -> list[Estimate]:
     """The calls to the persona writer that a fresh pool would take."""
     wanted = settings.personas
@@ -63,7 +64,7 @@ def estimate_personas(
     return [_estimate(ledger, settings, "persona_writer", calls - len(batches), prompt, reply, calls)]
 
 
-def estimate_conversations(ledger: Ledger, personas: list[Persona], settings: config.Datagen) -> list[Estimate]:
+def estimate_conversations(ledger: Ledger, personas: list[Persona], settings: DatagenSettings) -> list[Estimate]:
     """The calls of the planned conversations that the journal does not hold.
 
     Calls already made for unfinished conversations are not subtracted: the estimate is what is left at most,
@@ -90,7 +91,7 @@ def estimate_conversations(ledger: Ledger, personas: list[Persona], settings: co
     return estimates
 
 
-def table(estimates: Sequence[Estimate], settings: config.Datagen) -> Table:
+def table(estimates: Sequence[Estimate], settings: DatagenSettings) -> Table:
     """The estimates with their sum."""
     from rich.table import Table
 
@@ -117,10 +118,10 @@ def table(estimates: Sequence[Estimate], settings: config.Datagen) -> Table:
 
 
 def _estimate(
-    ledger: Ledger | None, settings: config.Datagen, name: str, calls: float, prompt: float, reply: float, over: float
+    ledger: Ledger | None, settings: DatagenSettings, name: str, calls: float, prompt: float, reply: float, over: float
 ) -> Estimate:
     """`prompt` and `reply` are tokens over `over` calls, of which `calls` are still to be made."""
-    role: config.Role = getattr(settings.roles, name)
+    role: RoleSettings = getattr(settings.roles, name)
     model = "scripted" if role.provider == "scripted" else role.model or "(no model named)"
     calls = max(0, round(calls))
     each_prompt, each_reply = (prompt / over, reply / over) if over else (0.0, 0.0)
@@ -143,7 +144,7 @@ def _usage(ledger: Ledger | None, model: str, role: str) -> Usage | None:
     return ledger.usage().get(f"{model}/{role}") if ledger else None
 
 
-def _turns_by_depth(wanted: config.Conversations) -> dict[int, int]:
+def _turns_by_depth(wanted: ConversationsSettings) -> dict[int, int]:
     """How many turns of one conversation lie at each depth."""
     forks = min(wanted.branch_depth, wanted.turns - 1) if wanted.branch == "both" else 0
     return {depth: 2 ** min(depth, forks) for depth in range(wanted.turns)}

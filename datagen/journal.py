@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -22,12 +22,12 @@ JOB = "batch-job"  # a job at a batch service under its label; "batch-job-done" 
 SETTINGS = "settings"  # what the conversations were written with; id "conversations"
 
 
-def journal_path(settings: config.Datagen) -> Path:
+def journal_path(settings: DatagenSettings) -> Path:
     """OUTPUT/journal.sqlite."""
     return Path(settings.output) / "journal.sqlite"
 
 
-def open_journal(settings: config.Datagen, *, create: bool = False, writing: bool = True) -> Ledger:
+def open_journal(settings: DatagenSettings, *, create: bool = False, writing: bool = True) -> Ledger:
     """Open the journal, with the budget of the settings. Raises AloeError when there is none and `create` is False."""
     from aloe_jax.llm.budget import Budget
     from aloe_jax.llm.ledger import Ledger
@@ -60,7 +60,7 @@ def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[
             )
 
 
-def is_simulated(settings: config.Datagen) -> bool:
+def is_simulated(settings: DatagenSettings) -> bool:
     """Whether any role is played by the scripted provider instead of a language model."""
     return any(role["provider"] == "scripted" for role in settings.roles.model_dump().values())
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, Field, model_validator
 
-from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from datagen.journal import POOL, journal_path, same_settings
 from datagen.pool.growth import Pool, grow, journaled_pool
 from datagen.pool.similarity import Kind
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -74,7 +74,7 @@ class Draw(BaseModel):
         return self
 
 
-def draw(profiles: int, personalities: int, settings: config.Datagen) -> dict[str, list[tuple[int, int]]]:
+def draw(profiles: int, personalities: int, settings: DatagenSettings) -> dict[str, list[tuple[int, int]]]:
     """Draw (profile, personality) numbers for the splits `train` and `benchmark`.
 
     Benchmark profiles and personalities are held out first, so the splits share neither. A training profile
@@ -97,7 +97,7 @@ def draw(profiles: int, personalities: int, settings: config.Datagen) -> dict[st
     }
 
 
-def pool_sizes(settings: config.Datagen) -> dict[Kind, int]:
+def pool_sizes(settings: DatagenSettings) -> dict[Kind, int]:
     """How many texts the pools must hold for training and benchmark together."""
     wanted = settings.personas
     return {
@@ -109,7 +109,7 @@ def pool_sizes(settings: config.Datagen) -> dict[Kind, int]:
 def write_personas(
     ledger: Ledger,
     writer: Writer,
-    settings: config.Datagen,
+    settings: DatagenSettings,
     seeds: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[str, int, int], None] = lambda name, size, target: None,
 ) -> tuple[Personas, dict[Kind, Pool]]:
@@ -153,7 +153,7 @@ def recorded_draw(ledger: Ledger) -> Draw | None:
     return None if record is None else ledger.read(Draw, POOL, "personas", record)
 
 
-def recorded_personas(ledger: Ledger, settings: config.Datagen) -> Personas:
+def recorded_personas(ledger: Ledger, settings: DatagenSettings) -> Personas:
     """The personas of a finished `datagen personas`. Raises AloeError when there are none or others."""
     path = journal_path(settings)
     record = recorded_draw(ledger)
@@ -174,7 +174,7 @@ def recorded_personas(ledger: Ledger, settings: config.Datagen) -> Personas:
     )
 
 
-def recorded_pools(ledger: Ledger, settings: config.Datagen) -> dict[Kind, Pool]:
+def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Pool]:
     """Both pools as far as they have been grown: from the finished draw, or call by call, or the bare seeds.
 
     Raises AloeError when the pools are not finished and their seeds cannot be read.
@@ -196,7 +196,7 @@ def recorded_pools(ledger: Ledger, settings: config.Datagen) -> dict[Kind, Pool]
     }
 
 
-def _shaping(settings: config.Datagen) -> dict[str, Any]:
+def _shaping(settings: DatagenSettings) -> dict[str, Any]:
     """The settings that decide who the personas are, by dotted name."""
     shaping: dict[str, Any] = {"seed": settings.seed}
     for key, value in settings.personas.model_dump(exclude={"patience"}).items():

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
-from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.coverage import who_and_why, whole_reason
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.settings import RoleSettings
 from datagen.conversations import (
     TALKING_ROLES,
     TURN_ATTEMPTS,
@@ -32,6 +32,7 @@ from datagen.conversations import (
     write_conversation,
 )
 from datagen.journal import CONVERSATION, JOB, SKIP, recorded_skips
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
@@ -56,7 +57,7 @@ class Service(Protocol):
 class Collector:
     """Stands in for the language model of a role: notes what it is asked, and answers nothing."""
 
-    def __init__(self, service: Service, role: config.Role):
+    def __init__(self, service: Service, role: RoleSettings):
         self.name, self.role, self.service = service.name, role, service
         self.waiting: dict[str, Request] = {}
 
@@ -91,10 +92,10 @@ class _Noted(BaseModel):
 def write_in_waves(
     ledger: Ledger,
     personas: list[Persona],
-    settings: config.Datagen,
+    settings: DatagenSettings,
     progress: Callable[[Outcome, str], None] = lambda outcome, doing: None,
     *,
-    service: Callable[[config.Role, str], Service] | None = None,
+    service: Callable[[RoleSettings, str], Service] | None = None,
     poll: float = POLL,
 ) -> Outcome:
     """Write the planned conversations that the journal does not hold yet; see `write_conversations`.
@@ -108,7 +109,7 @@ def write_in_waves(
     record_settings(ledger, settings)
     collectors: dict[str, Collector] = {}
 
-    def model(role: config.Role, name: str) -> Collector:
+    def model(role: RoleSettings, name: str) -> Collector:
         made = service(_batched(role, name), name) if service else _batch_service(_batched(role, name), name, ledger)
         collectors[name] = Collector(made, role)
         return collectors[name]
@@ -142,7 +143,7 @@ def write_in_waves(
     return outcome
 
 
-def _batched(role: config.Role, name: str) -> config.Role:
+def _batched(role: RoleSettings, name: str) -> RoleSettings:
     if role.provider != "genai":
         raise AloeError(
             f"roles.{name}.provider: conversations.batch needs genai, which reaches the Gemini Batch API, "
@@ -151,14 +152,14 @@ def _batched(role: config.Role, name: str) -> config.Role:
     return role
 
 
-def _batch_service(role: config.Role, name: str, ledger: Ledger) -> Service:
+def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> Service:
     from aloe_jax.llm.batch import GenaiBatch
 
     return GenaiBatch(role, name, on_fault=ledger.count_fault)
 
 
 def _advance(
-    ledger: Ledger, cast: Any, name: str, persona: Persona, settings: config.Datagen, earlier: int, outcome: Outcome
+    ledger: Ledger, cast: Any, name: str, persona: Persona, settings: DatagenSettings, earlier: int, outcome: Outcome
 ) -> bool:
     """Write one conversation as far as it goes; whether it is through with, written or skipped."""
     from aloe_jax.llm.budget import BudgetError

@@ -2,25 +2,26 @@
 
 from pathlib import Path
 
-from aloe_jax import config
 from aloe_jax.conversation import Persona
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import RoleError
+from datagen.settings import ConversationsSettings, DatagenSettings, PersonasSettings
 
-SCRIPTED = config.Roles.model_validate({"provider": "scripted"})
+SCRIPTED = RolesSettings.model_validate({"provider": "scripted"})
 
 
-def small_settings(output: Path, **conversations) -> config.Datagen:
+def small_settings(output: Path, **conversations) -> DatagenSettings:
     """Six training profiles with two of four personalities each, and four benchmark personas."""
-    return config.Datagen(
+    return DatagenSettings(
         output=str(output),
-        personas=config.Personas(
+        personas=PersonasSettings(
             profiles=6,
             personalities=4,
             personalities_per_profile=2,
             benchmark_profiles=2,
             benchmark_personalities=2,
         ),
-        conversations=config.Conversations(**{"count": 12, "turns": 3, "concurrency": 2, **conversations}),
+        conversations=ConversationsSettings(**{"count": 12, "turns": 3, "concurrency": 2, **conversations}),
         roles=SCRIPTED,
     )
 

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from aloe_jax.models import Compute, Decoder, ModelSpec, assemble, weights
-from aloe_jax.models.weights import nested
+from aloe_jax.models.decoder import Compute, Decoder, assemble
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.weights import nested, weights
 
 
 def random_decoder(spec: ModelSpec, deviation: float = 0.1, seed: int = 1, compute: Compute | None = None) -> Decoder:

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.chat import shared_by
 from aloe_jax.data.chats import read_chat
 from aloe_jax.errors import AloeError
 from aloe_jax.sampling.loading import load_sampler
+from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.sampling.talk import Talk
 from tests.sampling.tiny import saved_model
 
@@ -184,7 +184,7 @@ def test_ctrl_c_stops_a_reply_and_a_full_context_is_told(directory):
 
 
 def settings(**values):
-    return config.Sampling.model_validate({"max_new_tokens": 20, "temperature": 2.0, "rows": 1} | values)
+    return SamplingSettings.model_validate({"max_new_tokens": 20, "temperature": 2.0, "rows": 1} | values)
 
 
 def test_a_talk_broken_off_or_taken_back_goes_on_as_if_told_so(directory):

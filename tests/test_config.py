@@ -2,10 +2,10 @@
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-
-MINIMAL = "stage: sft\noutput: runs/x\ndata: {path: d.jsonl}\nmodel: {tokenizer: t}\n"
+from aloe_jax.settings import dump_settings, load_settings
+from aloe_jax.training.settings import TrainSettings
+from tests.sections import MINIMAL
 
 
 @pytest.fixture
@@ -19,16 +19,16 @@ def write(tmp_path):
 
 
 def test_overrides_win_and_keep_their_types(write):
-    settings = config.load(
-        config.Train, write(MINIMAL), ["optimizer.learning_rate=1e-5", "data.rows=3", "sft.replies=both", "steps=null"]
+    settings = load_settings(
+        TrainSettings, write(MINIMAL), ["optimizer.learning_rate=1e-5", "data.rows=3", "sft.replies=both", "steps=null"]
     )
     assert settings.optimizer.learning_rate == 1e-5
     assert (settings.data.rows, settings.sft.replies, settings.steps) == (3, "both", None)
 
 
 def test_a_dump_loads_to_the_same_settings(write):
-    settings = config.load(config.Train, write(MINIMAL), ["optimizer.learning_rate=3e-6", "data.limit=7"])
-    assert config.load(config.Train, write(config.dump(settings))) == settings
+    settings = load_settings(TrainSettings, write(MINIMAL), ["optimizer.learning_rate=3e-6", "data.limit=7"])
+    assert load_settings(TrainSettings, write(dump_settings(settings))) == settings
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_dump_loads_to_the_same_settings(write):
 )
 def test_mistakes_name_file_key_and_fix(write, override, told):
     with pytest.raises(AloeError, match=told) as caught:
-        config.load(config.Train, write(MINIMAL), [override])
+        load_settings(TrainSettings, write(MINIMAL), [override])
     assert "\n" not in str(caught.value)
 
 
@@ -65,19 +65,19 @@ def test_mistakes_in_the_file(write, tmp_path):
         ("a: [\n", "c.yaml: while parsing"),
     ]:
         with pytest.raises(AloeError, match=told) as caught:
-            config.load(config.Train, write(text))
+            load_settings(TrainSettings, write(text))
         assert "c.yaml" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(AloeError, match=r"nothing\.yaml: cannot read the config"):
-        config.load(config.Train, tmp_path / "nothing.yaml")
+        load_settings(TrainSettings, tmp_path / "nothing.yaml")
 
 
 def test_settings_are_frozen(write):
-    settings = config.load(config.Train, write(MINIMAL))
+    settings = load_settings(TrainSettings, write(MINIMAL))
     with pytest.raises(Exception, match="frozen"):
         settings.seed = 3
 
 
 def test_only_the_override_at_fault_is_shown(write):
     with pytest.raises(AloeError) as refused:
-        config.load(config.Train, write(MINIMAL), ["steps=3", "data.rows=0", "seed=4"])
+        load_settings(TrainSettings, write(MINIMAL), ["steps=3", "data.rows=0", "seed=4"])
     assert "with data.rows=0: data.rows: " in str(refused.value) and "steps=3" not in str(refused.value)

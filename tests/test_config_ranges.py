@@ -1,6 +1,5 @@
 """Every number of every section has its range, and every text is one that a file system or a log can hold."""
 
-import inspect
 import math
 import os
 import types
@@ -10,15 +9,14 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import TypeAdapter, ValidationError
 
-from aloe_jax import config
+from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
 from aloe_jax.errors import AloeError
-from tests.test_config import MINIMAL
+from aloe_jax.settings import Section, load_settings
+from aloe_jax.training.settings import TrainSettings
+from datagen.settings import DatagenSettings
+from tests.sections import MINIMAL, sections
 
-SECTIONS = [
-    value
-    for name, value in vars(config).items()
-    if inspect.isclass(value) and issubclass(value, config.Section) and value is not config.Section
-]
+SECTIONS = sections()
 EVALUATE = "output: o\npersonas: p\nmodels: {a: {scripted: generic}}\n"
 PREFERENCES = "output: o\ndata: d\nmodels: {a: b}\n"
 
@@ -53,7 +51,8 @@ NUMBERS = list(numbers())
 
 def test_the_walk_finds_the_numbers():
     found = {param.id for param in NUMBERS}
-    assert {"Train.seed", "DPO.turn_weights", "Optimizer.b1", "Architecture.rope_theta", "Sampling.top_p"} <= found
+    named = {"TrainSettings.seed", "DPOSettings.turn_weights", "OptimizerSettings.b1", "SamplingSettings.top_p"}
+    assert named | {"ArchitectureSettings.rope_theta"} <= found
     assert len(found) > 60
 
 
@@ -62,7 +61,7 @@ def test_every_number_has_two_ends_and_is_a_number(kind, limits):
     low = [limit.ge if isinstance(limit, Ge) else limit.gt for limit in limits if isinstance(limit, Ge | Gt)]
     high = [limit.le if isinstance(limit, Le) else limit.lt for limit in limits if isinstance(limit, Le | Lt)]
     assert low and high and min(high) < 1e13, "give it a lower and an upper end"
-    field = TypeAdapter(typing.Annotated[(kind, *limits)], config=config.Section.model_config | {"frozen": False})
+    field = TypeAdapter(typing.Annotated[(kind, *limits)], config=Section.model_config | {"frozen": False})
     for ends in ({min(high)} if any(isinstance(limit, Le) for limit in limits) else set(),):
         for end in ends:
             assert field.validate_python(kind(end)) == end
@@ -72,11 +71,11 @@ def test_every_number_has_two_ends_and_is_a_number(kind, limits):
             field.validate_python(wrong)
 
 
-def refused(tmp_path, text, overrides=(), kind=config.Train):
+def refused(tmp_path, text, overrides=(), kind=TrainSettings):
     path = tmp_path / "c.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(AloeError) as caught:
-        config.load(kind, path, overrides)
+        load_settings(kind, path, overrides)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 1000 and ("c.yaml" in message or "override" in message), message
     return message
@@ -85,26 +84,26 @@ def refused(tmp_path, text, overrides=(), kind=config.Train):
 @pytest.mark.parametrize(
     ("kind", "text", "override", "message"),
     [
-        (config.Train, MINIMAL, "seed=-1", "seed: input should be greater than or equal to 0, not -1"),
-        (config.Evaluate, EVALUATE, "seed=-1", "seed: input should be greater than or equal to 0"),
-        (config.Preferences, PREFERENCES, "seed=-1", "seed: input should be greater than or equal to 0"),
-        (config.Datagen, "output: o\n", "seed=2147483648", "seed: input should be less than or equal to 2147483647"),
-        (config.Train, MINIMAL, "optimizer.learning_rate=.inf", "optimizer.learning_rate: input should be a finite"),
-        (config.Train, MINIMAL, "optimizer.learning_rate=.nan", "optimizer.learning_rate: input should be a finite"),
-        (config.Train, MINIMAL, "optimizer.b1=1", "optimizer.b1: input should be less than 1"),
-        (config.Train, MINIMAL, "optimizer.eps=0", "optimizer.eps: input should be greater than"),
-        (config.Train, MINIMAL, "model.architecture.rope_theta=0", "rope_theta: input should be greater than"),
-        (config.Train, MINIMAL, "data.row_length=1073741824", "data.row_length: input should be less than or equal"),
-        (config.Train, MINIMAL, "mesh.data=-2", "mesh.data: input should be greater than or equal to -1"),
-        (config.Train, MINIMAL, "mesh={data: -1, fsdp: -1}", "mesh: data, fsdp and tensor must be positive, at most"),
-        (config.Train, MINIMAL, "dpo.turn_weights=[.inf]", "dpo.turn_weights.0: input should be a finite number"),
-        (config.Train, MINIMAL, "data={path: d, rows: 65536, row_length: 1048576}", "data.rows: 65,536 rows of"),
-        (config.Train, MINIMAL, "data.accumulate=9", r"data.accumulate: 8 rows \(data.rows\) cannot be computed in 9"),
-        (config.Evaluate, EVALUATE, "sampling.temperature=1e-300", "is too close to 0 to divide by"),
-        (config.Evaluate, EVALUATE, "sampling.max_length=128", "max_new_tokens: 128 leave no room"),
-        (config.Evaluate, EVALUATE, "cases=100000", "bootstrap: 2,000 times 100,000 cases are no|permutations: "),
+        (TrainSettings, MINIMAL, "seed=-1", "seed: input should be greater than or equal to 0, not -1"),
+        (EvaluateSettings, EVALUATE, "seed=-1", "seed: input should be greater than or equal to 0"),
+        (PreferencesSettings, PREFERENCES, "seed=-1", "seed: input should be greater than or equal to 0"),
+        (DatagenSettings, "output: o\n", "seed=2147483648", "seed: input should be less than or equal to 2147483647"),
+        (TrainSettings, MINIMAL, "optimizer.learning_rate=.inf", "optimizer.learning_rate: input should be a finite"),
+        (TrainSettings, MINIMAL, "optimizer.learning_rate=.nan", "optimizer.learning_rate: input should be a finite"),
+        (TrainSettings, MINIMAL, "optimizer.b1=1", "optimizer.b1: input should be less than 1"),
+        (TrainSettings, MINIMAL, "optimizer.eps=0", "optimizer.eps: input should be greater than"),
+        (TrainSettings, MINIMAL, "model.architecture.rope_theta=0", "rope_theta: input should be greater than"),
+        (TrainSettings, MINIMAL, "data.row_length=1073741824", "data.row_length: input should be less than or equal"),
+        (TrainSettings, MINIMAL, "mesh.data=-2", "mesh.data: input should be greater than or equal to -1"),
+        (TrainSettings, MINIMAL, "mesh={data: -1, fsdp: -1}", "mesh: data, fsdp and tensor must be positive, at most"),
+        (TrainSettings, MINIMAL, "dpo.turn_weights=[.inf]", "dpo.turn_weights.0: input should be a finite number"),
+        (TrainSettings, MINIMAL, "data={path: d, rows: 65536, row_length: 1048576}", "data.rows: 65,536 rows of"),
+        (TrainSettings, MINIMAL, "data.accumulate=9", r"data.accumulate: 8 rows \(data.rows\) cannot be computed in 9"),
+        (EvaluateSettings, EVALUATE, "sampling.temperature=1e-300", "is too close to 0 to divide by"),
+        (EvaluateSettings, EVALUATE, "sampling.max_length=128", "max_new_tokens: 128 leave no room"),
+        (EvaluateSettings, EVALUATE, "cases=100000", "bootstrap: 2,000 times 100,000 cases are no|permutations: "),
         (
-            config.Datagen,
+            DatagenSettings,
             "output: o\n",
             "conversations={branch: both, branch_depth: 4, turns: 3}",
             "branch_depth: 4 is",
@@ -171,15 +170,15 @@ def test_aliases_that_multiply(tmp_path):
     assert "more than 50,000 values, counting what its aliases repeat" in refused(tmp_path, bomb)
     path = tmp_path / "c.yaml"
     path.write_text(MINIMAL.replace("data: {path: d.jsonl}", "data: {path: &p d.jsonl}") + "wandb: *p\n")
-    assert config.load(config.Train, path).wandb == "d.jsonl"
+    assert load_settings(TrainSettings, path).wandb == "d.jsonl"
 
 
 def test_a_file_that_is_no_text(tmp_path):
     assert "is not UTF-8 text (byte 0)" in refused(tmp_path, b"\xff\xfe" + MINIMAL.encode("utf-16-le"))
     with pytest.raises(AloeError, match="cannot read the config"):
-        config.load(config.Train, tmp_path)
+        load_settings(TrainSettings, tmp_path)
     with pytest.raises(AloeError, match="cannot read the config"):
-        config.load(config.Train, "a\0b")
+        load_settings(TrainSettings, "a\0b")
 
 
 def test_of_a_file_of_any_size_no_more_is_read_than_a_config_has(tmp_path):
@@ -187,7 +186,7 @@ def test_of_a_file_of_any_size_no_more_is_read_than_a_config_has(tmp_path):
     huge.touch()
     os.truncate(huge, 1 << 40)
     with pytest.raises(AloeError, match="more than the 262,144 of any config"):
-        config.load(config.Train, huge)
+        load_settings(TrainSettings, huge)
 
 
 @pytest.mark.parametrize("path", ["~", "~/runs/a"])
@@ -200,12 +199,12 @@ def test_a_home_directory_that_no_shell_has_replaced(tmp_path, path):
 def test_an_empty_section_takes_overrides(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(MINIMAL + "optimizer:\n")
-    assert config.load(config.Train, path, ["optimizer.b1=0.5"]).optimizer.b1 == 0.5
+    assert load_settings(TrainSettings, path, ["optimizer.b1=0.5"]).optimizer.b1 == 0.5
 
 
 def test_numbers_in_every_form(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(MINIMAL)
     for form in ("1e-5", "1E-5", "+1e-5", ".1e-4", "0.00001", "1.e-5", "10_0e-7"):
-        assert config.load(config.Train, path, [f"optimizer.learning_rate={form}"]).optimizer.learning_rate == 1e-5
-    assert config.load(config.Train, path, ["seed=1_000"]).seed == 1000
+        assert load_settings(TrainSettings, path, [f"optimizer.learning_rate={form}"]).optimizer.learning_rate == 1e-5
+    assert load_settings(TrainSettings, path, ["seed=1_000"]).seed == 1000

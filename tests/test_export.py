@@ -9,11 +9,16 @@ import pytest
 from click.testing import CliRunner
 from flax import nnx
 
-from aloe_jax import config
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.export import main
-from aloe_jax.models import Decoder, ModelSpec, load_pretrained
+from aloe_jax.models.decoder import Decoder
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.run_directory import save_spec
+from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.settings import dump_settings
+from aloe_jax.training.settings import TrainSettings
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +43,10 @@ def root(tmp_path_factory):
     model = Decoder(spec, rngs=nnx.Rngs(0))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(run / "checkpoints/5/params", nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    made = config.Train(
-        stage="dpo", output=str(run), model=config.Model(path=str(base)), data=config.Data(path=str(data)), steps=5
+    made = TrainSettings(
+        stage="dpo", output=str(run), model=ModelSettings(path=str(base)), data=DataSettings(path=str(data)), steps=5
     )
-    (run / "config.yaml").write_text(config.dump(made))
+    (run / "config.yaml").write_text(dump_settings(made))
     return root
 
 

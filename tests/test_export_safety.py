@@ -14,24 +14,23 @@ import pytest
 from click.testing import CliRunner
 from flax import nnx
 
-from aloe_jax import config
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.export import main
-from aloe_jax.models import (
-    Decoder,
-    ModelSpec,
-    is_huggingface,
-    load_pretrained,
-    lora,
-    save_pretrained,
-    tokenizer_directory,
-)
+from aloe_jax.models import lora
+from aloe_jax.models.decoder import Decoder
+from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
 from aloe_jax.models.generation import keep
+from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.run_directory import save_adapter, save_spec
+from aloe_jax.models.settings import LoRASettings, ModelSettings
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.sampling.loading import load_sampler
+from aloe_jax.settings import dump_settings
+from aloe_jax.training.settings import TrainSettings
 from tests.random_models import random_decoder
 
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_k": 20, "transformers_version": "4.51.0"}
@@ -68,13 +67,15 @@ def trained(directory, settings, values, keeping=True):
         save_adapter(directory, settings.model)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / "checkpoints/2/params", values)
-    (directory / "config.yaml").write_text(config.dump(settings))
+    (directory / "config.yaml").write_text(dump_settings(settings))
     return directory
 
 
 def train_settings(base, output, **more):
-    data = config.Data(path="none.jsonl")
-    return config.Train(stage="sft", output=str(output), model=config.Model(path=str(base), **more), data=data, steps=2)
+    data = DataSettings(path="none.jsonl")
+    return TrainSettings(
+        stage="sft", output=str(output), model=ModelSettings(path=str(base), **more), data=data, steps=2
+    )
 
 
 def full_run(base, name="run", keeping=True):
@@ -85,7 +86,7 @@ def full_run(base, name="run", keeping=True):
 
 def adapter_run(base):
     directory = base.parent / "adapters"
-    settings = train_settings(base, directory, lora=config.LoRA(rank=2))
+    settings = train_settings(base, directory, lora=LoRASettings(rank=2))
     model = lora.attach(load_pretrained(base), settings.model.lora, seed=0)
     values = {"adapters": {name: value[...] for name, value in model.adapters.items()}}
     return trained(directory, settings, values)
@@ -258,7 +259,7 @@ def test_the_card_knows_all_data_of_a_mixture_and_the_optimizer(base):
             "stage": "sft", "output": str(run), "steps": 2, "model": {"path": str(base)},
             "data": {"mixture": sources}, "optimizer": {"name": name},
         }  # fmt: skip
-        (run / "config.yaml").write_text(config.dump(config.Train.model_validate(values)))
+        (run / "config.yaml").write_text(dump_settings(TrainSettings.model_validate(values)))
         assert export("--checkpoint", run, "--output", base.parent / name).exit_code == 0
         card = (base.parent / name / "README.md").read_text()
         assert f"- {said}learning rate" in card
@@ -266,7 +267,7 @@ def test_the_card_knows_all_data_of_a_mixture_and_the_optimizer(base):
         assert f"{real} (weight 2), {played} (weight 1, its first 20 records, simulated), {base / 'gone.jsonl'}" in card
         assert "gone.jsonl (weight 1, not there when this card was written)" in card
     # What was trained on simulated people stays so, whatever is made of it.
-    (run / "config.yaml").write_text(config.dump(train_settings(base.parent / "lion", run)))
+    (run / "config.yaml").write_text(dump_settings(train_settings(base.parent / "lion", run)))
     assert export("--checkpoint", run, "--output", base.parent / "next").exit_code == 0
     again = (base.parent / "next" / "README.md").read_text()
     assert "> **Simulated**: of the base model its card says: the people and replies" in again

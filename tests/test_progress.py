@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.llm.world.people import write_personality, write_profile
 from aloe_jax.progress import EVERY, VARIABLE, Progress
+from aloe_jax.settings import dump_settings
 from tests.players import SCRIPTED, small_settings
 from tests.standin import running
 
@@ -41,9 +42,9 @@ def written(folder, role=None, server=None, model="503x2", provider="openai", **
     if role:
         endpoint = server.url if provider == "genai" else f"{server.url}/v1"
         roles[role] = {"provider": provider, "model": model, "endpoint": endpoint, "attempts": 4}
-    made = settings.model_copy(update={"roles": config.Roles.model_validate(roles), **more})
+    made = settings.model_copy(update={"roles": RolesSettings.model_validate(roles), **more})
     folder.mkdir(exist_ok=True)
-    (folder / "c.yaml").write_text(config.dump(made))
+    (folder / "c.yaml").write_text(dump_settings(made))
     return str(folder / "c.yaml")
 
 
@@ -75,11 +76,11 @@ def test_batches_while_they_are_waited_for(tmp_path, server):
     assert command("datagen", "personas", "--config", written(tmp_path))[0] == 0
     settings = small_settings(tmp_path / "run", count=2, turns=1)
     endpoint = {"provider": "genai", "model": "plain", "endpoint": server.url}
-    roles = config.Roles.model_validate(
+    roles = RolesSettings.model_validate(
         SCRIPTED.model_dump() | dict.fromkeys(("user", "inducer", "responder", "verifier"), endpoint)
     )
     talk = settings.conversations.model_copy(update={"batch": True, "hint": False})
-    (tmp_path / "b.yaml").write_text(config.dump(settings.model_copy(update={"roles": roles, "conversations": talk})))
+    (tmp_path / "b.yaml").write_text(dump_settings(settings.model_copy(update={"roles": roles, "conversations": talk})))
     process = subprocess.Popen(
         [sys.executable, "-m", "datagen", "conversations", "--config", str(tmp_path / "b.yaml")],
         env=os.environ | {VARIABLE: "0.2", "GEMINI_API_KEY": "k"},

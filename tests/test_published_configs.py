@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config
+from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
 from aloe_jax.planning.chips import read_topology
 from aloe_jax.planning.plan import Subject, estimate_plan, sizes_of
 from aloe_jax.planning.workload import Conversations, Shape
+from aloe_jax.settings import load_settings
+from aloe_jax.training.settings import TrainSettings
+from datagen.settings import DatagenSettings
 from tests.planning.headers import PLANNED
 
 ROOT = Path(__file__).parent.parent / "configs"
 KINDS = {
-    "python -m aloe_jax.evaluate --preferences": config.Preferences,
-    "python -m aloe_jax.train": config.Train,
-    "python -m aloe_jax.evaluate": config.Evaluate,
-    "python -m datagen": config.Datagen,
+    "python -m aloe_jax.evaluate --preferences": PreferencesSettings,
+    "python -m aloe_jax.train": TrainSettings,
+    "python -m aloe_jax.evaluate": EvaluateSettings,
+    "python -m datagen": DatagenSettings,
 }
 FILES = sorted(ROOT.rglob("*.yaml"))
 PLANS = [(path, line) for path in FILES for line in map(PLANNED.fullmatch, path.read_text().splitlines()) if line]
@@ -32,7 +35,7 @@ def test_config(path):
     header = " ".join(line for line in lines if line.startswith("#"))
     assert "Hardware:" in header and "Expected:" in header
     assert len(lines) <= 25
-    config.load(KINDS[command], path)
+    load_settings(KINDS[command], path)
 
 
 def test_there_are_configs():
@@ -41,7 +44,7 @@ def test_there_are_configs():
 
 @functools.cache
 def conversations(stage):
-    settings = config.load(config.Train, ROOT / stage / "llama3_8b.yaml")
+    settings = load_settings(TrainSettings, ROOT / stage / "llama3_8b.yaml")
     return Conversations(settings, FEW)
 
 
@@ -50,7 +53,7 @@ def conversations(stage):
 )
 def test_plan_of_a_header(path, line):
     """What a header says of a slice fits it, and is what the formulas say now, as near as they come to a compiler."""
-    settings = config.load(config.Train, path, shlex.split(line["overrides"]))
+    settings = load_settings(TrainSettings, path, shlex.split(line["overrides"]))
     spec, sizes_from = sizes_of(settings)
     assert sizes_from.startswith("published sizes of")
     where = read_topology(line["topology"])

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax import config, roles
+from aloe_jax import roles
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.llm.world.people import read_profile
 from aloe_jax.roles import (
@@ -232,7 +233,7 @@ def test_a_truncated_answer_that_is_whole_is_taken(cast_of):
 
 
 def test_a_limit_of_dollars_needs_prices(tmp_path):
-    remote = config.Roles.model_validate({"provider": "openai", "model": "m", "endpoint": "http://127.0.0.1:9/v1"})
+    remote = RolesSettings.model_validate({"provider": "openai", "model": "m", "endpoint": "http://127.0.0.1:9/v1"})
     with Ledger(tmp_path / "j", budget=Budget(max_cost=1.0)) as ledger:
         with pytest.raises(AloeError, match=r"roles\.user\.price: max_cost needs the price"):
             Cast(remote, ledger, only=("user",))
@@ -293,7 +294,7 @@ def test_all_prompts_say_json_and_name_every_field():
         "verifier": roles.Verdict,
         "judge": Rating,
     }
-    assert forms.keys() == config.Roles.model_fields.keys()
+    assert forms.keys() == RolesSettings.model_fields.keys()
     for role, form in forms.items():
         source, _, _ = roles._prompts().loader.get_source(roles._prompts(), f"{role}.md")
         assert source.count("\n---\n") == 1
@@ -401,7 +402,7 @@ def test_the_budget_for_thinking_is_in_the_key_and_without_one_keys_are_as_ever(
 
 def test_a_roles_budget_for_thinking_is_in_its_requests(tmp_path):
     given = {"provider": "genai", "model": "m", "endpoint": "http://127.0.0.1:9", "judge": {"thinking_budget": 64}}
-    settings = config.Roles.model_validate(given)
+    settings = RolesSettings.model_validate(given)
     llm = Recited("?", '{"rating": 3}', '{"reply": "r"}')
     with Ledger(tmp_path / "j") as ledger:
         cast = Cast(settings, ledger, model=lambda role, name: llm)

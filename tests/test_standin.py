@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast
 from datagen.pool.similarity import Novelty
 from tests.standin import running
@@ -41,7 +41,7 @@ SAID = [{"role": "user", "content": "Hello there."}]
 def play(tmp_path):
     """A cast that is played by one language model."""
     with Ledger(tmp_path / "journal") as ledger:
-        yield lambda llm: Cast(config.Roles(), ledger, model=lambda role, name: llm)
+        yield lambda llm: Cast(RolesSettings(), ledger, model=lambda role, name: llm)
 
 
 def test_every_role_can_use_its_answers(play):

@@ -9,14 +9,14 @@ import sys
 
 import click
 
-from aloe_jax import config
 from aloe_jax.command import Command, configured
 from aloe_jax.models.run_directory import is_finished
+from aloe_jax.training.settings import TrainSettings
 
 
 @click.command(cls=Command)
-@configured(config.Train)
-def main(settings: config.Train) -> None:
+@configured(TrainSettings)
+def main(settings: TrainSettings) -> None:
     """Say whether the training run of a config is complete."""
     done = is_finished(settings.output)
     click.echo(f"{settings.output}: {'complete' if done else 'not complete'}")

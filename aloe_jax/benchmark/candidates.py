@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aloe_jax import config
 from aloe_jax.benchmark.dialogue import Dialogue, NoReply, Reply, persistent
 from aloe_jax.conversation import Message
 from aloe_jax.roles import Cast, RoleError
+from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.storage.files import as_path, resolved
 
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate
-    from aloe_jax.sampling import Sampler
+    from aloe_jax.sampling.sampler import Sampler
 
-Load = Callable[[str | Path, config.Sampling], "tuple[Sampler, ChatTemplate]"]
+Load = Callable[[str | Path, SamplingSettings], "tuple[Sampler, ChatTemplate]"]
 
 
 class ModelCandidate:
     """A model directory, loaded when its first reply is asked for: a journaled dialogue needs no model."""
 
-    def __init__(self, path: str | Path, sampling: config.Sampling, load: Load | None = None):
+    def __init__(self, path: str | Path, sampling: SamplingSettings, load: Load | None = None):
         from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
 
         self.path, self.sampling = as_path(path), sampling
@@ -156,7 +156,7 @@ class ResponderCandidate:
             return NoReply(f"no reply: {str(error).replace('roles.responder', self._place)}")
 
 
-def _load_sampler(path: str | Path, sampling: config.Sampling) -> tuple[Sampler, ChatTemplate]:
+def _load_sampler(path: str | Path, sampling: SamplingSettings) -> tuple[Sampler, ChatTemplate]:
     from aloe_jax.sampling.loading import load_sampler, spread
 
     mesh = spread(sampling.mesh)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from aloe_jax import config
 from aloe_jax.benchmark.calibration import QUALITY, known_replies
 from aloe_jax.benchmark.scoring import judge_roles
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Message, Persona
+from aloe_jax.llm.settings import RoleSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +29,7 @@ class Question:
     """What one player of the settings is asked in one role, how often, and at which depths (finished exchanges)."""
 
     player: str
-    settings: config.Role
+    settings: RoleSettings
     role: str  # whose prompt
     calls: int
     depths: Sequence[int]
@@ -48,7 +49,7 @@ class Estimate:
     measured: bool  # output tokens a call are the mean of earlier calls, not a guess
 
 
-def estimate(settings: config.Evaluate, personas: Sequence[Persona], ledger: Ledger | None) -> list[Estimate]:
+def estimate(settings: EvaluateSettings, personas: Sequence[Persona], ledger: Ledger | None) -> list[Estimate]:
     """The calls of a whole run, role by role; repairs and repeated questions come on top.
 
     Calls that the journal holds already are not subtracted, but what they took is how long answers are expected.
@@ -58,7 +59,7 @@ def estimate(settings: config.Evaluate, personas: Sequence[Persona], ledger: Led
     return [_estimate(question, typical, used) for question in questions(settings, len(personas))]
 
 
-def questions(settings: config.Evaluate, cases: int) -> Iterator[Question]:
+def questions(settings: EvaluateSettings, cases: int) -> Iterator[Question]:
     """Everything that is asked of language models in a run."""
     turns, models = range(settings.turns), settings.models
     # The opening is the same for every model, and asked for once.

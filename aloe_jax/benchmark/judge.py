@@ -11,10 +11,10 @@ from statistics import fmean
 import numpy as np
 from pydantic import BaseModel, Field
 
-from aloe_jax import config
 from aloe_jax.benchmark.dialogue import Dialogue, digest, persistent
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.runner import Pool
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
@@ -109,7 +109,7 @@ class Judge:
         return str(error).replace("roles.judge", self._place)
 
 
-def judges_of(settings: config.Evaluate, ledger: Ledger) -> list[Judge]:
+def judges_of(settings: EvaluateSettings, ledger: Ledger) -> list[Judge]:
     """The judges that the settings name. Raises AloeError for one without a model, a key or a needed price."""
     if not settings.judging.judges:
         return [Judge("judge", Cast(settings.roles, ledger, only=("judge",)), ledger, settings.seed)]

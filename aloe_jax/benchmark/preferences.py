@@ -26,10 +26,11 @@ import click
 import jax
 import numpy as np
 
-from aloe_jax import __version__, config
+from aloe_jax import __version__
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.metrics import Estimate
 from aloe_jax.benchmark.results import as_json
+from aloe_jax.benchmark.settings import PreferencesSettings
 from aloe_jax.conversation import Conversation
 from aloe_jax.coverage import Coverage
 from aloe_jax.data.dataset import read_conversations
@@ -39,9 +40,12 @@ from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.directory import load_pretrained, tokenizer_directory
+from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh, sharding
 from aloe_jax.progress import Progress
+from aloe_jax.settings import dump_settings
 from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.logprobs import reply_logps
 
@@ -117,7 +121,7 @@ class PreferenceResults:
     coverage: tuple[Coverage, ...] = ()  # of the pairs
 
 
-def score_preferences(settings: config.Preferences) -> PreferenceResults:
+def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
     """Score the pairs of `settings.data` by every model, one after the other; tells its progress.
 
     Only pairs that every model could score count, so that all are compared on the same ones. Raises AloeError where
@@ -156,7 +160,7 @@ def score_preferences(settings: config.Preferences) -> PreferenceResults:
 
 
 def pair_scores(
-    path: str, conversations: Sequence[Conversation], settings: config.Preferences, progress: Progress
+    path: str, conversations: Sequence[Conversation], settings: PreferencesSettings, progress: Progress
 ) -> tuple[dict[Place, PairScore], set[str]]:
     """Log-probabilities of every pair that fits a row, by conversation and turn, in their order.
 
@@ -241,7 +245,7 @@ def summarise(
     reference: Mapping[Place, PairScore] | None,
     places: Sequence[Place],
     possible: int,
-    settings: config.Preferences,
+    settings: PreferencesSettings,
 ) -> PreferenceScores:
     """The numbers of one model over the pairs at `places`, of `possible` ones."""
     table = np.array([_numbers(scores[place], reference[place] if reference else None) for place in places])
@@ -279,7 +283,7 @@ def _won(margin: float) -> float:
     return margin if math.isnan(margin) else 0.5 if margin == 0 else float(margin > 0)
 
 
-def write_preferences(settings: config.Preferences, results: PreferenceResults) -> Path:
+def write_preferences(settings: PreferencesSettings, results: PreferenceResults) -> Path:
     """Write preferences.json and config.yaml, each under a temporary name first; returns the former's path."""
     directory = Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
@@ -288,7 +292,7 @@ def write_preferences(settings: config.Preferences, results: PreferenceResults) 
         "models": {one.model: {k: v for k, v in as_json(one).items() if k != "model"} for one in results.models},
         "settings": as_json(settings.model_dump()),
     }
-    write_atomically(directory / "config.yaml", config.dump(settings))
+    write_atomically(directory / "config.yaml", dump_settings(settings))
     write_atomically(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return directory / "preferences.json"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from aloe_jax import __version__, config
+from aloe_jax import __version__
 from aloe_jax.benchmark.agreement import agreement
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
 from aloe_jax.benchmark.calibration import Calibration
@@ -22,8 +22,10 @@ from aloe_jax.benchmark.metrics import AlignmentMetrics, alignment_metrics
 from aloe_jax.benchmark.pairwise import SideBySide
 from aloe_jax.benchmark.people import WithPeople, compare_with_people, item_id, read_people
 from aloe_jax.benchmark.results import Case, ModelResults, Results, StoredUsage, as_json
+from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
 from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
+from aloe_jax.llm.settings import RoleSettings
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Checks:
     usage: Mapping[str, Usage] = field(default_factory=dict)
 
 
-def score(settings: config.Evaluate, judges: Sequence[str], talked: Sequence[Talked], checks: Checks) -> Scored:
+def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks) -> Scored:
     """All numbers of a run. Raises AloeError for a file of human ratings that cannot be read."""
     tables = {one.name: ratings_table(one.verdicts, settings.turns) for one in talked}
     metrics = {name: alignment_metrics(table, settings.bootstrap, settings.seed) for name, table in tables.items()}
@@ -88,7 +90,7 @@ def score(settings: config.Evaluate, judges: Sequence[str], talked: Sequence[Tal
 
 
 def _coverage(
-    settings: config.Evaluate, judges: Sequence[str], talked: Sequence[Talked], checks: Checks
+    settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks
 ) -> tuple[Coverage, ...]:
     """What there should be, and why some of it is not."""
     votes = len(judges) * settings.judging.votes
@@ -117,19 +119,19 @@ def _without_reasons(checks: Sequence[Calibration] | Sequence[SideBySide]) -> An
     return [{name: value for name, value in as_json(check).items() if name != "missing"} for check in checks]
 
 
-def kind_of(candidate: config.Candidate) -> Literal["model", "remote", "reference"]:
+def kind_of(candidate: CandidateSettings) -> Literal["model", "remote", "reference"]:
     """What sort of candidate it is."""
     if candidate.scripted is not None:
         return "reference"
     return "remote" if candidate.remote is not None else "model"
 
 
-def judge_roles(settings: config.Evaluate) -> dict[str, config.Role]:
+def judge_roles(settings: EvaluateSettings) -> dict[str, RoleSettings]:
     """The judges' roles by name."""
     return settings.judging.judges or {"judge": settings.roles.judge}
 
 
-def simulated_parts(settings: config.Evaluate) -> list[str]:
+def simulated_parts(settings: EvaluateSettings) -> list[str]:
     """The parts of this evaluation that the scripted simulation plays, in words."""
     parts = []
     if settings.roles.user.provider == "scripted":
@@ -151,7 +153,7 @@ def simulated_parts(settings: config.Evaluate) -> list[str]:
     return parts
 
 
-def providers(settings: config.Evaluate) -> dict[str, str]:
+def providers(settings: EvaluateSettings) -> dict[str, str]:
     """Who plays: provider and model by role, judge and remote candidate."""
     roles = {"user": settings.roles.user, **judge_roles(settings)}
     if any(candidate.scripted for candidate in settings.models.values()):
@@ -161,7 +163,7 @@ def providers(settings: config.Evaluate) -> dict[str, str]:
 
 
 def _model(
-    settings: config.Evaluate,
+    settings: EvaluateSettings,
     judges: Sequence[str],
     talked: Talked,
     table: Array,
@@ -193,7 +195,7 @@ def _model(
     return ModelResults.model_validate(record)
 
 
-def _way(settings: config.Evaluate) -> Way:
+def _way(settings: EvaluateSettings) -> Way:
     return "exact" if settings.roles.user.provider == "scripted" else "overlap"
 
 
@@ -202,7 +204,7 @@ def _usage(usage: Usage) -> StoredUsage:
     return StoredUsage.model_validate({key: value for key, value in asdict(usage).items() if key != "seconds"})
 
 
-def _level(settings: config.Evaluate, table: Array) -> dict[str, Any]:
+def _level(settings: EvaluateSettings, table: Array) -> dict[str, Any]:
     return alignment_metrics(table, settings.bootstrap, settings.seed).to_dict()
 
 
@@ -215,7 +217,7 @@ def _mean(tables: Sequence[Array], like: Array) -> Array:
 
 
 def _groups(
-    settings: config.Evaluate, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
+    settings: EvaluateSettings, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
 ) -> list[dict[str, Any]]:
     """The cases by profile or by personality, in the order of their first case."""
     members: dict[str, list[int]] = {}
@@ -267,7 +269,7 @@ def _agreement(talked: Sequence[Talked], turns: int) -> Any:
     return as_json(agreement(np.stack(rows)))
 
 
-def _people(settings: config.Evaluate, cases: Mapping[str, Sequence[Case]]) -> WithPeople | None:
+def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> WithPeople | None:
     if not settings.judging.people:
         return None
     turns = [turn for some in cases.values() for case in some for turn in case.turns]

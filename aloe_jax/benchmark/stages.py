@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 
-from aloe_jax import config
 from aloe_jax.benchmark.calibration import QUALITY, Calibration, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
@@ -13,13 +12,14 @@ from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
 from aloe_jax.benchmark.pairwise import SideBySide, side_by_side
 from aloe_jax.benchmark.runner import Conversing
 from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.progress import Progress, Task
 from aloe_jax.roles import Cast
 
 
-def run(settings: config.Evaluate, personas: list[Persona], ledger: Ledger) -> tuple[Scored, list[Talked]]:
+def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> tuple[Scored, list[Talked]]:
     """All stages. What the journal holds is not done again."""
     judges = judges_of(settings, ledger)
     references = any(candidate.scripted for candidate in settings.models.values())
@@ -33,7 +33,7 @@ def run(settings: config.Evaluate, personas: list[Persona], ledger: Ledger) -> t
         return score(settings, [judge.name for judge in judges], talked, checks), talked
 
 
-def _candidate(name: str, settings: config.Evaluate, cast: Cast, ledger: Ledger) -> Candidate:
+def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger) -> Candidate:
     source = settings.models[name]
     if source.path is not None:
         return ModelCandidate(source.path, settings.sampling)
@@ -42,11 +42,11 @@ def _candidate(name: str, settings: config.Evaluate, cast: Cast, ledger: Ledger)
         place = f"models.{name}.remote"
         with named(place, "responder"):
             return ResponderCandidate.remote(Cast(roles, ledger, only=("responder",)), place)
-    assert source.scripted is not None  # config.Candidate has one of the three
+    assert source.scripted is not None  # CandidateSettings has one of the three
     return ResponderCandidate.reference(source.scripted, cast)
 
 
-def _calibrations(settings: config.Evaluate, judges: Sequence[Judge], progress: Progress) -> list[Calibration]:
+def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[Calibration]:
     """What the judges make of replies of known quality. Raises MiscalibratedError where that is asked for."""
     judging = settings.judging
     if judging.calibrate == "skip":
@@ -64,7 +64,7 @@ def _calibrations(settings: config.Evaluate, judges: Sequence[Judge], progress: 
 
 
 def _talk(
-    settings: config.Evaluate,
+    settings: EvaluateSettings,
     personas: list[Persona],
     cast: Cast,
     candidates: dict[str, Candidate],
@@ -107,7 +107,7 @@ def _talk(
 
 
 def _pairs(
-    settings: config.Evaluate, talked: Sequence[Talked], judges: Sequence[Judge], progress: Progress
+    settings: EvaluateSettings, talked: Sequence[Talked], judges: Sequence[Judge], progress: Progress
 ) -> list[SideBySide]:
     dialogues = {one.name: one.dialogues for one in talked}
     found = []

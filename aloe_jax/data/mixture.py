@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import click
 
-from aloe_jax import config
 from aloe_jax.conversation import shown
 from aloe_jax.data.packing import PackingReport, Part, pack_sources, total
 from aloe_jax.data.prepare import Prepared, Replies, token_trees
+from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.data.sources import Split, Talks, open_source
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.trees import TokenTree
@@ -20,7 +20,7 @@ LARGE = 5000  # conversations from which on progress is told
 
 
 def gather(
-    data: config.Data,
+    data: DataSettings,
     template: ChatTemplate,
     replies: Replies | None,
     split: Split,
@@ -35,7 +35,7 @@ def gather(
     what was held out, and the progress of large sources. Raises AloeError naming the source, and the record where there
     is one.
     """
-    sources = data.mixture or (config.Source(path=data.path, limit=data.limit),)
+    sources = data.mixture or (SourceSettings(path=data.path, limit=data.limit),)
     opened: dict[str, Talks] = {}
     for source in sources:
         if source.path in opened:
@@ -73,7 +73,7 @@ def gather(
     return Prepared(rows, total(reports, best, max(2, data.rows)), parts, tuple(reports))
 
 
-def _check_pairs(where: str, trees: Sequence[TokenTree], report: PackingReport, data: config.Data, pairs: int) -> None:
+def _check_pairs(where: str, trees: Sequence[TokenTree], report: PackingReport, data: DataSettings, pairs: int) -> None:
     """Raise AloeError where no pair at all fits a row, and say so where none of a source does."""
     if report.pairs:
         return

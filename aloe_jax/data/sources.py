@@ -11,12 +11,12 @@ from typing import Literal
 
 import numpy as np
 
-from aloe_jax import config
 from aloe_jax.conversation import Conversation, shown
 from aloe_jax.data.chats import ends_unanswered, read_chat
 from aloe_jax.data.dataset import has_split, read_conversations, read_records
 from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.preferences import Forest, read_comparison
+from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import here
 
@@ -36,7 +36,7 @@ class Talks:
     unused: tuple[str, ...] = ()  # fields of the records that are passed over
 
 
-def open_source(source: config.Source, split: Split, data: config.Data) -> Talks:
+def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Talks:
     """Validate every record that a split of a source is taken from, then give its conversations.
 
     A source without a validation split of its own has `data.validation_fraction` of its conversations held out (see
@@ -65,13 +65,13 @@ def open_source(source: config.Source, split: Split, data: config.Data) -> Talks
     return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks), tuple(unused))
 
 
-def read_talks(source: config.Source) -> Iterator[MessageTree]:
+def read_talks(source: SourceSettings) -> Iterator[MessageTree]:
     """All conversations of a source's train split, whatever its kind. Raises AloeError as `open_source` does."""
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind_of(source)]
     return (MessageTree.of(talk) for talk in read(here(source.path), "train", source.limit)[1])
 
 
-def kind_of(source: config.Source) -> Kind:
+def kind_of(source: SourceSettings) -> Kind:
     """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
     directory = here(source.path).is_dir()
     if source.format != "auto":

@@ -210,11 +210,11 @@ def main(data: str, output: str, vocab: int) -> None:
 
 def _texts(data: str) -> tuple[int, Iterable[str]]:
     """How many conversations a data set of any kind holds, and their messages."""
-    from aloe_jax import config
     from aloe_jax.data.dataset import read_conversations
+    from aloe_jax.data.settings import SourceSettings
     from aloe_jax.data.sources import kind_of, read_talks
 
-    source = config.Source(path=data)
+    source = SourceSettings(path=data)
     if kind_of(source) == "trees":
         conversations = read_conversations(data)
         turns = (turn for conversation in conversations for turn in conversation.turns)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.complaint import plain
 from aloe_jax.llm.protocol import Completion
+from aloe_jax.llm.settings import RoleSettings
 
 KEY_VARIABLES = {
     "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
@@ -39,7 +39,7 @@ _KEYLIKE = re.compile(
 class Access:
     """The key of a role and its name in messages. Neither its repr nor any text made here shows the key."""
 
-    def __init__(self, role: config.Role, name: str) -> None:
+    def __init__(self, role: RoleSettings, name: str) -> None:
         """Raises AloeError when the role's model or address can be none, or its key is none or not there."""
         _check_address(role.endpoint, name)
         _check_model(role, name)
@@ -149,7 +149,7 @@ def _check_address(endpoint: str | None, name: str) -> None:
         raise AloeError(f"roles.{name}.endpoint: {shown!r} is no address; {fault}")
 
 
-def _check_model(role: config.Role, name: str) -> None:
+def _check_model(role: RoleSettings, name: str) -> None:
     """A model's name stands in the address of a call, and in the journal."""
     model = role.model or ""
     fits = model.isprintable() and model == model.strip()
@@ -161,7 +161,7 @@ def _check_model(role: config.Role, name: str) -> None:
         )
 
 
-def _find_key(role: config.Role, name: str) -> tuple[str, str]:
+def _find_key(role: RoleSettings, name: str) -> tuple[str, str]:
     """The (variable, key) of a role; both are "" where no key is needed."""
     if role.project is not None:  # Vertex AI asks Google Cloud's own credentials
         return "", ""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.complaint import Complaint
@@ -20,6 +19,7 @@ from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, mea
 from aloe_jax.llm.generated import body_of, read
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.retry import FaultHook, Patience
+from aloe_jax.llm.settings import RoleSettings
 
 DISCOUNT = 0.5  # of the price of single calls
 _LARGEST = 256 << 20  # bytes of a finished job with all its answers
@@ -42,7 +42,7 @@ class GenaiBatch:
 
     def __init__(
         self,
-        role: config.Role,
+        role: RoleSettings,
         player: str = "<role>",
         *,
         on_fault: FaultHook | None = None,

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import LLM, Completion, PendingError, Request
+from aloe_jax.llm.settings import RoleSettings
 
 CHARACTERS_PER_TOKEN = 4  # of English prose, for what is not known before a call
 
@@ -68,7 +68,7 @@ class Budget:
                 self._held -= most
 
     def _most(self, llm: LLM, request: Request) -> float:
-        role: config.Role | None = getattr(llm, "role", None)
+        role: RoleSettings | None = getattr(llm, "role", None)
         if role is None or role.price is None:
             return 0.0
         return role.price.cost(expected_tokens(request.system + request.prompt), role.max_output_tokens)

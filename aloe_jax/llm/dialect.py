@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from aloe_jax import config
 from aloe_jax.llm import notices
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.complaint import Complaint
 from aloe_jax.llm.faults import TransientError, garbled, meaning, no_room, refused
 from aloe_jax.llm.outcome import blocked_prompt
 from aloe_jax.llm.protocol import Completion
+from aloe_jax.llm.settings import RoleSettings
 
 _FILTERED = ("content_filter", "content_policy_violation")  # a prompt that some servers hold back with a 400
 # A field that is not taken at all, or not at this value; a value out of range ("must be below 2") is another matter.
@@ -86,7 +86,7 @@ _learning = threading.Lock()
 class Dialect:
     """What the server of one role takes. All roles that speak to the same model at the same address share it."""
 
-    role: config.Role
+    role: RoleSettings
     access: Access
     fields: tuple[Field, ...]
     on_left_out: Callable[[str], None] = field(default=lambda name: None)  # hears the name of a field that shapes

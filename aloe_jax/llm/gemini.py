@@ -11,7 +11,6 @@ from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
@@ -20,6 +19,7 @@ from aloe_jax.llm.faults import TransientError, meaning
 from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents
 from aloe_jax.llm.generated import body_of, read
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.settings import RoleSettings
 
 _FIELDS = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 
@@ -31,7 +31,7 @@ class Gemini:
     reply is read as it came, because its types cannot hold everything that servers send.
     """
 
-    def __init__(self, role: config.Role, access: Access) -> None:
+    def __init__(self, role: RoleSettings, access: Access) -> None:
         assert role.model is not None
         self.name = role.model
         self._role, self._access = role, access

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import faults
 from aloe_jax.llm.access import Access
@@ -14,6 +13,7 @@ from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Step
 from aloe_jax.llm.faults import TransientError
 from aloe_jax.llm.generated import body_of, read
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.settings import RoleSettings
 
 SERVER = "https://generativelanguage.googleapis.com"
 JSON = Field(
@@ -40,7 +40,7 @@ FIELDS = (SEED, _THINKING, TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 class Genai:
     """A Gemini model by the maintained SDK. Its own retries stay off."""
 
-    def __init__(self, role: config.Role, access: Access) -> None:
+    def __init__(self, role: RoleSettings, access: Access) -> None:
         assert role.model is not None
         self.name = role.model
         self._role, self._access = role, access
@@ -72,7 +72,7 @@ class Genai:
         raise fault
 
 
-def client(role: config.Role, access: Access) -> Any:
+def client(role: RoleSettings, access: Access) -> Any:
     """A client for the Gemini API, or for Vertex AI when the role names a project."""
     from google import genai
     from google.genai import types
@@ -100,7 +100,7 @@ def _not_about_keys(record: logging.LogRecord) -> bool:
     return "GOOGLE_API_KEY" not in str(record.msg)
 
 
-def generation(role: config.Role, request: Request, steps: Steps) -> Any:
+def generation(role: RoleSettings, request: Request, steps: Steps) -> Any:
     """The SDK's settings for one request, without what the server was found to refuse."""
     from google.genai import types
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
@@ -15,6 +14,7 @@ from aloe_jax.llm.faults import TransientError, meaning
 from aloe_jax.llm.generated import body_of, unreadable
 from aloe_jax.llm.outcome import completion, tokens
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.settings import RoleSettings
 
 _OWN = "https://api.openai.com/v1"
 _FORMAT = Field(
@@ -42,7 +42,7 @@ _THOUGHTS = ("thinking", "reasoning", "reasoning_content", "redacted_thinking", 
 class OpenAI:
     """A model behind OpenAI's protocol. The SDK's own retries are switched off."""
 
-    def __init__(self, role: config.Role, access: Access) -> None:
+    def __init__(self, role: RoleSettings, access: Access) -> None:
         import openai
 
         from aloe_jax.llm.wire import Transport

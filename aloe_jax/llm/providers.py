@@ -5,16 +5,16 @@ from __future__ import annotations
 import threading
 from weakref import WeakValueDictionary
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import LLM
 from aloe_jax.llm.retry import Backend, FaultHook
+from aloe_jax.llm.settings import RoleSettings
 
 _EXAMPLES = {"gemini": "gemini-3.5-flash-lite", "genai": "gemini-3.5-flash-lite", "openai": "gpt-5-mini"}
 
 
-def language_model(role: config.Role, name: str, on_fault: FaultHook | None = None) -> LLM:
+def language_model(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> LLM:
     """The model that `role.provider` names, for the role `name` ("user", "judge" ...).
 
     `on_fault` is called with (model, role, fault) for every attempt that failed. `scripted` is the simulation that
@@ -35,7 +35,7 @@ def language_model(role: config.Role, name: str, on_fault: FaultHook | None = No
     return Persistent(backend(role, name), role, shared_limits(role, name), on_fault=on_fault)
 
 
-def backend(role: config.Role, name: str) -> Backend:
+def backend(role: RoleSettings, name: str) -> Backend:
     """What makes one attempt at a call to a remote model. Raises AloeError as `language_model` does."""
     if role.model is None:
         raise AloeError(
@@ -67,7 +67,7 @@ _first: dict[tuple[str, str | None, str | None], str] = {}  # the role that brou
 _lock = threading.Lock()
 
 
-def shared_limits(role: config.Role, name: str) -> Limits:
+def shared_limits(role: RoleSettings, name: str) -> Limits:
     """The limits of the model that `role` speaks to: one object for all roles that speak to it, while any lives.
 
     Raises AloeError when another of them gives that model other limits.

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from aloe_jax import config
 from aloe_jax.llm import notices
 from aloe_jax.llm.budget import expected_tokens
 from aloe_jax.llm.faults import GarbledError, TransientError
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
+from aloe_jax.llm.settings import RoleSettings
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds; the bound of a random wait, doubled with every failed attempt
 REPORTED = 5.0  # seconds; what a server asks to wait beyond them is reported
@@ -87,7 +87,7 @@ class Persistent:
     def __init__(
         self,
         backend: Backend,
-        role: config.Role,
+        role: RoleSettings,
         limits: Limits,
         *,
         on_fault: FaultHook | None = None,

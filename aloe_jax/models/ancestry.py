@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
+from aloe_jax.training.settings import TrainSettings
 
 FILES = ("config.json", "adapter_config.json")  # what makes a directory a model that nothing was trained into
 
@@ -62,7 +63,7 @@ def _made_from(directory: Path) -> Iterator[tuple[str, str]]:
 def _began(directory: Path) -> Path | None:
     """The directory from which a run was trained: its own path without its output; None where that is not its end."""
     try:
-        output = Path(config.load(config.Train, directory / "config.yaml").output)
+        output = Path(load_settings(TrainSettings, directory / "config.yaml").output)
         where = resolved(directory)
     except (AloeError, OSError):
         return None
@@ -72,7 +73,7 @@ def _began(directory: Path) -> Path | None:
 
 def _named(directory: Path) -> Iterator[tuple[str, str]]:
     try:
-        stage = config.load(config.Train, directory / "config.yaml")
+        stage = load_settings(TrainSettings, directory / "config.yaml")
     except (AloeError, OSError):
         stage = None
     if stage is not None:

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.decoder import assemble as assemble_decoder
+from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weight_sharding, weights
 from aloe_jax.storage.files import WEIGHTS, here
@@ -118,7 +118,7 @@ class Policy(Protocol):
 MAXTEXT = "maxtext"  # of `backend` in spec.json
 
 
-def from_scratch(model: config.Model, vocab: int | None, **tokens: Any) -> Any:
+def from_scratch(model: ModelSettings, vocab: int | None, **tokens: Any) -> Any:
     """The spec of a new model, for a tokenizer of `vocab` tokens whose special ids are `tokens`.
 
     One of MaxText's by name has a vocabulary, so `vocab` may be None for it.
@@ -206,7 +206,7 @@ def unstacked_axes(spec: Any) -> Any:
     return {name: weight.axes for name, weight in weights(apart).items()}
 
 
-def read_huggingface_spec(path: str | Path, model: config.Model) -> Any:
+def read_huggingface_spec(path: str | Path, model: ModelSettings) -> Any:
     """The spec of a Hugging Face directory, of the model that `model.backend` makes of it."""
     path = here(path, leave=WEIGHTS)
     if model.backend == MAXTEXT:

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from aloe_jax import config
 from aloe_jax.models.attention import Method, attend
 from aloe_jax.models.lora import adapters, delta, dense
 from aloe_jax.models.products import gated, product
+from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import constrain, gathered, gathers
@@ -54,7 +54,7 @@ class Decoder(nnx.Module):
     ) -> None:
         self.spec = spec
         self.compute = compute or Compute()
-        self.lora: config.LoRA | None = None
+        self.lora: LoRASettings | None = None
         tree = nested(
             {
                 name: nnx.Param(weight.initialiser(rngs.params(), weight.shape).astype(dtype))

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aloe_jax import config
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import token_id, token_ids
+from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, write_atomically
+from aloe_jax.training.settings import TrainSettings
 
 FILE = "generation_config.json"
 # What transformers notes of itself, which is not true of a file that we write.
@@ -40,7 +41,7 @@ def of_source(path: Path) -> dict[str, Any]:
     while (path / "config.yaml").exists() and (path / "spec.json").exists():
         if values := read(path / "tokenizer"):
             return values
-        start = config.load(config.Train, path / "config.yaml").model.path
+        start = load_settings(TrainSettings, path / "config.yaml").model.path
         if start is None:
             return {}
         path = as_path(start)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from aloe_jax import config
+from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Initialiser, Weight, nested, weight_sharding, weights, zeros
 
@@ -30,7 +30,7 @@ class Adapter(nnx.Variable):
     """A parameter of an adapter; not an nnx.Param, so that the frozen weights can be told from what is trained."""
 
 
-def adapters(spec: ModelSpec, lora: config.LoRA) -> dict[str, Weight]:
+def adapters(spec: ModelSpec, lora: LoRASettings) -> dict[str, Weight]:
     """The adapters of every target, A [L, *inputs, rank] and B [L, rank, *outputs], as `query_a` and `query_b`."""
     described: dict[str, Weight] = {}
     for name in lora.targets:
@@ -52,7 +52,7 @@ def uniform(bound: float) -> Initialiser:
     return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
-def attach(model: Decoder, lora: config.LoRA, seed: int, dtype: str = "float32", mesh: Mesh | None = None) -> Decoder:
+def attach(model: Decoder, lora: LoRASettings, seed: int, dtype: str = "float32", mesh: Mesh | None = None) -> Decoder:
     """Give a model new adapters, and hold its target weights as `lora.base` says. Changes `model` and returns it."""
     described = adapters(model.spec, lora)
     places = None if mesh is None else {name: weight_sharding(weight, mesh) for name, weight in described.items()}
@@ -67,7 +67,7 @@ def attach(model: Decoder, lora: config.LoRA, seed: int, dtype: str = "float32",
     return with_adapters(model, lora, jax.jit(draw, out_shardings=places)())
 
 
-def with_adapters(model: Decoder, lora: config.LoRA, values: dict[str, jax.Array]) -> Decoder:
+def with_adapters(model: Decoder, lora: LoRASettings, values: dict[str, jax.Array]) -> Decoder:
     """As `attach`, with adapters that exist."""
     if lora.base != "as_loaded":
         for name in lora.targets:
@@ -77,7 +77,7 @@ def with_adapters(model: Decoder, lora: config.LoRA, values: dict[str, jax.Array
     return model
 
 
-def delta(x: jax.Array, a: jax.Array, b: jax.Array, lora: config.LoRA) -> jax.Array:
+def delta(x: jax.Array, a: jax.Array, b: jax.Array, lora: LoRASettings) -> jax.Array:
     """(alpha / rank) x·A·B for one layer: x [B,T,*inputs], a [*inputs,rank], b [rank,*outputs] -> [B,T,*outputs]."""
     inputs = a.ndim - 1
     low = jnp.tensordot(x, a, (tuple(range(-inputs, 0)), tuple(range(inputs))))

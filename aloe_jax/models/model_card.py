@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 
-from aloe_jax import config
+from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
 from aloe_jax.models.families import FAMILIES
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
+from aloe_jax.training.settings import OptimizerSettings, TrainSettings
 
 NOT_STATED = "not stated"
 SCRATCH = "none, trained from scratch"
@@ -25,7 +27,7 @@ SIMULATED = "> **Simulated**:"  # how a line of a card begins that says what a s
 class Origin:
     """Where a model came from: its training stages, newest first, and the model they started from."""
 
-    stages: tuple[config.Train, ...]
+    stages: tuple[TrainSettings, ...]
     base: str  # the name of its directory, or SCRATCH
     licence: str
     simulated: tuple[str, ...] = ()  # what the card of that model says was simulated
@@ -54,9 +56,9 @@ def trace_origin(path: Path) -> Origin:
 
     A link that is no longer there ends the line; its licence is then not stated.
     """
-    stages: list[config.Train] = []
+    stages: list[TrainSettings] = []
     while (path / "config.yaml").exists() and (path / "spec.json").exists():
-        stages.append(config.load(config.Train, path / "config.yaml"))
+        stages.append(load_settings(TrainSettings, path / "config.yaml"))
         if stages[-1].model.path is None:
             return Origin(tuple(stages), SCRATCH, NOT_STATED)
         path = as_path(stages[-1].model.path)
@@ -172,14 +174,14 @@ def _training(origin: Origin) -> Iterator[str]:
         yield ""
 
 
-def data_sources(data: config.Data) -> list[str]:
+def data_sources(data: DataSettings) -> list[str]:
     """The data sets of a stage: one, or those of a mixture."""
     return [source.path for source in data.mixture] or [data.path]
 
 
-def _data(data: config.Data) -> Iterator[str]:
+def _data(data: DataSettings) -> Iterator[str]:
     """Every data set of a stage with what is known of it."""
-    sources = data.mixture or (config.Source(path=data.path, limit=data.limit),)
+    sources = data.mixture or (SourceSettings(path=data.path, limit=data.limit),)
     for source in sources:
         played = simulated_data(source.path)
         details = [f"weight {source.weight:g}"] if data.mixture else []
@@ -199,7 +201,7 @@ def _there(path: str) -> bool:
 OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
 
 
-def _optimizer(optimizer: config.Optimizer) -> str:
+def _optimizer(optimizer: OptimizerSettings) -> str:
     betas = "" if optimizer.name == "adafactor" else f"b1 {optimizer.b1}, b2 {optimizer.b2}, "
     return (
         f"{OPTIMIZERS[optimizer.name]}: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up "

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from aloe_jax import config
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
 from aloe_jax.models.decoder import Decoder
 from aloe_jax.models.families import keys
 from aloe_jax.models.huggingface import write_json
+from aloe_jax.models.settings import LoRASettings
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.replacing import Kind, replacing
 
@@ -88,7 +88,7 @@ def adapter_tensors(model: Decoder, dtype: str | None = None) -> dict[str, np.nd
     return tensors
 
 
-def adapter_settings(lora: config.LoRA, family: str, base: str) -> dict[str, Any]:
+def adapter_settings(lora: LoRASettings, family: str, base: str) -> dict[str, Any]:
     """The content of adapter_config.json."""
     table = keys(family)
     return {

@@ -15,7 +15,6 @@ import click
 import jax
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models import backend
 from aloe_jax.models.checkpoint_files import CHECKPOINTS, PARAMS, checkpoint_steps, only_params, reading
@@ -24,6 +23,7 @@ from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_ti
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.generation import ending
 from aloe_jax.models.lora import adapters, merged, with_adapters
+from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
 from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
@@ -78,14 +78,14 @@ def is_finished(directory: str | Path) -> bool:
     return (as_path(directory) / FINISHED).exists()
 
 
-def save_adapter(directory: Path, model: config.Model) -> None:
+def save_adapter(directory: Path, model: ModelSettings) -> None:
     """Write adapter.json: that the run's checkpoints hold adapters only, of what kind, and to which model."""
     assert model.lora is not None and model.path is not None
     values = {"base": model.path, "base_fingerprint": fingerprint(model.path), "lora": model.lora.model_dump()}
     write_atomically(directory / ADAPTER, json.dumps(values, indent=1) + "\n")
 
 
-def load_adapter(directory: str | Path) -> tuple[str, config.LoRA] | None:
+def load_adapter(directory: str | Path) -> tuple[str, LoRASettings] | None:
     """The model and the kind of a run's adapters, None when the run trained all weights.
 
     Raises AloeError when adapter.json cannot be read, or when the model is gone or another than was trained on.
@@ -97,7 +97,7 @@ def load_adapter(directory: str | Path) -> tuple[str, config.LoRA] | None:
     try:
         values = json.loads(path.read_text())
         base, before = str(values["base"]), str(values["base_fingerprint"])
-        lora = config.LoRA.model_validate(values["lora"])
+        lora = LoRASettings.model_validate(values["lora"])
         there = as_path(base).exists()
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -162,7 +162,7 @@ def _load_step(
         with reading(directory, step, only_params):
             params = _restore(path, weights(spec), mesh)
         return backend.assemble(spec, jax.tree.map(lambda x: x.astype(dtype), params), compute)
-    from aloe_jax.models import load_pretrained
+    from aloe_jax.models.directory import load_pretrained
 
     base, lora = adapter
     expected = {f"adapters.{name}": weight for name, weight in adapters(spec, lora).items()}

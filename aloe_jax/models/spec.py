@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aloe_jax import config
 from aloe_jax.data.tokenizer_files import unused_tokens
 from aloe_jax.errors import AloeError
 from aloe_jax.models.families import FAMILIES, read_switches, write_switches
+from aloe_jax.models.settings import ArchitectureSettings
 from aloe_jax.models.values import check, number, only, rope, shown, token_id, token_ids
 
 # What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
@@ -69,7 +69,7 @@ class ModelSpec:
     @classmethod
     def from_architecture(
         cls,
-        shape: config.Architecture,
+        shape: ArchitectureSettings,
         vocab: int,
         *,
         bos_id: int | None = None,

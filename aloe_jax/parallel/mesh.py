@@ -11,8 +11,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.parallel.settings import MeshSettings
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -35,7 +35,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def make_mesh(shape: config.Mesh, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(shape: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes data, fsdp and tensor; one of them may be -1 and takes the devices left over.
 
     Of several TPU slices each holds all of fsdp and tensor; the data axis goes from slice to slice. Raises AloeError
@@ -63,7 +63,7 @@ def make_mesh(shape: config.Mesh, devices: Sequence[jax.Device] | None = None) -
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def within_slice(shape: config.Mesh, slices: int) -> config.Mesh:
+def within_slice(shape: MeshSettings, slices: int) -> MeshSettings:
     """The part of a mesh over `slices` slices that one of them has: its data axis goes over all.
 
     Raises AloeError where it cannot be shared out between them.

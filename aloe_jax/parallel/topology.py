@@ -18,9 +18,9 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.stages import Compiled
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import AXES, make_mesh, within_slice
+from aloe_jax.parallel.settings import MeshSettings
 
 # Some of the topologies of each generation; libtpu knows others of the same form.
 TOPOLOGIES = {
@@ -45,7 +45,7 @@ BESIDE = Path(sys.prefix, "libtpu", "libtpu", "libtpu.so")
 QUICK = {"optimization_level": "O1"}
 
 
-def tpu_mesh(topology: str, shape: config.Mesh, slices: int = 1) -> Mesh:
+def tpu_mesh(topology: str, shape: MeshSettings, slices: int = 1) -> Mesh:
     """A mesh over the chips of `slices` TPU slices such as "v5e:4x4"; only its data axis goes from slice to slice.
 
     Nothing runs on these devices, and no array can be placed on them; they are for `compile_for`. Raises AloeError
@@ -54,7 +54,7 @@ def tpu_mesh(topology: str, shape: config.Mesh, slices: int = 1) -> Mesh:
     return make_mesh(shape, _devices(topology, slices))
 
 
-def unplaced_mesh(shape: config.Mesh, chips: int, slices: int = 1) -> AbstractMesh:
+def unplaced_mesh(shape: MeshSettings, chips: int, slices: int = 1) -> AbstractMesh:
     """The mesh of `tpu_mesh` by its sizes alone, over chips that nobody asks libtpu for: for estimates.
 
     Raises AloeError when the shape does not fit so many chips.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from aloe_jax import config
 from aloe_jax.models.backend import MAXTEXT, from_scratch
+from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec
 
 
@@ -58,7 +58,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def published(path: str, model: config.Model | None = None) -> tuple[str, Any] | None:
+def published(path: str, model: ModelSettings | None = None) -> tuple[str, Any] | None:
     """Name and sizes of the published model that a directory is named after; None where it is named otherwise.
 
     `model` says by its backend what is to be made of them, and may itself name one of MaxText's models.

@@ -134,9 +134,9 @@ def _kept(values: dict[str, Any]) -> Named:
 
 
 def _options(name: str) -> Any:
-    from aloe_jax import config
+    from aloe_jax.models.settings import ModelSettings
 
-    return config.Model(backend="maxtext", name=name)
+    return ModelSettings(backend="maxtext", name=name)
 
 
 def _short(message: str, name: str) -> str:

@@ -10,7 +10,6 @@ import math
 
 import jax.numpy as jnp
 
-from aloe_jax import config
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.backend import stacked
 from aloe_jax.models.spec import ModelSpec
@@ -18,9 +17,10 @@ from aloe_jax.models.weights import weight_sharding, weights
 from aloe_jax.planning.demand import AnyMesh, Demand, Exchange, exchange, summed
 from aloe_jax.training import memory
 from aloe_jax.training.head import piece_size
+from aloe_jax.training.settings import TrainSettings
 
 
-def estimated(settings: config.Train, spec: ModelSpec, mesh: AnyMesh, rows: Rows, steps: int) -> Demand:
+def estimated(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows, steps: int) -> Demand:
     """The demand of a step of these settings on every device of a mesh; `rows` are those of the training data."""
     found = memory.estimate(settings, spec, mesh, rows, steps)
     batch = found.working.get("batch", 0)
@@ -33,13 +33,13 @@ def estimated(settings: config.Train, spec: ModelSpec, mesh: AnyMesh, rows: Rows
     )
 
 
-def _tokens(settings: config.Train, mesh: AnyMesh) -> int:
+def _tokens(settings: TrainSettings, mesh: AnyMesh) -> int:
     """Of one device, in one part of a step."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-settings.data.rows // (shards * settings.data.accumulate)) * settings.data.row_length
 
 
-def _traffic(settings: config.Train, spec: ModelSpec, mesh: AnyMesh, rows: Rows, found: memory.Memory) -> float:
+def _traffic(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows, found: memory.Memory) -> float:
     """Bytes read and written: state once each way, weights in every pass, what layers hand on to each other, pieces of
     the head."""
     options, parts = settings.model, settings.data.accumulate
@@ -64,7 +64,7 @@ def _traffic(settings: config.Train, spec: ModelSpec, mesh: AnyMesh, rows: Rows,
     return state + gradients + parts * (passes * here + handed + head)
 
 
-def _exchanges(settings: config.Train, spec: ModelSpec, mesh: AnyMesh) -> list[Exchange]:
+def _exchanges(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh) -> list[Exchange]:
     """Weights gathered forward and backward and their gradients scattered over fsdp, gradients summed over data,
     activations summed over tensor."""
     options, parts = settings.model, settings.data.accumulate

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aloe_jax import config
 from aloe_jax.data.packing import Rows
 from aloe_jax.errors import AloeError
 from aloe_jax.models.kernels.schedule import EMPTY, Mask, block_kinds
 from aloe_jax.models.kernels.tpu import block_size
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import weights
+from aloe_jax.training.settings import TrainSettings
 
 KERNEL_PASSES = 2 + 7  # products of a block of scores: 2 forward, 3 for queries' gradients, 4 for keys' and values'
 DENSE_PASSES = 2 + 4  # without a kernel: the scores are kept for the backward pass
@@ -45,7 +45,7 @@ class Flops:
         return self.layers + self.attention + self.head
 
 
-def computed(settings: config.Train, spec: Any, scored: int, pairs: float) -> Flops:
+def computed(settings: TrainSettings, spec: Any, scored: int, pairs: float) -> Flops:
     """What the chips compute in one step; `scored` slots a row go through the head, and the attention computes `pairs`
     scores of (query, key) a row (see `scores`; all T² of them without a kernel, as MaxText computes trees).
 

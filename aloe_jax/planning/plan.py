@@ -12,10 +12,11 @@ from typing import Any
 import jax
 from jax.stages import Compiled
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec, backend, is_huggingface
+from aloe_jax.models import backend
+from aloe_jax.models.directory import is_huggingface
 from aloe_jax.models.run_directory import load_spec
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
 from aloe_jax.planning import flops
 from aloe_jax.planning.architectures import ARCHITECTURES, published
@@ -26,13 +27,14 @@ from aloe_jax.planning.geometry import Geometry
 from aloe_jax.planning.program import abstract_step
 from aloe_jax.planning.roofline import Roofline, roofline
 from aloe_jax.planning.workload import Conversations, Workload, check, reachable
+from aloe_jax.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class Subject:
     """What is planned: a run, its model and its data, on a slice."""
 
-    settings: config.Train
+    settings: TrainSettings
     spec: ModelSpec
     sizes_from: str
     where: Slice
@@ -47,7 +49,7 @@ class Subject:
             for section in sections:
                 inner = inner[section]
             inner[last] = value
-        return replace(self, settings=config.Train.model_validate(values))
+        return replace(self, settings=TrainSettings.model_validate(values))
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Plan:
         }
 
 
-def sizes_of(settings: config.Train, named: str | None = None) -> tuple[ModelSpec, str]:
+def sizes_of(settings: TrainSettings, named: str | None = None) -> tuple[ModelSpec, str]:
     """The model's sizes and where they are from: `model.path`, or a published model that it, or `named`, names.
 
     Raises AloeError when there are none.
@@ -166,7 +168,7 @@ def sizes_of(settings: config.Train, named: str | None = None) -> tuple[ModelSpe
     )
 
 
-def mesh_of(settings: config.Train, where: Slice, real: bool) -> AnyMesh:
+def mesh_of(settings: TrainSettings, where: Slice, real: bool) -> AnyMesh:
     """The mesh over the chips; `real` with libtpu's devices, else without any."""
     if real:
         return tpu_mesh(where.text, settings.mesh, where.slices)

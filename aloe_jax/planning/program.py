@@ -11,16 +11,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows
-from aloe_jax.models import Compute, Decoder, ModelSpec, backend
+from aloe_jax.models import backend
+from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.lora import Adapter, adapters, attach
+from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import sharding
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import for_stage, needs_reference
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.start import attention_of
 from aloe_jax.training.step import Step, train_step
 
@@ -37,7 +40,7 @@ class AbstractStep:
     batch: Tree
 
 
-def abstract_step(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows, steps: int) -> AbstractStep:
+def abstract_step(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, steps: int) -> AbstractStep:
     """The step of a run with these settings, as training/loop.py makes it; `rows` are those of the training data.
 
     Raises AloeError where settings contradict each other.
@@ -52,7 +55,7 @@ def abstract_step(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Row
     return AbstractStep(step, state, frozen, abstract_batch(settings, mesh, rows))
 
 
-def abstract_model(options: config.Model, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Tree, tuple[Tree, ...]]:
+def abstract_model(options: ModelSettings, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Tree, tuple[Tree, ...]]:
     """Graph, trained parameters and frozen ones, as `training.start.build_model` gives them."""
     native = isinstance(spec, ModelSpec)
     attention = "tpu" if options.attention == "auto" and native else options.attention
@@ -70,7 +73,7 @@ def abstract_model(options: config.Model, spec: ModelSpec, mesh: Mesh) -> tuple[
     return graph, _on_mesh(trained, by_name, mesh), (_on_mesh(rest, weights(spec), mesh),)
 
 
-def abstract_batch(settings: config.Train, mesh: Mesh, rows: Rows) -> Tree:
+def abstract_batch(settings: TrainSettings, mesh: Mesh, rows: Rows) -> Tree:
     """One batch of `rows`, with reference log-probs where the loss has a reference."""
     shapes = {name: (getattr(rows, name).shape[1:], jnp.int32) for name in FIELDS}
     if settings.stage == "dpo" and needs_reference(settings.dpo.loss):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aloe_jax import config
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
@@ -16,6 +15,7 @@ from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
 from aloe_jax.storage.files import exists, is_remote
 from aloe_jax.training.metrics import Work
+from aloe_jax.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def trees_of(shape: Shape, stage: str, seed: int = 0) -> list[TokenTree]:
 class Conversations:
     """The training data: read where it is here, of the assumed shape where it is not; packed once a row length."""
 
-    def __init__(self, settings: config.Train, shape: Shape) -> None:
+    def __init__(self, settings: TrainSettings, shape: Shape) -> None:
         reason = missing(settings)
         self.assumed = bool(reason)
         self.said = (
@@ -104,7 +104,7 @@ class Conversations:
         self._trees = trees_of(shape, settings.stage) if reason else []
         self._packed: dict[int, Packed] = {}
 
-    def workload(self, settings: config.Train, spec: ModelSpec) -> Workload:
+    def workload(self, settings: TrainSettings, spec: ModelSpec) -> Workload:
         """The work of a run with these settings, which differ from the first ones in sizes only."""
         packed = self.packed(settings)
         work, shown = Work.of(packed.rows, spec, settings.model.lora), packed.shown
@@ -123,11 +123,11 @@ class Conversations:
             flops=in_a_step(work.flops),
         )
 
-    def longest(self, settings: config.Train) -> int:
+    def longest(self, settings: TrainSettings) -> int:
         """Tokens of the longest conversation: rows must not be shorter, or it would lose turns."""
         return int(self.packed(settings).report.lengths.max())
 
-    def packed(self, settings: config.Train) -> Packed:
+    def packed(self, settings: TrainSettings) -> Packed:
         """Rows of `data.row_length`."""
         length = settings.data.row_length
         if length not in self._packed:
@@ -153,7 +153,7 @@ def reachable(place: str) -> bool:
         return False
 
 
-def missing(settings: config.Train) -> str:
+def missing(settings: TrainSettings) -> str:
     """What of the data and the tokenizer is not here, "" when all of it is."""
     places = [settings.data.path] if settings.data.path else [source.path for source in settings.data.mixture]
     tokenizer = settings.model.tokenizer or settings.model.path or ""
@@ -161,7 +161,7 @@ def missing(settings: config.Train) -> str:
     return f"{gone[0]} is {'not there or cannot be read' if is_remote(gone[0]) else 'not here'}" if gone else ""
 
 
-def check(settings: config.Train, spec: ModelSpec, workload: Workload, shards: int) -> None:
+def check(settings: TrainSettings, spec: ModelSpec, workload: Workload, shards: int) -> None:
     """Raise AloeError where rows, model and mesh do not fit each other, as a run would."""
     parts = settings.data.accumulate
     if settings.data.rows % (shards * parts):

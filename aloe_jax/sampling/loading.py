@@ -8,12 +8,14 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, check_vocabulary, load_pretrained, tokenizer_directory
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.directory import load_pretrained, tokenizer_directory
+from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.sampling.cache import Kind
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.storage.files import cache_directory
@@ -39,7 +41,7 @@ def load_sampler(
     return sampler, ChatTemplate(tokenizer, stop=model.spec.eos_ids)
 
 
-def spread(shape: config.Mesh) -> Mesh | None:
+def spread(shape: MeshSettings) -> Mesh | None:
     """The mesh over the devices that are here; None where there is only one. Raises AloeError, as `make_mesh`."""
     return make_mesh(shape) if jax.device_count() > 1 else None
 

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from aloe_jax import config
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.models.fingerprint import fingerprint
+from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.storage.files import as_path
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Policy:
     Raises AloeError at once when `role.model` holds no model; the weights are loaded for the first request.
     """
 
-    def __init__(self, role: config.Role):
+    def __init__(self, role: RoleSettings):
         assert role.model is not None
         path = as_path(role.model)
         if not (path / "config.json").is_file() and not (path / "spec.json").is_file():
@@ -75,7 +76,7 @@ class Policy:
                 if parts is None:
                     from aloe_jax.sampling.loading import load_sampler, spread
 
-                    parts = load_sampler(self._path, MAX_LENGTH, ROWS, mesh=spread(config.Sampling().mesh))
+                    parts = load_sampler(self._path, MAX_LENGTH, ROWS, mesh=spread(SamplingSettings().mesh))
                 completions = self._reply(*parts, [request for request, _ in batch])
             except Exception as error:  # whoever waits must hear of it
                 for _, answer in batch:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.models.run_directory import load_adapter
 from aloe_jax.storage.files import write_atomically
+from aloe_jax.training.settings import TrainSettings
 
 RECORD = "base.json"  # in the run directory: {setting: {"path", "fingerprint"}}
 
 
-def check_base(settings: config.Train, directory: Path) -> None:
+def check_base(settings: TrainSettings, directory: Path) -> None:
     """Record the fingerprints of `model.path` and `model.tokenizer`, or compare them where there are checkpoints.
 
     Raises AloeError naming both fingerprints where another model is at a path now. Called in one process.

@@ -14,7 +14,6 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models.checkpoint_files import (
     CHECKPOINTS,
@@ -31,6 +30,7 @@ from aloe_jax.storage.disk import is_full
 from aloe_jax.storage.files import absolute, is_remote, make_directory
 from aloe_jax.storage.locks import Lock
 from aloe_jax.training.claim import lock_on
+from aloe_jax.training.settings import CheckpointSettings
 from aloe_jax.training.step import State
 
 # How Orbax and TensorStore say that a disk is full, besides what the system says.
@@ -48,7 +48,7 @@ class Checkpoints:
     def __init__(
         self,
         directory: Path,
-        settings: config.Checkpoints,
+        settings: CheckpointSettings,
         shapes: Mapping[str, tuple[int, ...]],
         lock: Lock | None = None,
     ):
@@ -68,7 +68,7 @@ class Checkpoints:
             self._release()
             raise
 
-    def _open(self, settings: config.Checkpoints) -> ocp.CheckpointManager:
+    def _open(self, settings: CheckpointSettings) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
             self.directory,
             item_names=(PARAMS, "optimizer", "position"),

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.parallel.distributed import is_lead, lead_checks
+from aloe_jax.settings import dump_settings, load_settings
 from aloe_jax.storage.disk import is_full
 from aloe_jax.storage.files import as_path, is_remote, make_directory, write_atomically
 from aloe_jax.storage.locks import Lock
+from aloe_jax.training.settings import TrainSettings
 
 CONFIG = "config.yaml"
 LOCK = "train.lock"  # inside the run directory, whose parent may belong to somebody else
@@ -97,7 +98,7 @@ def one_line_of_the_disk(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def claim_directory(settings: config.Train) -> Path:
+def claim_directory(settings: TrainSettings) -> Path:
     """Save the resolved config in the run directory.
 
     Raises AloeError when it holds a run with other settings, naming the first one that differs.
@@ -105,7 +106,7 @@ def claim_directory(settings: config.Train) -> Path:
     directory = as_path(settings.output)
     saved = directory / CONFIG
     if saved.exists():
-        before = config.load(config.Train, saved)
+        before = load_settings(TrainSettings, saved)
         for key, (old, new) in differences(before.model_dump(), settings.model_dump()).items():
             if key.split(".")[0] not in FREE:
                 raise AloeError(
@@ -114,7 +115,7 @@ def claim_directory(settings: config.Train) -> Path:
                 )
     make_directory(directory)
     if is_lead():
-        write_atomically(saved, config.dump(settings))
+        write_atomically(saved, dump_settings(settings))
     return directory
 
 

@@ -12,7 +12,6 @@ import click
 import jax
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.data.loader import Batch, evaluation_batches
 from aloe_jax.models.checkpoint_files import check_step, checkpoint_steps
 from aloe_jax.models.digest import weights_digest
@@ -37,6 +36,7 @@ from aloe_jax.training.profiling import Profiling, check_window
 from aloe_jax.training.readings import read_steps, validated
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.room import check_memory
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import Params, evaluation_step, logps_step, new_state, train_step
 from aloe_jax.training.stopping import Stop
 from aloe_jax.training.totals import add, read
@@ -44,7 +44,7 @@ from aloe_jax.training.tracking import FILE as WANDB
 from aloe_jax.training.tracking import check_wandb
 
 
-def run(settings: config.Train, dry_run: bool = False) -> None:
+def run(settings: TrainSettings, dry_run: bool = False) -> None:
     """Train as configured, resuming what is there. Raises AloeError on anything that a person can mend.
 
     In a run of several processes every one of them calls this; see parallel/distributed.py.
@@ -57,7 +57,7 @@ def run(settings: config.Train, dry_run: bool = False) -> None:
             _run(settings, mesh, dry_run, lock)
 
 
-def _run(settings: config.Train, mesh: Mesh, dry_run: bool, lock: Lock | None) -> None:
+def _run(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None) -> None:
     # ---------------------------------------------------------------- what is asked for, and does it fit?
     if not dry_run:
         directory = claim_directory(settings)

@@ -11,18 +11,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.attention import preferred
 from aloe_jax.models.backend import stacked
 from aloe_jax.models.lora import adapters, quantised
+from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import piece_size
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
+from aloe_jax.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Memory:
         return sum(self.state.values()) + sum(self.working.values())
 
 
-def estimate(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows, steps: int) -> Memory:
+def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, steps: int) -> Memory:
     """The memory of a training step on a device of `mesh`; `rows` are those of the training data.
 
     State is exact: the shapes are those that the run makes. What a step works with is an estimate of what the
@@ -79,7 +80,7 @@ def estimate(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows, st
     return Memory(_without_zeros(state), _without_zeros(working), checkpoint)
 
 
-def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int, length: int) -> tuple[int, int]:
+def activations(spec: ModelSpec, options: ModelSettings, mesh: Mesh, tokens: int, length: int) -> tuple[int, int]:
     """Bytes that the layers keep for the backward pass, and the most that one layer takes besides while it runs.
 
     For `tokens` tokens in rows of `length`. The backward pass through a layer needs of each token: both norms' input,
@@ -108,7 +109,7 @@ def activations(spec: ModelSpec, options: config.Model, mesh: Mesh, tokens: int,
     return tokens * spec.layers * kept, tokens * (again + passing)
 
 
-def head(spec: ModelSpec, options: config.Model, mesh: Mesh, scored: int) -> int:
+def head(spec: ModelSpec, options: ModelSettings, mesh: Mesh, scored: int) -> int:
     """Bytes of the head: logits of a piece of the vocabulary with their gradient, and states that meet them.
 
     For `scored` tokens; their states are there as they are, transposed, and as a gradient in float32.
@@ -117,7 +118,7 @@ def head(spec: ModelSpec, options: config.Model, mesh: Mesh, scored: int) -> int
     return scored * (2 * 4 * piece_size(_part(mesh, "vocab", spec.vocab)) + (2 * width + 4) * spec.width)
 
 
-def largest_array(settings: config.Train, spec: ModelSpec, mesh: Mesh, rows: Rows) -> int:
+def largest_array(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows) -> int:
     """Bytes of the largest array that a step makes on a device, from above: all in float32, nothing of a row split."""
     options, some, length = settings.model, _rows_at_once(settings, mesh), settings.data.row_length
     weight = max(math.prod(weight.shape) for weight in weights(spec).values())
@@ -136,12 +137,12 @@ def limit(mesh: Mesh) -> int | None:
     return stats.get("bytes_limit") if stats else None
 
 
-def _rows_at_once(settings: config.Train, mesh: Mesh) -> int:
+def _rows_at_once(settings: TrainSettings, mesh: Mesh) -> int:
     """Rows that a device computes at once."""
     return -(-settings.data.rows // (mesh.shape["data"] * mesh.shape["fsdp"] * settings.data.accumulate))
 
 
-def _is_dense(spec: ModelSpec, options: config.Model, length: int) -> bool:
+def _is_dense(spec: ModelSpec, options: ModelSettings, length: int) -> bool:
     """Whether attention makes all weights of a row at once; MaxText's does by default."""
     automatic = preferred(length) if isinstance(spec, ModelSpec) else "dense"
     return (automatic if options.attention == "auto" else options.attention) == "dense"
@@ -164,7 +165,7 @@ def _bytes(tree: Any, dtype: Any = None) -> int:
     )
 
 
-def _frozen_bytes(spec: ModelSpec, lora: config.LoRA, mesh: Mesh, dtype: str) -> int:
+def _frozen_bytes(spec: ModelSpec, lora: LoRASettings, mesh: Mesh, dtype: str) -> int:
     """What the frozen weights take on one device; those with adapters are held as `lora.base` says."""
     total = 0
     for name, weight in weights(spec).items():
@@ -182,7 +183,7 @@ def _bits(dtype: Any) -> int:
     return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits
 
 
-def _gathered(spec: ModelSpec, options: config.Model, mesh: Mesh) -> int:
+def _gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
     """Copies of weights in the compute type, whole along `fsdp`: those of a layer, and of embedding and head.
 
     Without rematerialisation the backward pass finds the copies of all layers, in parts as the weights are.

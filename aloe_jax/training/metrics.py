@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from aloe_jax import config
 from aloe_jax.data.packing import Rows
+from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.charts import Charts
@@ -153,7 +153,7 @@ class Work:
     flops: np.ndarray
 
     @classmethod
-    def of(cls, rows: Rows, spec: ModelSpec, lora: config.LoRA | None = None) -> Work:
+    def of(cls, rows: Rows, spec: ModelSpec, lora: LoRASettings | None = None) -> Work:
         """Useful work only: what is computed again to save memory, or for padding, would flatter the utilisation.
 
         The backward pass does every product twice more, once for its input and once for its weight; frozen weights

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES, Constants, needs_reference
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.totals import Mean, Totals, add, read
 
 __all__ = [
@@ -67,7 +67,7 @@ def sft_loss(logps: jax.Array, lengths: jax.Array, normalise: str = "token") -> 
     return loss, {"loss": loss, "perplexity": jnp.exp(nll), "count": totals["loss"].weight}
 
 
-def for_stage(settings: config.Train, turns: int = 0) -> Objective:
+def for_stage(settings: TrainSettings, turns: int = 0) -> Objective:
     """The objective of the configured stage: (reply logps [B, R], batch) -> Totals, of which "loss" is minimised.
 
     SFT: loss and nll, per token. DPO: loss; margin, accuracy (margin > 0), reward_preferred and reward_rejected;

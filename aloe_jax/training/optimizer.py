@@ -9,13 +9,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.tree_util import DictKey
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.training.settings import OptimizerSettings
 
 VECTORS = ("norm", "bias", "scale", "sinks")  # what the names of weights end with that are vectors, one a layer
 
 
-def learning_rate(settings: config.Optimizer, steps: int) -> optax.Schedule:
+def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     """Linear warm-up from 0 over `warmup_steps`, then the configured decay down to step `steps`."""
     peak, warmup = settings.learning_rate, min(settings.warmup_steps, steps)
     rest = max(steps - warmup, 1)
@@ -28,7 +28,7 @@ def learning_rate(settings: config.Optimizer, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup]) if warmup else decay
 
 
-def make_optimizer(settings: config.Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
     """Clip by global norm, then the named optimizer: update = -learning rate × (its direction + decay × weight).
 
     - adamw (Loshchilov and Hutter, arXiv 1711.05101): two moments.

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.data.packing import PackingReport
 from aloe_jax.data.prepare import Prepared
 from aloe_jax.models.lora import adapters
@@ -19,6 +18,7 @@ from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import is_remote
 from aloe_jax.training.memory import Memory, estimate, limit
 from aloe_jax.training.metrics import Work
+from aloe_jax.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Plan:
 
 
 def make_plan(
-    settings: config.Train, spec: ModelSpec, mesh: Mesh, steps: int, train: Prepared, validation: Prepared
+    settings: TrainSettings, spec: ModelSpec, mesh: Mesh, steps: int, train: Prepared, validation: Prepared
 ) -> Plan:
     """The plan of a run of `steps` steps on the prepared data; nothing is computed on a device.
 

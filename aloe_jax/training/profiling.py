@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.training.settings import ProfileSettings
 
 DIRECTORY = "profile"
 
 
-def check_window(settings: config.Profile, steps: int) -> None:
+def check_window(settings: ProfileSettings, steps: int) -> None:
     """Raise AloeError when the profile would begin after the last of `steps` steps."""
     if settings.start is not None and settings.start > steps:
         raise AloeError(
@@ -29,7 +29,7 @@ class Profiling:
     records the rest. `tell` is told where the record lies.
     """
 
-    def __init__(self, settings: config.Profile, directory: Path, tell: Callable[[str], None]):
+    def __init__(self, settings: ProfileSettings, directory: Path, tell: Callable[[str], None]):
         start = settings.start or 0
         self._window = range(start, start + settings.steps) if settings.start is not None else range(0)
         self._directory, self._tell = directory / DIRECTORY, tell

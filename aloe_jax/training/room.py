@@ -7,13 +7,13 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.training.settings import TrainSettings
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def check_memory(settings: config.Train, spec: Any, mesh: Mesh) -> None:
+def check_memory(settings: TrainSettings, spec: Any, mesh: Mesh) -> None:
     """Raise AloeError where the weights and their gradients alone are larger than the memory of this machine.
 
     Only where CPUs compute: an accelerator refuses what does not fit, Linux hands it out and then ends the process.

@@ -11,7 +11,6 @@ from typing import Any, cast
 from flax import nnx
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.data.loader import Batch, Loader
 from aloe_jax.data.mixture import gather
 from aloe_jax.data.packing import without_branches
@@ -21,17 +20,10 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models import (
-    Compute,
-    ModelSpec,
-    backend,
-    check_vocabulary,
-    generation,
-    is_huggingface,
-    load_pretrained,
-    tokenizer_directory,
-)
+from aloe_jax.models import backend, generation
 from aloe_jax.models.attention import Method
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
 from aloe_jax.models.lora import Adapter, adapters, attach
 from aloe_jax.models.maxtext.directory import items
 from aloe_jax.models.run_directory import (
@@ -42,8 +34,11 @@ from aloe_jax.models.run_directory import (
     save_adapter,
     save_spec,
 )
+from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.weights import weights
 from aloe_jax.storage.files import as_path, uploading
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import Frozen, Params
 
 LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for where rows are poorly filled
@@ -59,7 +54,7 @@ class Material:
     validation: Prepared
 
 
-def gather_material(settings: config.Train) -> Material:
+def gather_material(settings: TrainSettings) -> Material:
     """Load the tokenizer and both splits, and pack them; prints the progress of large ones."""
     if settings.model.tokenizer is None and is_maxtext(settings.model):
         raise AloeError(
@@ -76,7 +71,7 @@ def gather_material(settings: config.Train) -> Material:
     return Material(tokenizer, template, split("train"), split("validation"))
 
 
-def is_maxtext(model: config.Model) -> bool:
+def is_maxtext(model: ModelSettings) -> bool:
     """Whether `model.path` is a checkpoint that MaxText wrote. Raises AloeError where backend or name do not fit it."""
     if model.path is None:
         return False
@@ -97,7 +92,7 @@ def is_maxtext(model: config.Model) -> bool:
     return found
 
 
-def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
+def resolve_spec(settings: TrainSettings, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
     """The spec of the model to train: from `model.path`, or of a new one or of a checkpoint of MaxText's."""
     if settings.model.path is not None and not is_maxtext(settings.model):
         path = as_path(settings.model.path)
@@ -112,7 +107,7 @@ def resolve_spec(settings: config.Train, tokenizer: Any, template: ChatTemplate)
     )
 
 
-def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh: Mesh) -> None:
+def check_fit(settings: TrainSettings, spec: ModelSpec, material: Material, mesh: Mesh) -> None:
     """Raise AloeError where tokenizer, rows, model and mesh do not fit each other."""
     check_vocabulary(material.tokenizer, spec, "model.tokenizer")
     longest = int(max(material.train.rows.positions.max(), material.validation.rows.positions.max())) + 1
@@ -132,7 +127,7 @@ def check_fit(settings: config.Train, spec: ModelSpec, material: Material, mesh:
         )
 
 
-def attention_of(settings: config.Train, spec: Any, mesh: Mesh) -> Method:
+def attention_of(settings: TrainSettings, spec: Any, mesh: Mesh) -> Method:
     """What `model.attention` stands for. Raises AloeError where a kernel of MaxText's cannot compute the run's rows."""
     if isinstance(spec, ModelSpec):
         return settings.model.attention
@@ -142,7 +137,7 @@ def attention_of(settings: config.Train, spec: Any, mesh: Mesh) -> Method:
     return chosen(spec, settings.model.attention, data.packing, data.row_length, platform)
 
 
-def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Params, Frozen]:
+def build_model(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Params, Frozen]:
     """Graph, trained parameters and the frozen ones on the mesh, loaded from `model.path` or drawn from the seed."""
     options = settings.model
     compute = Compute(attention_of(settings, spec, mesh), options.remat, options.unroll, options.compute_dtype)
@@ -166,14 +161,14 @@ def build_model(settings: config.Train, spec: ModelSpec, mesh: Mesh) -> tuple[nn
     return *backend.new_model(spec, settings.seed, options.dtype, mesh, compute), ()
 
 
-def trained_shapes(settings: config.Train, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+def trained_shapes(settings: TrainSettings, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The shape of every trained parameter by its dotted name: of the adapters, or of all weights."""
     if settings.model.lora is None:
         return {name: weight.shape for name, weight in weights(spec).items()}
     return {f"adapters.{name}": weight.shape for name, weight in adapters(spec, settings.model.lora).items()}
 
 
-def describe_model(settings: config.Train, spec: ModelSpec, tokenizer: Any, directory: Path) -> None:
+def describe_model(settings: TrainSettings, spec: ModelSpec, tokenizer: Any, directory: Path) -> None:
     """Write what makes the run directory a model, besides its checkpoints."""
     forget_description(directory)
     save_spec(spec, directory)
@@ -186,13 +181,13 @@ def describe_model(settings: config.Train, spec: ModelSpec, tokenizer: Any, dire
     record_description(directory)
 
 
-def describe_reference(settings: config.Train, spec: ModelSpec, tokenizer: Any) -> str:
+def describe_reference(settings: TrainSettings, spec: ModelSpec, tokenizer: Any) -> str:
     """What besides its weights determines a reference's log-probs: shape, precision, vocabulary and chat template."""
     vocabulary = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
     return f"{spec} {settings.model.compute_dtype} {vocabulary} {tokenizer.chat_template}"
 
 
-def make_loader(settings: config.Train, material: Material, extra: Batch | None = None) -> Loader:
+def make_loader(settings: TrainSettings, material: Material, extra: Batch | None = None) -> Loader:
     """Batches of the training rows; `extra` has further arrays with an entry a row."""
     return Loader(material.train.rows, settings.data.rows, settings.seed, extra, material.train.parts)
 

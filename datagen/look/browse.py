@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aloe_jax import config
 from aloe_jax.conversation import Conversation, Persona, Turn
 from aloe_jax.errors import AloeError
 from datagen.convert import Format, read
 from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
 from datagen.look.sentences import content_words, sentences, words
+from datagen.settings import DatagenSettings
 from datagen.writing import replacing_file
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _SCRIPTS = ("basics", "data", "search", "filters", "list", "dialogue", "persona"
 SAME = 0.6  # share of the fewer content words that an inferred sentence has in common with the persona's
 
 
-def browse_journal(ledger: Ledger, settings: config.Datagen, target: Path | None = None) -> Path:
+def browse_journal(ledger: Ledger, settings: DatagenSettings, target: Path | None = None) -> Path:
     """Write the journal's personas and conversations as OUTPUT/browse.html, also while there is more to come.
 
     Raises AloeError when the journal holds no personas.

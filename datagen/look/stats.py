@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from aloe_jax import config
 from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.coverage import whole_reason
 from datagen.conversations import plan, recorded_conversations
@@ -17,6 +16,7 @@ from datagen.journal import BATCH, CONVERSATION, recorded_skips
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.personas import Draw, Personas, recorded_draw, recorded_personas
 from datagen.pool.growth import Batch
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +62,7 @@ def turn_stats(conversations: Sequence[Conversation]) -> list[TurnStats]:
     ]
 
 
-def tables(ledger: Ledger, settings: config.Datagen) -> list[Table]:
+def tables(ledger: Ledger, settings: DatagenSettings) -> list[Table]:
     """Tables of the pools and their coverage, the conversations by turn and their quality, the skips, and the calls.
 
     Raises AloeError when the journal holds no personas.

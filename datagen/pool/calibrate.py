@@ -12,10 +12,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from datagen.pool.coverage import age, find_age
 from datagen.pool.similarity import neighbours, paired
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +182,7 @@ def _sentences(text: str) -> list[str]:
 # ---------------------------------------------------------------- texts to compare
 
 
-def texts_for(settings: config.Datagen, ledger: Ledger, path: Path | None = None) -> dict[str, list[str]]:
+def texts_for(settings: DatagenSettings, ledger: Ledger, path: Path | None = None) -> dict[str, list[str]]:
     """What to calibrate on, by name: the texts of a file, or else both pools as far as the journal holds them.
 
     A pool that has not been begun is its seeds. Raises AloeError when the file or the seeds cannot be read.

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import KEY_VARIABLES, Access
+from aloe_jax.llm.settings import RoleSettings
+from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +77,7 @@ class Embeddings:
         return rows.tolist()
 
 
-def vectors_name(settings: config.Datagen) -> str:
+def vectors_name(settings: DatagenSettings) -> str:
     """What names the vectors that the settings ask for: "words", or the kind and its model."""
     wanted = settings.personas
     if wanted.vectors == "words":
@@ -89,7 +90,7 @@ def vectors_name(settings: config.Datagen) -> str:
     return f"{wanted.vectors}/{wanted.vector_model or DEFAULT_MODELS[wanted.vectors]}"
 
 
-def vectors_of(settings: config.Datagen, ledger: Ledger) -> Vectors:
+def vectors_of(settings: DatagenSettings, ledger: Ledger) -> Vectors:
     """The vectors that the settings ask for. Raises AloeError when they cannot be had: no key, nothing installed."""
     name = vectors_name(settings)
     kind, _, model = name.partition("/")
@@ -105,11 +106,11 @@ def vectors_of(settings: config.Datagen, ledger: Ledger) -> Vectors:
 # ---------------------------------------------------------------- Gemini
 
 
-def _embedding_role(settings: config.Datagen, model: str) -> config.Role:
+def _embedding_role(settings: DatagenSettings, model: str) -> RoleSettings:
     """The embedding model, reached as the persona writer is when that is Gemini, too."""
     writer = settings.roles.persona_writer
-    way = writer if writer.provider in ("gemini", "genai") else config.Role()
-    return config.Role(
+    way = writer if writer.provider in ("gemini", "genai") else RoleSettings()
+    return RoleSettings(
         provider="genai",
         model=model,
         endpoint=way.endpoint,
@@ -134,7 +135,7 @@ class _Access(Access):
         return super().refusal(status, text)
 
 
-def _gemini(role: config.Role, ledger: Ledger) -> Embed:
+def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
     from aloe_jax.llm.faults import TransientError, settled
     from aloe_jax.llm.genai import client, meaning
     from aloe_jax.llm.retry import Patience

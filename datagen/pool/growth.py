@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from aloe_jax import config
 from aloe_jax.coverage import percent
 from aloe_jax.errors import AloeError
 from datagen.journal import BATCH, POOL
 from datagen.pool.embeddings import vectors_name, vectors_of
 from datagen.pool.similarity import Kind, Novelty
+from datagen.settings import DatagenSettings
 
 _UNREADABLE = "unreadable answer"
 _UNANSWERED = {"blocked reply", "empty reply", "truncated reply", "unreadable reply", _UNREADABLE}
@@ -113,7 +113,7 @@ def grow(
     name: Kind,
     seeds: Sequence[str],
     target: int,
-    settings: config.Datagen,
+    settings: DatagenSettings,
     *,
     write: Callable[[list[str], int, int], list[str]],
     progress: Callable[[int], None] = lambda size: None,
@@ -175,7 +175,7 @@ def grow(
     return pool
 
 
-def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: config.Datagen) -> Pool:
+def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> Pool:
     """The pool `name` as far as earlier runs grew it with these settings: the bare seeds when none did."""
     key = _key(name, seeds, settings)
     if ledger.get(POOL, _seeds_id(name, key)) is None:
@@ -200,7 +200,7 @@ def _recorded(ledger: Ledger, kind: str, id: str) -> Batch | None:
     return None if record is None else ledger.read(Batch, kind, id, record)
 
 
-def _key(name: Kind, seeds: Sequence[str], settings: config.Datagen) -> str:
+def _key(name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> str:
     """What the outcome of every call depends on."""
     wanted = settings.personas
     shape: list[Any] = [name, settings.seed, wanted.examples, wanted.candidates, wanted.similarity]
@@ -216,7 +216,7 @@ def _batch_id(name: Kind, key: str, number: int) -> str:
     return f"{name}-{key}-{number:06d}"
 
 
-def _novelty(settings: config.Datagen, ledger: Ledger, kind: Kind) -> Novelty:
+def _novelty(settings: DatagenSettings, ledger: Ledger, kind: Kind) -> Novelty:
     wanted = settings.personas
     if wanted.vectors != "words" and "similarity" not in wanted.model_fields_set:
         raise AloeError(

@@ -2,11 +2,11 @@
 
 import random
 
-from aloe_jax import config
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
 from aloe_jax.benchmark.judge import Verdict, Vote
 from aloe_jax.benchmark.results import write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 
 JUDGES = ("sternjudge", "mildjudge")
@@ -18,7 +18,7 @@ HOSTILE = '</script><img src=x onerror="window.hit=1"><!-- <b>&amp; \u2028 \''
 def write_run(directory, models=MODELS, cases=CASES, turns=TURNS, seed=0, hostile=False, rate=None):
     """A run whose models differ in how they are rated; `rate(model, case, turn)` gives a rating or None."""
     draw = random.Random(f"run {seed}")
-    settings = config.Evaluate.model_validate(
+    settings = EvaluateSettings.model_validate(
         {
             "output": "o", "personas": "p", "models": {name: {"path": "x"} for name in models}, "cases": cases,
             "turns": turns, "bootstrap": 10, "permutations": 10, "roles": {"provider": "scripted"},

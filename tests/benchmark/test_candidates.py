@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config
 from aloe_jax.benchmark.candidates import ModelCandidate, path_tokens
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
 from aloe_jax.conversation import Persona
@@ -16,9 +15,12 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.evaluate import main
 from aloe_jax.llm.world.people import write_personality, write_profile
-from aloe_jax.models import ModelSpec, assemble, save_pretrained
+from aloe_jax.models.decoder import assemble
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
-from aloe_jax.sampling import Session
+from aloe_jax.sampling.session import Session
+from aloe_jax.sampling.settings import SamplingSettings
 from tests.data.families import loaded
 
 DRAW = random.Random(0)
@@ -134,7 +136,7 @@ def test_every_turn_sees_the_template_s_prompt(family, tmp_path):
             return sessions[-1]
 
     (tmp_path / "config.json").write_text("{}")
-    candidate = ModelCandidate(tmp_path, config.Sampling(), load=lambda path, sampling: (Sessions(), template))
+    candidate = ModelCandidate(tmp_path, SamplingSettings(), load=lambda path, sampling: (Sessions(), template))
     partner = candidate.partner(1)
     dialogue = Dialogue(PERSONAS[0])
     for turn in range(3):
@@ -159,7 +161,7 @@ def test_a_stopped_case_leaves_the_other_rows_where_they_are(tmp_path):
             return session
 
     (tmp_path / "config.json").write_text("{}")
-    candidate = ModelCandidate(tmp_path, config.Sampling(), load=lambda path, sampling: (Sessions(), template))
+    candidate = ModelCandidate(tmp_path, SamplingSettings(), load=lambda path, sampling: (Sessions(), template))
     three = [Dialogue(persona) for persona in (*PERSONAS, PERSONAS[0].model_copy(update={"id": "third"}))]
     partner = candidate.partner(3)
     for dialogue, reply in zip(three, partner.reply(three, ["a", "b", "c"], [0, 1, 2]), strict=True):

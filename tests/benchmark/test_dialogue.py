@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config, roles
+from aloe_jax import roles
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate, path_tokens
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Journal, Reply
 from aloe_jax.benchmark.runner import Conversing, waves
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.roles import RoleError
+from aloe_jax.sampling.settings import SamplingSettings
 
 PERSONAS = [Persona(id=f"p{i}", profile=f"profile {i}", personality=f"traits {i}") for i in range(4)]
 END, USER, ASSISTANT = 1, 2, 3
-SAMPLING = config.Sampling(max_new_tokens=6, max_length=1000)
+SAMPLING = SamplingSettings(max_new_tokens=6, max_length=1000)
 
 
 class Cast:
@@ -358,7 +360,7 @@ def test_fingerprint_of_a_run_follows_its_newest_checkpoint(tmp_path):
 
 def test_roles_are_described_by_model_settings_and_prompt(tmp_path):
     with Ledger(tmp_path / "j") as ledger:
-        cast = roles.Cast(config.Roles.model_validate({"provider": "scripted"}), ledger)
+        cast = roles.Cast(RolesSettings.model_validate({"provider": "scripted"}), ledger)
         user, judge = cast.describe("user"), cast.describe("judge")
     assert user["model"].startswith("scripted-") and user["temperature"] == 0.8
     assert judge["temperature"] == 0.0 and user["prompt"] != judge["prompt"]

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config
 from aloe_jax.benchmark.preferences import PairScore, score_preferences, summarise, write_preferences
+from aloe_jax.benchmark.settings import PreferencesSettings
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.evaluate import main
-from aloe_jax.models import ModelSpec, load_pretrained, save_pretrained
+from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.settings import load_settings
 from tests.conversations import conversation, forked, single_replies
 from tests.random_models import random_decoder
 
@@ -41,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def settings(folder, *more):
-    return config.load(config.Preferences, folder / "preferences.yaml", more)
+    return load_settings(PreferencesSettings, folder / "preferences.yaml", more)
 
 
 def by_hand(path):
@@ -108,7 +111,9 @@ def test_turns_that_fit_no_row_are_counted_and_all_are_scored_on_the_same_pairs(
 def test_intervals_take_conversations_whole():
     """Pairs of a conversation that all go the same way are no more than one observation."""
     scores = {(f"c{i}", k): PairScore(k + 1, float(i % 2), 0.5, 3, 3) for i in range(40) for k in range(10)}
-    found = summarise("m", scores, None, list(scores), 400, config.Preferences(output="o", data="d", models={"m": "x"}))
+    found = summarise(
+        "m", scores, None, list(scores), 400, PreferencesSettings(output="o", data="d", models={"m": "x"})
+    )
     half = 1.96 * 0.5 / np.sqrt(40)
     assert found.accuracy.value == 0.5
     assert found.accuracy.high - found.accuracy.low == pytest.approx(2 * half, rel=0.15)
@@ -122,7 +127,7 @@ def test_the_command(folder):
     assert (record["format"], record["version"], list(record["models"])) == ("aloe-preferences", 1, ["one", "two"])
     assert record["models"]["one"]["reward_accuracy"]["value"] is None
     assert len(record["models"]["two"]["by_turn"]) == 4
-    assert config.load(config.Preferences, folder / "out/config.yaml") == settings(folder)
+    assert load_settings(PreferencesSettings, folder / "out/config.yaml") == settings(folder)
     results = score_preferences(settings(folder))
     write_preferences(settings(folder), results)
     assert json.loads((folder / "out/preferences.json").read_text()) == record

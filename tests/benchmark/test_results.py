@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.benchmark.metrics import alignment_metrics
 from aloe_jax.benchmark.people import item_id
 from aloe_jax.benchmark.results import Results, as_json, load_results, write_results
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.errors import AloeError
 from aloe_jax.evaluate import evaluate
 from aloe_jax.llm.protocol import Completion
@@ -39,7 +39,7 @@ def run(personas, output, **more):
         "output": str(output), "personas": str(personas), "models": MODELS, "cases": CASES, "turns": TURNS,
         "bootstrap": 100, "permutations": 100, "roles": {"provider": "scripted"}, **more,
     }  # fmt: skip
-    return evaluate(config.Evaluate.model_validate(settings))[0].results
+    return evaluate(EvaluateSettings.model_validate(settings))[0].results
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,17 @@ import jax
 import numpy as np
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows, pack
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, ModelSpec, backend, load_pretrained, save_pretrained
+from aloe_jax.models import backend
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import BESIDE, QUICK, compile_for, tpu_mesh
 from aloe_jax.planning import flops
 from aloe_jax.planning.program import abstract_step
@@ -38,6 +42,7 @@ from aloe_jax.planning.workload import Shape, trees_of
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.optimizer import make_optimizer
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import new_state, train_step
 from tests.random_models import random_decoder
 
@@ -48,9 +53,9 @@ SIDES = ("native", "maxtext")
 MOST_APART = 1e-4  # of the losses of the first step
 
 
-def settings(side: str, path: Path, length: int, rows: int, remat: str, dtype: str) -> config.Train:
+def settings(side: str, path: Path, length: int, rows: int, remat: str, dtype: str) -> TrainSettings:
     """A DPO run of one side."""
-    return config.Train.model_validate({
+    return TrainSettings.model_validate({
         "stage": "dpo", "output": "nowhere",
         "model": {"backend": side, "path": str(path), "remat": remat, "compute_dtype": dtype},
         "data": {"path": "nowhere", "row_length": length, "rows": rows},
@@ -77,8 +82,8 @@ def batch_of(rows: Rows, count: int) -> dict[str, np.ndarray]:
 class OnCpu:
     """One side's step, compiled for one CPU device and ready to run."""
 
-    def __init__(self, run: config.Train, path: Path, rows: Rows) -> None:
-        mesh = make_mesh(config.Mesh(fsdp=1), jax.devices()[:1])
+    def __init__(self, run: TrainSettings, path: Path, rows: Rows) -> None:
+        mesh = make_mesh(MeshSettings(fsdp=1), jax.devices()[:1])
         compute = Compute(remat=run.model.remat)
         model: Any = load_pretrained(path, mesh=mesh, compute=compute, model=run.model)
         graph, params = nnx.split(model, nnx.Param)
@@ -124,7 +129,7 @@ def on_cpu(path: Path, length: int, count: int, remat: str, rounds: int) -> dict
 def on_tpu(path: Path, topology: str, length: int, count: int, remat: str) -> dict[str, dict[str, float]]:
     """Figures of both sides as compiled for a slice, in bfloat16; a chip's memory, and operations over all chips."""
     rows = drawn_rows(length, count)
-    mesh = tpu_mesh(topology, config.Mesh(fsdp=-1))
+    mesh = tpu_mesh(topology, MeshSettings(fsdp=-1))
     figures = {}
     for name, side, changes in (
         ("native, kernel", "native", {"unroll": SPEC.layers}),

@@ -20,7 +20,8 @@ from typing import Any
 
 import click
 
-from aloe_jax import config, roles
+from aloe_jax import roles
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.scripted import Scripted
 from aloe_jax.llm.world.people import write_personality, write_profile
@@ -74,7 +75,8 @@ class Delayed:
 def write_model(folder: Path, width: int, layers: int) -> None:
     """A random decoder with a tokenizer trained on the world's own personas, and the personas."""
     from aloe_jax.data.tokenizer import train_tokenizer
-    from aloe_jax.models import ModelSpec, save_pretrained
+    from aloe_jax.models.huggingface import save_pretrained
+    from aloe_jax.models.spec import ModelSpec
     from tests.random_models import random_decoder
 
     draw = random.Random(0)
@@ -91,7 +93,7 @@ def write_model(folder: Path, width: int, layers: int) -> None:
 def watch(busy: Busy) -> None:
     """Note when the model works: while it is loaded, and while it draws."""
     from aloe_jax.benchmark import candidates
-    from aloe_jax.sampling import Session
+    from aloe_jax.sampling.session import Session
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -126,7 +128,7 @@ def main(cases: int, turns: int, latency: float, concurrency: int, width: int, l
         write_model(folder, width, layers)
 
         def run(output: str, **changes: Any) -> tuple[float, float]:
-            settings = config.Evaluate.model_validate(
+            settings = EvaluateSettings.model_validate(
                 {
                     "output": str(folder / output),
                     "personas": str(folder / "personas.jsonl"),

@@ -42,7 +42,8 @@ def serve_ours(directory: Path, attention: str, unroll: int) -> None:
     import jax
     from flax import nnx
 
-    from aloe_jax.models import Compute, load_pretrained
+    from aloe_jax.models.decoder import Compute
+    from aloe_jax.models.directory import load_pretrained
 
     model = load_pretrained(directory, compute=Compute(attention=attention, unroll=unroll))  # type: ignore[arg-type]
     graph, state = nnx.split(model)
@@ -65,7 +66,8 @@ def serve(forward: Callable[[], np.ndarray], output: Path, threads: int) -> None
 
 def write(directory: Path, layers: int, width: int, vocab: int, batch: int, length: int) -> None:
     """A random Llama and a batch of tokens."""
-    from aloe_jax.models import ModelSpec, save_pretrained
+    from aloe_jax.models.huggingface import save_pretrained
+    from aloe_jax.models.spec import ModelSpec
     from tests.random_models import random_decoder
 
     spec = ModelSpec(

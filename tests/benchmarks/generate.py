@@ -99,7 +99,8 @@ class Side:
 @contextmanager
 def both(layers: int, width: int) -> Iterator[tuple[Side, Side]]:
     """Our side and theirs, with the same model."""
-    from aloe_jax.models import ModelSpec, save_pretrained
+    from aloe_jax.models.huggingface import save_pretrained
+    from aloe_jax.models.spec import ModelSpec
     from tests.benchmarks.peers.environments import TRL
     from tests.random_models import random_decoder
 

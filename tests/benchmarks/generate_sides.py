@@ -29,12 +29,12 @@ def measured(function: Callable[[], Any]) -> dict[str, Any]:
 
 def serve_ours(directory: str) -> None:
     """Our side."""
-    from aloe_jax import config
-    from aloe_jax.models import load_pretrained
-    from aloe_jax.sampling import Sampler
+    from aloe_jax.models.directory import load_pretrained
     from aloe_jax.sampling.loading import spread
+    from aloe_jax.sampling.sampler import Sampler
+    from aloe_jax.sampling.settings import SamplingSettings
 
-    mesh = spread(config.Sampling().mesh)
+    mesh = spread(SamplingSettings().mesh)
     sampler = Sampler(load_pretrained(directory, mesh=mesh), max_length=LENGTH, rows=ROWS)
 
     def reply(request: dict[str, Any]) -> dict[str, Any]:

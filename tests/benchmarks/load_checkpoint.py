@@ -29,9 +29,10 @@ def write(path: Path, layers: int, stored: str) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from aloe_jax.models import ModelSpec, weights
     from aloe_jax.models.huggingface import stored_keys, write_json
+    from aloe_jax.models.spec import ModelSpec
     from aloe_jax.models.tensor_files import INDEX
+    from aloe_jax.models.weights import weights
 
     spec = ModelSpec(
         vocab=32_000, layers=layers, width=2048, query_heads=32, kv_heads=8, head_size=64, feed_forward=8192,
@@ -58,7 +59,7 @@ def load(side: str, path: Path, dtype: str) -> None:
         import jax
         from flax import nnx
 
-        from aloe_jax.models import load_pretrained
+        from aloe_jax.models.directory import load_pretrained
 
         jax.devices()
         start = time.perf_counter()

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import click
 
-from aloe_jax import config
 from aloe_jax.llm.protocol import Request
 from aloe_jax.llm.providers import language_model
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Verdict, render
 from tests.standin import running
 from tests.standin.answers import personality, profile
@@ -61,7 +61,7 @@ def main(provider: tuple[str, ...], calls: int, in_flight: int, latency: float) 
     for name in provider or PROVIDERS:
         with running(latency=latency) as server, ThreadPoolExecutor(in_flight) as threads:
             endpoint = server.url + ("/v1" if name == "openai" else "")
-            role = config.Role(provider=name, model="plain", endpoint=endpoint, key_variable="REMOTE_CALLS_KEY")
+            role = RoleSettings(provider=name, model="plain", endpoint=endpoint, key_variable="REMOTE_CALLS_KEY")
             llm = language_model(role, "verifier")
             list(threads.map(llm.complete, warm_up))
             server.show(clear=True)

@@ -25,9 +25,9 @@ def main(rounds: int) -> None:
     """Print the share of the digests in the CPU and wall time of a save; fails where the CPU's median exceeds 5%."""
     import jax
 
-    from aloe_jax import config
     from aloe_jax.models import checkpoint_files
     from aloe_jax.training import checkpoint
+    from aloe_jax.training.settings import CheckpointSettings
 
     shapes = {f"weight_{i}": (1024, 16384) for i in range(4)}
     params = {name: jax.random.normal(jax.random.key(i), shape) for i, (name, shape) in enumerate(shapes.items())}
@@ -46,7 +46,7 @@ def main(rounds: int) -> None:
     for number in range(rounds + 1):
         directory = Path(tempfile.mkdtemp(dir=own_directory(), prefix="saves-"))
         try:
-            with checkpoint.Checkpoints(directory, config.Checkpoints(), shapes) as checkpoints:
+            with checkpoint.Checkpoints(directory, CheckpointSettings(), shapes) as checkpoints:
                 cpu, wall = time.process_time(), time.perf_counter()
                 checkpoints.save(1, state, {"step": 1}, None)
                 checkpoints.wait()

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.data.chats import read_chat
 from aloe_jax.data.fields import SYSTEM
 from aloe_jax.data.mixture import gather
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.data.prepare import prepare
+from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
 from tests.data.families import loaded
 from tests.data.families.checks import decode
@@ -111,7 +111,7 @@ def test_a_marked_reply_has_no_gradient():
     import jax
 
     from aloe_jax.data.loader import FIELDS
-    from aloe_jax.models import ModelSpec
+    from aloe_jax.models.spec import ModelSpec
     from aloe_jax.training.logprobs import reply_logps
     from tests.random_models import random_decoder
 
@@ -258,7 +258,7 @@ def test_preferences_beside_conversations_and_instructions():
 
 
 def gathered(path, split="train", **changes):
-    return gather(config.Data(path=str(path), row_length=256, **changes), TEMPLATE, "preferred", split)
+    return gather(DataSettings(path=str(path), row_length=256, **changes), TEMPLATE, "preferred", split)
 
 
 def test_fields_that_are_passed_over_are_reported_once(tmp_path, capsys):
@@ -290,11 +290,11 @@ def test_mixtures_and_validation_files_read_the_same_fields(tmp_path):
     for path in (plain, said):
         content = json.loads(path.read_text().splitlines()[0])
         write_jsonl(path.with_name(f"{path.stem}.validation.jsonl"), [content])
-    mixture = tuple(config.Source(path=str(path)) for path in (plain, said))
+    mixture = tuple(SourceSettings(path=str(path)) for path in (plain, said))
     for split in ("train", "validation"):
-        made = gather(config.Data(mixture=mixture, row_length=256), TEMPLATE, "preferred", split)
+        made = gather(DataSettings(mixture=mixture, row_length=256), TEMPLATE, "preferred", split)
         one, other = (slice(part.start, part.stop) for part in made.parts)
         np.testing.assert_array_equal(made.rows.tokens[one], made.rows.tokens[other])
     write_jsonl(tmp_path / "b.validation.jsonl", [marked(chat("v", 1), 1, name="Bob")])
     with pytest.raises(AloeError, match=r"b\.validation\.jsonl line 1: messages\.1\.name: would be lost"):
-        gather(config.Data(mixture=mixture, row_length=256), TEMPLATE, "preferred", "validation")
+        gather(DataSettings(mixture=mixture, row_length=256), TEMPLATE, "preferred", "validation")

@@ -143,13 +143,13 @@ def test_the_length_that_is_told_is_near_the_true_one():
 
 CHILD = """
 import json, os, sys, time
-from aloe_jax import config
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.data.mixture import gather
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 template = ChatTemplate(load_tokenizer(sys.argv[2]))
 start = time.monotonic()
-made = gather(config.Data(path=sys.argv[1], row_length=int(sys.argv[3])), template, None, "train", tell=lambda s: None)
+made = gather(DataSettings(path=sys.argv[1], row_length=int(sys.argv[3])), template, None, "train", tell=lambda s: None)
 seconds = time.monotonic() - start
 children = open(f"/proc/self/task/{os.getpid()}/children").read().split()  # what renders, too
 peak = sum(int(open(f"/proc/{pid}/status").read().split("VmHWM:")[1].split()[0]) for pid in ["self", *children])

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.data import mixture
 from aloe_jax.data.loader import FIELDS, Loader
 from aloe_jax.data.mixture import gather
 from aloe_jax.data.prepare import prepare
+from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.data.sources import held_out, kind_of, open_source
 from aloe_jax.errors import AloeError
 from datagen.convert import convert
@@ -39,8 +39,8 @@ def files(tmp_path):
 def data(*sources, **changes):
     values = {"row_length": 256, "validation_fraction": 0.3} | changes
     if len(sources) == 1 and isinstance(sources[0], str):
-        return config.Data(path=sources[0], **values)
-    return config.Data(mixture=tuple(config.Source(**source) for source in sources), **values)
+        return DataSettings(path=sources[0], **values)
+    return DataSettings(mixture=tuple(SourceSettings(**source) for source in sources), **values)
 
 
 def reply_ids(made):
@@ -56,12 +56,12 @@ def names(made):
 
 def test_the_first_record_tells_the_kind(files, tmp_path):
     for kind, path in files.items():
-        assert kind_of(config.Source(path=path)) == kind
-        assert kind_of(config.Source(path=path, format="chat")) == "chat"
+        assert kind_of(SourceSettings(path=path)) == kind
+        assert kind_of(SourceSettings(path=path, format="chat")) == "chat"
     ultra = {"prompt": "hi", "prompt_id": "x", "messages": CHATS[0]["messages"]}
-    assert kind_of(config.Source(path=str(write_jsonl(tmp_path / "u.jsonl", [ultra])))) == "chat"
+    assert kind_of(SourceSettings(path=str(write_jsonl(tmp_path / "u.jsonl", [ultra])))) == "chat"
     feedback = {"prompt": "hi", "chosen": [], "rejected": [], "messages": []}
-    assert kind_of(config.Source(path=str(write_jsonl(tmp_path / "f.jsonl", [feedback])))) == "preferences"
+    assert kind_of(SourceSettings(path=str(write_jsonl(tmp_path / "f.jsonl", [feedback])))) == "preferences"
 
 
 def test_trees_exported_as_preferences_train_like_the_trees(files, tmp_path):
@@ -78,7 +78,7 @@ def test_trees_exported_as_preferences_train_like_the_trees(files, tmp_path):
 
 def test_what_cannot_be_told_is_refused(tmp_path):
     def refused(record, told):
-        source = config.Source(path=str(write_jsonl(tmp_path / "x.jsonl", [record])))
+        source = SourceSettings(path=str(write_jsonl(tmp_path / "x.jsonl", [record])))
         with pytest.raises(AloeError, match=told) as caught:
             kind_of(source)
         assert "\n" not in str(caught.value)
@@ -86,9 +86,9 @@ def test_what_cannot_be_told_is_refused(tmp_path):
     refused({"text": "hello", "n": None}, r"x\.jsonl line 1: its fields \(text\) are not those of a conversation tree")
     refused({"profile": "p", "personality": "q", "conversations": []}, r"line 1: .* published ALOE format; convert")
     with pytest.raises(AloeError, match="a TFDS directory holds conversation trees; give chat as JSONL"):
-        kind_of(config.Source(path=str(tmp_path), format="chat"))
+        kind_of(SourceSettings(path=str(tmp_path), format="chat"))
     with pytest.raises(AloeError, match="no such data set"):
-        kind_of(config.Source(path=str(tmp_path / "none.jsonl")))
+        kind_of(SourceSettings(path=str(tmp_path / "none.jsonl")))
 
 
 @pytest.mark.parametrize("kind", RECORDS)
@@ -98,8 +98,8 @@ def test_a_bad_record_is_named_before_any_is_tokenised(kind, files, tmp_path):
     line = len(RECORDS[kind]) + 1
     for split in ("train", "validation"):
         with pytest.raises(AloeError, match=rf"bad\.jsonl line {line}: (persona|messages|rejected): "):
-            open_source(config.Source(path=str(path)), split, data(str(path)))
-    talks = open_source(config.Source(path=str(path), limit=line - 1), "train", data(str(path)))
+            open_source(SourceSettings(path=str(path)), split, data(str(path)))
+    talks = open_source(SourceSettings(path=str(path), limit=line - 1), "train", data(str(path)))
     assert talks.count == len(list(talks.talks)) > 0
 
 
@@ -117,7 +117,7 @@ def test_training_and_validation_share_nothing_and_miss_nothing(kind, files):
 
 
 def prepare_all(kind, path):
-    source = config.Source(path=path)
+    source = SourceSettings(path=path)
     both = (open_source(source, split, data(path)) for split in ("train", "validation"))
     return prepare([talk for talks in both for talk in talks.talks], TEMPLATE, 256, "both", path)
 
@@ -137,7 +137,7 @@ def test_more_records_move_no_others(kind, files, tmp_path):
 
 def names_by_text(path, split):
     """The first user messages of a split."""
-    talks = open_source(config.Source(path=str(path)), split, data(str(path))).talks
+    talks = open_source(SourceSettings(path=str(path)), split, data(str(path))).talks
     return {
         next(iter(mixture.token_trees([talk], TEMPLATE, 256, "both", "w")[0].nodes[:1])).tokens.tobytes()
         for talk in talks
@@ -209,7 +209,7 @@ def test_chats_that_end_unanswered_are_told(tmp_path):
 
 def test_one_source_is_what_it_was_alone(files):
     made = gather(data(files["trees"]), TEMPLATE, None, "train")
-    talks = list(open_source(config.Source(path=files["trees"]), "train", data(files["trees"])).talks)
+    talks = list(open_source(SourceSettings(path=files["trees"]), "train", data(files["trees"])).talks)
     alone = prepare(talks, TEMPLATE, 256, None, "w")
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(made.rows, name), getattr(alone.rows, name))
@@ -334,6 +334,6 @@ def test_progress_of_large_sources_is_told_ten_times(files, monkeypatch):
     assert told == []
     monkeypatch.setattr(mixture, "LARGE", 10)
     gather(data(files["chat"]), TEMPLATE, "preferred", "train", tell=told.append)
-    count = open_source(config.Source(path=files["chat"]), "train", data(files["chat"])).count
+    count = open_source(SourceSettings(path=files["chat"]), "train", data(files["chat"])).count
     assert 9 <= len(told) <= 10
     assert told[-1] == f"train: {files['chat']}: {count} of {count} conversations are tokens"

@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.conversation import shown
 from aloe_jax.data.dataset import read_conversations, read_records
+from aloe_jax.data.settings import SourceSettings
 from aloe_jax.data.sources import kind_of
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation
@@ -44,7 +44,7 @@ def test_all_ways_to_write_records(tmp_path, data):
     assert read(tmp_path / "x.jsonl", data) == RECORDS
     assert read(tmp_path / "x.jsonl", data, 2) == RECORDS[:2]
     assert [talk.id for talk in read_conversations(tmp_path / "x.jsonl")] == ["c0", "c1", "c2"]
-    assert kind_of(config.Source(path=str(tmp_path / "x.jsonl"))) == "trees"
+    assert kind_of(SourceSettings(path=str(tmp_path / "x.jsonl"))) == "trees"
 
 
 def test_one_record_over_several_lines_is_a_record(tmp_path):

@@ -5,12 +5,13 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config
 from aloe_jax.coverage import whole_reason
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast, RoleError
+from aloe_jax.settings import dump_settings
 from datagen.__main__ import main
 from datagen.conversations import TURN_ATTEMPTS, recorded_conversations
 from datagen.journal import BATCH, journal_path
@@ -38,8 +39,8 @@ def run(tmp_path, server):
     def go(command, role, *overrides):
         server.asked.clear()
         played = {"provider": "openai", "model": "m", "endpoint": server.url, "attempts": 1}
-        roles = config.Roles.model_validate(SCRIPTED.model_dump() | {role: played} if role else SCRIPTED.model_dump())
-        (tmp_path / "c.yaml").write_text(config.dump(settings.model_copy(update={"roles": roles})))
+        roles = RolesSettings.model_validate(SCRIPTED.model_dump() | {role: played} if role else SCRIPTED.model_dump())
+        (tmp_path / "c.yaml").write_text(dump_settings(settings.model_copy(update={"roles": roles})))
         found = CliRunner().invoke(main, [command, "--config", f"{tmp_path}/c.yaml", *overrides])
         assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
         return found.exit_code, (found.stderr.strip().splitlines() or [""])[-1], list(server.asked)
@@ -125,10 +126,10 @@ def test_a_pool_grows_the_same_whether_or_not_it_was_stopped(tmp_path, server):
     for name, limit in (("alone", None), ("stopped", 1)):
         settings = small_settings(tmp_path / name)
         played = {"provider": "openai", "model": "m", "endpoint": server.url, "attempts": 1}
-        roles = config.Roles.model_validate(SCRIPTED.model_dump() | {"persona_writer": played})
+        roles = RolesSettings.model_validate(SCRIPTED.model_dump() | {"persona_writer": played})
         more = settings.personas.model_copy(update={"profiles": 25})
         settings = settings.model_copy(update={"roles": roles, "max_calls": limit, "personas": more})
-        (tmp_path / f"{name}.yaml").write_text(config.dump(settings))
+        (tmp_path / f"{name}.yaml").write_text(dump_settings(settings))
         for _ in range(60):
             if CliRunner().invoke(main, ["personas", "--config", f"{tmp_path}/{name}.yaml"]).exit_code == 0:
                 break
@@ -174,7 +175,7 @@ class Refusing(Service):
 
 def test_a_conversation_dropped_in_batches_is_sent_again_with_other_seeds(tmp_path):
     settings = small_settings(tmp_path, count=6, turns=2)
-    batched = settings.model_copy(update={"roles": config.Roles.model_validate({"provider": "genai", "model": "m"})})
+    batched = settings.model_copy(update={"roles": RolesSettings.model_validate({"provider": "genai", "model": "m"})})
     from aloe_jax.llm.world import seed_personalities, seed_profiles
 
     people = [

@@ -6,10 +6,12 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.settings import RolesSettings
+from aloe_jax.settings import dump_settings
 from datagen.__main__ import main
 from datagen.journal import journal_path
+from datagen.settings import PersonasSettings
 from tests.players import small_settings
 from tests.standin import running
 
@@ -37,9 +39,9 @@ def given(tmp_path, server, monkeypatch):
         if provider == "openai":
             roles["key_variable"] = "OTHER_API_KEY"
         settings = small_settings(tmp_path / "run")
-        wanted = config.Personas(**settings.personas.model_dump() | {"profiles": 30, "patience": 2} | personas)
-        settings = settings.model_copy(update={"roles": config.Roles.model_validate(roles), "personas": wanted})
-        (tmp_path / "c.yaml").write_text(config.dump(settings))
+        wanted = PersonasSettings(**settings.personas.model_dump() | {"profiles": 30, "patience": 2} | personas)
+        settings = settings.model_copy(update={"roles": RolesSettings.model_validate(roles), "personas": wanted})
+        (tmp_path / "c.yaml").write_text(dump_settings(settings))
         return CliRunner().invoke(main, [command, "--config", f"{tmp_path}/c.yaml"]), journal_path(settings)
 
     return run

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.world import seed_profiles
@@ -18,9 +17,10 @@ from datagen.pool.embeddings import Words
 from datagen.pool.growth import grow
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
+from datagen.settings import DatagenSettings
 from tests.players import small_settings
 
-PROFILES, PERSONALITIES = seed_texts(config.Datagen(output="unused"))
+PROFILES, PERSONALITIES = seed_texts(DatagenSettings(output="unused"))
 NURSE = "She is a 34-year-old nurse. She lives with her mother, who paints. Her brother saw her at sea."
 
 

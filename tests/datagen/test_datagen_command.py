@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.settings import dump_settings, load_settings
 from datagen.__main__ import main
 from datagen.journal import CONVERSATION
+from datagen.settings import DatagenSettings
 from tests.players import small_settings
 
 COUNT = 60
@@ -36,7 +37,7 @@ def here(*arguments: str) -> str:
 def write_config(folder: Path) -> list[str]:
     folder.mkdir()
     settings = small_settings(folder / "run", count=COUNT, turns=6, concurrency=4)
-    (folder / "config.yaml").write_text(config.dump(settings))
+    (folder / "config.yaml").write_text(dump_settings(settings))
     return ["--config", str(folder / "config.yaml")]
 
 
@@ -121,5 +122,5 @@ def test_mistakes_are_told_in_one_line(tmp_path):
 
 
 def test_the_shipped_config_is_valid():
-    shipped = config.load(config.Datagen, Path(__file__).parents[2] / "configs/datagen/scripted.yaml")
+    shipped = load_settings(DatagenSettings, Path(__file__).parents[2] / "configs/datagen/scripted.yaml")
     assert shipped.personas.benchmark_profiles * shipped.personas.benchmark_personalities == 100

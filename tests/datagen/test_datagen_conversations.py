@@ -2,7 +2,6 @@
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
@@ -19,13 +18,14 @@ from datagen.conversations import (
     write_conversations,
 )
 from datagen.journal import CONVERSATION
+from datagen.settings import ConversationsSettings
 from tests.players import Players, small_settings, some_personas
 
 PERSONAS = some_personas(3)
 
 
-def talk(turns: int, **settings) -> config.Conversations:
-    return config.Conversations(turns=turns, **settings)
+def talk(turns: int, **settings) -> ConversationsSettings:
+    return ConversationsSettings(turns=turns, **settings)
 
 
 @pytest.fixture

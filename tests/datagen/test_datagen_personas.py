@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import BudgetError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
 from datagen.journal import BATCH
@@ -16,6 +16,7 @@ from datagen.personas import Personas, draw, recorded_personas, recorded_pools, 
 from datagen.pool.growth import Pool, SaturatedError, curve_text, grow, journaled_pool
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
+from datagen.settings import DatagenSettings, PersonasSettings
 from tests.players import small_settings
 
 SEEDS = (seed_profiles(), seed_personalities())
@@ -78,14 +79,14 @@ def test_training_and_benchmark_share_no_profile_and_no_personality(tmp_path, le
 @given(st.data())
 def test_draw_is_disjoint_for_any_sizes(data):
     small = st.integers(1, 6)
-    wanted = config.Personas(
+    wanted = PersonasSettings(
         profiles=data.draw(small),
         personalities=(personalities := data.draw(small)),
         personalities_per_profile=data.draw(st.integers(1, personalities)),
         benchmark_profiles=data.draw(small),
         benchmark_personalities=data.draw(small),
     )
-    run = config.Datagen(output="unused", seed=data.draw(st.integers(0, 99)), personas=wanted)
+    run = DatagenSettings(output="unused", seed=data.draw(st.integers(0, 99)), personas=wanted)
     sizes = (wanted.profiles + wanted.benchmark_profiles, wanted.personalities + wanted.benchmark_personalities)
     pairs = draw(*sizes, run)
     assert len(set(pairs["train"])) == wanted.profiles * wanted.personalities_per_profile
@@ -219,8 +220,8 @@ def test_other_settings_are_refused_with_the_key_and_both_values(tmp_path, ledge
 
 
 def test_nothing_is_grown_for_a_draw_that_cannot_be_made(tmp_path, ledger):
-    wanted = config.Personas(personalities=3, personalities_per_profile=4)
-    run = config.Datagen(output=str(tmp_path), personas=wanted)
+    wanted = PersonasSettings(personalities=3, personalities_per_profile=4)
+    run = DatagenSettings(output=str(tmp_path), personas=wanted)
     with pytest.raises(AloeError, match="personalities_per_profile: 4 different personalities"):
         write_personas(ledger, Writer(), run, SEEDS)
 
@@ -234,10 +235,10 @@ def test_personas_come_before_everything_else(tmp_path, ledger):
 
 
 def with_seeds(path, provider="gemini", **personas):
-    return config.Datagen(
+    return DatagenSettings(
         output="unused",
-        personas=config.Personas(seeds=None if path is None else str(path), **personas),
-        roles=config.Roles.model_validate({"provider": provider}),
+        personas=PersonasSettings(seeds=None if path is None else str(path), **personas),
+        roles=RolesSettings.model_validate({"provider": provider}),
     )
 
 

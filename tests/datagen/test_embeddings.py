@@ -6,12 +6,13 @@ import types
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
+from aloe_jax.llm.settings import RolesSettings
 from datagen.pool.embeddings import Embeddings, Words, vectors_name, vectors_of
 from datagen.pool.growth import grow
+from datagen.settings import DatagenSettings, PersonasSettings
 from tests.standin import running
 
 NURSE = "A woman of 34. She works night shifts as a nurse in Bergen and keeps two tortoises."
@@ -44,10 +45,10 @@ def no_wait(monkeypatch):
 
 def wanting(server=None, role=None, **personas):
     reached = {"provider": "gemini", "model": "ok", "endpoint": server and server.url, **(role or {})}
-    return config.Datagen(
+    return DatagenSettings(
         output="unused",
-        personas=config.Personas(**{"vectors": "gemini", **personas}),
-        roles=config.Roles.model_validate({"persona_writer": reached}),
+        personas=PersonasSettings(**{"vectors": "gemini", **personas}),
+        roles=RolesSettings.model_validate({"persona_writer": reached}),
     )
 
 
@@ -182,7 +183,7 @@ def test_sentence_transformers_load_once_and_only_for_new_texts(ledger, monkeypa
 
 
 def test_words_are_the_default_and_have_no_model(ledger):
-    assert isinstance(vectors_of(config.Datagen(output="unused"), ledger), Words)
+    assert isinstance(vectors_of(DatagenSettings(output="unused"), ledger), Words)
     assert vectors_name(wanting(vector_model="mine")) == "gemini/mine"
     with pytest.raises(AloeError, match=r"^personas\.vector_model: mine is used with"):
         vectors_of(wanting(vectors="words", vector_model="mine"), ledger)

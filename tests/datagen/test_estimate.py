@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast
 from datagen.__main__ import main
 from datagen.conversations import TALKING_ROLES, write_conversations
@@ -12,6 +12,7 @@ from datagen.estimate import estimate_conversations, estimate_personas
 from datagen.journal import open_journal
 from datagen.personas import write_personas
 from datagen.pool.seeds import seed_texts
+from datagen.settings import PersonasSettings
 from tests.players import small_settings
 
 PRICE = {"input": 1.0, "output": 10.0}
@@ -21,7 +22,7 @@ PRICE = {"input": 1.0, "output": 10.0}
 def settings(tmp_path):
     made = small_settings(tmp_path / "run", count=8, turns=4)
     return made.model_copy(
-        update={"personas": config.Personas(profiles=40, personalities=20, personalities_per_profile=2)}
+        update={"personas": PersonasSettings(profiles=40, personalities=20, personalities_per_profile=2)}
     )
 
 
@@ -45,7 +46,7 @@ def test_calls_are_those_that_a_run_makes(settings):
 
 def test_forks_verdicts_and_batches_are_counted(settings):
     def calls(**wanted):
-        roles = config.Roles.model_validate({"provider": "genai", "model": "m", "price": PRICE})
+        roles = RolesSettings.model_validate({"provider": "genai", "model": "m", "price": PRICE})
         conversations = settings.conversations.model_copy(update=wanted)
         changed = settings.model_copy(update={"conversations": conversations, "roles": roles})
         with open_journal(settings, create=True) as ledger:

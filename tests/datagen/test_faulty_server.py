@@ -15,10 +15,12 @@ import time
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.coverage import INCOMPLETE
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.settings import RolesSettings
+from aloe_jax.settings import dump_settings
 from datagen.journal import BATCH, CONVERSATION, POOL
+from datagen.settings import ConversationsSettings, DatagenSettings, PersonasSettings
 from tests.standin import running
 
 CONVERSATIONS = 200
@@ -33,13 +35,13 @@ def settings(folder, url, provider, count):
         "timeout": 1.0,
         "price": {"input": 1.0, "output": 2.0},
     }
-    return config.Datagen(
+    return DatagenSettings(
         output=str(folder / "run"),
-        personas=config.Personas(
+        personas=PersonasSettings(
             profiles=40, personalities=12, personalities_per_profile=5, benchmark_profiles=4, benchmark_personalities=2
         ),
-        conversations=config.Conversations(count=count, turns=2, concurrency=32),
-        roles=config.Roles.model_validate(roles),
+        conversations=ConversationsSettings(count=count, turns=2, concurrency=32),
+        roles=RolesSettings.model_validate(roles),
     )
 
 
@@ -67,7 +69,7 @@ def finish(folder):
 
 def prepared(folder, url, provider="gemini", count=CONVERSATIONS):
     folder.mkdir()
-    (folder / "config.yaml").write_text(config.dump(settings(folder, url, provider, count)))
+    (folder / "config.yaml").write_text(dump_settings(settings(folder, url, provider, count)))
     return folder / "run" / "journal.sqlite"
 
 

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.batch import JobFailedError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.scripted import Scripted
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast
 from datagen import waves
 from datagen.conversations import TALKING_ROLES, recorded_conversations, write_conversations
@@ -81,7 +81,7 @@ def personas():
 def settings(tmp_path):
     roles = {"provider": "genai", "model": "m"}
     made = small_settings(tmp_path / "waves", count=6, turns=3)
-    return made.model_copy(update={"roles": config.Roles.model_validate(roles)})
+    return made.model_copy(update={"roles": RolesSettings.model_validate(roles)})
 
 
 def run(ledger, personas, settings, server, **more):
@@ -201,7 +201,7 @@ def test_waves_through_the_batch_api_give_what_single_calls_give(tmp_path, perso
         roles = {"provider": "genai", "model": "plain", "endpoint": server.url, "price": price}
         for name in ("single", "batched"):
             made = small_settings(tmp_path / name, count=4, turns=1)
-            made = made.model_copy(update={"roles": config.Roles.model_validate(roles)})
+            made = made.model_copy(update={"roles": RolesSettings.model_validate(roles)})
             with Ledger(tmp_path / name / "journal.sqlite") as ledger:
                 if name == "single":
                     write_conversations(ledger, Cast(made.roles, ledger, only=TALKING_ROLES), personas, made)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.settings import dump_settings
 from aloe_jax.storage.disk import DiskError, refusals
 from datagen.writing import replacing_file
 from tests.conversations import conversation
@@ -55,7 +55,7 @@ def one_line(found, *said):
 def run(tmp_path_factory):
     """A config whose journal holds personas and conversations."""
     folder = tmp_path_factory.mktemp("written")
-    (folder / "c.yaml").write_text(config.dump(small_settings(folder / "run", count=6, turns=2)))
+    (folder / "c.yaml").write_text(dump_settings(small_settings(folder / "run", count=6, turns=2)))
     for command in ("personas", "conversations"):
         assert datagen(command, "--config", folder / "c.yaml")[0] == 0
     return folder

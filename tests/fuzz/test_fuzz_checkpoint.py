@@ -9,13 +9,13 @@ import pytest
 from flax import nnx
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.errors import AloeError
 from aloe_jax.models.run_directory import load_run
 from aloe_jax.training import loop, start
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.reference import ReferenceCache
+from aloe_jax.training.settings import CheckpointSettings
 from tests.fuzz.harness import fuzz, one_line
 from tests.training.conftest import material, settings, starting_model  # noqa: F401
 
@@ -121,7 +121,7 @@ def test_going_on(sound, tmp_path):
     assert evaluation_batches(found.validation.rows, 8)
 
     def read(directory):
-        with Checkpoints(directory, config.Checkpoints(), shapes) as checkpoints:
+        with Checkpoints(directory, CheckpointSettings(), shapes) as checkpoints:
             newest = checkpoints.latest()
             return newest, loader.resume(checkpoints.position(newest)), checkpoints.restore(newest, like)
 

@@ -6,17 +6,21 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from aloe_jax import config
+from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
 from aloe_jax.errors import AloeError
+from aloe_jax.settings import Section, dump_settings, load_settings
+from aloe_jax.training.settings import TrainSettings
+from datagen.settings import DatagenSettings
 from tests.fuzz.harness import fuzz, one_line
+from tests.sections import sections
 
 pytestmark = pytest.mark.soak
 
 VALID = {
-    config.Train: {"stage": "sft", "output": "o", "data": {"path": "d"}, "model": {"tokenizer": "t"}},
-    config.Evaluate: {"output": "o", "personas": "p", "models": {"a": {"scripted": "generic"}}},
-    config.Preferences: {"output": "o", "data": "d", "models": {"a": "b"}},
-    config.Datagen: {"output": "o"},
+    TrainSettings: {"stage": "sft", "output": "o", "data": {"path": "d"}, "model": {"tokenizer": "t"}},
+    EvaluateSettings: {"output": "o", "personas": "p", "models": {"a": {"scripted": "generic"}}},
+    PreferencesSettings: {"output": "o", "data": "d", "models": {"a": "b"}},
+    DatagenSettings: {"output": "o"},
 }
 KINDS = st.sampled_from(list(VALID))
 SCALARS = st.one_of(
@@ -42,7 +46,7 @@ def paths(kind, prefix=()):
     """Every setting of a section by its keys, sections included."""
     for name, field in kind.model_fields.items():
         yield (*prefix, name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, config.Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from paths(field.annotation, (*prefix, name))
 
 
@@ -57,12 +61,12 @@ def changed(kind):
 def accepted(kind, path, overrides=()):
     """The settings, which must survive being written and read; None where they were refused in one line."""
     try:
-        settings = config.load(kind, path, overrides)
+        settings = load_settings(kind, path, overrides)
     except AloeError as error:
         one_line(error)
         return None
-    path.with_name("again.yaml").write_text(config.dump(settings))
-    assert config.load(kind, path.with_name("again.yaml")) == settings
+    path.with_name("again.yaml").write_text(dump_settings(settings))
+    assert load_settings(kind, path.with_name("again.yaml")) == settings
     return settings
 
 
@@ -128,8 +132,7 @@ def test_overrides(tmp_path):
 
 def test_every_section_with_values_of_every_kind():
     """Each section alone: what it accepts it gives back, and a wrong kind is refused by pydantic."""
-    sections = [v for v in vars(config).values() if isinstance(v, type) and issubclass(v, config.Section)]
-    inputs = st.tuples(st.sampled_from(sections), st.integers(0, 2**32), st.lists(VALUES, min_size=1, max_size=4))
+    inputs = st.tuples(st.sampled_from(sections()), st.integers(0, 2**32), st.lists(VALUES, min_size=1, max_size=4))
 
     def check(given):
         section, seed, values = given

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.data.mixture import gather
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation, forked, single_replies
 from tests.data.families import loaded
@@ -146,7 +146,7 @@ def test_any_file_is_read_or_refused_in_one_line():
         def check(data):
             nonlocal read, refused
             path.write_bytes(data)
-            settings = config.Data(path=str(path), row_length=256, rows=1)
+            settings = DataSettings(path=str(path), row_length=256, rows=1)
             replies = next(turns)
             try:
                 made = gather(settings, TEMPLATE, replies, "train", longest=1024, tell=lambda line: None)
@@ -199,7 +199,7 @@ def test_a_chat_that_is_read_is_read_as_it_was_meant():
             nonlocal accepted
             path.write_text(json.dumps(record))
             try:
-                settings = config.Data(path=str(path), row_length=1024, rows=1)
+                settings = DataSettings(path=str(path), row_length=1024, rows=1)
                 made = gather(settings, TEMPLATE, "preferred", "train", tell=lambda line: None)
             except AloeError as error:
                 one_line(error)

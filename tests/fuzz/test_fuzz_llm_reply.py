@@ -8,7 +8,6 @@ from email.utils import formatdate
 import pytest
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import dialect, generated, notices, openai
 from aloe_jax.llm.access import Access
@@ -16,6 +15,7 @@ from aloe_jax.llm.complaint import Complaint
 from aloe_jax.llm.faults import GarbledError, TransientError, refused, retry_after
 from aloe_jax.llm.gemini import _named
 from aloe_jax.llm.protocol import Completion, UnavailableError
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Comparison, Inferred, Rating, Reply, Texts, UserMessage, Verdict, parse_answer
 from tests.fuzz.harness import fuzz, one_line
 from tests.llm.remotes import KEY, PROVIDERS, Asked
@@ -153,7 +153,7 @@ def check_fault(error):
 
 
 def test_bodies_of_replies_are_read_or_named():
-    access = Access(config.Role(provider="openai", model="m", endpoint="http://x", key_variable="MY_KEY"), "judge")
+    access = Access(RoleSettings(provider="openai", model="m", endpoint="http://x", key_variable="MY_KEY"), "judge")
     readers = (
         openai._read,
         lambda content: generated.read(generated.body_of(content)),
@@ -173,7 +173,7 @@ def test_bodies_of_replies_are_read_or_named():
 
 
 def test_bodies_of_errors_are_read_and_never_asked_for_ever():
-    role = config.Role(provider="openai", model="m", endpoint="http://x", key_variable="MY_KEY")
+    role = RoleSettings(provider="openai", model="m", endpoint="http://x", key_variable="MY_KEY")
     access = Access(role, "judge")
 
     def check(given):

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models import check_vocabulary, is_huggingface, load_pretrained, save_pretrained
+from aloe_jax.models.directory import is_huggingface, load_pretrained
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.models.tensor_files import INDEX, SINGLE
 from tests.fuzz.harness import fuzz, one_line
 from tests.models.test_values import BASE, EDITS
@@ -25,7 +27,7 @@ GENERATION = ("generation_config.json",)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A whole directory with a tokenizer, and one in shards."""
-    from aloe_jax.models import ModelSpec
+    from aloe_jax.models.spec import ModelSpec
 
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer(["some words to learn from"], 270, root / "tokenizer")

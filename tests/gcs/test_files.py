@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import absolute, as_path, here, is_remote, resolved, uploading, write_atomically
 from aloe_jax.storage.mirror import Mirror
+from datagen.settings import DatagenSettings
 
 
 def test_a_local_path_is_pathlibs(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ def test_a_bucket_without_a_name_is_refused_before_anything_is_asked(path) -> No
 
 def test_generated_data_in_a_bucket_are_refused_at_the_door() -> None:
     with pytest.raises(AloeError, match="where a journal cannot be kept; give a local directory"):
-        config.load(config.Datagen, "configs/demo/data.yaml", ["output=gs://bucket/data"])
+        load_settings(DatagenSettings, "configs/demo/data.yaml", ["output=gs://bucket/data"])
 
 
 def test_without_gcsfs_it_is_said_how_to_get_it(monkeypatch) -> None:

@@ -15,12 +15,12 @@ import pytest
 from click.testing import CliRunner
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.evaluate import main as evaluate
 from aloe_jax.export import export
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps, is_finished
+from aloe_jax.settings import dump_settings
 from aloe_jax.training.loop import run
 
 IN_BUCKET = {"path": "gs://our-bucket/data/d.jsonl"}
@@ -46,7 +46,7 @@ def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, se
     there = settings(**steps, data=IN_BUCKET, model={"tokenizer": "gs://our-bucket/tokenizer"})
     there = there.model_copy(update={"output": "gs://our-bucket/runs/x"})
     file = tmp_path / "there.yaml"
-    file.write_text(config.dump(there))
+    file.write_text(dump_settings(there))
     with pytest.raises(AloeError, match="no checkpoint; there are: none"):
         bucket.put("runs/x/spec.json", (Path(local.output) / "spec.json").read_bytes())
         load_pretrained(there.output)

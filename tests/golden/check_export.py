@@ -27,7 +27,8 @@ def write(root: Path, count: int) -> None:
 
     from flax import nnx
 
-    from aloe_jax.models import load_pretrained, save_pretrained
+    from aloe_jax.models.directory import load_pretrained
+    from aloe_jax.models.huggingface import save_pretrained
     from tests.golden.seeded import checkpoint
     from tests.random_models import random_decoder
 
@@ -50,8 +51,8 @@ def write(root: Path, count: int) -> None:
 
 def random_spec(draw: random.Random):
     """A small model of any family and shape."""
-    from aloe_jax.models import ModelSpec
     from aloe_jax.models.families import FAMILIES
+    from aloe_jax.models.spec import ModelSpec
 
     family = draw.choice(list(FAMILIES))
     layers, kv_heads = draw.choice([1, 2, 3, 5]), draw.choice([1, 2, 3])
@@ -125,7 +126,7 @@ def reread(root: Path) -> int:
     import jax
     from flax import nnx
 
-    from aloe_jax.models import load_pretrained
+    from aloe_jax.models.directory import load_pretrained
 
     bad = 0
     for directory in sorted(root.iterdir()):

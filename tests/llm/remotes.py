@@ -2,11 +2,11 @@
 
 import itertools
 
-from aloe_jax import config
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Request
 from aloe_jax.llm.providers import backend
 from aloe_jax.llm.retry import Persistent
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Verdict
 from tests.clock import Clock
 
@@ -15,7 +15,7 @@ KEY = "k3y-Xq7vWm2Zt9-Rb4Yn8Lc1"
 _numbers = itertools.count()
 
 
-def role_at(provider: str, url: str, **settings) -> config.Role:
+def role_at(provider: str, url: str, **settings) -> RoleSettings:
     """A role at that server. Every model has a name of its own, so that nothing is known about it."""
     given = {
         "provider": provider,
@@ -26,7 +26,7 @@ def role_at(provider: str, url: str, **settings) -> config.Role:
         "timeout": 5.0,
         "temperature": 0.0,
     }
-    return config.Role.model_validate(given | settings)
+    return RoleSettings.model_validate(given | settings)
 
 
 class Asked:

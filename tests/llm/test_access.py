@@ -2,10 +2,12 @@
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.providers import language_model
+from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.settings import load_settings
+from datagen.settings import DatagenSettings
 
 KEY = "zq7-own-key-in-no-known-form"
 
@@ -13,7 +15,7 @@ KEY = "zq7-own-key-in-no-known-form"
 @pytest.fixture
 def access(monkeypatch):
     monkeypatch.setenv("MY_KEY", f"  {KEY}\n")
-    return Access(config.Role(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
+    return Access(RoleSettings(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
 
 
 def test_the_key_is_taken_without_white_space(access):
@@ -70,7 +72,7 @@ def test_a_refusal_says_what_may_mend_it(access, status, ending):
 
 
 def test_vertex_ai_needs_no_key(monkeypatch):
-    role = config.Role(provider="genai", model="m", project="my-project")
+    role = RoleSettings(provider="genai", model="m", project="my-project")
     access = Access(role, "judge")
     assert access.key == ""
     assert "may use my-project" in str(access.refusal(403, "denied"))
@@ -100,7 +102,7 @@ def test_a_secret_in_the_settings_is_refused_and_not_repeated(tmp_path, where, k
     file = tmp_path / "data.yaml"
     file.write_text("output: out\n")
     with pytest.raises(AloeError) as caught:
-        config.load(config.Datagen, file, [f"{where}.{key}={value}"])
+        load_settings(DatagenSettings, file, [f"{where}.{key}={value}"])
     told = str(caught.value)
     assert says in told and f".{key}: " in told and "\n" not in told
     assert SECRET not in told and SECRET.replace("-", "_") not in told
@@ -109,7 +111,7 @@ def test_a_secret_in_the_settings_is_refused_and_not_repeated(tmp_path, where, k
         + "}}" * ("." in where)
     )
     with pytest.raises(AloeError) as caught:
-        config.load(config.Datagen, file)
+        load_settings(DatagenSettings, file)
     assert says in str(caught.value) and SECRET not in str(caught.value)
 
 
@@ -117,14 +119,14 @@ def test_a_secret_in_the_settings_is_refused_and_not_repeated(tmp_path, where, k
     "endpoint", ["http://127.0.0.1:8000/v1", "https://host.example/v1/models", "http://[::1]:80/v1"]
 )
 def test_ordinary_addresses_are_taken(endpoint):
-    assert config.Role(endpoint=endpoint, key_variable="_MY_KEY_2").endpoint == endpoint
+    assert RoleSettings(endpoint=endpoint, key_variable="_MY_KEY_2").endpoint == endpoint
 
 
 @pytest.mark.parametrize("length", [5, 9, 10, 40])
 def test_a_short_key_is_taken_out_whole_and_a_long_one_in_parts(monkeypatch, length):
     key = "Zq8Wv3Xk7Jm2Rt9Lp4Hs6Nd1Bf5Gc0Ty-Ue_Ia.Q"[:length]
     monkeypatch.setenv("MY_KEY", key)
-    access = Access(config.Role(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
+    access = Access(RoleSettings(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
     assert access.scrub(f"it is {key}, is it?") == "it is [key], is it?"
     if length >= 10:
         assert access.scrub(f"it is {key[:-2]} or ***{key[2:]}, no?") == "it is [key] or ***[key], no?"
@@ -142,7 +144,7 @@ def test_words_of_a_server_are_shown_whatever_they_are_made_of(access):
 )  # fmt: skip
 def test_what_is_no_address_is_refused_before_anything_is_sent(monkeypatch, provider, endpoint):
     monkeypatch.setenv("MY_KEY", KEY)
-    role = config.Role(provider=provider, model="m", endpoint=endpoint, key_variable="MY_KEY")
+    role = RoleSettings(provider=provider, model="m", endpoint=endpoint, key_variable="MY_KEY")
     with pytest.raises(AloeError, match=r"^roles\.judge\.endpoint: '.*' is no address; ") as caught:
         language_model(role, "judge")
     assert len(str(caught.value).encode()) < 300 and "\n" not in str(caught.value)
@@ -161,13 +163,13 @@ def test_what_is_no_address_is_refused_before_anything_is_sent(monkeypatch, prov
 def test_what_is_no_models_name_is_refused_before_anything_is_sent(monkeypatch, provider, model):
     monkeypatch.setenv("MY_KEY", KEY)
     with pytest.raises(AloeError, match=r"^roles\.judge\.model: '.*' is no name that a model of "):
-        language_model(config.Role(provider=provider, model=model, key_variable="MY_KEY"), "judge")
+        language_model(RoleSettings(provider=provider, model=model, key_variable="MY_KEY"), "judge")
 
 
 @pytest.mark.parametrize("setting", [{"endpoint": "http://\ud83d/v1"}, {"model": "m\n"}, {"model": "\ud83d"}])
 def test_characters_that_no_name_has_are_refused_with_the_settings(setting):
     with pytest.raises(ValueError, match="has the character U\\+"):
-        config.Role(**({"provider": "openai", "model": "m"} | setting))
+        RoleSettings(**({"provider": "openai", "model": "m"} | setting))
 
 
 @pytest.mark.parametrize(
@@ -175,4 +177,4 @@ def test_characters_that_no_name_has_are_refused_with_the_settings(setting):
 )
 def test_ordinary_names_of_models_are_taken(monkeypatch, model):
     monkeypatch.setenv("MY_KEY", KEY)
-    assert language_model(config.Role(provider="genai", model=model, key_variable="MY_KEY"), "judge").name == model
+    assert language_model(RoleSettings(provider="genai", model=model, key_variable="MY_KEY"), "judge").name == model

@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import batch
 from aloe_jax.llm.batch import GenaiBatch
 from aloe_jax.llm.protocol import Request, UnavailableError
 from aloe_jax.llm.providers import language_model
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Verdict, parse_answer
 from tests.clock import Clock
 from tests.standin import running
@@ -32,7 +32,7 @@ def key(monkeypatch):
 
 def settings(server, model="plain", **more):
     price = {"input": 1_000_000, "output": 10_000_000}
-    return config.Role(**{"provider": "genai", "model": model, "endpoint": server.url, "price": price} | more)
+    return RoleSettings(**{"provider": "genai", "model": model, "endpoint": server.url, "price": price} | more)
 
 
 def service(server, model="plain", **more):
@@ -254,4 +254,4 @@ def test_a_refused_key_names_its_variable_and_stays_hidden(server, monkeypatch):
 )
 def test_a_role_that_cannot_be_played_in_batches_is_told_so(role):
     with pytest.raises(AloeError, match=r"roles\.judge: batches need provider genai"):
-        GenaiBatch(config.Role(**role), "judge")
+        GenaiBatch(RoleSettings(**role), "judge")

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget, BudgetError, expected_tokens
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, PendingError, Request
+from aloe_jax.llm.settings import Price, RoleSettings
 
-PRICE = config.Price(input=1.0, output=10.0)
+PRICE = Price(input=1.0, output=10.0)
 
 
 def request(number: int) -> Request:
@@ -26,7 +26,7 @@ class Priced:
     name = "priced"
 
     def __init__(self, most=100, used=40):
-        self.role = config.Role(model="priced", price=PRICE, max_output_tokens=most)
+        self.role = RoleSettings(model="priced", price=PRICE, max_output_tokens=most)
         self.used, self.calls, self.lock = used, 0, threading.Lock()
 
     def complete(self, request):

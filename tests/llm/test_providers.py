@@ -11,13 +11,13 @@ import traceback
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import dialect
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.providers import backend, language_model
 from aloe_jax.llm.retry import Persistent
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Rating, Verdict, parse_answer
 from tests.clock import Clock
 from tests.standin import running
@@ -51,7 +51,7 @@ class Remote:
 
     def role(self, model, **settings):
         endpoint = self.server.url + ("/v1" if self.provider == "openai" else "")
-        return config.Role(
+        return RoleSettings(
             **{"provider": self.provider, "model": model, "endpoint": endpoint, "key_variable": "MY_KEY"} | settings
         )
 
@@ -325,7 +325,7 @@ def test_keys_stay_out_of_reprs_and_logs(remote, monkeypatch, caplog):
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_missing_model_gives_an_example(provider):
     with pytest.raises(AloeError) as caught:
-        language_model(config.Role(provider=provider), "judge")
+        language_model(RoleSettings(provider=provider), "judge")
     example = "gpt-5-mini" if provider == "openai" else "gemini-3.5-flash-lite"
     assert str(caught.value) == (
         f"roles.judge.model: provider {provider} needs a model, for example {example}; "
@@ -345,7 +345,7 @@ def test_a_missing_model_gives_an_example(provider):
 )
 def test_a_missing_key_names_the_variables(provider, settings, names):
     with pytest.raises(AloeError, match=r"^roles\.judge: provider") as caught:
-        language_model(config.Role(provider=provider, model="m", **settings), "judge")
+        language_model(RoleSettings(provider=provider, model="m", **settings), "judge")
     assert f"set the environment variable {names}, or use roles.provider=scripted" in str(caught.value)
 
 
@@ -377,14 +377,14 @@ def test_a_server_that_wants_a_key_after_all_names_the_setting(server, monkeypat
 def test_what_cannot_be_a_key_is_told_without_being_shown(monkeypatch, key):
     monkeypatch.setenv("MY_KEY", key)
     with pytest.raises(AloeError, match="the environment variable MY_KEY holds no key") as caught:
-        language_model(config.Role(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
+        language_model(RoleSettings(provider="gemini", model="m", key_variable="MY_KEY"), "judge")
     assert key not in str(caught.value)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_an_address_that_is_none_is_told(provider):
     with pytest.raises(AloeError, match=r"roles\.judge\.endpoint: 'localhost:8000' is no address"):
-        language_model(config.Role(provider=provider, model="m", endpoint="localhost:8000"), "judge")
+        language_model(RoleSettings(provider=provider, model="m", endpoint="localhost:8000"), "judge")
 
 
 def test_roles_of_one_model_share_its_limits(remote):
@@ -474,9 +474,9 @@ def test_gemini_warns_nobody_and_leaves_the_warning_filters_alone():
     program = (
         "import sys, warnings\n"
         "before = list(warnings.filters)\n"
-        "from aloe_jax import config\n"
+        "from aloe_jax.llm.settings import RoleSettings\n"
         "from aloe_jax.llm.providers import language_model\n"
-        "language_model(config.Role(provider='gemini', model='m'), 'judge')\n"
+        "language_model(RoleSettings(provider='gemini', model='m'), 'judge')\n"
         "assert 'google.generativeai' in sys.modules\n"
         "ours = [f for f in warnings.filters if f not in before]\n"
         "print([f for f in ours if issubclass(FutureWarning, f[2])])\n"

@@ -5,13 +5,13 @@ from collections import Counter
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import notices
 from aloe_jax.llm.faults import GarbledError, TransientError, retry_after
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.retry import LONGEST_WAIT, Persistent
+from aloe_jax.llm.settings import RoleSettings
 from tests.clock import Clock
 
 REQUEST = Request("judge", {}, "s" * 40, "p" * 360, {}, 0.0, 0)
@@ -36,7 +36,7 @@ class Backend:
 def persistent(*script, draw=lambda low, high: high, **settings):
     """A language model over a script, its clock, and what the hook was told."""
     clock, faults = Clock(), []
-    role = config.Role(provider="gemini", model="echo-1", **settings)
+    role = RoleSettings(provider="gemini", model="echo-1", **settings)
     limits = Limits(role.requests_per_minute, role.tokens_per_minute, clock=clock, wait=clock.wait)
     llm = Persistent(
         Backend(*script), role, limits, on_fault=lambda *told: faults.append(told), sleep=clock.sleep, draw=draw
@@ -283,7 +283,7 @@ def test_a_server_that_was_never_reached_is_named_once():
         def ask(self, request, timeout):
             raise TransientError("connection lost", detail="Connection refused")
 
-    role = config.Role(provider="openai", model="m", endpoint="http://127.0.0.1:9/v1", attempts=3)
+    role = RoleSettings(provider="openai", model="m", endpoint="http://127.0.0.1:9/v1", attempts=3)
     llm = Persistent(Nobody(), role, Limits(), sleep=lambda seconds: None)
     lines = []
     with notices.heard_by(lines.append):

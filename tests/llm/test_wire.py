@@ -8,13 +8,13 @@ import zlib
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import dialect
 from aloe_jax.llm.batch import GenaiBatch
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Request, UnavailableError
 from datagen.pool.embeddings import vectors_of
+from datagen.settings import DatagenSettings
 from tests.llm.remotes import KEY, PROVIDERS, Asked, role_at
 from tests.standin.rogue import reply, rogue, said
 
@@ -196,7 +196,7 @@ def batch_poll(server):
 @pytest.fixture
 def embedding(server, tmp_path):
     writer = {"provider": "genai", "model": "m", "endpoint": server.url, "key_variable": "MY_KEY", "attempts": 1}
-    settings = config.Datagen.model_validate(
+    settings = DatagenSettings.model_validate(
         {
             "output": str(tmp_path),
             "personas": {"vectors": "gemini"},

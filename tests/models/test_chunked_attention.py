@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.data.packing import pack
 from aloe_jax.models.kernels import chunked
 from aloe_jax.models.kernels.chunked import interval_attention
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from tests.interval_attention import differences, outcome, packed_rows
 from tests.models.test_attention import inputs
 from tests.random_trees import draw_tree
@@ -51,7 +51,7 @@ def test_sizes_of_blocks_and_strips_change_nothing(monkeypatch, block, strip):
     ],
 )
 def test_kernel_is_dense_on_meshes(mesh, shape, windows):
-    mesh = make_mesh(config.Mesh(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]))
+    mesh = make_mesh(MeshSettings(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]))
     assert max(differences(interval_attention, shape, windows, mesh=mesh).values()) < 1e-5
 
 

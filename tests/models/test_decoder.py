@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
-from aloe_jax.models import Compute, Decoder, ModelSpec, assemble, parameter_shardings, weights
+from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.kernels import chunked
-from aloe_jax.models.weights import nested
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.weights import nested, parameter_shardings, weights
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from tests.models.test_attention import depths, random_tree
 from tests.random_models import random_decoder
 
@@ -107,7 +108,7 @@ def test_paths_of_a_tree_with_windows_equal_separate_rows(monkeypatch, method, d
 def test_sharded_forward_is_the_unsharded_one():
     expected = forward(decoder(), TOKENS)
     graph, state = nnx.split(decoder(), nnx.Param)
-    mesh = make_mesh(config.Mesh(fsdp=4, tensor=2))
+    mesh = make_mesh(MeshSettings(fsdp=4, tensor=2))
     nnx.replace_by_pure_dict(state, jax.device_put(nnx.to_pure_dict(state), parameter_shardings(SPEC, mesh)))
     with jax.set_mesh(mesh):
         logits = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))(state, TOKENS)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
-from aloe_jax.models import ModelSpec
 from aloe_jax.models.digest import weights_digest
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import parameter_shardings
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from tests.random_models import random_decoder
 
 SPEC = ModelSpec(vocab=48, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64)
@@ -22,7 +22,7 @@ def params():
 
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2), (1, 2, 4)])
 def test_every_mesh_gives_the_same(shape):
-    mesh = make_mesh(config.Mesh(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    mesh = make_mesh(MeshSettings(data=shape[0], fsdp=shape[1], tensor=shape[2]))
     assert weights_digest(jax.device_put(params(), parameter_shardings(SPEC, mesh))) == weights_digest(params())
 
 

@@ -10,11 +10,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec, assemble, load_pretrained, save_pretrained
+from aloe_jax.models.decoder import assemble
+from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.mesh import make_mesh
-from aloe_jax.sampling import Sampler
+from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling.sampler import Sampler
 from tests.golden.seeded import checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -83,7 +86,7 @@ def test_counts(golden):
 def test_spread_over_a_mesh(tmp_path, name):
     directory, values = checkpoint(GOLDEN / name, tmp_path / "model"), np.load(GOLDEN / name / "golden.npz")
     model = load_pretrained(directory)
-    mesh = make_mesh(config.Mesh(fsdp=4, tensor=2))
+    mesh = make_mesh(MeshSettings(fsdp=4, tensor=2))
     spread = load_pretrained(directory, mesh=mesh)
     states = [jax.device_get(nnx.to_pure_dict(nnx.state(each, nnx.Param))) for each in (spread, model)]
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *states))
@@ -124,7 +127,7 @@ def test_layer_by_layer_is_the_same_load(monkeypatch, tmp_path, name):
     directory = checkpoint(GOLDEN / name, tmp_path / "model")
     whole = load_pretrained(directory)
     monkeypatch.setattr("aloe_jax.models.huggingface.layer_by_layer", lambda: True)
-    for mesh in (None, make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))):
+    for mesh in (None, make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))):
         streamed = load_pretrained(directory, mesh=mesh)
         states = [nnx.to_pure_dict(nnx.state(each, nnx.Param)) for each in (streamed, whole)]
         shardings = [leaf.sharding for leaf in jax.tree.leaves(states[0])]

@@ -6,7 +6,8 @@ import pytest
 
 from aloe_jax.data.tokenizer import generation_stops
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec, generation
+from aloe_jax.models import generation
+from aloe_jax.models.spec import ModelSpec
 
 SPEC = ModelSpec(
     vocab=100, layers=1, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=64, eos_ids=(2,)

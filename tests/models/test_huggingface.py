@@ -12,18 +12,14 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import (
-    check_vocabulary,
-    huggingface,
-    load_pretrained,
-    placement,
-    save_pretrained,
-    tokenizer_directory,
-)
+from aloe_jax.models import huggingface, placement
+from aloe_jax.models.directory import load_pretrained, tokenizer_directory
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh
-from aloe_jax.sampling import Sampler
+from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling.sampler import Sampler
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -58,7 +54,7 @@ def test_saving_what_was_loaded_changes_no_bit(tmp_path, name, shard):
 
 
 def test_loading_onto_a_mesh(copy):
-    mesh = make_mesh(config.Mesh(fsdp=4, tensor=2))
+    mesh = make_mesh(MeshSettings(fsdp=4, tensor=2))
     spread, whole = load_pretrained(copy, mesh=mesh), load_pretrained(copy)
     assert spread.layers["down"][...].sharding.shard_shape((2, 56, 32)) == (2, 28, 8)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), *(jax.device_get(nnx.state(m)) for m in (spread, whole)))
@@ -90,7 +86,7 @@ def test_pieces_and_blocks_of_any_size_make_the_same_weights(copy, monkeypatch):
     whole = load_pretrained(copy)
     for name, size in (("PIECE", 100), ("ROWS", 7), ("COLUMNS", 5)):
         monkeypatch.setattr(placement, name, size)
-    for mesh in (None, make_mesh(config.Mesh(fsdp=4, tensor=2))):
+    for mesh in (None, make_mesh(MeshSettings(fsdp=4, tensor=2))):
         states = [jax.device_get(nnx.state(each)) for each in (load_pretrained(copy, mesh=mesh), whole)]
         assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *states))
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from aloe_jax import config
 from aloe_jax.models.kernels import gpu
 from aloe_jax.parallel.mesh import AXES, make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from tests.interval_attention import differences
 
 kernel = partial(gpu.interval_attention, interpret=True)
@@ -41,7 +41,7 @@ def test_kernel_is_dense(shape, windows):
     [((2, 2, 2), (4, 40, 4, 2, 8), (None, None)), ((1, 2, 4), (2, 40, 12, 6, 8), (9, 3))],
 )
 def test_kernel_is_dense_on_meshes(mesh, shape, windows):
-    mesh = make_mesh(config.Mesh(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]))
+    mesh = make_mesh(MeshSettings(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]))
     assert max(differences(kernel, shape, windows, mesh=mesh).values()) < 1e-5
 
 

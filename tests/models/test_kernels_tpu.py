@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aloe_jax import config
 from aloe_jax.models.kernels import schedule, tpu
 from aloe_jax.models.kernels.schedule import Mask
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import compile_for, tpu_mesh
 from tests.interval_attention import dense_mask, differences, packed_rows
 from tests.parallel.test_topology import needs_libtpu
@@ -53,7 +53,7 @@ def test_kernel_is_dense(shape, windows):
     ],
 )
 def test_kernel_is_dense_on_meshes(mesh, shape, windows):
-    mesh = make_mesh(config.Mesh(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]))
+    mesh = make_mesh(MeshSettings(data=mesh[0], fsdp=mesh[1], tensor=mesh[2]))
     assert max(differences(kernel, shape, windows, mesh=mesh).values()) < 1e-5
 
 
@@ -137,7 +137,7 @@ LENGTH = 2048
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 @pytest.mark.parametrize("windowed", [False, True])
 def test_compiles_for_tpus_without_a_square_of_scores(topology, windowed):
-    mesh = tpu_mesh(topology, config.Mesh(fsdp=2, tensor=2))
+    mesh = tpu_mesh(topology, MeshSettings(fsdp=2, tensor=2))
     rows, heads = PartitionSpec(("data", "fsdp")), PartitionSpec(("data", "fsdp"), None, "tensor")
 
     def array(shape, spec=rows, dtype=jnp.int32):

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec
 from aloe_jax.models.lora import INPUTS, Adapter, attach, dense, merged, quantised
 from aloe_jax.models.peft import save_adapter_directory
-from aloe_jax.sampling import Sampler
+from aloe_jax.models.settings import LoRASettings
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.sampling.sampler import Sampler
 from tests.random_models import random_decoder
 
 SPEC = ModelSpec(
@@ -23,7 +23,7 @@ SPEC = ModelSpec(
 TOKENS = np.arange(20)[None] * 7 % 50
 
 
-def adapted(lora: config.LoRA, trained: bool = True):
+def adapted(lora: LoRASettings, trained: bool = True):
     model = attach(random_decoder(SPEC), lora, seed=0)
     for number, value in enumerate(model.adapters.values() if trained else ()):
         value[...] = 0.1 * jax.random.normal(jax.random.key(number), value.shape)
@@ -32,12 +32,12 @@ def adapted(lora: config.LoRA, trained: bool = True):
 
 def test_new_adapters_change_nothing_at_all():
     before = random_decoder(SPEC)(TOKENS)
-    np.testing.assert_array_equal(adapted(config.LoRA(), trained=False)(TOKENS), before)
+    np.testing.assert_array_equal(adapted(LoRASettings(), trained=False)(TOKENS), before)
 
 
 @pytest.mark.parametrize("base", ["as_loaded", "int8", "int4", "nf4"])
 def test_merged_weights_compute_the_same_and_gradients_reach_every_adapter(base):
-    model = adapted(config.LoRA(rank=4, alpha=6, base=base))
+    model = adapted(LoRASettings(rank=4, alpha=6, base=base))
     plain = merged(model)
     np.testing.assert_allclose(plain(TOKENS), model(TOKENS), atol=2e-5)
     assert Sampler(model).generate([[1, 2, 3]], 8) == Sampler(plain).generate([[1, 2, 3]], 8)
@@ -62,13 +62,13 @@ def test_few_bits_stay_near_the_weight(kind, error, bits):
 
 
 def test_only_the_targets_are_adapted():
-    model = adapted(config.LoRA(rank=2, targets=("query", "down"), base="int8"))
+    model = adapted(LoRASettings(rank=2, targets=("query", "down"), base="int8"))
     assert set(model.adapters) == {"query_a", "query_b", "down_a", "down_b"}
     assert isinstance(model.layers["key"][...], jax.Array) and not isinstance(model.layers["down"][...], jax.Array)
 
 
 def test_peft_s_files(tmp_path):
-    model = adapted(config.LoRA(rank=4, alpha=6, targets=("query", "output", "down")))
+    model = adapted(LoRASettings(rank=4, alpha=6, targets=("query", "output", "down")))
     for _ in range(2):  # an earlier export is replaced
         save_adapter_directory(model, tmp_path / "adapter", "models/base")
     found = load_file(tmp_path / "adapter/adapter_model.safetensors")

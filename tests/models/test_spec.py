@@ -1,8 +1,8 @@
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec
+from aloe_jax.models.settings import ArchitectureSettings
+from aloe_jax.models.spec import ModelSpec
 
 SPEC = ModelSpec(
     vocab=100, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64,
@@ -56,7 +56,7 @@ def test_names_a_missing_key():
 
 def test_architecture_must_divide():
     with pytest.raises(AloeError, match="width 30 is not a multiple of query_heads 4"):
-        ModelSpec.from_architecture(config.Architecture(width=30), vocab=10)
+        ModelSpec.from_architecture(ArchitectureSettings(width=30), vocab=10)
 
 
 def test_flops_count_every_product():

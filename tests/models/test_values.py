@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec
 from aloe_jax.models.families import FAMILIES
+from aloe_jax.models.spec import ModelSpec
 from tests.fuzz.harness import one_line
 
 BASE = {

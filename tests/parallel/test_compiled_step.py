@@ -8,22 +8,25 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
-from aloe_jax.models import Compute, Decoder, ModelSpec
+from aloe_jax.models.decoder import Compute, Decoder
+from aloe_jax.models.settings import ArchitectureSettings
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weight_sharding, weights
 from aloe_jax.parallel.collectives import collectives
 from aloe_jax.parallel.mesh import sharding
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import train_step
 from tests.parallel.test_topology import needs_libtpu
 
 ROWS, LENGTH, SCORED, REPLIES, PAIRS = 8, 2048, 1280, 25, 12
 SPEC = ModelSpec.from_architecture(
-    config.Architecture(
+    ArchitectureSettings(
         layers=2, width=4096, query_heads=32, kv_heads=8, feed_forward=14336, max_length=8192, rope_theta=5e5,
         tie_embeddings=False,
     ),
@@ -64,7 +67,7 @@ def abstract_batch(mesh):
 def compiled_step(mesh):
     compute = Compute(attention="tpu", remat="full", dtype="bfloat16")
     graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(SPEC, rngs=nnx.Rngs(0), compute=compute)), nnx.Param)
-    settings = config.Train(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
+    settings = TrainSettings(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps=100))
     state = abstract_state(mesh, optimizer)
     step = train_step(graph, for_stage(settings, PAIRS), optimizer, state, mesh)
@@ -98,7 +101,7 @@ def over_batch_axes(compiled, mesh):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("shape", [config.Mesh(fsdp=4, tensor=2), config.Mesh(data=2, fsdp=4)], ids=str)
+@pytest.mark.parametrize("shape", [MeshSettings(fsdp=4, tensor=2), MeshSettings(data=2, fsdp=4)], ids=str)
 def test_only_weights_and_their_gradients_travel_between_rows(shape):
     mesh = tpu_mesh("v5e:2x4", shape)
     compiled = compiled_step(mesh)
@@ -115,7 +118,7 @@ def test_only_weights_and_their_gradients_travel_between_rows(shape):
 @needs_libtpu
 def test_gathered_activations_are_noticed():
     """The control: rows made whole on every chip."""
-    mesh = tpu_mesh("v5e:2x4", config.Mesh(fsdp=4, tensor=2))
+    mesh = tpu_mesh("v5e:2x4", MeshSettings(fsdp=4, tensor=2))
     states = jax.ShapeDtypeStruct(
         (ROWS, LENGTH, SPEC.width), jnp.bfloat16, sharding=sharding(mesh, ("batch", None, None), (ROWS, LENGTH, 1))
     )

@@ -7,18 +7,20 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from aloe_jax import config
-from aloe_jax.models import Compute, ModelSpec
+from aloe_jax.models.decoder import Compute
 from aloe_jax.models.lora import Adapter, attach
+from aloe_jax.models.settings import LoRASettings
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import parameter_shardings
 from aloe_jax.parallel.mesh import gathered, make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from tests.random_models import random_decoder
 
 SPEC = ModelSpec(
     vocab=64, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=32, max_length=64,
     biases=("query", "key", "value", "gate"), qk_norm="head",
 )  # fmt: skip
-ONE = make_mesh(config.Mesh(data=1, fsdp=1), jax.devices()[:1])
+ONE = make_mesh(MeshSettings(data=1, fsdp=1), jax.devices()[:1])
 TOKENS = np.random.default_rng(0).integers(64, size=(8, 12))
 
 
@@ -54,17 +56,17 @@ def close(one, other):
 
 
 def test_gradients_are_those_of_one_device():
-    split = gradients(make_mesh(config.Mesh(data=2, fsdp=2, tensor=2)), "dots")
+    split = gradients(make_mesh(MeshSettings(data=2, fsdp=2, tensor=2)), "dots")
     close(nnx.to_pure_dict(gradients(ONE, "dots")), nnx.to_pure_dict(split))
 
 
 def test_so_are_those_of_adapters_beside_weights_in_few_bits():
-    lora = config.LoRA(rank=2, base="nf4")
-    close(gradients(ONE, lora=lora), gradients(make_mesh(config.Mesh(fsdp=4, tensor=2)), lora=lora))
+    lora = LoRASettings(rank=2, base="nf4")
+    close(gradients(ONE, lora=lora), gradients(make_mesh(MeshSettings(fsdp=4, tensor=2)), lora=lora))
 
 
 def test_a_gradient_comes_in_parts_without_ever_being_whole():
-    mesh = make_mesh(config.Mesh(fsdp=8))
+    mesh = make_mesh(MeshSettings(fsdp=8))
     weight, rows = jnp.ones((16, 32)), jnp.ones((8, 16))
     with jax.set_mesh(mesh):
         rows = jax.device_put(rows, PartitionSpec("fsdp"))
@@ -80,7 +82,7 @@ def test_a_gradient_comes_in_parts_without_ever_being_whole():
 
 
 def test_what_has_no_width_stays_as_it_is():
-    mesh = make_mesh(config.Mesh(fsdp=8))
+    mesh = make_mesh(MeshSettings(fsdp=8))
     with jax.set_mesh(mesh):
         bias = jnp.ones(8)
         assert gathered(bias, ("feed_forward",)) is bias

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel import mesh as meshes
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import tpu_mesh
 from tests.parallel.test_topology import needs_libtpu
 
 
 def test_minus_one_takes_what_is_left():
-    assert dict(meshes.make_mesh(config.Mesh(data=2, fsdp=-1, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert dict(meshes.make_mesh(config.Mesh()).shape) == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert dict(meshes.make_mesh(MeshSettings(data=2, fsdp=-1, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(meshes.make_mesh(MeshSettings()).shape) == {"data": 1, "fsdp": 8, "tensor": 1}
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def test_minus_one_takes_what_is_left():
 )
 def test_sizes_that_do_not_fit(sizes, told):
     with pytest.raises(AloeError, match=told):
-        meshes.make_mesh(config.Mesh(**sizes))
+        meshes.make_mesh(MeshSettings(**sizes))
 
 
 @pytest.mark.parametrize("sizes", [{"data": -1, "fsdp": -1}, {"tensor": 0}])
 def test_sizes_that_no_machine_has(sizes):
     with pytest.raises(ValueError, match="must be positive, at most one of them -1"):
-        config.Mesh(**sizes)
+        MeshSettings(**sizes)
 
 
 def test_a_mesh_axis_used_twice_is_refused():
@@ -54,7 +54,7 @@ def test_dimensions_that_do_not_divide_are_replicated():
 def test_constrain_follows_the_mesh_that_is_set():
     x = np.ones((8, 4, 6), np.float32)
     assert meshes.constrain(jax.numpy.asarray(x), ("batch", "length", "features")).sharding.num_devices == 1
-    mesh = meshes.make_mesh(config.Mesh(data=2, fsdp=4))
+    mesh = meshes.make_mesh(MeshSettings(data=2, fsdp=4))
     with jax.set_mesh(mesh):
         y = jax.jit(lambda x: meshes.constrain(x * 2, ("batch", "length", "features")))(x)
     assert y.sharding.spec == PartitionSpec(("data", "fsdp")) or y.sharding.spec[0] == ("data", "fsdp")
@@ -87,7 +87,7 @@ def slices_along(mesh):
 def test_only_the_data_axis_goes_from_slice_to_slice(shape):
     """Whatever the order in which processes name their devices."""
     mixed = [Chip(number, slice_index=number // 4) for number in (4, 0, 5, 1, 6, 2, 7, 3)]
-    mesh = meshes.make_mesh(config.Mesh(**shape), mixed)
+    mesh = meshes.make_mesh(MeshSettings(**shape), mixed)
     assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
     found = slices_along(mesh)
     assert (found == found[:, :1, :1]).all()
@@ -104,17 +104,17 @@ def test_only_the_data_axis_goes_from_slice_to_slice(shape):
 )
 def test_a_data_axis_that_slices_cannot_share_is_refused(sizes, told):
     with pytest.raises(AloeError, match=told):
-        meshes.make_mesh(config.Mesh(**sizes), [Chip(number, slice_index=number // 4) for number in range(8)])
+        meshes.make_mesh(MeshSettings(**sizes), [Chip(number, slice_index=number // 4) for number in range(8)])
 
 
 def test_hosts_of_gpus_may_share_any_axis():
     """JAX calls them slices too."""
     gpus = [Chip(number, slice_index=number // 4, platform="gpu") for number in (4, 0, 5, 1, 6, 2, 7, 3)]
-    mesh = meshes.make_mesh(config.Mesh(fsdp=-1), gpus)
+    mesh = meshes.make_mesh(MeshSettings(fsdp=-1), gpus)
     assert dict(mesh.shape) == {"data": 1, "fsdp": 8, "tensor": 1}
     assert slices_along(mesh).flatten().tolist() == [0] * 4 + [1] * 4
 
 
 @needs_libtpu
 def test_sizes_may_cut_through_a_side_of_a_slice():
-    assert dict(tpu_mesh("v6e:8x8", config.Mesh(fsdp=-1, tensor=4)).shape) == {"data": 1, "fsdp": 16, "tensor": 4}
+    assert dict(tpu_mesh("v6e:8x8", MeshSettings(fsdp=-1, tensor=4)).shape) == {"data": 1, "fsdp": 16, "tensor": 4}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.collectives import Collective, collectives
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import TOPOLOGIES, compile_for, tpu_mesh
 
 needs_libtpu = pytest.mark.skipif(
@@ -29,7 +29,7 @@ def on(mesh, shape, spec, dtype=jnp.float32):
 
 @needs_libtpu
 def test_a_slice_is_a_mesh():
-    mesh = tpu_mesh("v5e:2x4", config.Mesh(data=2, fsdp=-1, tensor=2))
+    mesh = tpu_mesh("v5e:2x4", MeshSettings(data=2, fsdp=-1, tensor=2))
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert mesh.devices.flat[0].device_kind == "TPU v5 lite"
 
@@ -40,11 +40,11 @@ def test_every_listed_topology_exists():
         for shape in shapes:
             chips = np.prod([int(side) for side in shape.split("x")])
             cores = 2 if generation == "tpu7x" else 1
-            assert tpu_mesh(f"{generation}:{shape}", config.Mesh()).size == chips * cores, shape
+            assert tpu_mesh(f"{generation}:{shape}", MeshSettings()).size == chips * cores, shape
 
 
 @needs_libtpu
-@pytest.mark.parametrize("shape", [config.Mesh(data=4, fsdp=-1, tensor=2), config.Mesh(data=-1, fsdp=1, tensor=2)])
+@pytest.mark.parametrize("shape", [MeshSettings(data=4, fsdp=-1, tensor=2), MeshSettings(data=-1, fsdp=1, tensor=2)])
 def test_only_the_data_axis_goes_across_slices(shape):
     mesh = tpu_mesh("v5e:2x2", shape, slices=2)
     assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "tensor": 2}
@@ -66,14 +66,14 @@ def test_only_the_data_axis_goes_across_slices(shape):
 )
 def test_what_does_not_fit_is_told(topology, shape, slices, told):
     with pytest.raises(AloeError, match=told):
-        tpu_mesh(topology, config.Mesh(**shape), slices)
+        tpu_mesh(topology, MeshSettings(**shape), slices)
 
 
 def test_a_missing_libtpu_is_told():
     program = (
         "import sys; sys.modules['libtpu'] = None\n"
-        "from aloe_jax import config\nfrom aloe_jax.parallel.topology import tpu_mesh\n"
-        "tpu_mesh('v5e:2x2', config.Mesh())"
+        "from aloe_jax.parallel.settings import MeshSettings\nfrom aloe_jax.parallel.topology import tpu_mesh\n"
+        "tpu_mesh('v5e:2x2', MeshSettings())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "TPU_LIBRARY_PATH"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
@@ -82,7 +82,7 @@ def test_a_missing_libtpu_is_told():
 
 @needs_libtpu
 def test_a_compiled_program_tells_its_memory_and_its_collectives(capfd):
-    mesh = tpu_mesh("v5e:2x4", config.Mesh(fsdp=4, tensor=2))
+    mesh = tpu_mesh("v5e:2x4", MeshSettings(fsdp=4, tensor=2))
     rows = PartitionSpec("fsdp")
     x, weight = on(mesh, (64, 1024), rows), on(mesh, (1024, 4096), PartitionSpec("fsdp", "tensor"))
 
@@ -127,7 +127,7 @@ class Text:
     ],
 )
 def test_axes_of_a_collective(groups, axes):
-    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     kind = "collective-permute" if "pairs" in groups else "all-gather"
     line = f'%x.1 = bf16[8,16]{{1,0:T(8,128)}} {kind}(%y), channel_id=3, {groups}, metadata={{op_name="jit(f)/dot"}}'
     assert collectives(Text(line), mesh) == [Collective(kind, axes, "bf16", (8, 16), "jit(f)/dot")]

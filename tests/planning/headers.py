@@ -32,12 +32,13 @@ def written(plan, overrides):
 
 def renewed(path, line, compiles=True):
     """A header's line with the figures of today."""
-    from aloe_jax import config
     from aloe_jax.planning.chips import read_topology
     from aloe_jax.planning.plan import Subject, compile_plan, estimate_plan, sizes_of
     from aloe_jax.planning.workload import Conversations, Shape
+    from aloe_jax.settings import load_settings
+    from aloe_jax.training.settings import TrainSettings
 
-    settings = config.load(config.Train, path, shlex.split(line["overrides"]))
+    settings = load_settings(TrainSettings, path, shlex.split(line["overrides"]))
     where = read_topology(line["topology"])
     subject = Subject(settings, *sizes_of(settings), where, Conversations(settings, Shape()))
     plan = compile_plan(subject) if compiles and where.chip.is_tpu else estimate_plan(subject)

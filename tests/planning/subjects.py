@@ -1,10 +1,10 @@
 """Small runs to plan."""
 
-from aloe_jax import config
-from aloe_jax.models import ModelSpec
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.chips import read_topology
 from aloe_jax.planning.plan import Subject
 from aloe_jax.planning.workload import Conversations, Shape
+from aloe_jax.training.settings import TrainSettings
 
 # Least effort of the compiler: what is tested here does not depend on it, and it takes half the time.
 LEAST = {"optimization_level": "O0"}
@@ -15,7 +15,7 @@ SPEC = ModelSpec(
 
 def subject(topology, slices=1, stage="dpo", spec=SPEC, shape=None, **changes):
     """Two layers over fsdp 2 x tensor 2 on every slice; `changes` by dotted key with __ for the dot."""
-    settings = config.Train(
+    settings = TrainSettings(
         stage=stage,
         output="run",
         model={"path": "nowhere", "compute_dtype": "bfloat16", "remat": "full"},

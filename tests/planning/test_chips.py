@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import unplaced_mesh
 from aloe_jax.planning.architectures import published
 from aloe_jax.planning.chips import CHIPS, read_topology
@@ -54,7 +54,7 @@ def test_peaks_are_those_by_which_training_tells_its_utilisation():
 
 def test_exchanges_take_the_links_that_their_chips_have():
     where, gib = read_topology("v5e:4x4"), 2.0**30
-    mesh = unplaced_mesh(config.Mesh(fsdp=4, tensor=4), 16)
+    mesh = unplaced_mesh(MeshSettings(fsdp=4, tensor=4), 16)
     geometry = Geometry(where, mesh)
     gathered = exchange("all-gather", ["fsdp"], "bf16", gib, mesh)
     assert gathered.bytes == 0.75 * gib
@@ -69,7 +69,7 @@ def test_exchanges_take_the_links_that_their_chips_have():
 
 def test_between_slices_a_chip_sends_its_share_over_the_network():
     where = read_topology("v5e:2x2", slices=2)
-    mesh = unplaced_mesh(config.Mesh(data=4, fsdp=2), 8, slices=2)
+    mesh = unplaced_mesh(MeshSettings(data=4, fsdp=2), 8, slices=2)
     geometry = Geometry(where, mesh)
     assert len(np.unique(geometry.places.reshape(-1, 3), axis=0)) == 8
     within, between = geometry.seconds(exchange("all-reduce", ["data"], "bf16", 1e9, mesh))

@@ -6,11 +6,13 @@ import jax
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax import config, train
+from aloe_jax import train
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, backend
+from aloe_jax.models import backend
+from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.settings import ModelSettings
 from aloe_jax.planning import catalogue, flops
 from aloe_jax.planning.architectures import published
 from aloe_jax.planning.demand import measured
@@ -73,10 +75,10 @@ def test_weights_of_layers_are_told_apart():
 
 
 def test_a_models_sizes_are_told_without_its_weights():
-    by_name = config.Model(backend="maxtext", name="llama3.1-8b", tokenizer="nowhere")
+    by_name = ModelSettings(backend="maxtext", name="llama3.1-8b", tokenizer="nowhere")
     said, spec = published("", by_name)
     assert said == "llama3.1-8b" and spec.parameter_count() == 8_030_261_248
-    by_path = config.Model(backend="maxtext", path="runs/sft/Llama-3.1-8B")
+    by_path = ModelSettings(backend="maxtext", path="runs/sft/Llama-3.1-8B")
     said, spec = published(by_path.path, by_path)
     assert (said, spec.family, spec.parameter_count()) == ("Llama-3.1-8B", "llama", 8_030_261_248)
     assert published(by_path.path)[1].parameter_count() == spec.parameter_count()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from aloe_jax import config, plan
+from aloe_jax import plan
 from aloe_jax.errors import AloeError
 from aloe_jax.planning import search as planning_search
 from aloe_jax.planning.plan import estimate_plan, sizes_of, too_large
@@ -19,6 +19,7 @@ from aloe_jax.planning.search import search
 from aloe_jax.planning.table import table
 from aloe_jax.planning.workload import Shape, trees_of
 from aloe_jax.training.metrics import Work
+from aloe_jax.training.settings import TrainSettings
 from tests.planning.subjects import SPEC, subject
 
 CONFIG = {
@@ -171,7 +172,7 @@ def test_mistakes_are_told_in_a_line(path, arguments, told):
 
 
 def test_a_model_that_is_not_named_after_its_kind_can_be_named():
-    settings = config.Train.model_validate(CONFIG | {"model": {"path": "runs/mine"}})
+    settings = TrainSettings.model_validate(CONFIG | {"model": {"path": "runs/mine"}})
     spec, said = sizes_of(settings, "Qwen2-7B")
     assert spec.family == "qwen2" and "Qwen2-7B" in said
 

@@ -3,13 +3,13 @@
 import json
 import random
 
-from aloe_jax import config
 from aloe_jax.benchmark.calibration import Calibration
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
 from aloe_jax.benchmark.judge import Verdict, Vote
 from aloe_jax.benchmark.pairwise import SideBySide
 from aloe_jax.benchmark.results import Results, write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
+from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.world.people import write_personality, write_profile
 
@@ -58,7 +58,7 @@ def talked(name, people, level, *, turns=TURNS, rise=0.0, judges=("judge",), gap
 def results(spoken, *, provider="scripted", judges=("judge",), turns=TURNS, checks=None, **more) -> Results:
     """What `score` stores of dialogues. Names with a `*` are reference lines."""
     role = {"provider": provider} | ({} if provider == "scripted" else {"model": "m-1"})
-    settings = config.Evaluate.model_validate(
+    settings = EvaluateSettings.model_validate(
         {
             "output": "o",
             "personas": "p",

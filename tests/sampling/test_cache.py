@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from aloe_jax.models import decoder
-from aloe_jax.sampling import Sampler, cache
+from aloe_jax.sampling import cache
 from aloe_jax.sampling.cache import PAGE, each, hold
+from aloe_jax.sampling.sampler import Sampler
 from tests.sampling.tiny import LENGTH, lively, padded, prompts
 
 KINDS = ("bfloat16", "int8")

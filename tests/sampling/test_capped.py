@@ -8,8 +8,9 @@ from flax import nnx
 from aloe_jax.models.maxtext.decoder import assemble
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import nested
-from aloe_jax.sampling import Sampler, cache
+from aloe_jax.sampling import cache
 from aloe_jax.sampling.cache import PAGE, each, hold
+from aloe_jax.sampling.sampler import Sampler
 
 LENGTH = 128
 CAP = 5.0  # of this model's attention

@@ -7,10 +7,10 @@ import sys
 
 import jax
 
-from aloe_jax import config
 from aloe_jax.benchmark.candidates import ModelCandidate
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, NoReply
 from aloe_jax.conversation import Persona
+from aloe_jax.sampling.settings import SamplingSettings
 from tests.sampling.tiny import saved_model
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -18,7 +18,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def benchmark(model: str, turns: int) -> list[Dialogue]:
     """Dialogues of eight personas with a model; users say more and more, and one says more than fits at once."""
-    sampling = config.Sampling(max_new_tokens=10, max_length=700, rows=8)
+    sampling = SamplingSettings(max_new_tokens=10, max_length=700, rows=8)
     partner = ModelCandidate(model, sampling).partner(8)
     dialogues = [Dialogue(Persona(id=f"p{number}", profile="A.", personality="B.")) for number in range(8)]
     for turn in range(turns):

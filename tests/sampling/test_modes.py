@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
-from aloe_jax.models import ModelSpec, assemble, parameter_shardings
+from aloe_jax.models.decoder import assemble
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.weights import parameter_shardings
 from aloe_jax.parallel.mesh import make_mesh
-from aloe_jax.sampling import Sampler, cache, programs
+from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling import cache, programs
+from aloe_jax.sampling.sampler import Sampler
 from tests.random_models import random_decoder
 from tests.sampling.tiny import following
 
@@ -34,7 +37,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def mesh():
-    return make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    return make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
 
 
 def spread(model, mesh):

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Request
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.sampling.policy import Policy
 from tests.sampling.tiny import saved_model
 
@@ -18,7 +18,7 @@ def directory(tmp_path_factory):
 
 
 def policy(directory, **settings):
-    return Policy(config.Role.model_validate({"provider": "policy", "model": str(directory)} | settings))
+    return Policy(RoleSettings.model_validate({"provider": "policy", "model": str(directory)} | settings))
 
 
 def request(seed: int, hinted: bool = False, words: int = 1, temperature: float = 1.0) -> Request:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.sampling import Generation, Sampler, programs
+from aloe_jax.sampling import programs
+from aloe_jax.sampling.generation import Generation
+from aloe_jax.sampling.sampler import Sampler
 from tests.sampling.tiny import LENGTH, drawn, full_logits, lively, padded, prompts, replies, session_of
 
 

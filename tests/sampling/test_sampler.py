@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.sampling import Sampler, cache, programs
+from aloe_jax.sampling import cache, programs
+from aloe_jax.sampling.sampler import Sampler
 from tests.random_models import random_decoder
 from tests.sampling.tiny import LENGTH, ROWS, SPEC, drawn, following, lively, prompts, replies, session_of
 

@@ -9,9 +9,13 @@ import numpy as np
 from flax import nnx
 
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from aloe_jax.models import Decoder, ModelSpec, assemble, save_pretrained, weights
-from aloe_jax.models.weights import nested
-from aloe_jax.sampling import Generation, Sampler, Session
+from aloe_jax.models.decoder import Decoder, assemble
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.weights import nested, weights
+from aloe_jax.sampling.generation import Generation
+from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.sampling.session import Session
 from tests.conversations import conversation
 from tests.random_models import random_decoder
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.data.tokenizer import train_tokenizer
+from aloe_jax.training.settings import TrainSettings
 from tests.conversations import conversation
 
 BRANCHES = ("prrp", "rppr", "pprr", "rprp")
@@ -33,7 +33,7 @@ def material(tmp_path_factory):
 def settings(material, tmp_path):
     """Settings of a tiny run, changed by `section={...}` arguments."""
 
-    def make(stage="sft", output="run", **changes) -> config.Train:
+    def make(stage="sft", output="run", **changes) -> TrainSettings:
         values = {
             "stage": stage,
             "output": str(tmp_path / output),
@@ -52,7 +52,7 @@ def settings(material, tmp_path):
         }  # fmt: skip
         for key, change in changes.items():
             values[key] = {**values[key], **change} if isinstance(values.get(key), dict) else change
-        return config.Train.model_validate(values)
+        return TrainSettings.model_validate(values)
 
     return make
 

@@ -9,17 +9,18 @@ import shutil
 import sys
 from pathlib import Path
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models.run_directory import checkpoint_steps, load_run
+from aloe_jax.settings import load_settings
 from aloe_jax.training import checkpoint, loop
+from aloe_jax.training.settings import TrainSettings
 
 # The check before the first save is for a disk that is already full; here it fills up later, behind its back.
 checkpoint.Checkpoints.check_room = lambda self, state: None
 
 
 def main(path: str, disk: str, size: str) -> None:
-    settings = config.load(config.Train, path)
+    settings = load_settings(TrainSettings, path)
     root, output = Path(disk), Path(settings.output)
     trials = [*range(0, 60, 4), *range(60, int(size), 40)]
     for free in trials:
@@ -40,7 +41,7 @@ def main(path: str, disk: str, size: str) -> None:
         )
 
 
-def run(settings: config.Train) -> str | None:
+def run(settings: TrainSettings) -> str | None:
     try:
         loop.run(settings)
     except AloeError as error:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training.head import token_logps
 from aloe_jax.training.logprobs import reply_logps
 
@@ -63,7 +63,7 @@ def test_in_float64_the_gradient_is_exact_to_rounding(inputs):
 
 def test_on_a_mesh(inputs):
     hidden, unembedding, labels, weight = inputs
-    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
         spread = [
             jax.device_put(np.asarray(x, dtype), sharding(mesh, axes, x.shape))

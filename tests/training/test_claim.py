@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.training import loop
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.claim import claim_directory, differences
+from aloe_jax.training.settings import CheckpointSettings
 from tests.training.test_interruption import finish, launch, wait_for_step
 
 
@@ -27,7 +27,7 @@ def test_a_second_run_in_one_output_is_refused_and_a_kill_lifts_the_lock(setting
         line,
     )
     with pytest.raises(AloeError, match=f"process {first.pid} on"):
-        Checkpoints(tmp_path / "part", config.Checkpoints(), {})  # which would delete a save under way
+        Checkpoints(tmp_path / "part", CheckpointSettings(), {})  # which would delete a save under way
     wait_for_step(first, 12)  # undisturbed
     first.send_signal(signal.SIGKILL)
     finish(first)

@@ -12,14 +12,14 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.export import export
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps, load_run
 from aloe_jax.storage.integrity import DIGESTS
 from aloe_jax.training import loop
 from aloe_jax.training.checkpoint import Checkpoints
+from aloe_jax.training.settings import CheckpointSettings
 
 
 def params(path, step=None):
@@ -155,7 +155,7 @@ def test_a_checkpoint_without_parameters_is_not_waited_for(tmp_path, left):
     newest.mkdir()
     for name in left:
         (newest / name).write_text("{}")
-    with Checkpoints(run, config.Checkpoints(every=2), {}) as checkpoints:
+    with Checkpoints(run, CheckpointSettings(every=2), {}) as checkpoints:
         refused(lambda: checkpoints.position(4), str(newest), f"delete {newest} to go on from step 2")
 
 
@@ -168,7 +168,7 @@ def test_checkpoints_that_are_no_directory_are_found_out_at_the_start(tmp_path):
         run = tmp_path / name
         run.mkdir()
         make(run / "checkpoints")
-        refused(lambda run=run: Checkpoints(run, config.Checkpoints(every=2), {}), str(run / "checkpoints"), "output")
+        refused(lambda run=run: Checkpoints(run, CheckpointSettings(every=2), {}), str(run / "checkpoints"), "output")
 
 
 def test_a_checkpoint_under_the_name_of_another(two):
@@ -229,7 +229,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, part, value):
     good = {"params": {"w": jnp.ones(3)}, "optimizer": {"mu": {"w": jnp.ones(3)}, "count": jnp.int32(1)}}
     bad = jax.tree.map(lambda leaf: leaf, good)
     {"params": bad["params"], "optimizer": bad["optimizer"]["mu"]}[part]["w"] = jnp.array([1.0, value, 1.0])
-    with Checkpoints(tmp_path, config.Checkpoints(), {"w": (3,)}) as checkpoints:
+    with Checkpoints(tmp_path, CheckpointSettings(), {"w": (3,)}) as checkpoints:
         checkpoints.save(1, good, {"step": 1, "fingerprint": {}}, None)
         where = f"after step 2 {part}.{'mu.' if part == 'optimizer' else ''}w has values that are not finite"
         refused(

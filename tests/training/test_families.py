@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.data.loader import Loader
-from aloe_jax.models import ModelSpec, save_pretrained
+from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import loop, objectives, start
 from aloe_jax.training.logprobs import reply_logps
 from tests.data.families import loaded as loaded_tokenizer
@@ -46,7 +47,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
     path = save_model(family, tmp_path / family)
     model = {"path": str(path), "tokenizer": None}
     data = {"row_length": 512, "rows": 8, "limit": 8}
-    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     dpo = settings("dpo", model=model | {"lora": {"rank": 2}}, data=data)
     sft = settings("sft", model=model, data=data)
     material = start.gather_material(dpo)
@@ -77,7 +78,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
 def test_a_family_goes_through_both_stages_and_out(settings, tmp_path, capsys):
     """Qwen 3: norms of queries and keys, and a template that rewrites earlier turns."""
     from aloe_jax.export import export
-    from aloe_jax.models import load_pretrained
+    from aloe_jax.models.directory import load_pretrained
 
     path = save_model("qwen3", tmp_path / "qwen3")
     data = {"row_length": 256, "rows": 8}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax import config
+from aloe_jax.settings import dump_settings
 
 SIZE = 1600  # KiB of the disk: more than the run takes
 ROOM = ["unshare", "--user", "--map-root-user", "--mount"]  # a small disk of one's own, without being root
@@ -23,7 +23,7 @@ def test_a_full_disk_at_every_write(settings, tmp_path):
     disk.mkdir()
     made = settings(output="disk/run", checkpoints={"every": 2, "keep": 9}, log_every=1)
     path = tmp_path / "run.yaml"
-    path.write_text(config.dump(made))
+    path.write_text(dump_settings(made))
     script = 'mount -t tmpfs -o size="$2"k tmpfs "$1" && exec "$3" -m tests.training.full_disk "$4" "$1" "$2"'
     done = subprocess.run(
         [*ROOM, "sh", "-c", script, "sh", str(disk), str(SIZE), sys.executable, str(path)],

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import loop
 from aloe_jax.training.host_memory import PIECE, in_pieces
 
@@ -56,7 +56,7 @@ def test_steps_find_the_memory_of_the_steps_before_them():
 
 
 def test_pieces_are_for_cpus_and_for_arrays_that_fit_them():
-    mesh = make_mesh(config.Mesh())
+    mesh = make_mesh(MeshSettings())
     other = SimpleNamespace(devices=np.array([SimpleNamespace(platform="tpu")]))
     assert in_pieces(mesh, PIECE) is not None
     assert in_pieces(mesh, PIECE + 1) is None

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
+from aloe_jax.settings import dump_settings
 
 ONE_DEVICE = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1"}
 STEPS = 40
@@ -23,7 +23,7 @@ STEPS = 40
 
 def launch(settings, tmp_path, prefix=()):
     path = tmp_path / f"{Path(settings.output).name}.yaml"
-    path.write_text(config.dump(settings))
+    path.write_text(dump_settings(settings))
     command = [*prefix, sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
     return subprocess.Popen(command, env=ONE_DEVICE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -11,13 +11,15 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import TokenTree
-from aloe_jax.models import Compute, ModelSpec, parameter_shardings
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.weights import parameter_shardings
 from aloe_jax.parallel.collectives import collectives
 from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import logprobs
 from aloe_jax.training.head import piece_size, token_logps
 from aloe_jax.training.logprobs import reply_logps
@@ -179,7 +181,7 @@ def test_in_float64_trees_equal_separate_sequences_to_rounding():
 
 def exchanged_states() -> tuple[int, int]:
     """Arrays that the compiled gradient exchanges between rows' devices but for sums: (of states, of anything else)."""
-    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     rows, _ = pack([tree for seed in range(6) for tree in random_trees(seed)], ROW)
     count = len(rows) // 4 * 4
     scored = np.pad(rows.scored, ((0, 0), (0, 70 - rows.scored.shape[1])))  # a length that no weight has
@@ -286,7 +288,7 @@ def test_bfloat16_states_have_float32_log_sum_exps():
 def test_the_head_on_meshes(shape, vocab):
     hidden, unembedding, labels = head_inputs(rows=8, vocab=vocab)
     expected = jax.device_get(weighted(plain, hidden, unembedding, labels))
-    mesh = make_mesh(config.Mesh(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    mesh = make_mesh(MeshSettings(data=shape[0], fsdp=shape[1], tensor=shape[2]))
     with jax.set_mesh(mesh):
         hidden = jax.device_put(hidden, sharding(mesh, ("batch", None, None), hidden.shape))
         labels = jax.device_put(labels, sharding(mesh, ("batch", None), labels.shape))

@@ -7,9 +7,9 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from aloe_jax import config
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import make_optimizer
+from aloe_jax.training.settings import OptimizerSettings
 
 START = jnp.array([1.0, -3.0, 0.5, 100.0])
 
@@ -31,7 +31,7 @@ def test_a_thousand_tiny_updates_arrive():
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
 def test_a_parameter_is_the_rounded_copy_and_the_copy_trains_as_float32_would(name):
-    rule = make_optimizer(config.Optimizer(name=name, learning_rate=0.3, warmup_steps=0, weight_decay=0.1), 20)
+    rule = make_optimizer(OptimizerSettings(name=name, learning_rate=0.3, warmup_steps=0, weight_decay=0.1), 20)
     made, random = MasterCopies(rule), np.random.default_rng(0)
     start = jnp.asarray(random.normal(size=(6, 5)), jnp.bfloat16)
     params, wide = {"w": start}, {"w": start.astype(jnp.float32)}
@@ -48,7 +48,7 @@ def test_a_parameter_is_the_rounded_copy_and_the_copy_trains_as_float32_would(na
 
 
 def test_float32_parameters_take_no_second_copy(tmp_path):
-    rule = make_optimizer(config.Optimizer(warmup_steps=0), 10)
+    rule = make_optimizer(OptimizerSettings(warmup_steps=0), 10)
     params = {"narrow": jnp.ones((2, 3), jnp.bfloat16), "layers": {"wide": jnp.ones((4, 2, 3))}}
     made = MasterCopies(rule)
     state = made.init(params)

@@ -22,15 +22,18 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, load_pretrained, save_pretrained
+from aloe_jax.models.decoder import Compute
+from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.decoder import assemble
 from aloe_jax.models.maxtext.huggingface import read_spec
 from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.weights import nested
-from aloe_jax.sampling import Sampler
+from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.settings import dump_settings
 from aloe_jax.training import step
 from aloe_jax.training.objectives import Mean
 from tests.golden.seeded import checkpoint
@@ -38,7 +41,7 @@ from tests.golden.seeded import checkpoint
 GOLDEN = Path(__file__).parents[1] / "golden" / "maxtext"
 NAMES = sorted(path.parent.name for path in GOLDEN.glob("*/tensors.json"))
 LENGTH = 48
-MAXTEXT = config.Model(backend="maxtext", path="a directory")
+MAXTEXT = ModelSettings(backend="maxtext", path="a directory")
 load = partial(load_pretrained, model=MAXTEXT)
 
 
@@ -174,7 +177,7 @@ SPREAD = {"data": 2, "fsdp": 2, "tensor": 2}
 def train(settings, path):
     from aloe_jax.train import main
 
-    path.write_text(config.dump(settings))
+    path.write_text(dump_settings(settings))
     done = CliRunner().invoke(main, ["--config", str(path)])
     assert done.exit_code == 0, done.output
     return done.output, [json.loads(line) for line in Path(settings.output, "metrics.jsonl").read_text().splitlines()]

@@ -7,17 +7,17 @@ import pytest
 from click.testing import CliRunner
 from flax import nnx
 
-from aloe_jax.config import Mesh
 from aloe_jax.data.packing import without_branches
 from aloe_jax.errors import AloeError
 from aloe_jax.export import main as export
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.maxtext import checkpoints, directory, internals
 from aloe_jax.models.maxtext.decoder import assemble
 from aloe_jax.models.maxtext.isolation import silent, unchanged
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training.loop import run
 from aloe_jax.training.start import gather_material
 from tests.training.test_maxtext import LATENT, TINY, drawn, train
@@ -81,7 +81,7 @@ def test_there_and_back(kind, tmp_path):
     name, overrides = KINDS[kind]
     model = drawn(MaxTextSpec(name, overrides, 256))
     path = write(model, tmp_path / "theirs")
-    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     ours = checkpoints.load(path, model.spec, mesh=mesh)
     for key, value in model._weights().items():
         np.testing.assert_array_equal(ours._weights()[key], value, key)

@@ -9,15 +9,16 @@ import optax
 import pytest
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
-from aloe_jax.models import ModelSpec
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import parameter_shardings
 from aloe_jax.parallel.distributed import place, rows_here
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import objectives
 from aloe_jax.training.master import MasterCopies
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import new_state, train_step
 from aloe_jax.training.totals import read
 from tests.random_models import random_decoder
@@ -39,14 +40,14 @@ def material():
     return batch | {"reference": reference}
 
 
-def settings(stage: str, **section) -> config.Train:
+def settings(stage: str, **section) -> TrainSettings:
     values = {"stage": stage, "output": "-", "data": {"path": "-"}, "model": {"path": "-"}, stage: section}
-    return config.Train.model_validate(values)
+    return TrainSettings.model_validate(values)
 
 
-def one_step(made: config.Train, shape, parts=1):
+def one_step(made: TrainSettings, shape, parts=1):
     """(what the step reports, the gradient of every weight): plain descent shows it, in steps that hardly round."""
-    mesh = make_mesh(config.Mesh(data=shape[0], fsdp=shape[1], tensor=shape[2]), jax.devices()[: math.prod(shape)])
+    mesh = make_mesh(MeshSettings(data=shape[0], fsdp=shape[1], tensor=shape[2]), jax.devices()[: math.prod(shape)])
     graph, state = nnx.split(random_decoder(SPEC), nnx.Param)
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(state))
     with jax.set_mesh(mesh):
@@ -95,7 +96,7 @@ def test_a_part_left_out_would_be_noticed():
     right = expected("dpo")[1]
     missing = {name: values.copy() for name, values in material().items()}
     missing["pair_turn"][0] = 0
-    mesh = make_mesh(config.Mesh(data=1, fsdp=1), jax.devices()[:1])
+    mesh = make_mesh(MeshSettings(data=1, fsdp=1), jax.devices()[:1])
     graph, params = nnx.split(random_decoder(SPEC), nnx.Param)
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
     with jax.set_mesh(mesh):
@@ -107,4 +108,4 @@ def test_a_part_left_out_would_be_noticed():
 
 
 def test_one_process_feeds_all_rows():
-    assert rows_here(make_mesh(config.Mesh(data=2, fsdp=4)), 16) == slice(0, 16)
+    assert rows_here(make_mesh(MeshSettings(data=2, fsdp=4)), 16) == slice(0, 16)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from aloe_jax import config
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models import ModelSpec
+from aloe_jax.models.settings import LoRASettings
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training import metrics
 from aloe_jax.training.metrics import MetricsLog, Throughput, Work
 from aloe_jax.training.tracking import check_wandb
@@ -273,7 +273,7 @@ def test_work_counts_what_is_needed_and_no_padding(windows):
 
 def test_frozen_weights_take_two_thirds_of_the_products():
     rows = two_rows()
-    whole, lora = Work.of(rows, SPEC), Work.of(rows, SPEC, config.LoRA(rank=1, targets=("query",)))
+    whole, lora = Work.of(rows, SPEC), Work.of(rows, SPEC, LoRASettings(rank=1, targets=("query",)))
     adapters = 3 * 2 * SPEC.layers * (SPEC.width + SPEC.query_heads * SPEC.head_size) * rows.length
     keys = np.array([counted(rows, SPEC, row) for row in (0, 1)]) - 3 * np.array(
         [

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.training.objectives import (
     Mean,
@@ -21,6 +20,7 @@ from aloe_jax.training.objectives import (
     sft_loss,
 )
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES
+from aloe_jax.training.settings import TrainSettings
 
 POLICY = jnp.array([[[-5.0, -6.0], [-7.0, -4.0]]])
 REFERENCE = jnp.array([[[-5.5, -5.5], [-7.0, -5.0]]])
@@ -171,7 +171,7 @@ TURNS = 4
 
 def settings(stage="dpo", **section):
     made = {"stage": stage, "output": "o", "model": {"path": "m"}, "data": {"path": "d"}, stage: section}
-    return config.Train.model_validate(made)
+    return TrainSettings.model_validate(made)
 
 
 def draw(rows, pairs, seed=0):

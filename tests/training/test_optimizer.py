@@ -7,11 +7,12 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import decayed, learning_rate, make_optimizer, state_shardings
+from aloe_jax.training.settings import OptimizerSettings
 
 NAMES = ("adamw", "lion", "adafactor")
 PARAMS = {
@@ -22,12 +23,12 @@ PARAMS = {
 
 
 def optimizer(name="adamw", steps=10, **settings):
-    return make_optimizer(config.Optimizer(name=name, **({"warmup_steps": 0} | settings)), steps)
+    return make_optimizer(OptimizerSettings(name=name, **({"warmup_steps": 0} | settings)), steps)
 
 
 @pytest.mark.parametrize(("schedule", "end"), [("cosine", 0.1), ("linear", 0.1), ("constant", 1.0)])
 def test_schedule_warms_up_and_ends_where_it_says(schedule, end):
-    settings = config.Optimizer(learning_rate=2.0, warmup_steps=4, schedule=schedule, final_fraction=0.1)
+    settings = OptimizerSettings(learning_rate=2.0, warmup_steps=4, schedule=schedule, final_fraction=0.1)
     rate = learning_rate(settings, 20)
     np.testing.assert_allclose([rate(0), rate(2), rate(4)], [0.0, 1.0, 2.0])
     np.testing.assert_allclose(rate(20), 2.0 * end, rtol=1e-6)
@@ -35,7 +36,7 @@ def test_schedule_warms_up_and_ends_where_it_says(schedule, end):
 
 
 def test_a_run_shorter_than_its_warmup():
-    assert learning_rate(config.Optimizer(warmup_steps=100), 5)(5) > 0
+    assert learning_rate(OptimizerSettings(warmup_steps=100), 5)(5) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +112,7 @@ def test_adafactor_has_no_first_moment():
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_state_lies_where_its_parameters_lie(name, dtype):
-    mesh = make_mesh(config.Mesh(data=1, fsdp=4, tensor=2))
+    mesh = make_mesh(MeshSettings(data=1, fsdp=4, tensor=2))
 
     def put(shape, *axes):
         return jax.device_put(jnp.ones(shape, dtype), NamedSharding(mesh, PartitionSpec(*axes)))

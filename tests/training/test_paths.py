@@ -11,22 +11,23 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_jax import config
-from aloe_jax.config import Mesh
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack_sources, without_branches
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, backend
+from aloe_jax.models import backend
+from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.decoder import assemble
 from aloe_jax.models.maxtext.kernels import chosen
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import nested
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
 from aloe_jax.training.logprobs import reply_logps
 from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.reference import ReferenceCache
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.totals import read
 from tests.data.test_packing import draw_tree, path_of
 from tests.parallel.test_topology import needs_libtpu
@@ -124,7 +125,7 @@ def alike(*several):
 @pytest.mark.parametrize("model", [native, maxtext])
 def test_loss_gradient_and_statistics_are_those_of_trees(model, tmp_path):
     graph, params = model()
-    run = config.Train(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
+    run = TrainSettings(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
     objective = for_stage(run, turns=3)
     other = jax.tree.map(lambda x: x * 1.1, params)  # the reference
 
@@ -213,7 +214,7 @@ def test_the_tpu_kernel_reads_paths_as_segments(monkeypatch):
 @needs_libtpu
 def test_the_kernel_is_in_a_tpus_program():
     spec = MaxTextSpec("llama3.1-8b", WIDE | {"base_num_query_heads": 4, "base_num_kv_heads": 2}, 512)
-    mesh = tpu_mesh("v5e:2x2", Mesh(data=1, fsdp=2, tensor=2))
+    mesh = tpu_mesh("v5e:2x2", MeshSettings(data=1, fsdp=2, tensor=2))
     graph, params = backend.abstract_model(spec, "bfloat16", mesh, Compute(attention="tpu", dtype="bfloat16"))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
     row = jax.ShapeDtypeStruct((4, 512), jnp.int32, sharding=place)

@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.data.loader import Loader
 from aloe_jax.data.packing import Part, pack_sources
 from aloe_jax.data.prepare import Prepared
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models import Compute, Decoder, ModelSpec
+from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.lora import attach
+from aloe_jax.models.settings import LoRASettings
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import weights
 from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import memory, objectives, plan
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.metrics import Work
 from aloe_jax.training.optimizer import make_optimizer
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import new_state, train_step
 from tests.random_models import random_decoder
 
@@ -44,7 +47,7 @@ def settings(**changes):
     }
     for key, change in changes.items():
         values[key] = {**values[key], **change} if key in ("model", "data") else change
-    return config.Train.model_validate(values)
+    return TrainSettings.model_validate(values)
 
 
 def tree(name, sizes):
@@ -106,11 +109,11 @@ def test_state_is_what_the_run_holds(dtype, optimizer, mesh):
 
 @pytest.mark.parametrize("base", ["as_loaded", "int8"])
 def test_frozen_weights_are_counted_as_they_are_held(base):
-    lora = config.LoRA(rank=2, targets=("query", "down"), base=base)
+    lora = LoRASettings(rank=2, targets=("query", "down"), base=base)
     said = memory.estimate(
         settings(model={"lora": lora.model_dump()}),
         TINY,
-        make_mesh(config.Mesh(fsdp=1, data=8)),
+        make_mesh(MeshSettings(fsdp=1, data=8)),
         prepared(a=1.0).rows,
         10,
     )
@@ -125,7 +128,7 @@ def compiled(remat, attention, length, rows, parts=1):
 
     Then bytes of the largest array in the compiled program, and what is said of it.
     """
-    mesh = make_mesh(config.Mesh(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    mesh = make_mesh(MeshSettings(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     given = settings(
         model={"remat": remat, "attention": attention},
         data={"rows": rows, "row_length": length, "accumulate": parts},
@@ -198,12 +201,12 @@ def test_the_estimate_is_near_what_the_compiler_sets_aside(remat, attention, len
 def test_tensor_and_fsdp_divide_what_they_divide():
     rows = prepared(a=1.0).rows
     one = memory.estimate(
-        settings(model={"attention": "chunked"}), TINY, make_mesh(config.Mesh(data=8, fsdp=1)), rows, 10
+        settings(model={"attention": "chunked"}), TINY, make_mesh(MeshSettings(data=8, fsdp=1)), rows, 10
     )
     sharded = memory.estimate(
         settings(model={"attention": "chunked"}, data={"rows": 4}),
         TINY,
-        make_mesh(config.Mesh(data=1, fsdp=4, tensor=2)),
+        make_mesh(MeshSettings(data=1, fsdp=4, tensor=2)),
         rows,
         10,
     )

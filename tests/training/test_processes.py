@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aloe_jax import config
 from aloe_jax.models.run_directory import checkpoint_steps
+from aloe_jax.settings import dump_settings
 from aloe_jax.training import loop
 
 DEVICES = "--xla_force_host_platform_device_count="
@@ -26,7 +26,7 @@ GLOO = re.compile(r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number o
 def launch(settings, tmp_path, **environment):
     """The same command twice, as on two hosts; returns both processes."""
     path = tmp_path / f"{Path(settings.output).name}.yaml"
-    path.write_text(config.dump(settings))
+    path.write_text(dump_settings(settings))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -97,7 +97,7 @@ def test_a_signal_to_one_process_stops_and_saves_both_and_they_resume(settings, 
 
 def test_half_an_environment_is_refused(settings, tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text(config.dump(settings()))
+    path.write_text(dump_settings(settings()))
     command = [sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
     for environment, told in (
         ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID: not set, though"),

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.training import profiling
 from aloe_jax.training.profiling import Profiling, check_window
+from aloe_jax.training.settings import ProfileSettings
 
 
 def steps(record, done, last):
@@ -52,27 +52,27 @@ def traced(monkeypatch):
     ],
 )
 def test_the_window(tmp_path, traced, done, last, expected):
-    with Profiling(config.Profile(start=3, steps=3), tmp_path, traced.append) as record:
+    with Profiling(ProfileSettings(start=3, steps=3), tmp_path, traced.append) as record:
         steps(record, done, last)
     assert [call for call in traced if not str(call).startswith("profile in")] == expected
 
 
 def test_an_error_inside_the_window_closes_the_record(tmp_path, traced):
-    with pytest.raises(ValueError), Profiling(config.Profile(start=1, steps=9), tmp_path, traced.append) as record:
+    with pytest.raises(ValueError), Profiling(ProfileSettings(start=1, steps=9), tmp_path, traced.append) as record:
         record.before(1)
         raise ValueError
     assert traced[:3] == ["start", 1, "wait"] and "stop" in traced
 
 
 def test_without_a_window_nothing_is_recorded(tmp_path, traced):
-    with Profiling(config.Profile(), tmp_path, traced.append) as record:
+    with Profiling(ProfileSettings(), tmp_path, traced.append) as record:
         steps(record, 0, 5)
     assert traced == []
 
 
 def test_a_real_record(tmp_path):
     told = []
-    with Profiling(config.Profile(start=2, steps=1), tmp_path, told.append) as record:
+    with Profiling(ProfileSettings(start=2, steps=1), tmp_path, told.append) as record:
         steps(record, 0, 3)
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
     assert trace.stat().st_size > 0 and b"train" in trace.read_bytes()
@@ -80,7 +80,7 @@ def test_a_real_record(tmp_path):
 
 
 def test_a_window_behind_the_last_step_is_refused():
-    check_window(config.Profile(), 5)
-    check_window(config.Profile(start=5, steps=3), 5)
+    check_window(ProfileSettings(), 5)
+    check_window(ProfileSettings(start=5, steps=3), 5)
     with pytest.raises(AloeError, match=r"profile.start: step 6 comes after the last one, 5"):
-        check_window(config.Profile(start=6), 5)
+        check_window(ProfileSettings(start=6), 5)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
+from aloe_jax.settings import load_settings
 from aloe_jax.training import loop
+from aloe_jax.training.settings import TrainSettings
 from tests.training.conftest import write_data
 
 
@@ -33,7 +34,7 @@ def test_sft_then_dpo(settings, starting_model, capsys):
     losses = [record["loss"] for record in records(sft)]
     assert len(losses) == 10 and losses[-1] < losses[0] - 0.5
     assert [record["step"] for record in records(sft, "validation")] == [3, 6, 9, 10]
-    assert config.load(config.Train, f"{sft.output}/config.yaml") == sft
+    assert load_settings(TrainSettings, f"{sft.output}/config.yaml") == sft
     assert {"spec.json", "tokenizer", "tensorboard"} <= {p.name for p in Path(sft.output).iterdir()}
 
     dpo = settings(

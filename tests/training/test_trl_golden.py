@@ -20,13 +20,13 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from aloe_jax import config
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.training.logprobs import reply_logps
 from aloe_jax.training.objectives import dpo_loss, for_stage, gather_pairs, read
+from aloe_jax.training.settings import TrainSettings
 from tests.golden.seeded import tensor
 
 MODEL = Path(__file__).parents[1] / "golden" / "llama"
@@ -104,7 +104,7 @@ def test_losses_rewards_and_gradients(computed, name):
         options["gamma"] = golden["settings"]["simpo_gamma"]
     ours = {"loss": name} | options | OURS.get(name, {})
     objective = for_stage(
-        config.Train.model_validate(
+        TrainSettings.model_validate(
             {"stage": "dpo", "output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "dpo": ours}
         )
     )

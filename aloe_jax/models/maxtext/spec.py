@@ -11,9 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
+from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.weights import Weight, zeros
 
 Setting = bool | int | float | str | tuple["Setting", ...]
@@ -187,7 +187,7 @@ class MaxTextSpec:
         return to_huggingface(self)
 
 
-def named(model: config.Model, vocab: int | None, **tokens: Any) -> MaxTextSpec:
+def named(model: ModelSettings, vocab: int | None, **tokens: Any) -> MaxTextSpec:
     """The spec of a model from scratch: `model.name` with `model.overrides`; `vocab` where neither gives one."""
     from aloe_jax.models.maxtext.settings import family_of
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aloe_jax import config
 from aloe_jax.errors import AloeError
 from datagen.pool.similarity import Kind, fault
+from datagen.settings import DatagenSettings
 
 _OWN = Path(__file__).parent
 
 
-def seed_texts(settings: config.Datagen) -> tuple[list[str], list[str]]:
+def seed_texts(settings: DatagenSettings) -> tuple[list[str], list[str]]:
     """The profiles and the personalities that the pools start from.
 
     The scripted writer reads nothing but texts of its own world, so it has seeds of its own. Raises AloeError

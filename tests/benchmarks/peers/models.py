@@ -7,7 +7,8 @@ from tests.benchmarks.peers.task import END, PAD, Task
 
 def write_models(task: Task) -> None:
     """Policy and reference of a task: one shape, two draws of all weights."""
-    from aloe_jax.models import ModelSpec, save_pretrained
+    from aloe_jax.models.huggingface import save_pretrained
+    from aloe_jax.models.spec import ModelSpec
     from tests.random_models import random_decoder
 
     spec = ModelSpec(

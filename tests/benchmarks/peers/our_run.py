@@ -9,9 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from aloe_jax import config
 from aloe_jax.data.loader import Batch
-from aloe_jax.models import load_pretrained
+from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import read_spec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
@@ -19,6 +18,7 @@ from aloe_jax.training import host_memory
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.objectives import Objective, for_stage
 from aloe_jax.training.optimizer import make_optimizer
+from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.start import build_model
 from aloe_jax.training.step import logps_step, new_state, train_step
 from aloe_jax.training.totals import read
@@ -29,7 +29,7 @@ class Run:
     """Model, reference and step of one stage, on all devices."""
 
     def __init__(self, task: Task, stage: str):
-        self.settings = config.Train.model_validate(
+        self.settings = TrainSettings.model_validate(
             {
                 "stage": stage,
                 "output": task.directory,

@@ -1,17 +1,24 @@
-"""Settings from a YAML file and trailing overrides, and what is wrong with them in one line."""
+"""Settings: sections with strict types, read from a YAML file and trailing overrides, with errors of one line.
+
+Each section stands with its defaults beside what it configures: `settings.py` of models, data, parallel, training, llm,
+sampling, benchmark and datagen. YAML files hold only the differences from there. An unknown key or a wrong type is an
+AloeError that names the file, the key and the nearest valid name.
+"""
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from aloe_jax.errors import AloeError
+from aloe_jax.ranges import readable
 from aloe_jax.storage.files import as_path
 from aloe_jax.yaml_text import LARGEST, looks_like_number, parse_yaml, to_yaml
 
@@ -19,7 +26,34 @@ from aloe_jax.yaml_text import LARGEST, looks_like_number, parse_yaml, to_yaml
 _SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
 
 
-def load[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+class Section(BaseModel):
+    """A group of settings: frozen, strictly typed, closed to unknown keys, every number finite and every text plain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        _check_plain(value)
+        return value
+
+
+def _check_plain(value: object) -> None:
+    """Raise ValueError for text or numbers that nothing can be done with, at any depth of a setting."""
+    if isinstance(value, str):
+        readable(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(key)
+            _check_plain(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_plain(inner)
+
+
+def load_settings[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
     """Read settings of `kind` from a YAML file and `section.key=value` overrides.
 
     Raises AloeError naming the file (or the override), the key and what would be valid.
@@ -57,7 +91,7 @@ def _read(path: str | Path) -> Any:
         return parse_yaml(stream.read(LARGEST + 1))
 
 
-def dump(settings: BaseModel) -> str:
+def dump_settings(settings: BaseModel) -> str:
     """The resolved settings as YAML that `load` reads back to an equal value."""
     return to_yaml(settings.model_dump())
 

@@ -1,0 +1,114 @@
+"""Settings of `python -m aloe_jax.evaluate`, with their defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from aloe_jax.llm.settings import RoleSettings, RolesSettings
+from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Rows, Seed, Several, Thousands, Tokens
+from aloe_jax.sampling.settings import SamplingSettings
+from aloe_jax.settings import Section
+
+MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
+
+
+class CandidateSettings(Section):
+    """A model under test: one of our runs, a Hugging Face directory, a remote model, or a scripted reference line."""
+
+    path: PathText | None = None
+    scripted: Literal["generic", "informed"] | None = None  # the responder, knowing nothing or the whole persona
+    remote: RoleSettings | None = None  # a model behind a provider, asked with the responder's prompt and no hint
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CandidateSettings:
+        if sum(source is not None for source in (self.path, self.scripted, self.remote)) != 1:
+            raise ValueError(
+                "give one of path (a model directory), remote (provider and model) and scripted (generic or informed)"
+            )
+        return self
+
+
+class JudgingSettings(Section):
+    """Who rates the replies, how often, and how it is made sure that the ratings mean something."""
+
+    # Several judges, by name, by default at temperature 0; none: `roles.judge` alone.
+    judges: dict[str, RoleSettings] = Field(default_factory=dict)
+    votes: Several = 1  # ratings of a reply by each judge, each asked with a seed of its own
+    # Before anything else the judges rate replies of known quality. require: one that cannot tell them apart stops
+    # the run; report: it is only told.
+    calibrate: Literal["require", "report", "skip"] = "require"
+    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 6
+    threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6  # least rank correlation with the known quality
+    # Models whose dialogues are also compared side by side, in both orders.
+    pairs: tuple[Annotated[tuple[str, str], Field(strict=False)], ...] = Field(default=(), strict=False)
+    people: tuple[PathText, ...] = Field(default=(), strict=False)  # files that the human-rating page saved
+
+    @field_validator("judges", mode="before")
+    @classmethod
+    def _steady(cls, judges: Any) -> Any:
+        if not isinstance(judges, dict):
+            return judges
+        return {name: {"temperature": 0.0} | role if isinstance(role, dict) else role for name, role in judges.items()}
+
+
+class EvaluateSettings(Section):
+    """`python -m aloe_jax.evaluate`."""
+
+    output: PathText
+    personas: PathText  # TFDS directory (…/aloe_personas/1.0.0), its benchmark split
+    models: dict[str, CandidateSettings] = Field(min_length=1)
+    seed: Seed = 0
+    cases: Thousands = 100
+    turns: Several = 10
+    bootstrap: Thousands = 2000
+    permutations: Thousands = 10_000  # for the p-values of differences between models
+    concurrency: AtOnce = 8  # calls to remote users, and as many to remote judges, at once
+    max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
+    max_calls: Positive | None = None  # calls that one run may make; stops cleanly
+    sampling: SamplingSettings = SamplingSettings()
+    roles: RolesSettings = RolesSettings()
+    judging: JudgingSettings = JudgingSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvaluateSettings:
+        for name, draws in (("bootstrap", self.bootstrap), ("permutations", self.permutations)):
+            if draws * self.cases > MOST_DRAWN:
+                raise ValueError(
+                    f"{name}: {draws:,} times {self.cases:,} cases are more numbers than memory holds; "
+                    f"give at most {MOST_DRAWN // self.cases:,}"
+                )
+        for pair in self.judging.pairs:
+            for name in pair:
+                if name not in self.models:
+                    raise ValueError(f"judging.pairs: there is no model {name}; choose from {', '.join(self.models)}")
+            if pair[0] == pair[1]:
+                raise ValueError(f"judging.pairs: {pair[0]} cannot be compared with itself")
+        for name, judge in (self.judging.judges or {"roles.judge": self.roles.judge}).items():
+            if self.judging.votes > 1 and judge.temperature == 0 and judge.provider != "scripted":
+                raise ValueError(
+                    f"judging.votes: {name} at temperature 0 gives the same vote again; raise its temperature, "
+                    "or name several judges"
+                )
+        return self
+
+
+class PreferencesSettings(Section):
+    """`python -m aloe_jax.evaluate --preferences`: how models score held-out pairs of replies, without any judge."""
+
+    output: PathText
+    data: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversation trees
+    models: dict[str, PathText] = Field(min_length=1)  # name -> a Hugging Face directory or one of our runs
+    reference: PathText | None = None  # such a directory, for implicit rewards; None: log-probs alone
+    split: str = "validation"
+    limit: Positive | None = None  # first so many conversations only
+    row_length: Tokens = 2048
+    rows: Rows = 8  # computed together, over all devices
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"
+    mesh: MeshSettings = MeshSettings()
+    bootstrap: Annotated[int, Field(gt=0, le=100_000)] = 2000
+    seed: Seed = 0
