@@ -46,9 +46,8 @@ class ModelSettings(Section):
     path: PathText | None = None
     # Of a MaxText model from scratch or in one of its checkpoints, such as llama3.1-8b; `default`: by `overrides`.
     name: str | None = None
-    overrides: dict[str, Any] = Field(
-        default_factory=dict
-    )  # MaxText's own settings, such as base_emb_dim or load_balance_loss_weight
+    # MaxText's own settings, such as base_emb_dim or load_balance_loss_weight.
+    overrides: dict[str, Any] = Field(default_factory=dict)
     architecture: ArchitectureSettings = ArchitectureSettings()
     tokenizer: PathText | None = None  # defaults to the tokenizer in `path`
     attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"  # auto: the kernel of the platform
