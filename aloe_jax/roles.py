@@ -20,10 +20,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.answers import has_thinking, parse_answer
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
 from aloe_jax.llm.providers import language_model
-from aloe_jax.llm.reading import has_thinking, parse_answer
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
@@ -47,6 +47,9 @@ def derive_seed(*parts: str | int) -> int:
 
 
 # ---------------------------------------------------------------- forms of answers
+
+# A form's JSON schema, title and docstring included, is part of the key under which the journal stores a call: changed,
+# earlier journals no longer answer. So some titles are not the names of their classes.
 
 
 class _Answer(BaseModel):
@@ -104,8 +107,10 @@ class UserMessage(_Speech):
     message: Spoken
 
 
-class Reply(_Speech):
+class WrittenReply(_Speech):
     """What the responder answers."""
+
+    model_config = ConfigDict(title="Reply")
 
     reply: Spoken
 
@@ -117,8 +122,10 @@ class Inferred(_Answer):
     personality: Text
 
 
-class Verdict(_Answer):
+class PreferredReply(_Answer):
     """Which of two replies this user would prefer."""
+
+    model_config = ConfigDict(title="Verdict")
 
     reason: Text = ""
     preferred: Literal["A", "B"]
@@ -131,8 +138,10 @@ class Rating(_Answer):
     rating: Annotated[int, BeforeValidator(_number)] = Field(ge=1, le=5)
 
 
-class Comparison(_Answer):
+class PreferredDialogue(_Answer):
     """Which of two assistants suits this user better, by their conversations."""
+
+    model_config = ConfigDict(title="Comparison")
 
     reason: Text = ""
     preferred: Literal["A", "B", "tie"]
@@ -270,18 +279,20 @@ class Cast:
             "personality": traits,
             "faithful": faithful,
         }
-        return self._ask("responder", inputs, Reply, seed, _short).reply
+        return self._ask("responder", inputs, WrittenReply, seed, _short).reply
 
     def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
         """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
         inputs = _known(persona, history) | {"first": first, "second": second}
-        return 0 if self._ask("verifier", inputs, Verdict, seed).preferred == "A" else 1
+        return 0 if self._ask("verifier", inputs, PreferredReply, seed).preferred == "A" else 1
 
     def judge(self, persona: Persona, history: Sequence[Message], reply: str, seed: int) -> Rating:
         """Rate a reply to `history`, which ends with a user message, for this persona."""
         return self._ask("judge", _known(persona, history) | {"reply": reply}, Rating, seed)
 
-    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message], seed: int) -> Comparison:
+    def compare(
+        self, persona: Persona, first: Sequence[Message], second: Sequence[Message], seed: int
+    ) -> PreferredDialogue:
         """Which of two dialogues with the persona has the assistant that suits it better; the judge is asked."""
         inputs = {
             "profile": persona.profile,
@@ -290,7 +301,7 @@ class Cast:
             "first": transcript(first),
             "second": transcript(second),
         }
-        return self._ask("comparer", inputs, Comparison, seed, player="judge")
+        return self._ask("comparer", inputs, PreferredDialogue, seed, player="judge")
 
     def _ask[A: BaseModel](
         self,
@@ -366,11 +377,11 @@ def _read[A: BaseModel](form: type[A], text: str, mend: Mend[A] | None) -> tuple
     return mend(answer) if mend else (answer, "")
 
 
-def _short(answer: Reply) -> tuple[Reply, str]:
+def _short(answer: WrittenReply) -> tuple[WrittenReply, str]:
     cut = first_sentences(answer.reply, LONGEST_REPLY)
     if cut == answer.reply:
         return answer, ""
-    return Reply(reply=cut), f"the reply has more than {LONGEST_REPLY} sentences"
+    return WrittenReply(reply=cut), f"the reply has more than {LONGEST_REPLY} sentences"
 
 
 def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:

@@ -156,8 +156,7 @@ def coverage(settings: DatagenSettings) -> None:
     from aloe_jax.terminal import console
     from datagen.journal import open_journal
     from datagen.personas import recorded_pools
-    from datagen.pool.coverage import coverage as survey
-    from datagen.pool.coverage import tables
+    from datagen.pool.survey import survey, tables
 
     with open_journal(settings, writing=False) as ledger:
         profiles = recorded_pools(ledger, settings)["profiles"].members
@@ -358,7 +357,7 @@ def _show_estimate(settings: DatagenSettings, seeds: Any) -> None:
     from contextlib import nullcontext
 
     from aloe_jax.terminal import console
-    from datagen.estimate import estimate_conversations, estimate_personas, table
+    from datagen.dry_run import estimate_conversations, estimate_personas, table
     from datagen.journal import journal_path, open_journal
     from datagen.personas import recorded_personas
 

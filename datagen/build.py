@@ -20,9 +20,9 @@ from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card
+from datagen.output_files import alone
 from datagen.personas import Personas, recorded_personas
 from datagen.settings import DatagenSettings
-from datagen.writing import alone
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from datagen.journal import POOL, journal_path, same_settings
-from datagen.pool.growth import Pool, grow, journaled_pool
+from datagen.pool.growth import TextPool, grow, journaled_pool
 from datagen.pool.similarity import Kind
 from datagen.settings import DatagenSettings
 
@@ -112,7 +112,7 @@ def write_personas(
     settings: DatagenSettings,
     seeds: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[str, int, int], None] = lambda name, size, target: None,
-) -> tuple[Personas, dict[Kind, Pool]]:
+) -> tuple[Personas, dict[Kind, TextPool]]:
     """Grow both pools, draw the personas and journal the draw as one record.
 
     `seeds` are the profiles and the personalities that the pools start from. Once the draw is recorded, it is
@@ -129,7 +129,7 @@ def write_personas(
         return recorded_personas(ledger, settings), {}
     sizes = pool_sizes(settings)
     writers = {"profiles": writer.write_profiles, "personalities": writer.write_personalities}
-    pools: dict[Kind, Pool] = {}
+    pools: dict[Kind, TextPool] = {}
     for (name, target), start in zip(sizes.items(), seeds, strict=True):
         show = partial(_show, progress, name, target)
         pools[name] = grow(ledger, name, start, target, settings, write=writers[name], progress=show)
@@ -174,7 +174,7 @@ def recorded_personas(ledger: Ledger, settings: DatagenSettings) -> Personas:
     )
 
 
-def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Pool]:
+def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, TextPool]:
     """Both pools as far as they have been grown: from the finished draw, or call by call, or the bare seeds.
 
     Raises AloeError when the pools are not finished and their seeds cannot be read.
@@ -184,7 +184,7 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Pool
         members: dict[Kind, list[str]] = {"profiles": record.profiles, "personalities": record.personalities}
         grown = record.growth
         return {
-            name: Pool(name, members[name], Counter(grown[name].refused), grown[name].curve)
+            name: TextPool(name, members[name], Counter(grown[name].refused), grown[name].curve)
             for name in pool_sizes(settings)
         }
     from datagen.pool.seeds import seed_texts

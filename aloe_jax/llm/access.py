@@ -11,7 +11,7 @@ from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.complaint import plain
+from aloe_jax.llm.error_response import plain
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.settings import RoleSettings
 

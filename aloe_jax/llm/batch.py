@@ -12,12 +12,12 @@ from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.complaint import Complaint
 from aloe_jax.llm.dialect import Dialect
-from aloe_jax.llm.faults import TransientError, passing, settled
-from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, meaning
-from aloe_jax.llm.generated import body_of, read
+from aloe_jax.llm.error_response import ErrorResponse
+from aloe_jax.llm.failures import TransientError, passing, settled
+from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, meaning, read_response
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.retry import FaultHook, Patience
 from aloe_jax.llm.settings import RoleSettings
 
@@ -161,7 +161,7 @@ class GenaiBatch:
         error = _mapping(answer.get("error"))
         if error:
             code = error.get("code")
-            complaint = Complaint.of(400, error)
+            complaint = ErrorResponse.of(400, error)
             message = self._access.scrub(complaint.message)
             if code in _PASSING or (isinstance(code, int) and passing(code)):
                 raise TransientError(f"batch: error {code}", detail=message)
@@ -169,7 +169,7 @@ class GenaiBatch:
             if code in _INVALID and self._dialect.learn(complaint, self._dialect.steps()):
                 raise TransientError(f"batch: error {code}", detail=message)
             return Completion("", outcome="blocked", detail=f"request refused: {message}")
-        completion = self._access.clean(read(_mapping(answer.get("response"))))
+        completion = self._access.clean(read_response(_mapping(answer.get("response"))))
         price = self.role.price
         if price is None:
             return completion
@@ -181,7 +181,7 @@ class GenaiBatch:
     def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any]:
         try:
             response = self._http.get(path, params=query)
-        except Complaint as complaint:
+        except ErrorResponse as complaint:
             if complaint.status != HTTPStatus.NOT_FOUND:
                 raise
         else:
@@ -196,7 +196,7 @@ class GenaiBatch:
                 fault: Exception = error
             except Exception as error:
                 fault = meaning(self._access, error)
-            if isinstance(fault, Complaint):
+            if isinstance(fault, ErrorResponse):
                 # What it refuses is left out, and the call made again: a step at a time, so not for ever.
                 if self._dialect.learn(fault, self._dialect.steps()):
                     return once()

@@ -15,10 +15,10 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.dialect import SYSTEM, TEMPERATURE, Dialect, Steps
-from aloe_jax.llm.faults import TransientError, meaning
-from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents
-from aloe_jax.llm.generated import body_of, read
+from aloe_jax.llm.failures import TransientError, meaning
+from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents, read_response
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.settings import RoleSettings
 
 _FIELDS = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
@@ -55,7 +55,7 @@ class Gemini:
         except Exception as error:
             fault = _meaning(self._access, error)
         else:
-            return read(_named(body_of(self._received.content)))
+            return read_response(_named(body_of(self._received.content)))
         # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
         raise fault
 
@@ -100,7 +100,7 @@ def _client(key: str, endpoint: str, received: _Received) -> Any:
 
     from aloe_jax.llm.wire import Wire
 
-    class Adapter(BaseAdapter):
+    class WireAdapter(BaseAdapter):
         """Sends the SDK's requests over our wire and keeps the reply; the SDK itself sees an empty one."""
 
         def __init__(self) -> None:
@@ -131,16 +131,16 @@ def _client(key: str, endpoint: str, received: _Received) -> Any:
         def close(self) -> None:
             self._wire.close()
 
-    class Transport(GenerativeServiceRestTransport):
+    class WireTransport(GenerativeServiceRestTransport):
         """REST over our wire."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             for scheme in ("https://", "http://"):
-                self._session.mount(scheme, Adapter())
+                self._session.mount(scheme, WireAdapter())
 
     options = {"api_key": key, "api_endpoint": endpoint.rstrip("/")}
-    return generativelanguage.GenerativeServiceClient(transport=Transport, client_options=options)
+    return generativelanguage.GenerativeServiceClient(transport=WireTransport, client_options=options)
 
 
 def _text(value: str | bytes) -> str:

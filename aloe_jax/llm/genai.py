@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm import faults
+from aloe_jax.llm import failures
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.complaint import Complaint
 from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Steps, pattern
-from aloe_jax.llm.faults import TransientError
-from aloe_jax.llm.generated import body_of, read
+from aloe_jax.llm.error_response import ErrorResponse
+from aloe_jax.llm.failures import TransientError
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import blocked_prompt, body_of, completion, tokens, unreadable
 from aloe_jax.llm.settings import RoleSettings
 
 SERVER = "https://generativelanguage.googleapis.com"
@@ -67,7 +68,7 @@ class Genai:
         except Exception as error:
             fault = meaning(self._access, error)
         else:
-            return read(body_of(answer.body or ""))
+            return read_response(body_of(answer.body or ""))
         # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
         raise fault
 
@@ -130,8 +131,33 @@ def contents(request: Request, steps: Steps) -> str:
     return request.prompt
 
 
+def read_response(body: Mapping[str, Any]) -> Completion:
+    """The completion in a GenerateContentResponse. Raises TransientError when it is none."""
+    try:
+        usage = body.get("usageMetadata") or {}
+        spent = tokens(usage.get("promptTokenCount"))
+        written = tokens(usage.get("candidatesTokenCount")) + tokens(usage.get("thoughtsTokenCount"))
+        if not body.get("candidates"):
+            feedback = body.get("promptFeedback") or {}
+            if reason := feedback.get("blockReason"):
+                return blocked_prompt(str(reason), str(feedback.get("blockReasonMessage") or ""), spent, written)
+            if not usage and not feedback and "candidates" not in body:
+                raise ValueError
+            return completion("", "no candidates", "", spent, written)
+        candidate = body["candidates"][0]
+        parts = (candidate.get("content") or {}).get("parts") or []
+        text = "".join(part.get("text") or "" for part in parts if not part.get("thought"))
+        ratings = [str(rating["category"]) for rating in candidate.get("safetyRatings") or [] if rating.get("blocked")]
+        said = candidate.get("finishMessage")
+        detail = ", ".join([str(said)] * bool(said) + ratings)
+        return completion(text, str(candidate.get("finishReason") or ""), detail, spent, written)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        pass
+    raise unreadable("not of the expected form", body)
+
+
 def meaning(access: Access, error: Exception) -> Exception:
-    """What an exception of the SDK or the wire means: as in `faults.meaning`, a defect is itself."""
+    """What an exception of the SDK or the wire means: as in `failures.meaning`, a defect is itself."""
     import httpx2
     from google.auth.exceptions import GoogleAuthError, TransportError
     from google.genai.errors import APIError
@@ -140,7 +166,7 @@ def meaning(access: Access, error: Exception) -> Exception:
     match error:
         case APIError():
             body = error.details if isinstance(error.details, dict | list) else error.message
-            fault = Complaint.of(error.code, body)
+            fault = ErrorResponse.of(error.code, body)
         case httpx2.TimeoutException():
             fault = TransientError("timeout")
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
@@ -157,4 +183,4 @@ def meaning(access: Access, error: Exception) -> Exception:
         case GoogleAuthError():
             advice = "run `gcloud auth application-default login`"
             fault = AloeError(access.message(f"no Google Cloud credentials ({error}); {advice}"))
-    return faults.meaning(access, fault)
+    return failures.meaning(access, fault)

@@ -19,10 +19,9 @@ from pydantic import BaseModel, ValidationError
 from aloe_jax.conversation import first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
-from aloe_jax.llm.protocol import LLM, Completion, Request
-from aloe_jax.llm.store import (
+from aloe_jax.llm.journal_file import (
     COLUMNS,
-    Opened,
+    JournalFile,
     Value,
     checksum,
     damaged,
@@ -31,6 +30,7 @@ from aloe_jax.llm.store import (
     only_writer,
     transaction,
 )
+from aloe_jax.llm.protocol import LLM, Completion, Request
 from aloe_jax.storage.locks import Lock
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Ledger:
     A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: the
     caller goes on to another seed, and finds by `asked_now` whether this process has made the call.
 
-    Raises AloeError from every method when the file is no journal, is damaged (see store.py), the disk is full, or
-    another process is writing.
+    Raises AloeError from every method when the file is no journal, is damaged (see journal_file.py), the disk is full,
+    or another process is writing.
     """
 
     def __init__(self, path: str | Path, *, writing: bool = True, budget: Budget | None = None) -> None:
@@ -82,7 +82,7 @@ class Ledger:
                 raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
             self._guard = only_writer(self.path)
         try:
-            self._store = Opened(self.path, writing=writing)
+            self._store = JournalFile(self.path, writing=writing)
         except BaseException:
             if self._guard is not None:
                 self._guard.release(remove=True)  # leave no trace beside a file that is not ours

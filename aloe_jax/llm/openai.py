@@ -10,10 +10,9 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Steps, pattern
-from aloe_jax.llm.faults import TransientError, meaning
-from aloe_jax.llm.generated import body_of, unreadable
-from aloe_jax.llm.outcome import completion, tokens
+from aloe_jax.llm.failures import TransientError, meaning
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import body_of, completion, tokens, unreadable
 from aloe_jax.llm.settings import RoleSettings
 
 _OWN = "https://api.openai.com/v1"
@@ -104,7 +103,7 @@ class OpenAI:
 
 
 def _read(content: bytes) -> Completion:
-    """The completion in a reply. Raises TransientError when it is none, and Complaint when it is an error."""
+    """The completion in a reply. Raises TransientError when it is none, and ErrorResponse when it is an error."""
     body = body_of(content)
     try:
         usage = body.get("usage")

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from aloe_jax.llm import notices
 from aloe_jax.llm.budget import expected_tokens
-from aloe_jax.llm.faults import GarbledError, TransientError
+from aloe_jax.llm.failures import GarbledError, TransientError
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.settings import RoleSettings

@@ -9,7 +9,7 @@ from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion, Request
-from aloe_jax.llm.world import VERSION, people, replies, rubric, talk
+from aloe_jax.llm.world import VERSION, persona_texts, replies, rubric, user_messages
 
 OVERLOOKED = 0.05  # chance that the inducer misses a thing that was revealed
 MISJUDGED = 0.08  # chance that the verifier prefers the worse reply
@@ -33,10 +33,12 @@ class Scripted:
 
 
 def _persona_writer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
-    write = people.write_profile if inputs["kind"] == "profile" else people.write_personality
+    write = persona_texts.write_profile if inputs["kind"] == "profile" else persona_texts.write_personality
     examples: Sequence[str] = inputs["examples"]
     texts = [
-        people.write_variant(draw.choice(examples), draw) if examples and draw.random() < VARIANTS else write(draw)
+        persona_texts.write_variant(draw.choice(examples), draw)
+        if examples and draw.random() < VARIANTS
+        else write(draw)
         for _ in range(inputs["count"])
     ]
     return {"texts": texts}
@@ -44,14 +46,14 @@ def _persona_writer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
 
 def _user(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
     facts, poles = _persona(inputs)
-    return {"message": talk.say(facts, poles, _user_messages(inputs), draw)}
+    return {"message": user_messages.say(facts, poles, _user_messages(inputs), draw)}
 
 
 def _inducer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
     facts, poles = _persona(inputs)
-    slots, axes = talk.infer(talk.revealed(inputs["messages"]), facts, poles, OVERLOOKED, draw)
-    told = people.profile_sentences(inputs["profile"])
-    traits = people.personality_sentences(inputs["personality"])
+    slots, axes = user_messages.infer(user_messages.revealed(inputs["messages"]), facts, poles, OVERLOOKED, draw)
+    told = persona_texts.profile_sentences(inputs["profile"])
+    traits = persona_texts.personality_sentences(inputs["personality"])
     return {
         "profile": " ".join([told[slot] for slot in slots]),
         "personality": " ".join([traits[axis] for axis in axes]),
@@ -93,8 +95,8 @@ def _comparer(inputs: Inputs, draw: random.Random) -> dict[str, Any]:
     return {"reason": f"Simulated rubric: {first:.2f} against {second:.2f} on average.", "preferred": better}
 
 
-def _persona(inputs: Inputs) -> tuple[people.Facts, people.Poles]:
-    return people.read_profile(inputs["profile"]), people.read_personality(inputs["personality"])
+def _persona(inputs: Inputs) -> tuple[persona_texts.Facts, persona_texts.Poles]:
+    return persona_texts.read_profile(inputs["profile"]), persona_texts.read_personality(inputs["personality"])
 
 
 def _user_messages(inputs: Inputs) -> list[str]:
@@ -102,7 +104,7 @@ def _user_messages(inputs: Inputs) -> list[str]:
 
 
 def _asked(inputs: Inputs) -> str | None:
-    return talk.hear(inputs["history"][-1]["content"]).asked if inputs["history"] else None
+    return user_messages.hear(inputs["history"][-1]["content"]).asked if inputs["history"] else None
 
 
 _PARTS: dict[str, Callable[[Inputs, random.Random], dict[str, Any]]] = {

@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 from aloe_jax.conversation import Conversation
 from aloe_jax.errors import AloeError
-from datagen.convert import aloe, chat, ours, trl
-from datagen.convert.chat import Lines
-from datagen.convert.pools import read_pool, write_pool
-from datagen.convert.records import write_lines
+from datagen.convert import aloe, chat_lines, ours, trl
+from datagen.convert.chat_lines import Lines
+from datagen.convert.json_lines import write_lines
+from datagen.convert.persona_pool import read_pool, write_pool
 
 Format = Literal["ours", "aloe", "trl", "chat", "pool"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -73,7 +73,7 @@ def convert(
         case "trl":
             output = trl.write(conversations, done.note)
         case "chat":
-            output = chat.write(conversations, done.note, lines or "turn")
+            output = chat_lines.write(conversations, done.note, lines or "turn")
         case _:
             output = ours.write(conversations, done.note)
     done.written = write_lines(target, output)
@@ -95,7 +95,7 @@ def read(
         case "trl":
             return trl.read(path, note)
         case "chat":
-            return chat.read(path, note)
+            return chat_lines.read(path, note)
         case _:
             raise AloeError(f"{path}: a file of format {format} holds no conversations")
 

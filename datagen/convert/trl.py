@@ -25,9 +25,9 @@ from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.errors import AloeError
-from datagen.convert.chat import NOT_RECORDED
-from datagen.convert.join import Group, Row, join
-from datagen.convert.records import Notes, Record, dump, mapping, messages, read_records, text
+from datagen.convert.chat_lines import NOT_RECORDED
+from datagen.convert.join import Row, RowGroup, join
+from datagen.convert.json_lines import Notes, Record, dump, mapping, messages, read_records, text
 
 _COLUMNS = ("prompt", "chosen", "rejected", "persona", "conversation_id")
 
@@ -81,7 +81,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     return Row(
         where=where,
         position=record.number,
-        group=Group(_persona(value.get("persona"), where), name, system),
+        group=RowGroup(_persona(value.get("persona"), where), name, system),
         users=prompt[::2],
         replies=prompt[1::2],
         preferred=chosen,

@@ -18,8 +18,8 @@ from aloe_jax.errors import AloeError
 from datagen.convert import Format, read
 from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
 from datagen.look.sentences import content_words, sentences, words
+from datagen.output_files import replacing_file
 from datagen.settings import DatagenSettings
-from datagen.writing import replacing_file
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger

@@ -13,7 +13,7 @@ from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.look.stats import NONE, number, share, turn_stats
 from datagen.personas import Personas
-from datagen.pool.coverage import coverage
+from datagen.pool.survey import survey
 
 _TITLES = {
     "persona_writer": "persona writer",
@@ -201,15 +201,15 @@ def _quality(quality: Quality) -> str:
 def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Conversation], quality: Quality) -> str:
     everyone = [persona for part in personas.values() for persona in part] or [tree.persona for tree in trees]
     profiles = list({Personas.profile_id(persona): persona.profile for persona in everyone}.values())
-    survey = coverage(profiles)
+    surveyed = survey(profiles)
     used = len({tree.persona.id for tree in trees})
     trained = len(personas.get("train", ())) or used
-    known = survey.decades.total()
-    decades = ", ".join(f"{ten}s {survey.decades[ten]:,}" for ten in sorted(survey.decades))
-    rows: list[tuple[Any, ...]] = [("age", f"{known:,} of {survey.profiles:,}", decades or NONE)]
-    for attribute, values in survey.values.items():
+    known = surveyed.decades.total()
+    decades = ", ".join(f"{ten}s {surveyed.decades[ten]:,}" for ten in sorted(surveyed.decades))
+    rows: list[tuple[Any, ...]] = [("age", f"{known:,} of {surveyed.profiles:,}", decades or NONE)]
+    for attribute, values in surveyed.values.items():
         often = ", ".join(f"{value} {count:,}" for value, count in values.most_common(6))
-        rows.append((attribute, f"{survey.found[attribute]:,} of {survey.profiles:,}", often or NONE))
+        rows.append((attribute, f"{surveyed.found[attribute]:,} of {surveyed.profiles:,}", often or NONE))
     return "\n\n".join(
         [
             "## Coverage",

@@ -67,12 +67,12 @@ def tables(ledger: Ledger, settings: DatagenSettings) -> list[Table]:
 
     Raises AloeError when the journal holds no personas.
     """
-    from datagen.pool import coverage
+    from datagen.pool import survey
 
     personas = recorded_personas(ledger, settings)
     record = recorded_draw(ledger)
     assert record is not None  # or there would be no personas
-    shown = [_pool_table(ledger, record, personas), *coverage.tables(coverage.coverage(record.profiles))]
+    shown = [_pool_table(ledger, record, personas), *survey.tables(survey.survey(record.profiles))]
     if ledger.all(CONVERSATION):
         conversations = recorded_conversations(ledger, personas.training, settings)
         planned = plan(personas.training, settings.conversations.count, settings.seed)

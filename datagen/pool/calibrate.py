@@ -13,8 +13,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
-from datagen.pool.coverage import age, find_age
 from datagen.pool.similarity import neighbours, paired
+from datagen.pool.survey import age, find_age
 from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _GENDERED = re.compile(rf"\b({'|'.join(_SWAPS)})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class SimilarityCalibration:
     """How similar real texts are to each other, and near-copies to what they copy."""
 
     nearest: np.ndarray  # [texts], each text to the nearest other one
@@ -72,7 +72,7 @@ class Calibration:
         return float((np.concatenate(list(self.copies.values())) <= threshold).mean())
 
 
-def calibrate(texts: Sequence[str], vectors: Vectors) -> Calibration:
+def calibrate(texts: Sequence[str], vectors: Vectors) -> SimilarityCalibration:
     """Compare texts with each other and with near-copies of themselves.
 
     The same texts give the same copies. Raises AloeError when there are too few texts or they repeat.
@@ -92,10 +92,12 @@ def calibrate(texts: Sequence[str], vectors: Vectors) -> Calibration:
             copies[kind] = paired(rows[list(changed)], vectors.transform(list(changed.values())))
     pairs = {tuple(sorted((number, int(other)))): nearest[number] for number, other in enumerate(partner)}
     closest = sorted(pairs, key=lambda pair: -pairs[pair])[:SHOWN]
-    return Calibration(nearest, earlier, copies, [(pairs[one, two], texts[one], texts[two]) for one, two in closest])
+    return SimilarityCalibration(
+        nearest, earlier, copies, [(pairs[one, two], texts[one], texts[two]) for one, two in closest]
+    )
 
 
-def recommend(calibrations: Sequence[Calibration]) -> float:
+def recommend(calibrations: Sequence[SimilarityCalibration]) -> float:
     """The threshold that keeps the fewest near-copies among those that refuse hardly a real text anywhere.
 
     A real text refused costs one more candidate, a near-copy kept stays: so `TOLERATED` of the real texts are
@@ -230,7 +232,7 @@ def _json_strings(content: str, path: Path) -> list[str]:
 # ---------------------------------------------------------------- what is shown
 
 
-def tables(found: Calibration, title: str = "texts") -> list[Table]:
+def tables(found: SimilarityCalibration, title: str = "texts") -> list[Table]:
     """The distributions, and what each threshold would refuse and keep wrongly."""
     import numpy as np
     from rich.markup import escape

@@ -136,7 +136,7 @@ class _Access(Access):
 
 
 def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
-    from aloe_jax.llm.faults import TransientError, settled
+    from aloe_jax.llm.failures import TransientError, settled
     from aloe_jax.llm.genai import client, meaning
     from aloe_jax.llm.retry import Patience
 

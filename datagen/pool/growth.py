@@ -43,7 +43,7 @@ class Batch(BaseModel):
 
 
 @dataclass
-class Pool:
+class TextPool:
     """Texts in the order in which they were accepted, and what became of the other candidates."""
 
     name: Kind
@@ -87,7 +87,7 @@ class Pool:
 class SaturatedError(AloeError):
     """The writer brings nothing new any more; `pool` is what there is."""
 
-    def __init__(self, pool: Pool, target: int, barren: int):
+    def __init__(self, pool: TextPool, target: int, barren: int):
         """`barren` calls in a row brought nothing new."""
         self.pool, self.target = pool, target
         reasons = [f"{count} {reason}" for reason, count in (pool.refused + pool.unanswered).most_common()]
@@ -117,7 +117,7 @@ def grow(
     *,
     write: Callable[[list[str], int, int], list[str]],
     progress: Callable[[int], None] = lambda size: None,
-) -> Pool:
+) -> TextPool:
     """Grow the pool `name` from `seeds` to at least `target` members.
 
     Each call shows the writer a random draw of members and asks for candidates; the outcome of call n depends
@@ -175,11 +175,11 @@ def grow(
     return pool
 
 
-def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> Pool:
+def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> TextPool:
     """The pool `name` as far as earlier runs grew it with these settings: the bare seeds when none did."""
     key = _key(name, seeds, settings)
     if ledger.get(POOL, _seeds_id(name, key)) is None:
-        return Pool(name, list(seeds))
+        return TextPool(name, list(seeds))
     pool = _start(ledger, name, key)
     for number in itertools.count():
         batch = _recorded(ledger, BATCH, _batch_id(name, key, number))
@@ -189,10 +189,10 @@ def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: D
     return pool
 
 
-def _start(ledger: Ledger, name: Kind, key: str) -> Pool:
+def _start(ledger: Ledger, name: Kind, key: str) -> TextPool:
     batch = _recorded(ledger, POOL, _seeds_id(name, key))
     assert batch is not None
-    return Pool(name, list(batch.accepted), Counter(batch.refused))
+    return TextPool(name, list(batch.accepted), Counter(batch.refused))
 
 
 def _recorded(ledger: Ledger, kind: str, id: str) -> Batch | None:
@@ -235,7 +235,7 @@ def _unanswered(error: RoleError) -> str:
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def curve_text(pool: Pool, target: int, width: int = 60, height: int = 8) -> str:
+def curve_text(pool: TextPool, target: int, width: int = 60, height: int = 8) -> str:
     """The size of the pool over the calls as a chart of block characters, and below it the new members a call.
 
     The chart reaches to the size of the pool, whatever the target, so that a flat end shows.

@@ -50,7 +50,7 @@ class Novelty:
         self.threshold = threshold
         self._vectors = vectors or Words()
         self._kind: Kind = kind
-        self._pool = _Rows()
+        self._pool = _RowBlocks()
 
     def add(self, texts: Sequence[str]) -> None:
         """Take texts into the pool unseen, as when a pool is read back from a journal."""
@@ -95,7 +95,7 @@ class Novelty:
         return accepted
 
 
-class _Rows:
+class _RowBlocks:
     """Rows of unit length in blocks, each more than twice as long as the next.
 
     Appending one by one then copies each row a logarithmic number of times, where one matrix stacked anew

@@ -11,12 +11,12 @@ from rich.console import Console
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.world import seed_profiles
-from datagen.pool.calibrate import CHANGES, Calibration, calibrate, read_texts, recommend, tables, texts_for
-from datagen.pool.coverage import age
+from datagen.pool.calibrate import CHANGES, SimilarityCalibration, calibrate, read_texts, recommend, tables, texts_for
 from datagen.pool.embeddings import Words
 from datagen.pool.growth import grow
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
+from datagen.pool.survey import age
 from datagen.settings import DatagenSettings
 from tests.players import small_settings
 
@@ -84,7 +84,7 @@ def test_what_is_measured_is_what_the_filter_does():
 
 
 def of(real, copies):
-    return Calibration(np.array(real), np.array(real), {"copies": np.array(copies)}, [])
+    return SimilarityCalibration(np.array(real), np.array(real), {"copies": np.array(copies)}, [])
 
 
 def test_the_recommended_threshold_lies_in_the_middle_of_the_gap():

@@ -13,7 +13,7 @@ from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
 from datagen.journal import BATCH
 from datagen.personas import Personas, draw, recorded_personas, recorded_pools, write_personas
-from datagen.pool.growth import Pool, SaturatedError, curve_text, grow, journaled_pool
+from datagen.pool.growth import SaturatedError, TextPool, curve_text, grow, journaled_pool
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
 from datagen.settings import DatagenSettings, PersonasSettings
@@ -191,7 +191,7 @@ def test_the_outcome_of_a_pool_is_read_back_as_it_was(tmp_path, ledger):
 
 
 def test_a_pool_counts_its_calls():
-    pool = Pool("profiles", ["a", "b"])
+    pool = TextPool("profiles", ["a", "b"])
     assert (pool.calls, pool.barren, pool.sparkline) == (0, 0, "")
     assert "2 of 4 after 0 calls" in curve_text(pool, 4)
     for accepted in (["c", "d"], [], []):
@@ -201,7 +201,7 @@ def test_a_pool_counts_its_calls():
 
 
 def test_the_chart_is_as_wide_as_told_and_rises():
-    pool = Pool("profiles", [], curve=list(range(10, 361, 2)))
+    pool = TextPool("profiles", [], curve=list(range(10, 361, 2)))
     _title, *rows, _axis, below = curve_text(pool, 360, width=40, height=6).splitlines()
     assert len(rows) == 6
     bars = [row.partition("│")[2] for row in rows]

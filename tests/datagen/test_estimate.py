@@ -8,7 +8,7 @@ from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast
 from datagen.__main__ import main
 from datagen.conversations import TALKING_ROLES, write_conversations
-from datagen.estimate import estimate_conversations, estimate_personas
+from datagen.dry_run import estimate_conversations, estimate_personas
 from datagen.journal import open_journal
 from datagen.personas import write_personas
 from datagen.pool.seeds import seed_texts

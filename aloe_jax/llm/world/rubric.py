@@ -22,9 +22,9 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from aloe_jax.llm.world.people import Facts, Poles
+from aloe_jax.llm.world.persona_texts import Facts, Poles
 from aloe_jax.llm.world.replies import read_reply
-from aloe_jax.llm.world.talk import hear
+from aloe_jax.llm.world.user_messages import hear
 
 MOST_SENTENCES = 3
 MOST_WORDS = 40

@@ -87,7 +87,7 @@ def _hexadecimal(value: bytes) -> dict[str, str]:
     return {"bytes": value.hex()}
 
 
-class Opened:
+class JournalFile:
     """A connection to a journal, with what is known of the file."""
 
     def __init__(self, path: Path, *, writing: bool, tell: Callable[[str], None] | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from aloe_jax.llm.world.facts import SLOT_OF_VALUE, SLOTS
+from aloe_jax.llm.world.fact_wording import FACT_KINDS, KIND_OF_VALUE
 from aloe_jax.llm.world.style import AXES, FLAVOURS
 
 _PRONOUNS = (
@@ -44,7 +44,7 @@ _POLE_OF_TRAIT = {
 def write_profile(draw: random.Random) -> str:
     """A profile: age, then one sentence for each of the ten slots, in random order."""
     form = draw.choice(_PRONOUNS)
-    told = [draw.choice(slot.profile).format(draw.choice(slot.values), **form) for slot in SLOTS]
+    told = [draw.choice(slot.profile).format(draw.choice(slot.values), **form) for slot in FACT_KINDS]
     draw.shuffle(told)
     return " ".join([f"A {form['person']} of {draw.choice(_AGES)}.", *told])
 
@@ -70,8 +70,8 @@ def profile_sentences(text: str) -> Mapping[str, str]:
     told: dict[str, str] = {}
     for sentence in sentences(text):
         for word in words(sentence):
-            if word in SLOT_OF_VALUE:
-                told.setdefault(SLOT_OF_VALUE[word], sentence)
+            if word in KIND_OF_VALUE:
+                told.setdefault(KIND_OF_VALUE[word], sentence)
     return MappingProxyType(told)
 
 
@@ -80,8 +80,8 @@ def read_profile(text: str) -> Facts:
     """The facts of a profile or of a part of one: slot -> value. Never raises."""
     facts: dict[str, str] = {}
     for word in words(text):
-        if word in SLOT_OF_VALUE:
-            facts.setdefault(SLOT_OF_VALUE[word], word)
+        if word in KIND_OF_VALUE:
+            facts.setdefault(KIND_OF_VALUE[word], word)
     return MappingProxyType(facts)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aloe_jax.llm.world.facts import ASKED, OTHERS, SLOT, SLOTS
-from aloe_jax.llm.world.people import Facts, Poles, sentences, words
+from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, OTHERS
+from aloe_jax.llm.world.persona_texts import Facts, Poles, sentences, words
 from aloe_jax.llm.world.style import AXES
 
 SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
@@ -28,7 +28,7 @@ class Heard:
 def _meanings() -> dict[str, tuple[str, str, str | int]]:
     """Every sentence a user can say, as words -> (kind, slot or axis, value or pole)."""
     said: dict[str, tuple[str, str, str | int]] = {}
-    for slot in SLOTS:
+    for slot in FACT_KINDS:
         for reveal in slot.reveal:
             for value in slot.values:
                 said[" ".join(words(reveal.format(value)))] = ("fact", slot.name, value)
@@ -79,7 +79,7 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random)
     turns.
     """
     told, _ = revealed(earlier)
-    untold = [slot.name for slot in SLOTS if slot.name in facts and slot.name not in told]
+    untold = [slot.name for slot in FACT_KINDS if slot.name in facts and slot.name not in told]
     parts: list[str] = []
     if poles and draw.random() < SIGN_CHANCE:
         axis = draw.choice(sorted(poles))
@@ -87,11 +87,11 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random)
     statements: list[str] = []
     asked = draw.choice(ASKED)
     if untold:
-        slot = SLOT[draw.choice(untold)]
+        slot = FACT_KIND[draw.choice(untold)]
         asked = slot if slot in ASKED and draw.random() < SAME_CHANCE else asked
         statements.append(draw.choice(slot.reveal).format(facts[slot.name]))
     if draw.random() < OTHER_CHANCE:
-        slot = draw.choice(SLOTS)
+        slot = draw.choice(FACT_KINDS)
         value = draw.choice([value for value in slot.values if value != facts.get(slot.name)])
         statements.append(f"{draw.choice(OTHERS)} {slot.other.format(value)}.")
     draw.shuffle(statements)

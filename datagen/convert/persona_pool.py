@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from datagen.convert.records import dump, read_lines, write_lines
+from datagen.convert.json_lines import dump, read_lines, write_lines
 
 _DECODER = json.JSONDecoder()
 

@@ -13,7 +13,7 @@ from aloe_jax.conversation import HALF
 from aloe_jax.data.fields import FLAGS, is_empty, joined
 from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
-from datagen.writing import replacing_file
+from datagen.output_files import replacing_file
 
 
 @dataclass(frozen=True)
