@@ -216,11 +216,7 @@ class Cast:
         self._roles: dict[str, tuple[LLM, RoleSettings]] = {}
         for name in only or RolesSettings.model_fields:
             role: RoleSettings = getattr(roles, name)
-            if (
-                ledger.budget.max_cost is not None
-                and role.price is None
-                and role.provider not in ("policy", "scripted")
-            ):
+            if ledger.budget.max_cost is not None and role.price is None and role.entry.needs_price:
                 raise AloeError(
                     f"roles.{name}.price: max_cost needs the price of every model; "
                     "give input and output in dollars per million tokens"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.settings import RolesSettings
 from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[
 
 
 def is_simulated(settings: DatagenSettings) -> bool:
-    """Whether any role is played by the scripted provider instead of a language model."""
-    return any(role["provider"] == "scripted" for role in settings.roles.model_dump().values())
+    """Whether any role is played by a simulation instead of a language model."""
+    return any(getattr(settings.roles, name).entry.simulated for name in RolesSettings.model_fields)
 
 
 SIMULATED = "Simulated: the texts come from the scripted provider, not from a language model or from people."

@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aloe_jax.llm.registry import register
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.ranges import AtOnce, Dollars, Fraction, PathText, Positive, Seed, Several, Thousands
+from aloe_jax.sampling.provider import POLICY
 from aloe_jax.settings import Section
 from aloe_jax.storage.files import is_remote
+
+register(POLICY)
 
 
 class PersonasSettings(Section):

@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from aloe_jax.conversation import Persona
 from aloe_jax.coverage import who_and_why, whole_reason
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.registry import providers_with_batches
 from aloe_jax.llm.settings import RoleSettings
 from datagen.conversations import (
     TALKING_ROLES,
@@ -36,28 +37,17 @@ from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
-    from aloe_jax.llm.protocol import Completion, Request
+    from aloe_jax.llm.protocol import BatchService, Completion, Request
 
 JOB_BYTES = 15_000_000  # of requests in one job; the service takes 20 MB
 POLL = 20.0  # seconds between looks at the jobs under way
 TRIES = 3  # jobs in which a call may be left unanswered before its conversation waits for a later run
 
 
-class Service(Protocol):
-    """A batch service for one role; see `aloe_jax.llm.batch.GenaiBatch`."""
-
-    name: str
-
-    def size(self, request: Request) -> int: ...  # noqa: D102
-    def submit(self, requests: Sequence[Request], label: str) -> str: ...  # noqa: D102
-    def find(self, label: str) -> str | None: ...  # noqa: D102
-    def poll(self, job: str) -> dict[str, Completion] | None: ...  # noqa: D102
-
-
 class Collector:
     """Stands in for the language model of a role: notes what it is asked, and answers nothing."""
 
-    def __init__(self, service: Service, role: RoleSettings):
+    def __init__(self, service: BatchService, role: RoleSettings):
         self.name, self.role, self.service = service.name, role, service
         self.waiting: dict[str, Request] = {}
 
@@ -95,7 +85,7 @@ def write_in_waves(
     settings: DatagenSettings,
     progress: Callable[[Outcome, str], None] = lambda outcome, doing: None,
     *,
-    service: Callable[[RoleSettings, str], Service] | None = None,
+    service: Callable[[RoleSettings, str], BatchService] | None = None,
     poll: float = POLL,
 ) -> Outcome:
     """Write the planned conversations that the journal does not hold yet; see `write_conversations`.
@@ -110,7 +100,7 @@ def write_in_waves(
     collectors: dict[str, Collector] = {}
 
     def model(role: RoleSettings, name: str) -> Collector:
-        made = service(_batched(role, name), name) if service else _batch_service(_batched(role, name), name, ledger)
+        made = service(role, name) if service else _batch_service(role, name, ledger)
         collectors[name] = Collector(made, role)
         return collectors[name]
 
@@ -143,19 +133,13 @@ def write_in_waves(
     return outcome
 
 
-def _batched(role: RoleSettings, name: str) -> RoleSettings:
-    if role.provider != "genai":
-        raise AloeError(
-            f"roles.{name}.provider: conversations.batch needs genai, which reaches the Gemini Batch API, "
-            f"not {role.provider}"
-        )
-    return role
+def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> BatchService:
+    from aloe_jax.llm.providers import batch_service
 
-
-def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> Service:
-    from aloe_jax.llm.batch import GenaiBatch
-
-    return GenaiBatch(role, name, on_fault=ledger.count_fault)
+    if role.entry.batch is None:
+        able = providers_with_batches()
+        raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
+    return batch_service(role, name, ledger.count_fault)
 
 
 def _advance(
@@ -232,7 +216,7 @@ def _label(ledger: Ledger, role: str, keys: Sequence[str]) -> str:
     )
 
 
-def _parts(service: Service, requests: dict[str, Request]) -> Iterable[dict[str, Request]]:
+def _parts(service: BatchService, requests: dict[str, Request]) -> Iterable[dict[str, Request]]:
     part: dict[str, Request] = {}
     size = 0
     for key, request in sorted(requests.items()):

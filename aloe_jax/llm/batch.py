@@ -17,11 +17,11 @@ from aloe_jax.llm.error_response import ErrorResponse
 from aloe_jax.llm.failures import TransientError, passing, settled
 from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, meaning, read_response
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.registry import providers_with_batches
 from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.retry import FaultHook, Patience
 from aloe_jax.llm.settings import RoleSettings
 
-DISCOUNT = 0.5  # of the price of single calls
 _LARGEST = 256 << 20  # bytes of a finished job with all its answers
 _SLOWNESS = 10.0  # times the role's timeout, which is that of a single read, for the whole of a job's answers
 _AROUND = 1000  # bytes of a request besides its texts and its schema
@@ -50,10 +50,10 @@ class GenaiBatch:
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """`player` is the role's name, for messages. Raises AloeError when the role cannot be played in batches."""
-        if role.provider != "genai" or role.project is not None or role.model is None:
+        if role.entry.batch is None or role.project is not None or role.model is None:
             raise AloeError(
-                f"roles.{player}: batches need provider genai with a model, and no project: Vertex AI takes batches "
-                "only from Cloud Storage, the Gemini API from here"
+                f"roles.{player}: batches need provider {providers_with_batches()} with a model, "
+                "and no project: Vertex AI takes batches only from Cloud Storage, the Gemini API also from a request"
             )
         import httpx2
 
@@ -173,7 +173,7 @@ class GenaiBatch:
         price = self.role.price
         if price is None:
             return completion
-        cost = DISCOUNT * price.cost(completion.input_tokens, completion.output_tokens)
+        cost = self.role.entry.batch_price * price.cost(completion.input_tokens, completion.output_tokens)
         return replace(completion, cost=cost)
 
     # ------------------------------------------------------------ calls

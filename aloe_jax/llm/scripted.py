@@ -9,6 +9,7 @@ from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.llm.world import VERSION, persona_texts, replies, rubric, user_messages
 
 OVERLOOKED = 0.05  # chance that the inducer misses a thing that was revealed
@@ -22,6 +23,9 @@ class Scripted:
     """A simulated language model: its answer depends on the role, the inputs and the seed alone."""
 
     name = f"scripted-{VERSION}"
+
+    def __init__(self, role: RoleSettings | None = None) -> None:
+        """Nothing of the role's settings matters to a script."""
 
     def complete(self, request: Request) -> Completion:
         """Answer in role. Raises AloeError for a role that is not simulated."""

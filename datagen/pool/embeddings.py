@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.access import KEY_VARIABLES, Access
+from aloe_jax.llm.access import Access
 from aloe_jax.llm.settings import RoleSettings
 from datagen.settings import DatagenSettings
 
@@ -109,7 +109,7 @@ def vectors_of(settings: DatagenSettings, ledger: Ledger) -> Vectors:
 def _embedding_role(settings: DatagenSettings, model: str) -> RoleSettings:
     """The embedding model, reached as the persona writer is when that is Gemini, too."""
     writer = settings.roles.persona_writer
-    way = writer if writer.provider in ("gemini", "genai") else RoleSettings()
+    way = writer if writer.entry.google else RoleSettings()
     return RoleSettings(
         provider="genai",
         model=model,
@@ -140,7 +140,7 @@ def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
     from aloe_jax.llm.genai import client, meaning
     from aloe_jax.llm.retry import Patience
 
-    variables = (role.key_variable,) if role.key_variable else KEY_VARIABLES["genai"]
+    variables = (role.key_variable,) if role.key_variable else role.entry.key_variables
     if role.project is None and not any(os.environ.get(variable) for variable in variables):
         raise AloeError(
             f"personas.vectors: gemini needs a key; set the environment variable {' or '.join(variables)}, or use "

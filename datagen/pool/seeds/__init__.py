@@ -18,7 +18,7 @@ def seed_texts(settings: DatagenSettings) -> tuple[list[str], list[str]]:
     when `personas.seeds` is given for it, and for a file that is missing or holds a line that is no description.
     """
     given = settings.personas.seeds
-    if settings.roles.persona_writer.provider == "scripted":
+    if settings.roles.persona_writer.entry.simulated:
         from aloe_jax.llm.world import seed_personalities, seed_profiles
 
         if given is not None:
