@@ -59,7 +59,7 @@ class _Answer(BaseModel):
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def _clean(text: Any) -> Any:
+def _clean(text: object) -> object:
     if not isinstance(text, str):
         return text
     # An emoji cut in two comes as an escape for half of it, which no file can hold.
@@ -70,7 +70,7 @@ def _clean(text: Any) -> Any:
     return text.strip()
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     if isinstance(value, bool):  # which counts as 0 or 1 otherwise
         raise ValueError("should be a number, not true or false")
     return value
@@ -148,7 +148,7 @@ class PreferredDialogue(_Answer):
 
 
 @cache
-def _schema(form: type[BaseModel]) -> dict[str, Any]:
+def _schema(form: type[BaseModel]) -> dict[str, object]:
     return form.model_json_schema()
 
 
@@ -181,10 +181,10 @@ def transcript(messages: Sequence[Message]) -> str:
     return "\n".join([f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages])
 
 
-def render(role: str, inputs: Mapping[str, Any]) -> tuple[str, str]:
+def render(role: str, inputs: Mapping[str, object]) -> tuple[str, str]:
     """The system text and the request of a role."""
     system, prompt = _templates(role)
-    shown = dict(inputs)
+    shown: dict[str, Any] = dict(inputs)
     if "history" in shown:
         shown["transcript"] = transcript(shown["history"])
     return system.render(shown), prompt.render(shown)
@@ -225,7 +225,7 @@ class Cast:
             self._roles[name] = (llm, role)
         self._settings = roles
 
-    def describe(self, name: str, prompt_of: str | None = None) -> dict[str, Any]:
+    def describe(self, name: str, prompt_of: str | None = None) -> dict[str, object]:
         """What a role's answers depend on besides its inputs: its model, its settings and its prompt.
 
         `prompt_of`: the prompt of another name that it answers, the judge's `comparer`.
@@ -302,7 +302,7 @@ class Cast:
     def _ask[A: BaseModel](
         self,
         role: str,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, object],
         form: type[A],
         seed: int,
         mend: Mend[A] | None = None,
@@ -388,5 +388,5 @@ def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:
     return Inferred(profile=profile, personality=personality), "it has sentences that the description does not have"
 
 
-def _known(persona: Persona, history: Sequence[Message]) -> dict[str, Any]:
+def _known(persona: Persona, history: Sequence[Message]) -> dict[str, object]:
     return {"profile": persona.profile, "personality": persona.personality, "history": list(history)}

@@ -188,7 +188,7 @@ def _readable(table: str, values: Row) -> bool:
     if table != "records":
         return True
     try:
-        return isinstance(json.loads(values[2]), dict)
+        return isinstance(values[2], str) and isinstance(json.loads(values[2]), dict)
     except (ValueError, RecursionError):
         return False
 

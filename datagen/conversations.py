@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
 from aloe_jax.coverage import Coverage, who_and_why, whole_reason
@@ -323,9 +323,9 @@ def record_settings(ledger: Ledger, settings: DatagenSettings) -> None:
         same_settings(journal_path(settings), "conversations", recorded, shaping)
 
 
-def _shaping(settings: DatagenSettings) -> dict[str, Any]:
+def _shaping(settings: DatagenSettings) -> dict[str, object]:
     """The settings that decide what a conversation says, by dotted name."""
-    shaping: dict[str, Any] = {"seed": settings.seed}
+    shaping: dict[str, object] = {"seed": settings.seed}
     for key in ("turns", "hint", "verify_twice", "branch", "branch_depth"):
         shaping[f"conversations.{key}"] = getattr(settings.conversations, key)
     for role in TALKING_ROLES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -51,7 +51,7 @@ def recorded_skips(ledger: Ledger) -> list[Skip]:
     return [ledger.read(Skip, SKIP, id, record) for id, record in ledger.all(SKIP).items()]
 
 
-def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
+def same_settings(path: Path, what: str, recorded: dict[str, object], wanted: dict[str, object]) -> None:
     """Raise AloeError when records were made with other settings than the ones asked for now."""
     for key in sorted(recorded.keys() | wanted.keys()):
         if recorded.get(key) != wanted.get(key):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -62,7 +62,7 @@ class Draw(BaseModel):
     train: list[tuple[int, int]]
     benchmark: list[tuple[int, int]]
     growth: dict[Kind, Growth]
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
     @model_validator(mode="after")
     def _drawn_from_the_pools(self) -> Draw:
@@ -133,7 +133,7 @@ def write_personas(
     for (name, target), start in zip(sizes.items(), seeds, strict=True):
         show = partial(_show, progress, name, target)
         pools[name] = grow(ledger, name, start, target, settings, write=writers[name], progress=show)
-    record: dict[str, Any] = {name: pools[name].members[:target] for name, target in sizes.items()}
+    record: dict[str, object] = {name: pools[name].members[:target] for name, target in sizes.items()}
     record |= draw(sizes["profiles"], sizes["personalities"], settings)
     record |= {
         "growth": {name: {"curve": pool.curve, "refused": dict(pool.refused)} for name, pool in pools.items()},
@@ -196,9 +196,9 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Text
     }
 
 
-def _shaping(settings: DatagenSettings) -> dict[str, Any]:
+def _shaping(settings: DatagenSettings) -> dict[str, object]:
     """The settings that decide who the personas are, by dotted name."""
-    shaping: dict[str, Any] = {"seed": settings.seed}
+    shaping: dict[str, object] = {"seed": settings.seed}
     for key, value in settings.personas.model_dump(exclude={"patience"}).items():
         shaping[f"personas.{key}"] = value
     for key, value in settings.roles.persona_writer.shaping().items():

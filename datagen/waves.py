@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -28,6 +28,7 @@ from datagen.conversations import (
     TALKING_ROLES,
     TURN_ATTEMPTS,
     Outcome,
+    Players,
     plan,
     record_settings,
     write_conversation,
@@ -143,7 +144,13 @@ def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> BatchServic
 
 
 def _advance(
-    ledger: Ledger, cast: Any, name: str, persona: Persona, settings: DatagenSettings, earlier: int, outcome: Outcome
+    ledger: Ledger,
+    cast: Players,
+    name: str,
+    persona: Persona,
+    settings: DatagenSettings,
+    earlier: int,
+    outcome: Outcome,
 ) -> bool:
     """Write one conversation as far as it goes; whether it is through with, written or skipped."""
     from aloe_jax.llm.budget import BudgetError

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
@@ -121,7 +120,7 @@ class GenaiBatch:
                 return str(job.get("name"))
         return None
 
-    def _list(self) -> Iterator[Mapping[str, Any]]:
+    def _list(self) -> Iterator[Mapping[str, object]]:
         page, seen = "", {""}
         while True:
             body = self._get("batches", {"pageSize": str(_PAGE)} | ({"pageToken": page} if page else {}))
@@ -157,7 +156,7 @@ class GenaiBatch:
                     answers[key] = completion
         return answers
 
-    def _read(self, answer: Mapping[str, Any]) -> Completion:
+    def _read(self, answer: Mapping[str, object]) -> Completion:
         error = _mapping(answer.get("error"))
         if error:
             code = error.get("code")
@@ -178,7 +177,7 @@ class GenaiBatch:
 
     # ------------------------------------------------------------ calls
 
-    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, object]:
         try:
             response = self._http.get(path, params=query)
         except ErrorResponse as complaint:
@@ -214,17 +213,17 @@ class GenaiBatch:
             self._on_fault(self.name, self._player, fault)
 
 
-def _described(job: Mapping[str, Any]) -> Mapping[str, Any]:
+def _described(job: Mapping[str, object]) -> Mapping[str, object]:
     return _mapping(job.get("metadata"))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _items(value: object) -> list[Mapping[str, Any]]:
+def _items(value: object) -> list[Mapping[str, object]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def _state(job: Mapping[str, Any]) -> str:
+def _state(job: Mapping[str, object]) -> str:
     return str(_described(job).get("state", "")).rpartition("STATE_")[2]

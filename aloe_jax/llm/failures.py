@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access, phrase
@@ -104,7 +103,7 @@ def settled(access: Access, error: Exception) -> Exception:
     return refused(access, error) if isinstance(error, ErrorResponse) else error
 
 
-def retry_after(headers: Mapping[str, str], details: Any = (), now: float | None = None) -> float | None:
+def retry_after(headers: Mapping[str, str], details: object = (), now: float | None = None) -> float | None:
     """The longest wait in seconds that an answer asks for: Retry-After (seconds or date), google.rpc.RetryInfo."""
     waits = []
     given = headers.get("retry-after") or headers.get("Retry-After")

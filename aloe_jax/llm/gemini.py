@@ -59,8 +59,8 @@ class Gemini:
         # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
         raise fault
 
-    def _settings(self, request: Request, steps: Steps) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
+    def _settings(self, request: Request, steps: Steps) -> dict[str, object]:
+        settings: dict[str, object] = {}
         if not steps.get("temperature"):
             settings["temperature"] = request.temperature
         if not steps.get("max_output_tokens"):
@@ -167,7 +167,7 @@ def _form(schema: str) -> Any:
     return None if said is None else _sdk().protos.Schema(said)
 
 
-def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _named(body: Mapping[str, object]) -> Mapping[str, object]:
     """The reply with the names of its reasons: this SDK asks for their numbers."""
     protos = _sdk().protos
     kinds = {
@@ -176,7 +176,7 @@ def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
         "category": protos.HarmCategory,
     }
 
-    def named(value: Any, depth: int = 0) -> Any:
+    def named(value: object, depth: int = 0) -> Any:
         if isinstance(value, list) and depth < 8:
             return [named(one, depth + 1) for one in value]
         if not isinstance(value, dict) or depth >= 8:
@@ -189,7 +189,7 @@ def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: named(value) if key in wanted else value for key, value in body.items()}
 
 
-def _name(kind: Any, value: Any) -> Any:
+def _name(kind: Any, value: object) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     try:

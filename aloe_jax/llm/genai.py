@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import failures
@@ -15,6 +15,10 @@ from aloe_jax.llm.failures import TransientError
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.responses import blocked_prompt, body_of, completion, tokens, unreadable
 from aloe_jax.llm.settings import RoleSettings
+
+if TYPE_CHECKING:
+    from google import genai
+    from google.genai import types
 
 SERVER = "https://generativelanguage.googleapis.com"
 JSON = Field(
@@ -68,12 +72,13 @@ class Genai:
         except Exception as error:
             fault = meaning(self._access, error)
         else:
+            assert answer is not None  # as asked for above
             return read_response(body_of(answer.body or ""))
         # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
         raise fault
 
 
-def client(role: RoleSettings, access: Access) -> Any:
+def client(role: RoleSettings, access: Access) -> genai.Client:
     """A client for the Gemini API, or for Vertex AI when the role names a project."""
     from google import genai
     from google.genai import types
@@ -101,7 +106,7 @@ def _not_about_keys(record: logging.LogRecord) -> bool:
     return "GOOGLE_API_KEY" not in str(record.msg)
 
 
-def generation(role: RoleSettings, request: Request, steps: Steps) -> Any:
+def generation(role: RoleSettings, request: Request, steps: Steps) -> types.GenerateContentConfig:
     """The SDK's settings for one request, without what the server was found to refuse."""
     from google.genai import types
 
@@ -131,20 +136,21 @@ def contents(request: Request, steps: Steps) -> str:
     return request.prompt
 
 
-def read_response(body: Mapping[str, Any]) -> Completion:
+def read_response(body: Mapping[str, object]) -> Completion:
     """The completion in a GenerateContentResponse. Raises TransientError when it is none."""
     try:
-        usage = body.get("usageMetadata") or {}
+        reply: Mapping[str, Any] = body
+        usage = reply.get("usageMetadata") or {}
         spent = tokens(usage.get("promptTokenCount"))
         written = tokens(usage.get("candidatesTokenCount")) + tokens(usage.get("thoughtsTokenCount"))
-        if not body.get("candidates"):
-            feedback = body.get("promptFeedback") or {}
+        if not reply.get("candidates"):
+            feedback = reply.get("promptFeedback") or {}
             if reason := feedback.get("blockReason"):
                 return blocked_prompt(str(reason), str(feedback.get("blockReasonMessage") or ""), spent, written)
             if not usage and not feedback and "candidates" not in body:
                 raise ValueError
             return completion("", "no candidates", "", spent, written)
-        candidate = body["candidates"][0]
+        candidate = reply["candidates"][0]
         parts = (candidate.get("content") or {}).get("parts") or []
         text = "".join(part.get("text") or "" for part in parts if not part.get("thought"))
         ratings = [str(rating["category"]) for rating in candidate.get("safetyRatings") or [] if rating.get("blocked")]

@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import click
@@ -73,7 +72,7 @@ _NUMBERS: dict[str, tuple[type, ...]] = {
 }
 
 Value = str | int | float | bytes | None
-Row = tuple[Any, ...]  # as SQLite gives it
+Row = tuple[Value, ...]  # as SQLite gives it
 
 
 def checksum(table: str, values: Sequence[Value]) -> bytes:

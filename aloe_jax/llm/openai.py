@@ -104,7 +104,7 @@ class OpenAI:
 
 def _read(content: bytes) -> Completion:
     """The completion in a reply. Raises TransientError when it is none, and ErrorResponse when it is an error."""
-    body = body_of(content)
+    body: Mapping[str, Any] = body_of(content)
     try:
         usage = body.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
@@ -142,7 +142,7 @@ def _text(content: object) -> str:
     return str(content)
 
 
-def _from_thoughts(message: Mapping[str, Any], reason: str) -> tuple[str, str]:
+def _from_thoughts(message: Mapping[str, object], reason: str) -> tuple[str, str]:
     """The answer that a server took for thinking, and a word on it.
 
     Thoughts are full of drafts. Only what was finished and ends with the closing brace of an object is an answer.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from aloe_jax.errors import AloeError
 
@@ -22,10 +22,10 @@ class Request:
     """
 
     role: str
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, object]
     system: str
     prompt: str
-    schema: Mapping[str, Any]
+    schema: Mapping[str, object]
     temperature: float
     seed: int
     thinking_budget: int | None = None

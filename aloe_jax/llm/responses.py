@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from aloe_jax.llm.error_response import ErrorResponse, load, plain
 from aloe_jax.llm.failures import TransientError
@@ -22,7 +21,7 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _MOST_TOKENS = 1e9  # of one call; a larger figure is none
 
 
-def body_of(content: bytes | str, errors: bool = True) -> Mapping[str, Any]:
+def body_of(content: bytes | str, errors: bool = True) -> Mapping[str, object]:
     """The JSON object of a reply; `errors`: whether one with an `error` is no reply.
 
     Raises TransientError, with the server's words, when there is none, and ErrorResponse when it is an error after all.
@@ -40,7 +39,7 @@ def body_of(content: bytes | str, errors: bool = True) -> Mapping[str, Any]:
     return body
 
 
-def error_within(body: Mapping[str, Any]) -> None:
+def error_within(body: Mapping[str, object]) -> None:
     """Some gateways answer 200 with an error in the body: raise ErrorResponse, or TransientError of an unknown kind."""
     error = body.get("error")
     if not error:

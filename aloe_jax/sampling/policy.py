@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
@@ -114,7 +114,8 @@ class Policy:
 
 def _messages(request: Request) -> list[Message]:
     hint: list[Message] = [{"role": "system", "content": request.system}] if request.inputs["hinted"] else []
-    return [*hint, *request.inputs["history"]]
+    history: Any = request.inputs["history"]
+    return [*hint, *history]
 
 
 def _completion(template: ChatTemplate, prompt: int, ids: list[int] | None, room: int) -> Completion:

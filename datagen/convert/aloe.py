@@ -21,7 +21,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import Branch, Conversation
 from aloe_jax.errors import AloeError
@@ -112,7 +111,7 @@ def _conversation(record: Record) -> Conversation:
     )
 
 
-def _turn(value: Any, where: str, field: str) -> dict[str, str]:
+def _turn(value: object, where: str, field: str) -> dict[str, object]:
     keys = ("user", "assistant", "chosen", "inferred_profile", "inferred_personality")
     turn = mapping(value, where, field, keys)
     replies = mapping(turn["assistant"], where, f"{field}.assistant", ("preferred", "rejected"))

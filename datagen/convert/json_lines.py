@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import HALF
 from aloe_jax.data.fields import FLAGS, is_empty, joined
@@ -22,7 +21,7 @@ class Record:
 
     where: str  # "FILE line N", for messages
     number: int  # of the line, from 1
-    value: dict[str, Any]
+    value: dict[str, object]
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -47,7 +46,7 @@ def _check_file(path: Path) -> None:
         raise AloeError(f"{path}: no such file")
 
 
-def _refuse_half_characters(value: dict[str, Any], where: str) -> None:
+def _refuse_half_characters(value: dict[str, object], where: str) -> None:
     try:
         dump(value).encode()
     except UnicodeEncodeError:
@@ -92,7 +91,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     return count
 
 
-def dump(value: Any) -> str:
+def dump(value: object) -> str:
     """One line of JSON, text as it is."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -100,7 +99,7 @@ def dump(value: Any) -> str:
 # ---------------------------------------------------------------- fields
 
 
-def mapping(value: Any, where: str, field: str, required: Collection[str]) -> dict[str, Any]:
+def mapping(value: object, where: str, field: str, required: Collection[str]) -> dict[str, object]:
     """An object with exactly these keys. Raises AloeError naming the first key that is missing or unknown."""
     if not isinstance(value, dict):
         raise AloeError(f"{where}: {field}: expected a JSON object, found {_kind(value)}")
@@ -114,7 +113,7 @@ def mapping(value: Any, where: str, field: str, required: Collection[str]) -> di
     return value
 
 
-def sequence(value: Any, where: str, field: str) -> list[Any]:
+def sequence(value: object, where: str, field: str) -> list[object]:
     """A JSON list with at least one item. Raises AloeError."""
     if value is None:
         raise AloeError(f"{where}: {field}: is missing")
@@ -125,7 +124,7 @@ def sequence(value: Any, where: str, field: str) -> list[Any]:
     return value
 
 
-def text(value: Any, where: str, field: str) -> str:
+def text(value: object, where: str, field: str) -> str:
     """A string that is not blank. Raises AloeError."""
     if value is None:
         raise AloeError(f"{where}: {field}: is missing")
@@ -136,7 +135,7 @@ def text(value: Any, where: str, field: str) -> str:
     return value
 
 
-def messages(value: Any, where: str, field: str, ends: str) -> tuple[bool, list[str]]:
+def messages(value: object, where: str, field: str, ends: str) -> tuple[bool, list[str]]:
     """The texts of a chat: (whether a system message came first, user and assistant texts in turn).
 
     The first text is the user's; `ends` is the role of the last message. Raises AloeError naming the first
@@ -178,7 +177,7 @@ def _says_learn(key: str, value: object) -> bool:
 Notes = Callable[[str, int], None]  # counts something that the target cannot hold: (what, how often)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 

@@ -53,7 +53,7 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
                 continue
             told.update(earlier for earlier, _ in conversation.path(number))
             told.add(number)
-            row: dict[str, Any] = {
+            row: dict[str, object] = {
                 "prompt": conversation.messages(number),
                 "chosen": [{"role": "assistant", "content": turn.preferred}],
                 "rejected": [{"role": "assistant", "content": turn.rejected}],
@@ -72,7 +72,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     has_system, prompt = messages(value.get("prompt"), where, "prompt", "user")
     note("system messages", int(has_system))
     # Rows under different system messages are different dialogues, even if all else is equal.
-    system = str(value["prompt"][0]["content"]) if has_system else None
+    system = _system(value["prompt"]) if has_system else None
     name = value.get("conversation_id")
     if name is not None:
         name = text(name, where, "conversation_id")
@@ -89,7 +89,11 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     )
 
 
-def _reply(value: dict[str, Any], field: str, where: str) -> str:
+def _system(messages: Any) -> str:
+    return str(messages[0]["content"])
+
+
+def _reply(value: dict[str, object], field: str, where: str) -> str:
     reply = value.get(field)
     if not isinstance(reply, list) or len(reply) != 1 or not isinstance(reply[0], dict):
         raise AloeError(f"{where}: {field}: expected a list of one message of the assistant")
@@ -98,7 +102,7 @@ def _reply(value: dict[str, Any], field: str, where: str) -> str:
     return text(reply[0].get("content"), where, f"{field}.0.content")
 
 
-def _persona(value: Any, where: str) -> Persona | None:
+def _persona(value: object, where: str) -> Persona | None:
     if value is None:
         return None
     fields = mapping(value, where, "persona", ("id", "profile", "personality"))

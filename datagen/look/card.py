@@ -36,7 +36,7 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 def card(
     personas: Mapping[str, Sequence[Persona]],
     conversations: Mapping[str, Sequence[Conversation]],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, object],
     *,
     name: str,
     quality: Quality | None = None,
@@ -80,7 +80,7 @@ def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, st
     import yaml
 
     tags = ["preference", "dpo", "sft", "personalization", "multi-turn", "persona", "synthetic", "tfds"]
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "pretty_name": name,
         "language": ["en"],
         "license": "unknown",
@@ -125,8 +125,8 @@ def _contents(personas: Mapping[str, Sequence[Persona]], conversations: Mapping[
     return "\n\n".join(sections)
 
 
-def _making(provenance: Mapping[str, Any], hinted: bool) -> str:
-    roles = provenance.get("roles") or {}
+def _making(provenance: Mapping[str, object], hinted: bool) -> str:
+    roles: Any = provenance.get("roles") or {}
     shown = [
         (title, roles[role].get("model") or "not recorded", roles[role].get("temperature", "not recorded"))
         for role, title in _TITLES.items()
@@ -206,7 +206,7 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
     trained = len(personas.get("train", ())) or used
     known = surveyed.decades.total()
     decades = ", ".join(f"{ten}s {surveyed.decades[ten]:,}" for ten in sorted(surveyed.decades))
-    rows: list[tuple[Any, ...]] = [("age", f"{known:,} of {surveyed.profiles:,}", decades or NONE)]
+    rows: list[tuple[object, ...]] = [("age", f"{known:,} of {surveyed.profiles:,}", decades or NONE)]
     for attribute, values in surveyed.values.items():
         often = ", ".join(f"{value} {count:,}" for value, count in values.most_common(6))
         rows.append((attribute, f"{surveyed.found[attribute]:,} of {surveyed.profiles:,}", often or NONE))
@@ -284,7 +284,7 @@ def _written(name: str, value: float) -> str:
     return next(label for label in LABELS if label.name == name).written(value)
 
 
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; columns of numbers to the right."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     numeric = [all(not cell or cell[0] in _NUMERIC for cell in column) for column in zip(*cells, strict=True)]

@@ -108,7 +108,7 @@ def _pool_table(ledger: Ledger, record: Draw, personas: Personas) -> Table:
     batches = [ledger.read(Batch, BATCH, id, batch) for id, batch in ledger.all(BATCH).items()]
     for batch in batches:
         refused.update(batch.refused)
-    rows: list[tuple[Any, ...]] = [
+    rows: list[tuple[object, ...]] = [
         ("profiles", len(record.profiles)),
         ("personalities", len(record.personalities)),
         ("training personas", len(personas.training)),
@@ -183,7 +183,7 @@ def share(value: float) -> str:
     return NONE if math.isnan(value) else f"{value:.0%}"
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

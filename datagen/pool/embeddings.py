@@ -6,7 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
@@ -15,6 +15,8 @@ from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     import numpy as np
+    from scipy.sparse import csr_matrix
+    from sentence_transformers import SentenceTransformer
 
     from aloe_jax.llm.ledger import Ledger
 
@@ -27,7 +29,7 @@ Embed = Callable[[list[str]], "Sequence[Sequence[float]] | np.ndarray"]
 class Vectors(Protocol):
     """Texts as rows of unit length, so that the product of two rows is their cosine similarity."""
 
-    def transform(self, texts: Sequence[str]) -> Any:
+    def transform(self, texts: Sequence[str]) -> np.ndarray | csr_matrix:
         """A dense float32 array or a sparse CSR matrix, [len(texts), D]."""
         ...
 
@@ -43,7 +45,7 @@ class Words:
 
         self._vectorizer = HashingVectorizer(stop_words="english", ngram_range=(1, 2), n_features=2**18)
 
-    def transform(self, texts: Sequence[str]) -> Any:
+    def transform(self, texts: Sequence[str]) -> csr_matrix:
         """A CSR matrix, [len(texts), 262144]."""
         return self._vectorizer.transform(texts)
 
@@ -159,7 +161,7 @@ def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
         # A Content for each text: several plain strings are one text to the newer models.
         contents = [types.Content(parts=[types.Part(text=text)]) for text in texts]
         try:
-            answer = reached.models.embed_content(model=role.model, contents=contents, config=settings)
+            answer = reached.models.embed_content(model=str(role.model), contents=contents, config=settings)
         except Exception as error:
             fault = settled(access, meaning(access, error))
         else:
@@ -185,7 +187,7 @@ def _sentence_transformers(model: str) -> Embed:
             "personas.vectors: sentence-transformers is not installed; run `pip install sentence-transformers` "
             "(it brings torch), or use personas.vectors=words or gemini"
         )
-    loaded: list[Any] = []  # once, and only when a text is not in the journal
+    loaded: list[SentenceTransformer] = []  # once, and only when a text is not in the journal
 
     def embed(texts: list[str]) -> np.ndarray:
         if not loaded:

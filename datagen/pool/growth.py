@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -75,7 +75,7 @@ class TextPool:
         """New members of each call as one line of blocks; a dot stands for none."""
         return _sparkline(self.accepted)
 
-    def take(self, outcome: Batch | dict[str, Any]) -> None:
+    def take(self, outcome: Batch | dict[str, object]) -> None:
         """Add the outcome of a call."""
         batch = Batch.model_validate(outcome)
         self.members.extend(batch.accepted)
@@ -203,7 +203,7 @@ def _recorded(ledger: Ledger, kind: str, id: str) -> Batch | None:
 def _key(name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> str:
     """What the outcome of every call depends on."""
     wanted = settings.personas
-    shape: list[Any] = [name, settings.seed, wanted.examples, wanted.candidates, wanted.similarity]
+    shape: list[object] = [name, settings.seed, wanted.examples, wanted.candidates, wanted.similarity]
     shape += [vectors_name(settings), list(seeds), settings.roles.persona_writer.shaping()]
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
