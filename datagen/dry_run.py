@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.cost import (
@@ -18,14 +17,13 @@ from aloe_jax.llm.cost import (
     typical_inputs,
     typical_persona,
 )
+from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.roles import render
 from datagen.conversations import TALKING_ROLES, plan
 from datagen.journal import BATCH, CONVERSATION
 from datagen.pool.growth import Batch
 from datagen.settings import ConversationsSettings, DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 ACCEPTED = 0.7  # share of candidates that a pool accepts, where no batch has shown it yet
 NOTE = "Repairs and repeated turns come on top: a tenth more is usual."
@@ -35,8 +33,6 @@ def estimate_personas(
     ledger: Ledger | None, settings: DatagenSettings, seeds: tuple[Sequence[str], Sequence[str]]
 ) -> list[CostEstimate]:
     """The calls to the persona writer that a fresh pool would take."""
-    from aloe_jax.roles import render
-
     wanted = settings.personas
     batches = [ledger.read(Batch, BATCH, id, record) for id, record in ledger.all(BATCH).items()] if ledger else []
     offered = sum(len(batch.accepted) + sum(batch.refused.values()) for batch in batches)
@@ -60,8 +56,6 @@ def estimate_conversations(ledger: Ledger, personas: list[Persona], settings: Da
     Calls already made for unfinished conversations are not subtracted: the estimate is what is left at most,
     repairs and repeated turns left out.
     """
-    from aloe_jax.roles import render
-
     wanted = settings.conversations
     finished = ledger.all(CONVERSATION).keys()
     left = sum(name not in finished for name, _ in plan(personas, wanted.count, settings.seed))
@@ -84,6 +78,6 @@ def estimate_conversations(ledger: Ledger, personas: list[Persona], settings: Da
 
 
 def _turns_by_depth(wanted: ConversationsSettings) -> dict[int, int]:
-    """How many turns of one conversation lie at each depth."""
+    """How many turns one conversation has at each depth."""
     forks = min(wanted.branch_depth, wanted.turns - 1) if wanted.branch == "both" else 0
     return {depth: 2 ** min(depth, forks) for depth in range(wanted.turns)}

@@ -1,18 +1,16 @@
-"""The journal of a data generation run: where it lies and which records it holds."""
+"""The journal of a data generation run: where it is and which records it has."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.budget import Budget
+from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.settings import RolesSettings
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 # Kinds of records.
 BATCH = "pool-batch"  # what one call to the persona writer added to a pool
@@ -30,9 +28,6 @@ def journal_path(settings: DatagenSettings) -> Path:
 
 def open_journal(settings: DatagenSettings, *, create: bool = False, writing: bool = True) -> Ledger:
     """Open the journal, with the budget of the settings. Raises AloeError when there is none and `create` is False."""
-    from aloe_jax.llm.budget import Budget
-    from aloe_jax.llm.ledger import Ledger
-
     path = journal_path(settings)
     if not create and not path.is_file():
         raise AloeError(f"{path}: no journal yet; run `python -m datagen personas --config FILE` first")

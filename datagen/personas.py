@@ -7,19 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, Field, model_validator
 
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.roles import derive_seed
 from datagen.journal import POOL, journal_path, same_settings
 from datagen.pool.growth import TextPool, grow, journaled_pool
+from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Kind
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 
 class Writer(Protocol):
@@ -80,8 +80,6 @@ def draw(profiles: int, personalities: int, settings: DatagenSettings) -> dict[s
     Benchmark profiles and personalities are held out first, so the splits share neither. A training profile
     gets `personalities_per_profile` different personalities.
     """
-    from aloe_jax.roles import derive_seed
-
     wanted = settings.personas
     rng = random.Random(derive_seed(settings.seed, "draw"))
     held_profiles = sorted(rng.sample(range(profiles), wanted.benchmark_profiles))
@@ -187,7 +185,6 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Text
             name: TextPool(name, members[name], Counter(grown[name].refused), grown[name].curve)
             for name in pool_sizes(settings)
         }
-    from datagen.pool.seeds import seed_texts
 
     profiles, personalities = seed_texts(settings)
     return {

@@ -60,7 +60,7 @@ class ConversationsSettings(Section):
 class DatagenSettings(Section):
     """`python -m datagen`."""
 
-    output: PathText  # journal.sqlite and the data sets lie here
+    output: PathText  # directory of journal.sqlite and the data sets
     seed: Seed = 0
     max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly

@@ -24,12 +24,12 @@ from aloe_jax.llm.cost import (
     typical_inputs,
     typical_persona,
 )
+from aloe_jax.llm.ledger import Ledger, Usage
 from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.roles import render, transcript
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from aloe_jax.llm.ledger import Ledger, Usage
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,6 @@ def _estimate(question: Question, typical: Persona, used: Mapping[str, Usage]) -
 
 
 def _prompt_tokens(role: str, persona: Persona, depth: int) -> float:
-    from aloe_jax.roles import render, transcript
-
     inputs = typical_inputs(persona, depth)
     if role == "comparer":
         inputs["first"] = inputs["second"] = transcript(typical_history(depth))

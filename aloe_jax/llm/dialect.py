@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from aloe_jax.llm import notices
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.error_response import ErrorResponse
 from aloe_jax.llm.failures import TransientError, garbled, meaning, no_room, refused
-from aloe_jax.llm.protocol import Completion
+from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.responses import blocked_prompt
 from aloe_jax.llm.settings import RoleSettings
 
@@ -148,3 +149,22 @@ class Dialect:
     @property
     def _server(self) -> tuple[str, str | None, str | None]:
         return self.role.provider, self.role.endpoint, self.role.model
+
+
+class RemoteModel:
+    """A model behind a server, asked in a form that the server takes. A provider says how one request is made."""
+
+    fields: tuple[Field, ...]  # that its servers may refuse
+
+    def __init__(self, role: RoleSettings, access: Access) -> None:
+        assert role.model is not None
+        self.name, self._role, self._access = role.model, role, access
+        self.dialect = Dialect(role, access, self.fields)
+
+    def ask(self, request: Request, timeout: float) -> Completion:
+        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
+        return self.dialect.ask(partial(self._once, request), timeout)
+
+    def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
+        """The completion of one request, sent after these steps. Raises as `Dialect.ask` wants it."""
+        raise NotImplementedError

@@ -1,10 +1,10 @@
-"""What goes wrong with one attempt at a call, told apart: worth another attempt, or not."""
+"""What goes wrong with one attempt at a call: a fault that another attempt may mend, or an error."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 
 from aloe_jax.errors import AloeError
@@ -96,6 +96,18 @@ def meaning(access: Access, error: Exception) -> Exception:
         case Redirected():
             return access.redirected(error.status, error.target)
     return error
+
+
+def translated[T](send: Callable[[], T], meaning: Callable[[Exception], Exception]) -> T:
+    """The value of `send`; what it raises is raised as what it means.
+
+    Outside of the handler: the SDK's own exception, which knows the request's headers, goes no further.
+    """
+    try:
+        return send()
+    except Exception as error:
+        fault = meaning(error)
+    raise fault
 
 
 def settled(access: Access, error: Exception) -> Exception:

@@ -7,57 +7,47 @@ import json
 import threading
 import warnings
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.dialect import SYSTEM, TEMPERATURE, Dialect, Steps
-from aloe_jax.llm.failures import TransientError, meaning
+from aloe_jax.llm.dialect import SYSTEM, TEMPERATURE, RemoteModel, Steps
+from aloe_jax.llm.failures import TransientError, meaning, translated
 from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents, read_response
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.settings import RoleSettings
 
-_FIELDS = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 
-
-class Gemini:
+class Gemini(RemoteModel):
     """A Gemini model by the SDK whose support has ended; `genai` has the maintained one, and more settings.
 
     The SDK knows neither a seed nor a thinking budget. Its own retries are switched off. It makes the request; the
     reply is read as it came, because its types cannot hold everything that servers send.
     """
 
+    fields = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
+
     def __init__(self, role: RoleSettings, access: Access) -> None:
-        assert role.model is not None
-        self.name = role.model
-        self._role, self._access = role, access
-        self.dialect = Dialect(role, access, _FIELDS)
+        super().__init__(role, access)
         self._received = _Received()
         self._client = _client(access.key, role.endpoint or SERVER, self._received)
-
-    def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
-        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
 
     def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
         system = "" if steps.get("system message") else request.system
         model = _model_class()(self._client, self.name, system)
         options = {"timeout": timeout, "retry": None, "metadata": [("x-request-id", request.key(self.name))]}
         self._received.content = b""
-        try:
-            model.generate_content(
+        translated(
+            lambda: model.generate_content(
                 contents(request, steps), generation_config=self._settings(request, steps), request_options=options
-            )
-        except Exception as error:
-            fault = _meaning(self._access, error)
-        else:
-            return read_response(_named(body_of(self._received.content)))
-        # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+            ),
+            partial(_meaning, self._access),
+        )
+        return read_response(_named(body_of(self._received.content)))
 
     def _settings(self, request: Request, steps: Steps) -> dict[str, object]:
         settings: dict[str, object] = {}

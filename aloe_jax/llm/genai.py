@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import failures
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Steps, pattern
+from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Field, RemoteModel, Steps, pattern
 from aloe_jax.llm.error_response import ErrorResponse
-from aloe_jax.llm.failures import TransientError
+from aloe_jax.llm.failures import TransientError, translated
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.responses import blocked_prompt, body_of, completion, tokens, unreadable
 from aloe_jax.llm.settings import RoleSettings
@@ -42,19 +43,14 @@ _THINKING = Field("thinking_budget", pattern("thinking(?:_?config|_?budget)?"), 
 FIELDS = (SEED, _THINKING, TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 
 
-class Genai:
+class Genai(RemoteModel):
     """A Gemini model by the maintained SDK. Its own retries stay off."""
 
-    def __init__(self, role: RoleSettings, access: Access) -> None:
-        assert role.model is not None
-        self.name = role.model
-        self._role, self._access = role, access
-        self.dialect = Dialect(role, access, FIELDS)
-        self._client = client(role, access)
+    fields = FIELDS
 
-    def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
-        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
+    def __init__(self, role: RoleSettings, access: Access) -> None:
+        super().__init__(role, access)
+        self._client = client(role, access)
 
     def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
         from google.genai import types
@@ -65,17 +61,16 @@ class Genai:
         )
         # The body as it came: the SDK's types cost time and know no reasons younger than themselves.
         settings.should_return_http_response = True
-        try:
-            answer = self._client.models.generate_content(
-                model=self.name, contents=contents(request, steps), config=settings
-            ).sdk_http_response
-        except Exception as error:
-            fault = meaning(self._access, error)
-        else:
-            assert answer is not None  # as asked for above
-            return read_response(body_of(answer.body or ""))
-        # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+        answer = translated(
+            lambda: (
+                self._client.models.generate_content(
+                    model=self.name, contents=contents(request, steps), config=settings
+                ).sdk_http_response
+            ),
+            partial(meaning, self._access),
+        )
+        assert answer is not None  # as asked for above
+        return read_response(body_of(answer.body or ""))
 
 
 def client(role: RoleSettings, access: Access) -> genai.Client:

@@ -89,8 +89,8 @@ def _hexadecimal(value: bytes) -> dict[str, str]:
 class JournalFile:
     """A connection to a journal, with what is known of the file."""
 
-    def __init__(self, path: Path, *, writing: bool, tell: Callable[[str], None] | None = None) -> None:
-        """Open, and create the tables of a new journal. `tell` is given a line when an old one is brought up to date.
+    def __init__(self, path: Path, *, writing: bool, report: Callable[[str], None] | None = None) -> None:
+        """Open, and create the tables of a new journal. `report` is given a line when an old one is brought up to date.
 
         Raises AloeError when the file cannot be opened, is no journal, is of another version or is damaged.
         """
@@ -102,7 +102,7 @@ class JournalFile:
             self.database = connect(path) if writing else self._connect_reading()
         try:
             with explained(path):
-                self._prepare(tell or (lambda line: click.echo(line, err=True)))
+                self._prepare(report or (lambda line: click.echo(line, err=True)))
         except BaseException:
             self.close()
             raise
@@ -130,7 +130,7 @@ class JournalFile:
         database, self._copy = connect_frozen(self.path)
         return database
 
-    def _prepare(self, tell: Callable[[str], None]) -> None:
+    def _prepare(self, report: Callable[[str], None]) -> None:
         database, path = self.database, self.path
         # A file of another program must be refused before anything, WAL mode included, is written to it.
         empty = _number(database, "SELECT count(*) FROM sqlite_master") == 0
@@ -161,7 +161,7 @@ class JournalFile:
                 for row in database.execute(f"SELECT {self.columns(table)} FROM {table}"):
                     self.verified(table, row)
         if self.writing and not self.checked:
-            self._add_checksums(tell)
+            self._add_checksums(report)
             self.checked = True
 
     def _check_structure(self, whole: bool) -> None:
@@ -176,7 +176,7 @@ class JournalFile:
         if fault != "ok":
             raise damaged(self.path, _plainly(fault))
 
-    def _add_checksums(self, tell: Callable[[str], None]) -> None:
+    def _add_checksums(self, report: Callable[[str], None]) -> None:
         database = self.database
         counts = {table: _number(database, f"SELECT count(*) FROM {table}") for table in COLUMNS}
         with transaction(database):
@@ -191,7 +191,7 @@ class JournalFile:
                 ]
                 database.executemany(update, rows)
             database.execute(f"PRAGMA user_version = {VERSION}")
-        tell(
+        report(
             f"{self.path}: of an earlier version; gave its {counts['calls']:,} calls and {counts['records']:,} "
             "records checksums, which happens once"
         )

@@ -98,4 +98,4 @@ class UnavailableError(AloeError):
 
 
 class PendingError(Exception):
-    """The answer will come with a batch: whoever asked is to be asked again then."""
+    """The answer will come with a batch: the caller asks again then."""

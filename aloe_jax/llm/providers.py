@@ -6,6 +6,7 @@ import threading
 from weakref import WeakValueDictionary
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.access import Access
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import LLM, BatchService
 from aloe_jax.llm.registry import load_class
@@ -36,8 +37,6 @@ def language_model(role: RoleSettings, name: str, on_fault: FaultHook | None = N
 
 def backend(role: RoleSettings, name: str) -> Backend:
     """What makes one attempt at a call to a remote model. Raises AloeError as `language_model` does."""
-    from aloe_jax.llm.access import Access
-
     made: Backend = load_class(role.entry.build)(role, Access(role, name))
     return made
 

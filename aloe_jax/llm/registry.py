@@ -38,32 +38,18 @@ _GOOGLE_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 _GEMINI_MODEL = "gemini-3.5-flash-lite"
 _ENTRIES = (
     ProviderEntry(
-        "gemini",
-        "aloe_jax.llm.gemini:Gemini",
-        example_model=_GEMINI_MODEL,
-        key_variables=_GOOGLE_KEYS,
-        google=True,
+        "gemini", "aloe_jax.llm.gemini:Gemini", example_model=_GEMINI_MODEL, key_variables=_GOOGLE_KEYS, google=True
     ),
     ProviderEntry(
-        "genai",
-        "aloe_jax.llm.genai:Genai",
-        batch="aloe_jax.llm.batch:GenaiBatch",
-        batch_price=0.5,
-        example_model=_GEMINI_MODEL,
-        key_variables=_GOOGLE_KEYS,
-        google=True,
-        takes=frozenset(("thinking_budget", "project")),
+        "genai", "aloe_jax.llm.genai:Genai", example_model=_GEMINI_MODEL, key_variables=_GOOGLE_KEYS, google=True,
+        batch="aloe_jax.llm.batch:GenaiBatch", batch_price=0.5, takes=frozenset(RESTRICTED),
     ),
     ProviderEntry(
-        "openai",
-        "aloe_jax.llm.openai:OpenAI",
-        example_model="gpt-5-mini",
-        key_variables=("OPENAI_API_KEY",),
-        key_at_endpoint=False,
-        any_model_name=True,
+        "openai", "aloe_jax.llm.openai:OpenAI", example_model="gpt-5-mini", key_variables=("OPENAI_API_KEY",),
+        key_at_endpoint=False, any_model_name=True,
     ),
     ProviderEntry("scripted", "aloe_jax.llm.scripted:Scripted", remote=False, needs_price=False, simulated=True),
-)
+)  # fmt: skip
 PROVIDERS: dict[str, ProviderEntry] = {entry.name: entry for entry in _ENTRIES}
 
 

@@ -55,11 +55,11 @@ def _user(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
 
 def _inducer(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
     facts, poles = _persona(inputs)
-    slots, axes = user_messages.infer(user_messages.revealed(inputs["messages"]), facts, poles, OVERLOOKED, draw)
-    told = persona_texts.profile_sentences(inputs["profile"])
+    kinds, axes = user_messages.infer(user_messages.revealed(inputs["messages"]), facts, poles, OVERLOOKED, draw)
+    stated = persona_texts.profile_sentences(inputs["profile"])
     traits = persona_texts.personality_sentences(inputs["personality"])
     return {
-        "profile": " ".join([told[slot] for slot in slots]),
+        "profile": " ".join([stated[kind] for kind in kinds]),
         "personality": " ".join([traits[axis] for axis in axes]),
     }
 

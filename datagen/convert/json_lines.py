@@ -188,4 +188,4 @@ def _refuse_half_line(line: str, where: str) -> None:
     except UnicodeEncodeError:
         raise AloeError(f"{where}: {HALF}") from None
     except (ValueError, RecursionError):
-        return  # not JSON, which the caller tells
+        return  # not JSON: the caller reports it

@@ -47,12 +47,12 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
         turns = conversation.turns
         note("turns that say which reply was written with the hint", sum(turn.hinted is not None for turn in turns))
         note("turns with an inferred persona", sum(bool(t.inferred_profile or t.inferred_personality) for t in turns))
-        told: set[int] = set()  # turns that a row or the prompt of a row holds
+        covered: set[int] = set()  # turns that a row or the prompt of a row holds
         for number, turn in enumerate(turns):
             if turn.rejected is None:
                 continue
-            told.update(earlier for earlier, _ in conversation.path(number))
-            told.add(number)
+            covered.update(earlier for earlier, _ in conversation.path(number))
+            covered.add(number)
             row: dict[str, object] = {
                 "prompt": conversation.messages(number),
                 "chosen": [{"role": "assistant", "content": turn.preferred}],
@@ -61,7 +61,7 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
             if conversation.persona != NOT_RECORDED:
                 row["persona"] = conversation.persona.model_dump()
             yield dump(row | {"conversation_id": conversation.id})
-        note("turns with one reply that are in no row's prompt", len(turns) - len(told))
+        note("turns with one reply that are in no row's prompt", len(turns) - len(covered))
 
 
 def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:

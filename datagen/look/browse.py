@@ -11,18 +11,19 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Conversation, Persona, Turn
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from datagen.build import split_by_profile
+from datagen.conversations import recorded_conversations
 from datagen.convert import Format, read
+from datagen.journal import CONVERSATION, SIMULATED, is_simulated
 from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
 from datagen.look.sentences import content_words, sentences, words
 from datagen.output_files import replacing_file
+from datagen.personas import Personas, recorded_personas
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 _BROWSER = Path(__file__).parent / "browser"
 _SCRIPTS = ("basics", "data", "search", "filters", "list", "dialogue", "persona", "app")
@@ -34,11 +35,6 @@ def browse_journal(ledger: Ledger, settings: DatagenSettings, target: Path | Non
 
     Raises AloeError when the journal holds no personas.
     """
-    from datagen.build import split_by_profile
-    from datagen.conversations import recorded_conversations
-    from datagen.journal import CONVERSATION, SIMULATED, is_simulated
-    from datagen.personas import Personas, recorded_personas
-
     personas = recorded_personas(ledger, settings)
     roles = {name: getattr(settings.roles, name).shaping() for name in type(settings.roles).model_fields}
     trees: dict[str, Sequence[Conversation]] = {}
@@ -183,8 +179,8 @@ def _number(value: float) -> float | None:
 @cache
 def _persona_words(profile: str, personality: str) -> tuple[dict[tuple[str, ...], int], list[frozenset[str]]]:
     """(exact words -> sentence number, content words by sentence number), counted through profile and personality."""
-    told = sentences(profile) + sentences(personality)
-    return {tuple(words(text)): n for n, text in enumerate(told)}, [frozenset(content_words(text)) for text in told]
+    parts = sentences(profile) + sentences(personality)
+    return {tuple(words(text)): n for n, text in enumerate(parts)}, [frozenset(content_words(text)) for text in parts]
 
 
 @cache

@@ -11,7 +11,7 @@ from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
-from datagen.look.stats import NONE, number, share, turn_stats
+from datagen.look.stats import NONE, turn_rows
 from datagen.personas import Personas
 from datagen.pool.survey import survey
 
@@ -148,32 +148,13 @@ def _making(provenance: Mapping[str, object], hinted: bool) -> str:
 
 
 def _turns(trees: Sequence[Conversation]) -> str:
-    heads = (
-        "turn",
-        "turns",
-        "user words",
-        "preferred",
-        "rejected",
-        "inferred",
-        "hint preferred",
-        "preferred continued",
-    )
-    rows = [
-        (
-            row.turn,
-            row.turns,
-            *map(number, (row.user_words, row.preferred_words, row.rejected_words, row.inferred_words)),
-            share(row.hint_preferred),
-            share(row.preferred_continued),
-        )
-        for row in turn_stats(trees)
-    ]
+    words = ("user words", "preferred", "rejected", "inferred")
     return "\n\n".join(
         [
             "## Turn by turn",
             "Means in words; then the share of turns where the reply written with the hint is the preferred one, and "
             "where the dialogue went on from the preferred reply.",
-            _rows(heads, rows),
+            _rows(("turn", "turns", *words, "hint preferred", "preferred continued"), turn_rows(trees)),
         ]
     )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 STATED = 0.6  # share of a sentence's content words that a text must have to count as stating it
-SHORTEST = 2  # content words below which a sentence cannot be told apart and is passed over
+SHORTEST = 2  # content words below which a sentence cannot be distinguished and is passed over
 BATCH = 200  # conversations measured together: bounds memory
 _FEATURES = 2**20
 
@@ -226,8 +226,8 @@ class _Batch:
             earlier = (self._paths["preferred"] + self._paths["rejected"]) @ self._grams["user"]
         else:
             earlier = sum(self._paths[branch] @ self._grams[branch] for branch in self._paths)
-        told = _binary(earlier)
-        again = np.sum([_row_sums(self._grams[name].multiply(told)) for name in names], axis=0)
+        seen = _binary(earlier)
+        again = np.sum([_row_sums(self._grams[name].multiply(seen)) for name in names], axis=0)
         whole = np.sum([_row_sums(self._grams[name]) for name in names], axis=0)
         # A first turn has nothing to repeat.
         return _share(again, whole * (_row_sums(self._so_far) > 1))
@@ -235,8 +235,8 @@ class _Batch:
     def _persona(self) -> tuple[np.ndarray, np.ndarray, list[list[Leak]]]:
         """Leakage [T], revealed [T], and the leaks of each conversation."""
         parts = [sentences(tree.persona.profile) + sentences(tree.persona.personality) for tree in self._conversations]
-        told = _binary(_count(content_words, [sentence for part in parts for sentence in part]))
-        sizes = _row_sums(told)
+        sentence_words = _binary(_count(content_words, [sentence for part in parts for sentence in part]))
+        sizes = _row_sums(sentence_words)
         # Every turn with every sentence of its own conversation.
         turns, numbers, owners = [], [], []
         first_sentence = 0
@@ -251,7 +251,7 @@ class _Batch:
         starts = np.cumsum([0] + [len(part) for part in parts])
 
         def states(text: csr_matrix) -> np.ndarray:
-            both = _row_sums(_binary(text)[turn].multiply(told[sentence]))
+            both = _row_sums(_binary(text)[turn].multiply(sentence_words[sentence]))
             return both >= STATED * sizes[sentence] - 1e-9
 
         total = len(self._has_rejected)

@@ -1,8 +1,7 @@
-"""Finds the similarity threshold that belongs to a vectoriser: near-copies are made, and told from real texts."""
+"""Finds the similarity threshold that belongs to a vectoriser: near-copies are made and compared with real texts."""
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -13,6 +12,9 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from datagen.personas import recorded_pools
+from datagen.pool.embeddings import Vectors
 from datagen.pool.similarity import neighbours, paired
 from datagen.pool.survey import age, find_age
 from datagen.settings import DatagenSettings
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-    from aloe_jax.llm.ledger import Ledger
-    from datagen.pool.embeddings import Vectors
 
 COMPARED = (0.5, 0.6, 0.7, 0.8)  # thresholds shown beside the recommended one
 FEWEST = 5  # texts from which a distribution is worth looking at
@@ -191,7 +191,6 @@ def texts_for(settings: DatagenSettings, ledger: Ledger, path: Path | None = Non
     """
     if path is not None:
         return {f"texts of {path.name}": read_texts(path)}
-    from datagen.personas import recorded_pools
 
     return {name: pool.members for name, pool in recorded_pools(ledger, settings).items()}
 
@@ -201,32 +200,10 @@ def read_texts(path: Path) -> list[str]:
 
     Empty lines are passed over and repeated texts read once. Raises AloeError naming the file and the line.
     """
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise AloeError(f"{path}: cannot read the texts ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise AloeError(f"{path}: is not UTF-8; save the file as UTF-8") from None
-    lines = _json_strings(content, path) if path.suffix in (".json", ".jsonl") else content.split("\n")
-    texts = [" ".join(line.split()) for line in lines]
-    return list(dict.fromkeys(text for text in texts if text))
+    from datagen.convert.persona_pool import read_pool
 
-
-def _json_strings(content: str, path: Path) -> list[str]:
-    decoder = json.JSONDecoder()
-    texts: list[str] = []
-    at = len(content) - len(content.lstrip())
-    while at < len(content):
-        line = content.count("\n", 0, at) + 1
-        try:
-            value, end = decoder.raw_decode(content, at)
-        except json.JSONDecodeError as error:
-            raise AloeError(f"{path} line {line}: not valid JSON ({error.msg})") from None
-        if not isinstance(value, str):
-            raise AloeError(f"{path} line {line}: expected a JSON string, found {type(value).__name__}")
-        texts.append(value)
-        at = end + len(content[end:]) - len(content[end:].lstrip())
-    return texts
+    texts = read_pool(path, plain=path.suffix not in (".json", ".jsonl"))
+    return list(dict.fromkeys(" ".join(text.split()) for text in texts))
 
 
 # ---------------------------------------------------------------- what is shown

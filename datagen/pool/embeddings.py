@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
+from aloe_jax.llm.failures import TransientError, settled, translated
+from aloe_jax.llm.genai import client, meaning
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.retry import Patience
 from aloe_jax.llm.settings import RoleSettings
 from datagen.settings import DatagenSettings
 
@@ -18,7 +22,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sentence_transformers import SentenceTransformer
 
-    from aloe_jax.llm.ledger import Ledger
 
 DEFAULT_MODELS = {"gemini": "gemini-embedding-001", "sentence-transformers": "all-MiniLM-L6-v2"}
 _BATCH = 100  # texts that the Gemini API embeds in one call
@@ -138,10 +141,6 @@ class _Access(Access):
 
 
 def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
-    from aloe_jax.llm.failures import TransientError, settled
-    from aloe_jax.llm.genai import client, meaning
-    from aloe_jax.llm.retry import Patience
-
     variables = (role.key_variable,) if role.key_variable else role.entry.key_variables
     if role.project is None and not any(os.environ.get(variable) for variable in variables):
         raise AloeError(
@@ -160,14 +159,11 @@ def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
             settings.task_type = "SEMANTIC_SIMILARITY"
         # A Content for each text: several plain strings are one text to the newer models.
         contents = [types.Content(parts=[types.Part(text=text)]) for text in texts]
-        try:
-            answer = reached.models.embed_content(model=str(role.model), contents=contents, config=settings)
-        except Exception as error:
-            fault = settled(access, meaning(access, error))
-        else:
-            return [one.values or [] for one in answer.embeddings or []]
-        # Outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+        answer = translated(
+            lambda: reached.models.embed_content(model=str(role.model), contents=contents, config=settings),
+            lambda error: settled(access, meaning(access, error)),
+        )
+        return [one.values or [] for one in answer.embeddings or []]
 
     def failed(error: TransientError) -> None:
         ledger.count_fault(str(role.model), "vectors", error.fault)

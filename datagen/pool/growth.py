@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from aloe_jax.coverage import percent
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.roles import RoleError, derive_seed
 from datagen.journal import BATCH, POOL
 from datagen.pool.embeddings import vectors_name, vectors_of
 from datagen.pool.similarity import Kind, Novelty
@@ -24,10 +25,6 @@ from datagen.settings import DatagenSettings
 
 _UNREADABLE = "unreadable answer"
 _UNANSWERED = {"blocked reply", "empty reply", "truncated reply", "unreadable reply", _UNREADABLE}
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
-    from aloe_jax.roles import RoleError
 
 
 class Batch(BaseModel):
@@ -69,11 +66,6 @@ class TextPool:
     def barren(self) -> int:
         """Calls since the last one that brought a new member."""
         return sum(1 for _ in itertools.takewhile(lambda new: new == 0, reversed(self.accepted)))
-
-    @property
-    def sparkline(self) -> str:
-        """New members of each call as one line of blocks; a dot stands for none."""
-        return _sparkline(self.accepted)
 
     def take(self, outcome: Batch | dict[str, object]) -> None:
         """Add the outcome of a call."""
@@ -127,8 +119,6 @@ def grow(
     calls in a row brought nothing new before the target, and passes on what stops a run, such as an unreachable model
     or a spent budget.
     """
-    from aloe_jax.roles import RoleError, derive_seed
-
     wanted = settings.personas
     key = _key(name, seeds, settings)
     novelty: Novelty | None = None  # made for the first call that the journal does not hold
@@ -251,12 +241,13 @@ def curve_text(pool: TextPool, target: int, width: int = 60, height: int = 8) ->
     lines.append(f"{'':>{margin}} └" + "─" * len(levels) + f" {pool.calls:,} calls")
     if pool.calls:
         lines.append(
-            f"{'':>{margin}}  {_sparkline(pool.accepted, width)} new members a call, {pool.accepted[-1]} in the last"
+            f"{'':>{margin}}  {sparkline(pool.accepted, width)} new members a call, {pool.accepted[-1]} in the last"
         )
     return "\n".join(lines)
 
 
-def _sparkline(values: Sequence[int], width: int = 60) -> str:
+def sparkline(values: Sequence[int], width: int = 60) -> str:
+    """Values as one line of blocks; a dot stands for none."""
     means = _resample(values, width)
     top = max(means, default=0)
     return "".join("·" if value == 0 else _BLOCKS[math.ceil(value / top * 8)] for value in means)

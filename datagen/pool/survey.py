@@ -49,7 +49,7 @@ _GENDERS = {
 _GENDER_OF = {word: name for name, words in _GENDERS.items() for word in words.split()}
 _GENDERED = _pattern(rf"\b({'|'.join(_GENDER_OF)})\b")
 
-# The work is told up to where the sentence goes on to something else.
+# The work is stated up to where the sentence goes on to something else.
 _WORK = (
     r"(?P<work>[a-z][\w' -]*?)(?=[.,;:]|$| (?:who|which|that|with|from|near|outside|by|on|since|until|where|when|while"
     r"|because|after|before|in(?! the (?:navy|army))|at|for|of \d|off|and|but|studying|majoring|specializing|working"

@@ -136,10 +136,10 @@ def test_texts_one_a_line_or_as_json_strings(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.jsonl", b'"fine text here"\n{"text": 1}\n', r"a\.jsonl line 2: expected a JSON string, found dict"),
-        ("a.jsonl", b'"fine"\n\n"broken\n', r"a\.jsonl line 3: not valid JSON"),
-        ("a.txt", b"\xff\xfe", r"a\.txt: is not UTF-8"),
-        ("a.txt", None, r"a\.txt: cannot read the texts \(No such file"),
+        ("a.jsonl", b'"fine text here"\n{"text": 1}\n', r"a\.jsonl line 2: expected a JSON string"),
+        ("a.jsonl", b'"fine"\n\n"broken\n', r"a\.jsonl line 3: not a JSON string"),
+        ("a.txt", b"\xff\xfe", r"a\.txt: not UTF-8"),
+        ("a.txt", None, r"a\.txt: no such file"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, told):

@@ -1,7 +1,7 @@
-"""The ten kinds of fact in the simulated world, and every wording in which one is told, asked for or used.
+"""The ten kinds of fact in the simulated world, and every wording in which one is stated, asked for or used.
 
-Users ask for advice on five of them (ASKED), each a matter of one taste or the other; the other five are told all
-the same, so a responder has to keep apart what matters from what does not.
+Users ask for advice on five of them (ASKED), each a matter of one taste or the other; the other five are
+stated all the same, so a responder has to distinguish what matters from what does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class FactKind:
     profile: tuple[str, ...]  # third person, in a profile
     reveal: tuple[str, ...]  # first person, in a user message
     other: str  # said of somebody else
-    questions: tuple[str, ...] = ()  # none: a fact that is told and never asked about
+    questions: tuple[str, ...] = ()  # none: a fact that is stated and never asked about
     topics: tuple[str, ...] = ()
     offers: tuple[tuple[str, str], ...] = ()
 
@@ -119,7 +119,7 @@ FACT_KINDS = (
     ),
 )
 
-ASKED = tuple(slot for slot in FACT_KINDS if slot.questions)
-FACT_KIND = {slot.name: slot for slot in FACT_KINDS}
-KIND_OF_VALUE = {value: slot.name for slot in FACT_KINDS for value in slot.values}
+ASKED = tuple(kind for kind in FACT_KINDS if kind.questions)
+FACT_KIND = {kind.name: kind for kind in FACT_KINDS}
+KIND_OF_VALUE = {value: kind.name for kind in FACT_KINDS for value in kind.values}
 OTHERS = ("My neighbour", "My boss", "My friend")

@@ -10,7 +10,7 @@ from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, KIND_O
 from aloe_jax.llm.world.persona_texts import Facts, Poles, sentences, words
 from aloe_jax.llm.world.style import AXES, NEUTRAL_LEADS, NEUTRAL_OPENERS
 
-_TOPIC = {word: slot.name for slot in FACT_KINDS for word in slot.topics}
+_TOPIC = {word: kind.name for kind in FACT_KINDS for word in kind.topics}
 _PHRASES = tuple(
     (axis, pole, f" {' '.join(words(phrase))} ")
     for axis, poles in AXES.items()
@@ -84,7 +84,7 @@ FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, dr
 
 
 def respond(asked: str | None, facts: Facts, poles: Poles, habits: Habits, draw: random.Random) -> str:
-    """Reply to a question about the slot `asked`, knowing `facts` and `poles`, with these habits."""
+    """Reply to a question about the kind `asked`, knowing `facts` and `poles`, with these habits."""
     topic = asked or draw.choice(ASKED).name
     if draw.random() < habits.drift:
         topic = draw.choice(ASKED).name
