@@ -62,8 +62,8 @@ def main(
       python -m aloe_jax.plan --config configs/dpo/llama3_8b.yaml --topology v5p:2x2x2 --slices 2 data.rows=16
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from aloe_jax.parallel.chips import read_topology
     from aloe_jax.parallel.topology import BESIDE, ENVIRONMENT
-    from aloe_jax.planning.chips import read_topology
     from aloe_jax.planning.plan import Subject, compile_plan, estimate_plan, sizes_of
     from aloe_jax.planning.sampler import plan_sampler
     from aloe_jax.planning.search import search as find

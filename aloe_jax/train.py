@@ -55,9 +55,9 @@ def main(settings: TrainSettings, dry_run: bool) -> None:
       python -m aloe_jax.train --config configs/demo/dpo.yaml --dry-run
       python -m aloe_jax.train --list-models
     """
-    from aloe_jax.training.loop import run
+    from aloe_jax.training.run import train
 
-    run(settings, dry_run)
+    train(settings, dry_run)
 
 
 if __name__ == "__main__":

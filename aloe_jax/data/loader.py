@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,12 @@ class Loader:
         # At least one row: a part of small weight is seen in every epoch.
         self._taken = [max(1, int(part.weight * (part.stop - part.start) + 0.5)) for part in self.parts]
         self.rows_per_epoch = sum(self._taken)
+
+    def with_arrays(self, arrays: Batch) -> Loader:
+        """The same batches with further arrays, which have an entry a row [N, ...]."""
+        found = copy.copy(self)
+        found._fields = self._fields | arrays
+        return found
 
     def indices(self, step: int) -> np.ndarray:
         """Row numbers of batch `step` (0-based). An epoch's last batch goes on into the next epoch."""

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from aloe_jax.models.backend import unstacked_axes
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.mesh import RULES, sharding
 from aloe_jax.parallel.topology import compile_for
 from aloe_jax.planning.demand import Demand, measured
@@ -80,7 +81,11 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     rows = -(-rows // shards) * shards
     group = max(1, rows // shards // 2) * shards
     model = subject.settings.model.model_copy(
-        update={"lora": None, "dtype": subject.settings.model.compute_dtype, "attention": "auto"}
+        update={
+            "lora": None,
+            "dtype": subject.settings.model.compute_dtype,
+            "attention": "tpu" if isinstance(subject.spec, ModelSpec) else "dense",
+        }
     )
     graph, params, _ = abstract_model(model, subject.spec, mesh)
     given = _Abstract(mesh)

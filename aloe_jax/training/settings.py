@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from aloe_jax.data.settings import DataSettings
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import LARGEST, Decay, Factor, Fraction, PathText, Positive, Seed, Several, Thousands, Weight
 from aloe_jax.settings import Section
+from aloe_jax.training.stages import STAGES
 
 MOST_IN_A_STEP = 2**26  # tokens: a host holds several arrays of them
 
@@ -74,7 +76,7 @@ class ProfileSettings(Section):
 class TrainSettings(Section):
     """`python -m aloe_jax.train`."""
 
-    stage: Literal["sft", "dpo"]
+    stage: str  # see stages/__init__.py
     output: PathText
     seed: Seed = 0
     steps: Positive | None = None  # None: `epochs` passes over the data
@@ -91,6 +93,13 @@ class TrainSettings(Section):
     profile: ProfileSettings = ProfileSettings()
     wandb: str | None = None  # project at Weights & Biases to report to; needs the package `wandb` and its login
 
+    @field_validator("stage")
+    @classmethod
+    def _known(cls, stage: str) -> str:
+        if stage not in STAGES:
+            raise PydanticCustomError("literal_error", f"Input should be {' or '.join(map(repr, STAGES))}")
+        return stage
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
         if bool(self.data.path) == bool(self.data.mixture):
@@ -101,8 +110,8 @@ class TrainSettings(Section):
             raise ValueError("model.name: which of MaxText's models, such as gemma3-4b? Or give model.path")
         if self.model.backend == "maxtext" and self.model.lora is not None:
             raise ValueError("model.lora: adapters are for our own decoder; leave lora out, or set backend=native")
-        if self.model.path is None and self.stage == "dpo":
-            raise ValueError("model.path: dpo starts from a trained model, its reference; give its directory")
+        if self.model.path is None and STAGES[self.stage].needs_model:
+            raise ValueError(f"model.path: {self.stage} starts from a trained model; give its directory")
         if self.model.path is None and self.model.lora is not None:
             raise ValueError("model.lora: adapters need a model to adapt; give model.path")
         if self.model.path is None and self.model.tokenizer is None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from flax import nnx
 from jax.sharding import Mesh
 
-from aloe_jax.data.loader import Batch, Loader
+from aloe_jax.data.loader import Loader
 from aloe_jax.data.mixture import gather
 from aloe_jax.data.packing import without_branches
 from aloe_jax.data.prepare import Prepared
@@ -21,7 +21,7 @@ from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import backend, generation
-from aloe_jax.models.attention import Method
+from aloe_jax.models.attention import OWN_KERNEL, Method, preferred
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
 from aloe_jax.models.lora import Adapter, adapters, attach
@@ -38,7 +38,9 @@ from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.weights import weights
 from aloe_jax.storage.files import as_path, uploading
+from aloe_jax.training.fit import check_fit
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import Stage
 from aloe_jax.training.step import Frozen, Params
 
 LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for where rows are poorly filled
@@ -46,29 +48,29 @@ LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for whe
 
 @dataclass(frozen=True)
 class Material:
-    """Tokenizer and packed data of a run."""
+    """Packed data of a run."""
 
-    tokenizer: Any
-    template: ChatTemplate
     train: Prepared
     validation: Prepared
 
 
-def gather_material(settings: TrainSettings) -> Material:
-    """Load the tokenizer and both splits, and pack them; prints the progress of large ones."""
-    if settings.model.tokenizer is None and is_maxtext(settings.model):
+def load_template(model: ModelSettings) -> tuple[Any, ChatTemplate]:
+    """The tokenizer and its chat template: of `model.tokenizer`, or of the model in `model.path`."""
+    if model.tokenizer is None and is_maxtext(model):
         raise AloeError(
-            f"model.tokenizer: {settings.model.path} is a checkpoint of MaxText's, which holds none; give its directory"
+            f"model.tokenizer: {model.path} is a checkpoint of MaxText's, which holds none; give its directory"
         )
-    source = settings.model.tokenizer or tokenizer_directory(settings.model.path or "")
-    tokenizer = load_tokenizer(source)
-    template = ChatTemplate(tokenizer)
-    replies = settings.sft.replies if settings.stage == "sft" else None
+    tokenizer = load_tokenizer(model.tokenizer or tokenizer_directory(model.path or ""))
+    return tokenizer, ChatTemplate(tokenizer)
+
+
+def gather_material(settings: TrainSettings, stage: Stage, template: ChatTemplate) -> Material:
+    """Read, tokenise and pack both splits; prints the progress of large ones."""
 
     def split(name: Split) -> Prepared:
-        return gather(settings.data, template, replies, name, longest=LONGEST_ROW)
+        return gather(settings.data, template, stage.replies, name, longest=LONGEST_ROW)
 
-    return Material(tokenizer, template, split("train"), split("validation"))
+    return Material(split("train"), split("validation"))
 
 
 def is_maxtext(model: ModelSettings) -> bool:
@@ -93,7 +95,16 @@ def is_maxtext(model: ModelSettings) -> bool:
 
 
 def resolve_spec(settings: TrainSettings, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
-    """The spec of the model to train: from `model.path`, or of a new one or of a checkpoint of MaxText's."""
+    """The spec of the model to train: from `model.path`, or of a new one or of a checkpoint of MaxText's.
+
+    Raises AloeError where the tokenizer has tokens that the model has not.
+    """
+    spec = _spec(settings, tokenizer, template)
+    check_vocabulary(tokenizer, spec, "model.tokenizer")
+    return spec
+
+
+def _spec(settings: TrainSettings, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
     if settings.model.path is not None and not is_maxtext(settings.model):
         path = as_path(settings.model.path)
         spec = backend.read_huggingface_spec(path, settings.model) if is_huggingface(path) else load_spec(path)
@@ -107,40 +118,44 @@ def resolve_spec(settings: TrainSettings, tokenizer: Any, template: ChatTemplate
     )
 
 
-def check_fit(settings: TrainSettings, spec: ModelSpec, material: Material, mesh: Mesh) -> None:
-    """Raise AloeError where tokenizer, rows, model and mesh do not fit each other."""
-    check_vocabulary(material.tokenizer, spec, "model.tokenizer")
-    longest = int(max(material.train.rows.positions.max(), material.validation.rows.positions.max())) + 1
-    if longest > spec.max_length:
-        raise AloeError(
-            f"data.row_length: the longest conversation has {longest} tokens on one path, the model's maximum is "
-            f"{spec.max_length}; lower data.row_length to {spec.max_length}"
-        )
-    if not isinstance(spec, ModelSpec) and attention_of(settings, spec, mesh) != "dense":
+def resolve(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, platform: str) -> TrainSettings:
+    """The settings with what `auto` and -1 stand for on `platform`; these travel, and nothing is decided again.
+
+    Raises AloeError where an attention kernel cannot compute the run's rows.
+    """
+    sizes = {axis: int(size) for axis, size in mesh.shape.items()}
+    attention = attention_of(settings, spec, platform)
+    return settings.model_copy(
+        update={
+            "model": settings.model.model_copy(update={"attention": attention}),
+            "mesh": settings.mesh.model_copy(update=sizes),
+        }
+    )
+
+
+def check_material(settings: TrainSettings, spec: ModelSpec, material: Material, mesh: Mesh) -> None:
+    """Raise AloeError where rows, model and mesh do not fit each other."""
+    splits = (material.train.rows, material.validation.rows)
+    check_fit(settings, spec, splits, mesh.shape["data"] * mesh.shape["fsdp"])
+    if not isinstance(spec, ModelSpec) and settings.model.attention != "dense":
         assert without_branches(material.train.rows), "a flash kernel would let branches see each other"
-    shards, parts = mesh.shape["data"] * mesh.shape["fsdp"], settings.data.accumulate
-    if settings.data.rows % (shards * parts):
-        over = f"{shards} devices (mesh data x fsdp)" + (f" in {parts} parts (data.accumulate)" if parts > 1 else "")
-        raise AloeError(
-            f"data.rows: {settings.data.rows} rows a step cannot be split over {over}; "
-            f"give a multiple of {shards * parts}"
-        )
 
 
-def attention_of(settings: TrainSettings, spec: Any, mesh: Mesh) -> Method:
+def attention_of(settings: TrainSettings, spec: Any, platform: str) -> Method:
     """What `model.attention` stands for. Raises AloeError where a kernel of MaxText's cannot compute the run's rows."""
     if isinstance(spec, ModelSpec):
-        return settings.model.attention
+        if settings.model.attention != "auto":
+            return settings.model.attention
+        return OWN_KERNEL.get(platform) or preferred(settings.data.row_length)
     from aloe_jax.models.maxtext.kernels import chosen
 
-    data, platform = settings.data, mesh.devices.flat[0].platform
-    return chosen(spec, settings.model.attention, data.packing, data.row_length, platform)
+    return chosen(spec, settings.model.attention, settings.data.packing, settings.data.row_length, platform)
 
 
 def build_model(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> tuple[nnx.GraphDef, Params, Frozen]:
     """Graph, trained parameters and the frozen ones on the mesh, loaded from `model.path` or drawn from the seed."""
     options = settings.model
-    compute = Compute(attention_of(settings, spec, mesh), options.remat, options.unroll, options.compute_dtype)
+    compute = Compute(options.attention, options.remat, options.unroll, options.compute_dtype)
     if is_maxtext(options):
         from aloe_jax.models.maxtext import checkpoints
 
@@ -187,9 +202,9 @@ def describe_reference(settings: TrainSettings, spec: ModelSpec, tokenizer: Any)
     return f"{spec} {settings.model.compute_dtype} {vocabulary} {tokenizer.chat_template}"
 
 
-def make_loader(settings: TrainSettings, material: Material, extra: Batch | None = None) -> Loader:
-    """Batches of the training rows; `extra` has further arrays with an entry a row."""
-    return Loader(material.train.rows, settings.data.rows, settings.seed, extra, material.train.parts)
+def make_loader(settings: TrainSettings, material: Material) -> Loader:
+    """Batches of the training rows."""
+    return Loader(material.train.rows, settings.data.rows, settings.seed, parts=material.train.parts)
 
 
 def most_turns(material: Material) -> int:

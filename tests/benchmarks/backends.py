@@ -37,12 +37,12 @@ from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import BESIDE, QUICK, compile_for, tpu_mesh
 from aloe_jax.planning import flops
-from aloe_jax.planning.program import abstract_step
+from aloe_jax.planning.program import abstract_program
 from aloe_jax.planning.workload import Shape, trees_of
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.optimizer import make_optimizer
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.step import new_state, train_step
 from tests.random_models import random_decoder
 
@@ -90,7 +90,7 @@ class OnCpu:
         optimizer = MasterCopies(make_optimizer(run.optimizer, 100))
         with jax.set_mesh(mesh):
             self.state = new_state(nnx.to_pure_dict(params), optimizer, mesh)
-            step = train_step(graph, for_stage(run), optimizer, self.state, mesh)
+            step = train_step(graph, stage_of(run).objective(), optimizer, self.state, mesh)
             self.batch = place(batch_of(rows, run.data.rows), mesh, run.data.rows)
             self.compiled = step.compiled.lower(self.state, (), self.batch).compile()
         self.temporary = self.compiled.memory_analysis().temp_size_in_bytes
@@ -139,7 +139,7 @@ def on_tpu(path: Path, topology: str, length: int, count: int, remat: str) -> di
         run = settings(side, path, length, count, remat, "bfloat16")
         run = run.model_copy(update={"model": run.model.model_copy(update=changes)})
         spec = backend.read_huggingface_spec(path, run.model)
-        made = abstract_step(run, spec, mesh, rows, 100)
+        made = abstract_program(run, spec, mesh, rows, 100)
         compiled = compile_for(mesh, made.step.compiled, made.state, made.frozen, made.batch, options=QUICK)
         memory: Any = compiled.memory_analysis()
         scored = rows.scored.shape[1]

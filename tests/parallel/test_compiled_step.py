@@ -18,9 +18,9 @@ from aloe_jax.parallel.mesh import sharding
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.step import train_step
 from tests.parallel.test_topology import needs_libtpu
 
@@ -70,7 +70,7 @@ def compiled_step(mesh):
     settings = TrainSettings(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps=100))
     state = abstract_state(mesh, optimizer)
-    step = train_step(graph, for_stage(settings, PAIRS), optimizer, state, mesh)
+    step = train_step(graph, stage_of(settings).objective(PAIRS), optimizer, state, mesh)
     return compile_for(mesh, step.compiled, state, (), abstract_batch(mesh), options=QUICK)
 
 

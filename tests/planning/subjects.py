@@ -1,7 +1,7 @@
 """Small runs to plan."""
 
 from aloe_jax.models.spec import ModelSpec
-from aloe_jax.planning.chips import read_topology
+from aloe_jax.parallel.chips import read_topology
 from aloe_jax.planning.plan import Subject
 from aloe_jax.planning.workload import Conversations, Shape
 from aloe_jax.training.settings import TrainSettings

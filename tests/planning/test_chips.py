@@ -5,10 +5,10 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from aloe_jax.errors import AloeError
+from aloe_jax.parallel.chips import CHIPS, read_topology
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import unplaced_mesh
 from aloe_jax.planning.architectures import published
-from aloe_jax.planning.chips import CHIPS, read_topology
 from aloe_jax.planning.demand import exchange
 from aloe_jax.planning.geometry import Geometry
 from aloe_jax.training.metrics import PEAK_FLOPS

@@ -14,8 +14,10 @@ from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.training import loop, objectives, start
+from aloe_jax.training import start
 from aloe_jax.training.logprobs import reply_logps
+from aloe_jax.training.run import train
+from aloe_jax.training.stages.stage import stage_of
 from tests.data.families import loaded as loaded_tokenizer
 from tests.random_models import random_decoder
 
@@ -50,9 +52,11 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
     mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     dpo = settings("dpo", model=model | {"lora": {"rank": 2}}, data=data)
     sft = settings("sft", model=model, data=data)
-    material = start.gather_material(dpo)
-    spec = start.resolve_spec(dpo, material.tokenizer, material.template)
-    start.check_fit(dpo, spec, material, mesh)
+    tokenizer, template = start.load_template(dpo.model)
+    spec = start.resolve_spec(dpo, tokenizer, template)
+    dpo = start.resolve(dpo, spec, mesh, "cpu")
+    material = start.gather_material(dpo, stage_of(dpo), template)
+    start.check_material(dpo, spec, material, mesh)
     batch = Loader(material.train.rows, 8, seed=0).batch(0)
     with jax.set_mesh(mesh):
         graph, adapters, (weights,) = start.build_model(dpo, spec, mesh)
@@ -64,7 +68,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
         def gradients(adapters, weights, batch):
             def loss(adapters, weights, made):
                 logps = reply_logps(nnx.merge(graph, adapters, weights), batch)
-                return objectives.for_stage(made)(logps, batch)["loss"].total
+                return stage_of(made).objective()(logps, batch)["loss"].total
 
             return [jax.grad(loss, argnums=(0, 1))(adapters, weights, made) for made in (sft, dpo)]
 
@@ -83,9 +87,9 @@ def test_a_family_goes_through_both_stages_and_out(settings, tmp_path, capsys):
     path = save_model("qwen3", tmp_path / "qwen3")
     data = {"row_length": 256, "rows": 8}
     sft = settings(output="sft", model={"path": str(path), "tokenizer": None}, data=data, steps=1)
-    loop.run(sft)
+    train(sft)
     dpo = settings("dpo", "dpo", model={"path": sft.output, "tokenizer": None, "lora": {"rank": 2}}, data=data, steps=1)
-    loop.run(dpo)
+    train(dpo)
     export(dpo.output, str(tmp_path / "out"))
     exported = load_pretrained(tmp_path / "out")
     assert exported.spec.family == "qwen3" and exported.spec.qk_norm == "head"

@@ -23,7 +23,7 @@ from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import logprobs
 from aloe_jax.training.head import piece_size, token_logps
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.objectives import dpo_loss, gather_pairs
+from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs
 from tests.data.test_packing import draw_tree, path_of
 from tests.random_models import random_decoder
 

@@ -35,7 +35,7 @@ from aloe_jax.models.weights import nested
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.settings import dump_settings
 from aloe_jax.training import step
-from aloe_jax.training.objectives import Mean
+from aloe_jax.training.totals import Mean
 from tests.golden.seeded import checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "maxtext"
@@ -174,7 +174,7 @@ MOE = {
 SPREAD = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
-def train(settings, path):
+def run_command(settings, path):
     from aloe_jax.train import main
 
     path.write_text(dump_settings(settings))
@@ -190,7 +190,7 @@ def parameters(path):
 def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
     name = {"backend": "maxtext", "name": "qwen3-30b-a3b", "overrides": MOE}
     sft = settings(output="sft", model=name, steps=4, evaluate_every=4, checkpoints={"every": 2}, mesh=SPREAD)
-    told, lines = train(sft, tmp_path / "sft.yaml")
+    told, lines = run_command(sft, tmp_path / "sft.yaml")
     assert "19,184 parameters, 2 layers, 16 wide, 304 tokens" in told
     losses = [line for line in lines if line["kind"] == "train"]
     assert losses[-1]["loss"] < losses[0]["loss"]
@@ -203,13 +203,13 @@ def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
     expected = parameters(sft.output)
     shutil.rmtree(f"{sft.output}/checkpoints/4")  # as if it had been killed after its first save
     Path(sft.output, "finished.json").unlink(missing_ok=True)
-    told, again = train(sft, tmp_path / "sft.yaml")
+    told, again = run_command(sft, tmp_path / "sft.yaml")
     assert "resuming after step 2" in told and again == lines
     jax.tree.map(np.testing.assert_array_equal, parameters(sft.output), expected)
 
     reference = {"name": None, "overrides": {}, "path": sft.output, "tokenizer": None}
     dpo = settings("dpo", "dpo", model={**name, **reference}, steps=4, evaluate_every=4, mesh=SPREAD)
-    _, lines = train(dpo, tmp_path / "dpo.yaml")
+    _, lines = run_command(dpo, tmp_path / "dpo.yaml")
     first, *_, last = (line for line in lines if line["kind"] == "train")
     np.testing.assert_allclose(first["loss"] - first["router"], np.log(2), rtol=1e-5)
     assert last["loss"] < first["loss"] and last["margin"] > 0

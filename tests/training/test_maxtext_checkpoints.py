@@ -18,9 +18,10 @@ from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.training.loop import run
-from aloe_jax.training.start import gather_material
-from tests.training.test_maxtext import LATENT, TINY, drawn, train
+from aloe_jax.training.run import train
+from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.start import gather_material, load_template
+from tests.training.test_maxtext import LATENT, TINY, drawn, run_command
 
 SMALL = {**TINY, "base_num_decoder_layers": 2}
 KINDS = {
@@ -173,10 +174,11 @@ def test_their_training_goes_on_here_and_the_result_goes_back(settings, tmp_path
         ]
     ):
         with pytest.raises(AloeError, match=message):
-            run(settings(output=f"no-{number}", model=given | change, **short))
+            train(settings(output=f"no-{number}", model=given | change, **short))
     sft = settings(output="sft", model=given, data={"packing": "paths"}, **short)
-    assert without_branches(gather_material(sft).train.rows)
-    train(sft, tmp_path / "sft.yaml")
+    _, template = load_template(sft.model)
+    assert without_branches(gather_material(sft, stage_of(sft), template).train.rows)
+    run_command(sft, tmp_path / "sft.yaml")
     trained = load_pretrained(sft.output)._weights()
     assert not np.array_equal(trained["token_embedder.embedding"], model._weights()["token_embedder.embedding"])
 

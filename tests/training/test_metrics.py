@@ -16,8 +16,10 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training import metrics
-from aloe_jax.training.metrics import MetricsLog, Throughput, Work
+from aloe_jax.training.metrics import MetricsLog
+from aloe_jax.training.throughput import Throughput
 from aloe_jax.training.tracking import check_wandb
+from aloe_jax.training.work import Work
 
 
 def records(directory):

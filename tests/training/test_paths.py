@@ -25,9 +25,9 @@ from aloe_jax.models.weights import nested
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.totals import read
 from tests.data.test_packing import draw_tree, path_of
 from tests.parallel.test_topology import needs_libtpu
@@ -126,7 +126,7 @@ def alike(*several):
 def test_loss_gradient_and_statistics_are_those_of_trees(model, tmp_path):
     graph, params = model()
     run = TrainSettings(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
-    objective = for_stage(run, turns=3)
+    objective = stage_of(run).objective(turns=3)
     other = jax.tree.map(lambda x: x * 1.1, params)  # the reference
 
     @jax.jit

@@ -12,7 +12,7 @@ from aloe_jax.data.bins import best_row_length
 from aloe_jax.data.loader import Batch, Loader, evaluation_batches
 from aloe_jax.data.packing import Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.training.objectives import dpo_loss
+from aloe_jax.training.stages.dpo import dpo_loss
 from tests.benchmarks.peers.our_run import Run
 from tests.benchmarks.peers.task import BETA, Conversation, Task
 from tests.benchmarks.peers.worker import Answer, Meter, forget_peak, serve, told

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from jax.sharding import Mesh
 
 from aloe_jax.data.packing import PackingReport
@@ -17,12 +16,12 @@ from aloe_jax.models.lora import adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import is_remote
 from aloe_jax.training.memory import Memory, estimate, limit
-from aloe_jax.training.metrics import Work
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.work import Work, times_shown
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSummary:
     """A run before it begins. Counts of steps are means: rows are drawn, and no two batches are alike."""
 
     model: str
@@ -96,28 +95,28 @@ class Plan:
         return "" if self.device_memory is None else f"; it has {self.device_memory / 2**30:.2f}"
 
 
-def make_plan(
-    settings: TrainSettings, spec: ModelSpec, mesh: Mesh, steps: int, train: Prepared, validation: Prepared
-) -> Plan:
+def summarise(
+    settings: TrainSettings,
+    spec: ModelSpec,
+    mesh: Mesh,
+    steps: int,
+    train: Prepared,
+    validation: Prepared,
+) -> RunSummary:
     """The plan of a run of `steps` steps on the prepared data; nothing is computed on a device.
 
     Raises AloeError where the optimizer's settings contradict each other.
     """
     rows, lora = train.rows, settings.model.lora
     work = Work.of(rows, spec, lora)
-    shown = np.zeros(len(rows))  # how often an epoch shows a row
-    for part in train.parts:
-        shown[part.start : part.stop] = part.weight
-
-    def in_a_step(of_rows: np.ndarray) -> float:
-        return settings.data.rows * float((shown * of_rows).sum() / shown.sum())
-
+    shown = times_shown(len(rows), train.parts)
+    tokens, pairs, flops = work.mean_step(shown, settings.data.rows)
     count = spec.parameter_count()
     trained = count if lora is None else sum(math.prod(weight.shape) for weight in adapters(spec, lora).values())
     model = f"{count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens"
     if lora is not None:
         model += f"; adapters of rank {lora.rank}, base {lora.base}"
-    return Plan(
+    return RunSummary(
         model=model,
         parameters=count,
         trained=trained,
@@ -131,9 +130,9 @@ def make_plan(
         row_length=settings.data.row_length,
         rows=settings.data.rows,
         steps=steps,
-        step_tokens=in_a_step(work.tokens),
-        step_pairs=in_a_step(work.pairs),
-        step_flops=in_a_step(work.flops),
+        step_tokens=tokens,
+        step_pairs=pairs,
+        step_flops=flops,
         passes=steps * settings.data.rows / float(shown.sum()),
         checkpoints=settings.checkpoints.keep + 1,  # the newest, and the best where it is not among them
         free_disk=None if is_remote(settings.output) else _free_disk(Path(settings.output)),

@@ -31,6 +31,20 @@ class Chip:
 
 
 GIB = 2**30
+
+# Peak of bfloat16 products, FLOP/s, dense, by the name that JAX gives a device; from the vendors' data sheets.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
 # TPU: peak, memory and its bandwidth from cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}. A program can have what libtpu
 # says when one does not fit ("of 15.75G hbm"). Links: the docs give a chip's in both directions (v5e 400 GB/s over 4
 # ports, v6e 800, v5p 1,200 over 6); 45 and 90 GB/s one way are what the JAX team counts with
@@ -38,12 +52,12 @@ GIB = 2**30
 # GPU: nvidia.com/en-us/data-center/{h100,h200}, SXM; NVLink 900 GB/s is both directions; a 400 Gb/s card a GPU. The
 # driver and the CUDA context keep about 2% of the memory.
 CHIPS = {
-    "v4": Chip("TPU v4", 275e12, 31.25 * GIB, 1228e9, 45e9, 6.25e9, 4, wraps=4, all_sides=True),
-    "v5e": Chip("TPU v5e", 197e12, 15.75 * GIB, 819e9, 45e9, 3.125e9, 8, wraps=16),
-    "v5p": Chip("TPU v5p", 459e12, 95.74 * GIB, 2765e9, 90e9, 6.25e9, 4, wraps=4, all_sides=True),
-    "v6e": Chip("TPU v6e", 918e12, 31.25 * GIB, 1638e9, 90e9, 12.5e9, 8, wraps=16),
-    "h100": Chip("H100 80 GB", 989e12, 78 * GIB, 3350e9, 450e9, 50e9, 8),
-    "h200": Chip("H200 141 GB", 989e12, 138 * GIB, 4800e9, 450e9, 50e9, 8),
+    "v4": Chip("TPU v4", PEAK_FLOPS["TPU v4"], 31.25 * GIB, 1228e9, 45e9, 6.25e9, 4, wraps=4, all_sides=True),
+    "v5e": Chip("TPU v5e", PEAK_FLOPS["TPU v5 lite"], 15.75 * GIB, 819e9, 45e9, 3.125e9, 8, wraps=16),
+    "v5p": Chip("TPU v5p", PEAK_FLOPS["TPU v5"], 95.74 * GIB, 2765e9, 90e9, 6.25e9, 4, wraps=4, all_sides=True),
+    "v6e": Chip("TPU v6e", PEAK_FLOPS["TPU v6 lite"], 31.25 * GIB, 1638e9, 90e9, 12.5e9, 8, wraps=16),
+    "h100": Chip("H100 80 GB", PEAK_FLOPS["NVIDIA H100"], 78 * GIB, 3350e9, 450e9, 50e9, 8),
+    "h200": Chip("H200 141 GB", PEAK_FLOPS["NVIDIA H200"], 138 * GIB, 4800e9, 450e9, 50e9, 8),
 }
 
 
@@ -76,6 +90,12 @@ class Slice:
         text = f"{self.slices} x {self.text}" if self.slices > 1 else self.text
         chips = f"{self.chips} chip{'s' if self.chips > 1 else ''} of {self.chip.name}"
         return f"{text}: {chips} on {self.hosts} host{'s' if self.hosts > 1 else ''}"
+
+
+def peak_flops(kind: str) -> float | None:
+    """Peak FLOP/s of a device where it is known: by the longest name that its kind starts with."""
+    names = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
 def read_topology(text: str, slices: int = 1) -> Slice:
