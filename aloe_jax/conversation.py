@@ -105,7 +105,7 @@ class Turn(_Record):
     says which of the two was written with the inferred persona as a hidden hint; it is None in data that does
     not record it. The inferred texts are what the user's messages up to and including this one had revealed.
 
-    `follows` and `after` place the turn in the tree: it answers the reply `after` of turn number `follows`
+    `follows` and `after` give the position in the tree: the turn answers the reply `after` of turn number `follows`
     (0-based). None, as in every turn of a tree that never forks, means the turn before it in the list and the
     reply that was continued there.
     """
@@ -170,21 +170,22 @@ class Conversation(_Record):
     def _is_a_tree(self) -> Conversation:
         answered: set[tuple[int, Branch]] = set()
         for number, turn in enumerate(self.turns):
-            place = self.place(number)
-            if place is None:
+            parent = self.parent(number)
+            if parent is None:
                 if number:
                     raise ValueError(f"turns.{number}: only the first turn opens the conversation")
                 continue
-            if place[0] >= number:
+            earlier, branch = parent
+            if earlier >= number:
                 raise ValueError(f"turns.{number}.follows: {turn.follows} is not an earlier turn")
-            if place[1] not in self.turns[place[0]].replies:
-                raise ValueError(f"turns.{number}.after: turn {place[0]} has no {place[1]} reply")
-            if place in answered:
-                raise ValueError(f"turns.{number}: the {place[1]} reply of turn {place[0]} is answered twice")
-            answered.add(place)
+            if branch not in self.turns[earlier].replies:
+                raise ValueError(f"turns.{number}.after: turn {earlier} has no {branch} reply")
+            if parent in answered:
+                raise ValueError(f"turns.{number}: the {branch} reply of turn {earlier} is answered twice")
+            answered.add(parent)
         return self
 
-    def place(self, turn: int) -> tuple[int, Branch] | None:
+    def parent(self, turn: int) -> tuple[int, Branch] | None:
         """The (turn, reply) that `turn` answers, None for the first."""
         this = self.turns[turn]
         if this.follows is not None and this.after is not None:
@@ -193,12 +194,12 @@ class Conversation(_Record):
 
     def path(self, turn: int) -> list[tuple[int, Branch]]:
         """The (turn, reply) pairs that lead to `turn`, the first turn's first."""
-        places: list[tuple[int, Branch]] = []
-        place = self.place(turn)
-        while place is not None:
-            places.append(place)
-            place = self.place(place[0])
-        return places[::-1]
+        replies: list[tuple[int, Branch]] = []
+        parent = self.parent(turn)
+        while parent is not None:
+            replies.append(parent)
+            parent = self.parent(parent[0])
+        return replies[::-1]
 
     def depth(self, turn: int) -> int:
         """How many turns lie before `turn` on its path: on the main line its own number."""

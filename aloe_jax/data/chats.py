@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aloe_jax.conversation import Message, quoted
+from aloe_jax.conversation import quoted
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
 from aloe_jax.data.messages import Exchange, MessageTree, Reply, hashed
 from aloe_jax.errors import AloeError
@@ -44,18 +44,15 @@ def read_chat(record: Mapping[str, Any], where: str, others: dict[str, None] | N
     if others is not None:
         others |= dict.fromkeys(passed_over)
     system = system_of(record, where, said.system)
-    opening: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
     exchanges: list[Exchange] = []
     path = hashed(None, system)
     for user, reply, learned in zip(said.texts[::2], said.texts[1::2], said.learned[1::2], strict=False):
         path = hashed(path, user, reply)
-        asked: Message = {"role": "user", "content": user}
         follows = (len(exchanges) - 1, 0) if exchanges else None
         answer = Reply(reply, path.hexdigest(), None if learned is False else "preferred")
         # Nobody was given a hint to write it with.
-        exchanges.append(Exchange((*opening, asked), (answer,), follows=follows, plain="preferred"))
-        opening = ()
-    return MessageTree(where, where, tuple(exchanges))
+        exchanges.append(Exchange(user, (answer,), follows=follows, plain="preferred"))
+    return MessageTree(where, where, tuple(exchanges), system)
 
 
 def _said(record: Mapping[str, Any], where: str) -> tuple[Said, tuple[str, ...]]:

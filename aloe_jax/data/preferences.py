@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aloe_jax.conversation import Message
+from aloe_jax.conversation import Branch
 from aloe_jax.data.chats import FIELDS, instruction, read_messages
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
-from aloe_jax.data.messages import Choice, Exchange, MessageTree, Reply, hashed
+from aloe_jax.data.messages import Choice, Exchange, Hash, MessageTree, Reply, ReplyIndex, hashed
 from aloe_jax.errors import AloeError
 
 
@@ -186,35 +186,32 @@ class Forest:
 
 def _message_tree(system: str | None, root: _Prompt) -> MessageTree:
     exchanges: list[Exchange] = []
-    opening: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
-    waiting: list[tuple[_Prompt, tuple[int, int] | None, Any]] = [(root, None, hashed(None, system))]
+    waiting: list[tuple[_Prompt, ReplyIndex | None, Hash]] = [(root, None, hashed(None, system))]
     firsts: list[str] = []
     while waiting:
         prompt, follows, path = waiting.pop()
         # Replies that were answered come last, next to their answers.
         replies = sorted(prompt.replies.values(), key=lambda reply: bool(reply.answers))
-        place = {reply.text: number for number, reply in enumerate(replies)}
+        index = {reply.text: number for number, reply in enumerate(replies)}
         paths = [hashed(path, prompt.user, reply.text) for reply in replies]
-        asked: Message = {"role": "user", "content": prompt.user}
         exchanges.append(
             Exchange(
-                (*opening, asked),
+                prompt.user,
                 tuple(
-                    Reply(reply.text, here.hexdigest(), _branch(reply))
-                    for reply, here in zip(replies, paths, strict=True)
+                    Reply(reply.text, through.hexdigest(), _branch(reply))
+                    for reply, through in zip(replies, paths, strict=True)
                 ),
-                tuple(Choice(place[one], place[other], where) for one, other, where in prompt.choices),
+                tuple(Choice(index[one], index[other], where) for one, other, where in prompt.choices),
                 follows,
             )
         )
-        opening = ()
         firsts += [where for _, _, where in prompt.choices[:1]]
         number = len(exchanges) - 1
         for which in reversed(range(len(replies))):
             waiting += [(answer, (number, which), paths[which]) for answer in reversed(replies[which].answers.values())]
-    return MessageTree(firsts[0], firsts[0], tuple(exchanges), joined=True)
+    return MessageTree(firsts[0], firsts[0], tuple(exchanges), system, joined=True)
 
 
-def _branch(reply: _Reply) -> Any:
+def _branch(reply: _Reply) -> Branch | None:
     """A reply that is preferred in one judgement and rejected in another counts as preferred."""
     return ("preferred" if reply.preferred else "rejected") if reply.judged else None

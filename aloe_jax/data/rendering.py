@@ -82,9 +82,12 @@ class Renderer:
         """The text of every job's path of messages, as the template writes it. Raises AloeError when it refuses."""
         return render(self.name, self._template, self._values, nodes, jobs)
 
-    def system_folded(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages, with a system message put before the first user message where the template takes none."""
-        if not self._folds or not messages or messages[0]["role"] != "system":
+    def system_folded(self, messages: Sequence[Message], always: bool = False) -> list[Message]:
+        """The messages, with a system message put into the first user message where the template takes none.
+
+        `always`: even where it takes one. Raises AloeError when no user message follows.
+        """
+        if not (self._folds or always) or not messages or messages[0]["role"] != "system":
             return list(messages)
         if len(messages) == 1 or messages[1]["role"] != "user":
             raise AloeError(f"{self.name}: the chat template takes no system message, and no user message follows it")

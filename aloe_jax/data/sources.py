@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from aloe_jax.conversation import Conversation, shown
+from aloe_jax.conversation import shown
 from aloe_jax.data.chats import ends_unanswered, read_chat
 from aloe_jax.data.dataset import has_split, read_conversations, read_records
 from aloe_jax.data.messages import MessageTree
@@ -22,21 +22,20 @@ from aloe_jax.storage.files import here
 
 Kind = Literal["trees", "chat", "preferences"]
 Split = Literal["train", "validation"]
-Talk = Conversation | MessageTree
 
 
 @dataclass(frozen=True)
-class Talks:
+class SplitSource:
     """The conversations of one split of a source."""
 
     kind: Kind
     count: int
-    talks: Iterator[Talk]
+    trees: Iterator[MessageTree]
     remarks: tuple[str, ...]  # what a person should know about how they were read
     unused: tuple[str, ...] = ()  # fields of the records that are passed over
 
 
-def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Talks:
+def open_source(source: SourceSettings, split: Split, data: DataSettings) -> SplitSource:
     """Validate every record that a split of a source is taken from, then give its conversations.
 
     A source without a validation split of its own has `data.validation_fraction` of its conversations held out (see
@@ -48,7 +47,7 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Tal
     stored: Split = split if own else "train"
     limit = source.limit if stored == "train" else None
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind]
-    digests, talks, remarks, unused = read(here(source.path), stored, limit)
+    digests, trees, remarks, unused = read(here(source.path), stored, limit)
     chosen = np.ones(len(digests), bool)
     if not own:
         held = held_out(digests, data.validation_fraction, source.path)
@@ -62,13 +61,13 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Tal
             ]
         chosen = given
         unused = dict.fromkeys(unused) if own else {}
-    return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks), tuple(unused))
+    return SplitSource(kind, int(chosen.sum()), compress(trees, chosen), tuple(remarks), tuple(unused))
 
 
-def read_talks(source: SourceSettings) -> Iterator[MessageTree]:
+def read_trees(source: SourceSettings) -> Iterator[MessageTree]:
     """All conversations of a source's train split, whatever its kind. Raises AloeError as `open_source` does."""
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind_of(source)]
-    return (MessageTree.of(talk) for talk in read(here(source.path), "train", source.limit)[1])
+    return read(here(source.path), "train", source.limit)[1]
 
 
 def kind_of(source: SourceSettings) -> Kind:
@@ -127,13 +126,14 @@ def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray
 
 
 Opened = tuple[
-    list[bytes], Iterator[Talk], list[str], dict[str, None]
+    list[bytes], Iterator[MessageTree], list[str], dict[str, None]
 ]  # digests, conversations, remarks, unused fields
 
 
 def _open_trees(path: Path, split: str, limit: int | None) -> Opened:
     conversations = read_conversations(path, split, limit)
-    return [_digest(talk.to_json()) for talk in conversations], iter(conversations), [], {}
+    digests = [_digest(conversation.to_json()) for conversation in conversations]
+    return digests, map(MessageTree.of, conversations), [], {}
 
 
 def _open_chats(path: Path, split: str, limit: int | None) -> Opened:

@@ -193,6 +193,9 @@ def main(data: str, output: str, vocab: int) -> None:
 
     Example: python -m aloe_jax.data.tokenizer --data runs/demo/data/tfds/aloe_trees/1.0.0 --output runs/demo/tokenizer
     """
+    from aloe_jax.data.settings import SourceSettings
+    from aloe_jax.data.sources import read_trees
+
     with one_line_errors():
         least = 256 + len(SPECIAL)
         if not least <= vocab <= LARGEST:
@@ -202,25 +205,11 @@ def main(data: str, output: str, vocab: int) -> None:
         if (resolved(output).parent / "spec.json").exists():
             raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
         check_replaceable(output, KIND)
-        count, texts = _texts(data)
+        conversations = list(read_trees(SourceSettings(path=data)))
+        texts = (text for conversation in conversations for text in conversation.texts())
         with refusals(Path(output)), as_os_error():
             tokenizer = train_tokenizer(texts, vocab, output)
-        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {count} conversations")
-
-
-def _texts(data: str) -> tuple[int, Iterable[str]]:
-    """How many conversations a data set of any kind holds, and their messages."""
-    from aloe_jax.data.dataset import read_conversations
-    from aloe_jax.data.settings import SourceSettings
-    from aloe_jax.data.sources import kind_of, read_talks
-
-    source = SourceSettings(path=data)
-    if kind_of(source) == "trees":
-        conversations = read_conversations(data)
-        turns = (turn for conversation in conversations for turn in conversation.turns)
-        return len(conversations), (text for turn in turns for text in (turn.user, *turn.replies.values()))
-    talks = list(read_talks(source))
-    return len(talks), (text for talk in talks for text in talk.texts())
+        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {len(conversations)} conversations")
 
 
 if __name__ == "__main__":

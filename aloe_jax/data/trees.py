@@ -12,8 +12,6 @@ import numpy as np
 
 from aloe_jax.conversation import Branch
 
-Place = tuple[int, int]  # (exchange, reply) of a message tree
-
 
 @dataclass(frozen=True, slots=True)
 class Beyond:

@@ -12,9 +12,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax.data.loader import Batch, Loader
-from aloe_jax.data.mixture import gather
+from aloe_jax.data.mixture import Prepared, gather
 from aloe_jax.data.packing import without_branches
-from aloe_jax.data.prepare import Prepared
+from aloe_jax.data.selection import PAIRS, REPLIES
 from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
@@ -63,10 +63,19 @@ def gather_material(settings: TrainSettings) -> Material:
     source = settings.model.tokenizer or tokenizer_directory(settings.model.path or "")
     tokenizer = load_tokenizer(source)
     template = ChatTemplate(tokenizer)
-    replies = settings.sft.replies if settings.stage == "sft" else None
+    data = settings.data
+    selection = REPLIES[settings.sft.replies] if settings.stage == "sft" else PAIRS
 
     def split(name: Split) -> Prepared:
-        return gather(settings.data, template, replies, name, longest=LONGEST_ROW)
+        return gather(
+            data,
+            template,
+            selection,
+            name,
+            row_length=data.row_length,
+            packing=data.packing,
+            longest=LONGEST_ROW,
+        )
 
     return Material(tokenizer, template, split("train"), split("validation"))
 

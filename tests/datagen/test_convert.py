@@ -231,14 +231,14 @@ def test_rows_grow_into_their_trees_in_any_order(tmp_path_factory, tree_list, sh
         lost = len(tree.turns) - len(grown.turns)
         assert 0 <= lost <= done.lost["turns with one reply that are in no row's prompt"]
         for number, turn in enumerate(grown.turns):
-            answered = {grown.place(n) for n in range(len(grown.turns))} & {(number, b) for b in turn.replies}
+            answered = {grown.parent(n) for n in range(len(grown.turns))} & {(number, b) for b in turn.replies}
             assert turn.continued == "preferred" if not answered else (number, turn.continued) in answered
     assert not by_id
 
 
 def test_ordinary_and_forked_trees_come_back_equal_but_for_what_rows_cannot_hold(tmp_path):
     def kept(tree):
-        answered = {tree.place(number) for number in range(len(tree.turns))}
+        answered = {tree.parent(number) for number in range(len(tree.turns))}
         turns = [turn.model_copy(update={"hinted": None}) for turn in tree.turns]
         ends = {n for n in range(len(turns)) if not answered & {(n, branch) for branch in turns[n].replies}}
         turns = [t.model_copy(update={"continued": "preferred"}) if n in ends else t for n, t in enumerate(turns)]
