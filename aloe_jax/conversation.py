@@ -6,11 +6,13 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
+
+type JSON = bool | int | float | str | list[JSON] | dict[str, JSON] | None
 
 Branch = Literal["preferred", "rejected"]
 Message = Mapping[str, str]  # {"role": "user" | "assistant", "content": text}
@@ -27,7 +29,7 @@ class _Record(BaseModel):
         return value
 
     @classmethod
-    def parse(cls, value: Any, where: str) -> Self:
+    def parse(cls, value: object, where: str) -> Self:
         """Validate a plain dict. Raises AloeError with `where` (file and record) and the first bad field."""
         try:
             return cls.model_validate(value)
@@ -221,14 +223,17 @@ class Conversation(_Record):
             messages.append({"role": "assistant", "content": self.turns[turn].reply(branch)})
         return messages
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, JSON]:
         """As a plain dict, which `parse` reads back; optional fields that are None are left out."""
-        record = self.model_dump()
-        for turn in record["turns"]:
-            for key in ("hinted", "follows", "after"):
-                if turn[key] is None:
-                    del turn[key]
-        return record
+        optional = ("hinted", "follows", "after")
+        record: dict[str, JSON] = self.model_dump(exclude={"turns"})
+        turns = (turn.model_dump() for turn in self.turns)
+        return record | {
+            "turns": [
+                {key: value for key, value in turn.items() if key not in optional or value is not None}
+                for turn in turns
+            ]
+        }
 
     def to_json(self) -> str:
         """One line of JSON."""

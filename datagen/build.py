@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aloe_jax.conversation import Conversation, Persona
-from aloe_jax.data.dataset import ABSENT
+from aloe_jax.data.tfds_records import stored
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
@@ -51,7 +51,7 @@ def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int
     root = Path(settings.output) / "tfds"
     people = {"train": personas.training, "benchmark": personas.benchmark}
     trees = {"train": train, "validation": validation}
-    records = {name: [tree_record(tree) for tree in split] for name, split in trees.items()}
+    records = {name: [stored(tree) for tree in split] for name, split in trees.items()}
     with alone(root, "building"):
         written = {
             write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
@@ -165,11 +165,3 @@ def _persona(persona: Persona) -> dict[str, str]:
         "profile_id": Personas.profile_id(persona),
         "personality_id": Personas.personality_id(persona),
     }
-
-
-def tree_record(conversation: Conversation) -> dict[str, Any]:
-    """A conversation as `aloe_trees` stores it."""
-    record = conversation.model_dump()
-    for turn in record["turns"]:
-        turn.update({key: absent for key, absent in ABSENT.items() if turn[key] is None})
-    return record

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from aloe_jax.conversation import quoted
+from aloe_jax.conversation import JSON, quoted
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
 from aloe_jax.data.messages import Exchange, MessageTree, Reply, hashed
 from aloe_jax.errors import AloeError
@@ -33,7 +32,7 @@ class Said:
     learned: list[bool | None]  # what is said of learning from each
 
 
-def read_chat(record: Mapping[str, Any], where: str, others: dict[str, None] | None = None) -> MessageTree:
+def read_chat(record: Mapping[str, JSON], where: str, others: dict[str, None] | None = None) -> MessageTree:
     """The dialogue as a message tree of one path; a user message without a reply at its end is left out.
 
     The names of fields that are passed over are added to `others`. Raises AloeError naming `where` (file and record),
@@ -55,7 +54,7 @@ def read_chat(record: Mapping[str, Any], where: str, others: dict[str, None] | N
     return MessageTree(where, where, tuple(exchanges), system)
 
 
-def _said(record: Mapping[str, Any], where: str) -> tuple[Said, tuple[str, ...]]:
+def _said(record: Mapping[str, JSON], where: str) -> tuple[Said, tuple[str, ...]]:
     """The dialogue, and the fields that it is of."""
     field = next((name for name in FIELDS if record.get(name) is not None), None)
     if field is None and not is_empty(record.get("completion")):
@@ -73,15 +72,15 @@ def _said(record: Mapping[str, Any], where: str) -> tuple[Said, tuple[str, ...]]
     return said, used
 
 
-def instruction(record: Mapping[str, Any], where: str) -> str:
+def instruction(record: Mapping[str, JSON], where: str) -> str:
     """An instruction with its input, as one user message. Raises AloeError where either is no text."""
     asked = text(record.get("instruction"), where, "instruction")
     return asked if is_empty(record.get("input")) else f"{asked}\n{text(record['input'], where, 'input')}"
 
 
-def _completed(record: Mapping[str, Any], where: str) -> Said:
+def _completed(record: Mapping[str, JSON], where: str) -> Said:
     """A prompt and its completion, whose replies alone are learned from."""
-    parts: list[list[Any]] = []
+    parts: list[list[JSON]] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         value = record.get(name)
         parts.append(value if isinstance(value, list) else [{"role": role, "content": text(value, where, name)}])
@@ -94,13 +93,14 @@ def _completed(record: Mapping[str, Any], where: str) -> Said:
     return Said(whole.system, whole.texts, [*context, *whole.learned[before:]])
 
 
-def ends_unanswered(record: Mapping[str, Any]) -> bool:
+def ends_unanswered(record: Mapping[str, JSON]) -> bool:
     """Whether a chat that `read_chat` takes ends with a user message."""
     messages = next((record[name] for name in (*FIELDS, "completion") if record.get(name) is not None), None)
-    return isinstance(messages, list) and bool(messages) and role_of(messages[-1]) == "user"
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and role_of(last) == "user"
 
 
-def read_messages(value: Any, where: str, field: str) -> Said:
+def read_messages(value: object, where: str, field: str) -> Said:
     """The system message, None where there is none or it is empty, and what user and assistant say in turn.
 
     Raises AloeError naming the first message that is out of turn, not plain text, or has a field that would be lost.
@@ -128,7 +128,7 @@ def read_messages(value: Any, where: str, field: str) -> Said:
     return Said(system, texts, learned)
 
 
-def _messages(value: Any, where: str, field: str) -> Sequence[Mapping[str, Any]]:
+def _messages(value: object, where: str, field: str) -> Sequence[Mapping[str, JSON]]:
     if not isinstance(value, list) or not value:
         found = "is missing" if value is None else "is empty" if value == [] else "is not a list"
         raise AloeError(f'{where}: {field}: {found}; give a list of {{"role": …, "content": …}}')

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from aloe_jax.conversation import shown
 from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FENCE = "\x01"  # a control character: vocabularies merge it with nothing
 # Where a piece begins: a chat, or right behind a control token, or in the middle of text.
@@ -21,7 +24,7 @@ class Encoder:
     the anchor and a character that merges with nothing, whose ids are then dropped.
     """
 
-    def __init__(self, tokenizer: Any, anchor: str):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, anchor: str):
         self._tokenizer = tokenizer
         token, fence, word, fenced = self._batch([anchor, anchor + FENCE, anchor + "a", anchor + FENCE + "a"])
         if len(token) != 1:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.confined import Job, Node, render
 from aloe_jax.data.tokenizer import chat_template, named_tokens
 from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Stands inside text that only looks like a control token, where it is cut before it is encoded. Unicode keeps
 # these code points for a program's own use; they are no part of any text.
@@ -31,7 +34,7 @@ class Renderer:
     Raises AloeError when there is no template, or when it ends a reply without a token of its own.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.name: str = tokenizer.name_or_path
         self._values = {**named_tokens(tokenizer), "enable_thinking": False}
         self._template = chat_template(tokenizer)

@@ -18,7 +18,7 @@ from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.files import here
+from aloe_jax.storage.copies import local_copy
 
 Kind = Literal["trees", "chat", "preferences"]
 Split = Literal["train", "validation"]
@@ -47,7 +47,7 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Spl
     stored: Split = split if own else "train"
     limit = source.limit if stored == "train" else None
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind]
-    digests, trees, remarks, unused = read(here(source.path), stored, limit)
+    digests, trees, remarks, unused = read(local_copy(source.path), stored, limit)
     chosen = np.ones(len(digests), bool)
     if not own:
         held = held_out(digests, data.validation_fraction, source.path)
@@ -67,19 +67,19 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Spl
 def read_trees(source: SourceSettings) -> Iterator[MessageTree]:
     """All conversations of a source's train split, whatever its kind. Raises AloeError as `open_source` does."""
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind_of(source)]
-    return read(here(source.path), "train", source.limit)[1]
+    return read(local_copy(source.path), "train", source.limit)[1]
 
 
 def kind_of(source: SourceSettings) -> Kind:
     """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
-    directory = here(source.path).is_dir()
+    directory = local_copy(source.path).is_dir()
     if source.format != "auto":
         if directory and source.format != "trees":
             raise AloeError(f"{source.path}: a TFDS directory holds conversation trees; give {source.format} as JSONL")
         return source.format
     if directory:
         return "trees"
-    where, record = next(read_records(here(source.path), "train", 1))
+    where, record = next(read_records(local_copy(source.path), "train", 1))
     fields = {name for name, value in record.items() if value is not None}
     if {"chosen", "rejected"} & fields:
         return "preferences"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.encoding import Beginning, Encoder
@@ -14,6 +14,9 @@ from aloe_jax.data.paths import Paths, Written
 from aloe_jax.data.rendering import Renderer
 from aloe_jax.data.tokenizer import generation_stops
 from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class UnstableTemplateError(AloeError):
@@ -37,7 +40,7 @@ class ChatTemplate:
     control token stays text. `stop`: more ids that end a reply, such as those of the model's own settings.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[int] = ()):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self._renderer = Renderer(tokenizer)
         self._encode = Encoder(tokenizer, self._renderer.end)
@@ -77,7 +80,9 @@ class ChatTemplate:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a reply, without special tokens."""
         # Some tokenizers tidy up what they decode ("it 's" -> "it's"); the tokens do not say that.
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text.strip()
 
     def lookalikes(self, tree: MessageTree) -> int:
         """How many messages contain the text of a control token, which is taken as text."""

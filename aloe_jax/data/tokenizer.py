@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,9 +18,13 @@ from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.storage.copies import WEIGHTS, local_copy
 from aloe_jax.storage.disk import as_os_error, refusals
-from aloe_jax.storage.files import WEIGHTS, here, resolved
+from aloe_jax.storage.files import resolved
 from aloe_jax.storage.replacing import Kind, check_replaceable, replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LARGEST = 1_000_000  # tokens that a vocabulary may have
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -38,13 +42,13 @@ KIND = Kind(
 )
 
 
-def load_tokenizer(path: str | Path) -> Any:
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a directory, through transformers, from local files only and without remote code.
 
     Where the tokenizer begins every text with a BOS token and its chat template writes none, the template gets one:
     training, sampling and whoever serves an export then all see the same single BOS.
     """
-    path = here(path, leave=WEIGHTS)
+    path = local_copy(path, leave=WEIGHTS)
     if not path.is_dir():
         raise AloeError(f"{path}: no tokenizer directory there")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would speak of torch, which is not used
@@ -88,7 +92,7 @@ def _without_panics() -> Iterator[None]:
                     os.write(2, kept.read())
 
 
-def chat_template(tokenizer: Any) -> str:
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokenizer's chat template, the default one of several. Raises AloeError when it has none."""
     templates = tokenizer.chat_template
     if isinstance(templates, dict):
@@ -108,12 +112,12 @@ def chat_template(tokenizer: Any) -> str:
     return templates
 
 
-def named_tokens(tokenizer: Any) -> dict[str, str]:
+def named_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """What a chat template may call the tokenizer's special tokens by: bos_token, eos_token and so on."""
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
 
 
-def _write_bos(tokenizer: Any, path: str | Path) -> None:
+def _write_bos(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
     bos = tokenizer.bos_token_id
     try:
         if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
@@ -151,7 +155,7 @@ def generation_stops(path: str | Path) -> tuple[int, ...]:
     return tuple(one for one in ids if one >= 0)  # -1 stands for none
 
 
-def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
+def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE tokenizer with a prefix-stable chat template and save it in `path`.
 
     Every message is its role token, the text and the end-of-turn token, so the ids of a path are always a

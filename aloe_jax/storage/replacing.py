@@ -19,7 +19,8 @@ from pathlib import Path
 
 from aloe_jax.errors import AloeError
 from aloe_jax.storage import integrity
-from aloe_jax.storage.files import as_path, is_remote, resolved, uploading, versions
+from aloe_jax.storage.copies import uploading, versions
+from aloe_jax.storage.files import as_path, is_remote, resolved
 from aloe_jax.storage.locks import locked
 
 NEW, OLD = "aloe-new", "aloe-old"  # .NAME.aloe-new and .NAME.aloe-old are beside NAME while it is replaced

@@ -116,7 +116,7 @@ def _run(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None) 
                 with display.stage(f"reference log-probs, {split}") as progress:
                     logps = cache.for_rows(prepared.rows, settings.data.rows, compute, progress)
                 extra[split] = {"reference": logps}
-            loader = start.make_loader(settings, material, extra["train"])
+            loader = loader.with_arrays(extra["train"])
             validation_extra = extra["validation"]
             del compute, weights  # they hold the parameters, which the first step donates
 

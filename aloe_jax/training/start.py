@@ -11,7 +11,7 @@ from typing import Any, cast
 from flax import nnx
 from jax.sharding import Mesh
 
-from aloe_jax.data.loader import Batch, Loader
+from aloe_jax.data.loader import Loader
 from aloe_jax.data.mixture import Prepared, gather
 from aloe_jax.data.packing import without_branches
 from aloe_jax.data.selection import PAIRS, REPLIES
@@ -37,7 +37,8 @@ from aloe_jax.models.run_directory import (
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.weights import weights
-from aloe_jax.storage.files import as_path, uploading
+from aloe_jax.storage.copies import uploading
+from aloe_jax.storage.files import as_path
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.step import Frozen, Params
 
@@ -196,9 +197,9 @@ def describe_reference(settings: TrainSettings, spec: ModelSpec, tokenizer: Any)
     return f"{spec} {settings.model.compute_dtype} {vocabulary} {tokenizer.chat_template}"
 
 
-def make_loader(settings: TrainSettings, material: Material, extra: Batch | None = None) -> Loader:
-    """Batches of the training rows; `extra` has further arrays with an entry a row."""
-    return Loader(material.train.rows, settings.data.rows, settings.seed, extra, material.train.parts)
+def make_loader(settings: TrainSettings, material: Material) -> Loader:
+    """Batches of the training rows."""
+    return Loader(material.train.rows, settings.data.rows, settings.seed, material.train.parts)
 
 
 def most_turns(material: Material) -> int:

@@ -182,9 +182,10 @@ def test_a_validation_file_of_its_own_is_taken(files, tmp_path):
 
 
 def test_a_tfds_directory_without_a_validation_split(tmp_path):
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
-    path = write_tfds("aloe_trees", {"train": [tree_record(tree) for tree in TREES]}, tmp_path, {})
+    path = write_tfds("aloe_trees", {"train": [stored(tree) for tree in TREES]}, tmp_path, {})
     train, validation = (gather(data(str(path)), TEMPLATE, PAIRS, split) for split in ("train", "validation"))
     assert names(train) | names(validation) == {tree.id for tree in TREES} and not names(train) & names(validation)
 

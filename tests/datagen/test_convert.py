@@ -116,12 +116,11 @@ def test_our_format_holds_everything(tmp_path_factory, tree_list):
 
 
 def test_a_tfds_directory_is_a_source(tmp_path):
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
     splits = {"train": [forked()], "validation": [conversation(2, "c9")]}
-    path = write_tfds(
-        "aloe_trees", {name: [tree_record(t) for t in part] for name, part in splits.items()}, tmp_path, {}
-    )
+    path = write_tfds("aloe_trees", {name: [stored(t) for t in part] for name, part in splits.items()}, tmp_path, {})
     for split, name in ((None, "train"), ("validation", "validation")):
         convert(path, "ours", tmp_path / "out.jsonl", "ours", split=split)
         assert list(read(tmp_path / "out.jsonl", "ours")) == splits[name]
