@@ -37,6 +37,13 @@ class _Record(BaseModel):
             raise AloeError(f"{where}: {first_fault(error)}") from None
 
 
+def _said(text: str | None) -> str | None:
+    """The text itself. Raises ValueError when it is blank."""
+    if text is not None and not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
 HALF = "has half a character (a lone surrogate such as \\ud83d); mend it"
 
 
@@ -125,9 +132,7 @@ class Turn(_Record):
     @field_validator("user", "preferred", "rejected")
     @classmethod
     def _not_blank(cls, text: str | None) -> str | None:
-        if text is not None and not text.strip():
-            raise ValueError("is empty")
-        return text
+        return _said(text)
 
     @model_validator(mode="after")
     def _consistent(self) -> Turn:
@@ -166,7 +171,13 @@ class Conversation(_Record):
 
     id: str = Field(min_length=1)
     persona: Persona
+    system: str | None = None
     turns: list[Turn] = Field(min_length=1)
+
+    @field_validator("system")
+    @classmethod
+    def _not_blank(cls, text: str | None) -> str | None:
+        return _said(text)
 
     @model_validator(mode="after")
     def _is_a_tree(self) -> Conversation:
@@ -213,8 +224,11 @@ class Conversation(_Record):
         return list(itertools.takewhile(lambda turn: turn.follows is None, self.turns))
 
     def messages(self, turn: int, branch: Branch | None = None) -> list[Message]:
-        """The path up to the user message of `turn` (0-based), and its reply when `branch` is given."""
-        messages: list[Message] = []
+        """The path up to the user message of `turn` (0-based), and its reply when `branch` is given.
+
+        A system message comes first.
+        """
+        messages: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
         for earlier, reply in self.path(turn):
             messages.append({"role": "user", "content": self.turns[earlier].user})
             messages.append({"role": "assistant", "content": self.turns[earlier].reply(reply)})
@@ -225,15 +239,11 @@ class Conversation(_Record):
 
     def record(self) -> dict[str, JSON]:
         """As a plain dict, which `parse` reads back; optional fields that are None are left out."""
-        optional = ("hinted", "follows", "after")
-        record: dict[str, JSON] = self.model_dump(exclude={"turns"})
         turns = (turn.model_dump() for turn in self.turns)
-        return record | {
-            "turns": [
-                {key: value for key, value in turn.items() if key not in optional or value is not None}
-                for turn in turns
-            ]
-        }
+        optional = ("hinted", "follows", "after")
+        record: dict[str, JSON] = self.model_dump(exclude={"turns"} if self.system is not None else {"turns", "system"})
+        record["turns"] = [{k: v for k, v in turn.items() if k not in optional or v is not None} for turn in turns]
+        return record
 
     def to_json(self) -> str:
         """One line of JSON."""

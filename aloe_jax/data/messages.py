@@ -69,7 +69,7 @@ class MessageTree:
                 choices = (Choice(branches.index("preferred"), branches.index("rejected"), at),)
             follows = None if parent is None else (parent[0], order[parent[0]].index(parent[1]))
             exchanges.append(Exchange(turn.user, replies, choices, follows, turn.plain))
-        return cls(conversation.id, where, tuple(exchanges))
+        return cls(conversation.id, where, tuple(exchanges), conversation.system)
 
     def texts(self) -> Iterator[str]:
         """Every message once."""

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 
 from aloe_jax.conversation import JSON, Conversation
+from aloe_jax.errors import AloeError
 
 ABSENT: Mapping[str, str | int] = {"rejected": "", "hinted": "", "follows": -1, "after": ""}
 
 
 def stored(conversation: Conversation) -> dict[str, JSON]:
-    """A conversation as a record of the data set."""
-    record: dict[str, JSON] = conversation.model_dump()
+    """A conversation as a record of the data set. Raises AloeError for a system message, which has no column there."""
+    if conversation.system is not None:
+        raise AloeError(f"conversation {conversation.id}: a TFDS data set has no system messages; write JSONL instead")
+    record: dict[str, JSON] = conversation.model_dump(exclude={"system"})
     record["turns"] = [
         turn.model_dump() | {key: absent for key, absent in ABSENT.items() if getattr(turn, key) is None}
         for turn in conversation.turns

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_jax.conversation import Conversation, Persona, Turn
+from aloe_jax.data.chats import read_chat
+from aloe_jax.data.messages import MessageTree
 from aloe_jax.errors import AloeError
 from datagen.convert import convert, read, read_pool, write_pool
 from tests.conversations import conversation
@@ -306,7 +308,10 @@ def test_rows_join_within_their_conversation_persona_and_system_message(tmp_path
         assert [len(tree.turns) for tree in read_rows(tmp_path, first, second)] == [1, 2]
     path = write_jsonl(tmp_path / "rows.jsonl", system("be kind", row("a", score=1, margin=2)), row("z", score=0))
     done = convert(path, "trl", tmp_path / "out.jsonl", "ours")
-    assert done.lost == {"system messages": 1, "values of the column score": 2, "values of the column margin": 1}
+    assert done.lost == {"values of the column score": 2, "values of the column margin": 1}
+    assert [tree.system for tree in read(tmp_path / "out.jsonl", "ours")] == ["be kind", None]
+    again = convert(tmp_path / "out.jsonl", "ours", tmp_path / "again.jsonl", "trl")
+    assert not again.lost and lines(tmp_path / "again.jsonl")[0]["prompt"][0] == message("system", "be kind")
 
 
 def test_rows_of_one_id_that_are_no_one_tree_get_ids_of_their_own(tmp_path):
@@ -346,10 +351,9 @@ CHAT = {"messages": [message("user", "a"), message("assistant", "b"), message("u
 
 
 def test_chat_lines_become_conversations_with_one_reply(tmp_path):
-    with_system = {"messages": [message("system", "be kind"), *CHAT["messages"]], "source": "web"}
-    path = write_jsonl(tmp_path / "chat.jsonl", CHAT, with_system)
+    path = write_jsonl(tmp_path / "chat.jsonl", CHAT, CHAT | {"source": "web"})
     done = convert(path, "chat", tmp_path / "ours.jsonl", "ours")
-    assert done.lost == {"system messages": 1, "values of the column source": 1}
+    assert done.lost == {"values of the column source": 1}
     for tree in read(tmp_path / "ours.jsonl", "ours"):
         assert [(turn.user, turn.preferred, turn.rejected) for turn in tree.turns] == [
             ("a", "b", None),
@@ -358,6 +362,20 @@ def test_chat_lines_become_conversations_with_one_reply(tmp_path):
     for choice in ("conversation", "turn"):
         assert not convert(tmp_path / "ours.jsonl", "ours", tmp_path / "again.jsonl", "chat", lines=choice).lost
     assert lines(tmp_path / "again.jsonl") == 2 * [{"messages": CHAT["messages"][:2]}, CHAT]
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt", "developer", None])
+def test_a_system_message_is_kept_and_trained_on_as_that_of_a_chat(tmp_path, column):
+    whole = {"messages": [message("system", "be kind"), *CHAT["messages"]]}
+    given = whole if column is None else CHAT | {column: "be kind"}
+    path = write_jsonl(tmp_path / "chat.jsonl", given, given | {"messages": whole["messages"]})
+    assert not convert(path, "chat", tmp_path / "ours.jsonl", "ours").lost
+    for tree in read(tmp_path / "ours.jsonl", "ours"):
+        assert MessageTree.of(tree).system == read_chat(given, "w").system == "be kind"
+    assert not convert(tmp_path / "ours.jsonl", "ours", tmp_path / "again.jsonl", "chat", lines="conversation").lost
+    assert lines(tmp_path / "again.jsonl") == [whole, whole]
+    with pytest.raises(AloeError, match="give different system messages"):
+        convert(write_jsonl(path, whole | {"system": "be brief"}), "chat", tmp_path / "ours.jsonl", "ours")
 
 
 def test_a_turn_a_line_ends_with_its_preferred_reply(tmp_path):

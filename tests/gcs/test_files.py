@@ -94,7 +94,7 @@ def test_a_file_is_copied_with_its_siblings(bucket) -> None:
 
 def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(bucket, monkeypatch) -> None:
     bucket.put("m/a", b"0123456789")
-    monkeypatch.setattr("aloe_jax.storage.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
+    monkeypatch.setattr("aloe_jax.storage.copies.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
     with pytest.raises(AloeError, match="set XDG_CACHE_HOME to a directory on a larger disk"):
         local_copy("gs://our-bucket/m")
 
