@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
-
 from aloe_jax.conversation import Branch
 
 
@@ -72,35 +70,6 @@ class TokenTree:
     def whole(self) -> int:
         """Tokens of the conversation, about, where not all of it is laid out."""
         return self.length + (0 if self.beyond is None else self.beyond.tokens)
-
-    def flatten(self) -> FlatTree:
-        """Lay the tree out as one sequence, with the fields that rebuild its shape."""
-        count = len(self.nodes)
-        sizes = np.array([len(node.tokens) for node in self.nodes], np.int32)
-        starts = np.zeros(count + 1, np.int32)
-        np.cumsum(sizes, out=starts[1:])
-        ends = starts[1:].tolist()
-        depth = [0] * count  # tokens on the path before the node
-        above = starts[:-1].tolist()  # the token before the node; at a root its own first one, which is never scored
-        for index, node in enumerate(self.nodes):
-            if node.parent >= 0:
-                depth[index] = depth[node.parent] + len(self.nodes[node.parent].tokens)
-                above[index] = int(starts[node.parent + 1]) - 1
-        for index in range(count - 1, -1, -1):  # children before parents
-            parent = self.nodes[index].parent
-            if parent >= 0:
-                ends[parent] = max(ends[parent], ends[index])
-        owner = np.repeat(np.arange(count), sizes)
-        here = np.arange(int(starts[-1]), dtype=np.int32)
-        within = here - starts[owner]
-        scored = np.array([node.scored for node in self.nodes], np.int32)[owner]
-        return FlatTree(
-            tokens=np.concatenate([np.asarray(node.tokens, np.int32) for node in self.nodes]),
-            positions=np.array(depth, np.int32)[owner] + within,
-            subtree_end=np.array(ends, np.int32)[owner],
-            parent=np.where(within == 0, np.array(above, np.int32)[owner], here - 1),
-            node=np.where(within < scored, owner + 1, 0).astype(np.int32),
-        )
 
     def keep_replies(self, wanted: Collection[int], context: Collection[int] = ()) -> TokenTree:
         """Keep only the wanted replies, `context` and what leads to them, and score only the wanted ones.
@@ -198,14 +167,3 @@ class TokenTree:
 
 def _renumbered(pairs: Iterable[Pair], kept: dict[int, int]) -> tuple[Pair, ...]:
     return tuple(replace(pair, preferred=kept[pair.preferred], rejected=kept[pair.rejected]) for pair in pairs)
-
-
-@dataclass(frozen=True)
-class FlatTree:
-    """A token tree as one sequence; every array is int32 [T]."""
-
-    tokens: np.ndarray
-    positions: np.ndarray  # depth on the token's own path
-    subtree_end: np.ndarray  # query q sees key k iff k <= q < subtree_end[k]
-    parent: np.ndarray  # index of the token before this one on its path
-    node: np.ndarray  # 1 + index of the reply that the token is scored for, or 0
