@@ -6,9 +6,9 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
 
@@ -37,13 +37,13 @@ class _Record(BaseModel):
             raise AloeError(f"{where}: {first_fault(error)}") from None
 
 
-def _said(text: str | None) -> str | None:
-    """The text itself. Raises ValueError when it is blank."""
-    if text is not None and not text.strip():
+def _not_blank(text: str) -> str:
+    if not text.strip():
         raise ValueError("is empty")
     return text
 
 
+Said = Annotated[str, AfterValidator(_not_blank)]
 HALF = "has half a character (a lone surrogate such as \\ud83d); mend it"
 
 
@@ -119,20 +119,15 @@ class Turn(_Record):
     reply that was continued there.
     """
 
-    user: str
-    preferred: str
-    rejected: str | None  # required, so that a reply that was lost is noticed: write null where there is none
+    user: Said
+    preferred: Said
+    rejected: Said | None  # required, so that a reply that was lost is noticed: write null where there is none
     continued: Branch
     hinted: Branch | None = None
     inferred_profile: str = ""
     inferred_personality: str = ""
     follows: int | None = Field(default=None, ge=0)
     after: Branch | None = None
-
-    @field_validator("user", "preferred", "rejected")
-    @classmethod
-    def _not_blank(cls, text: str | None) -> str | None:
-        return _said(text)
 
     @model_validator(mode="after")
     def _consistent(self) -> Turn:
@@ -171,13 +166,8 @@ class Conversation(_Record):
 
     id: str = Field(min_length=1)
     persona: Persona
-    system: str | None = None
+    system: Said | None = None
     turns: list[Turn] = Field(min_length=1)
-
-    @field_validator("system")
-    @classmethod
-    def _not_blank(cls, text: str | None) -> str | None:
-        return _said(text)
 
     @model_validator(mode="after")
     def _is_a_tree(self) -> Conversation:
@@ -215,7 +205,7 @@ class Conversation(_Record):
         return replies[::-1]
 
     def depth(self, turn: int) -> int:
-        """How many turns lie before `turn` on its path: on the main line its own number."""
+        """How many turns come before `turn` on its path: on the main line its own number."""
         return len(self.path(turn))
 
     @property

@@ -1,6 +1,6 @@
 """Renders chat templates in a process of its own, under limits: what a template does to memory and time ends with it.
 
-A chat template is a program that came with somebody's model. Jinja's sandbox keeps it from files and from Python's
+A chat template is a program that came with a model. Jinja's sandbox keeps it from files and from Python's
 inside, not from looping for ever or from writing a text of a thousand gigabytes, and what happens inside C code cannot
 be interrupted in a thread. So `confined.py` runs this file: the standard library and Jinja only, no secrets in the
 environment. Requests and answers are JSON behind a length of eight bytes.

@@ -34,7 +34,7 @@ class LaidOut:
     before: set[int]  # the nodes of the replies, where there is one tree, that exchanges left out answer
     rate: float  # tokens a character of the messages that are left out or unread, about
     unread: int  # characters of messages in the trees that alone are longer than any row: zeros stand for them
-    depth: list[int]  # how many exchanges lie before each on its path
+    depth: list[int]  # of every exchange: how many exchanges come before it on its path
     answered: dict[int, set[int]]  # of an exchange, the replies that another answers
 
 

@@ -55,8 +55,8 @@ class Loader:
         start = step * self.size
         found: list[np.ndarray] = []
         while (left := (step + 1) * self.size - start) > 0:
-            epoch, place = divmod(start, self.rows_per_epoch)
-            found.append(self._order(epoch)[place : place + left])
+            epoch, offset = divmod(start, self.rows_per_epoch)
+            found.append(self._order(epoch)[offset : offset + left])
             start += len(found[-1])
         return np.concatenate(found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from aloe_jax.conversation import Message
@@ -45,7 +45,7 @@ class Paths:
         self.unread = 0  # characters of messages that `shorten` found too long, whose exchanges and replies are
         self.unread_prompts: set[int] = set()
         self.unread_replies: set[ReplyIndex] = set()
-        self.depth: list[int] = []  # how many exchanges lie before each on its path
+        self.depth: list[int] = []  # of every exchange: how many exchanges come before it on its path
         self._length: list[int] = []  # characters of the messages on the path through the longest reply
         for number, exchange in enumerate(tree.exchanges):
             follows = exchange.follows
@@ -56,9 +56,9 @@ class Paths:
             own += max((len(reply.text) for reply in exchange.replies), default=0)
             self._length.append(own + (0 if follows is None else self._length[follows[0]]))
 
-    def texts_of(self, number: int) -> tuple[list[str], list[str]]:
-        """What the user says in an exchange (in the first with a system message), and the replies."""
-        return [message["content"] for message in self._asked[number]], self._replies[number]
+    def prompt_texts(self, number: int) -> list[str]:
+        """What the user says in an exchange; in the first with a system message."""
+        return [message["content"] for message in self._asked[number]]
 
     def shorten(self, number: int, is_too_long: Callable[[str], bool]) -> None:
         """Render only the beginning of messages of an exchange that alone are too long, and remember which."""
@@ -73,6 +73,24 @@ class Paths:
                 self.unread += len(text)
                 replies[which] = text[:SHORTENED]
                 self.unread_replies.add((number, which))
+
+    def unread_texts(self) -> list[str]:
+        """What is rendered of the messages that are too long."""
+        texts = [text for number in self.unread_prompts for text in self.prompt_texts(number)]
+        return texts + [self._replies[number][which] for number, which in self.unread_replies]
+
+    def between(self, number: int, known: Collection[int]) -> tuple[ReplyIndex | None, int]:
+        """The first reply on the way up from an exchange that is of a `known` one; characters of the messages between.
+
+        The exchange's own user message counts, its replies do not.
+        """
+        characters = sum(map(len, self.prompt_texts(number)))
+        parent = self.tree.exchanges[number].follows
+        while parent is not None and parent[0] not in known:
+            characters += sum(map(len, self.prompt_texts(parent[0])))
+            characters += len(self._replies[parent[0]][parent[1]])
+            parent = self.tree.exchanges[parent[0]].follows
+        return parent, characters
 
     def below(self, numbers: Sequence[int], levels: int) -> list[int]:
         """These exchanges and what answers their replies, so many levels of it."""

@@ -1,4 +1,4 @@
-"""Data sets of a mixture: what each holds, which of its conversations are held out, and these one by one."""
+"""Data sets of a mixture: what kind each is, which conversations are held out, and reading them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Spl
     if split == "validation":
         given = chosen & (np.cumsum(chosen) <= (data.validation_limit or len(chosen)))
         if not own:
-            remarks = [  # the others were told with the train split
+            remarks = [  # the others were shown with the train split
                 f"{source.path}: has no validation split: {held.sum()} of {len(held)} conversations are held out "
                 f"(data.validation_fraction), {given.sum()} of them used (data.validation_limit)"
             ]
@@ -71,7 +71,7 @@ def read_trees(source: SourceSettings) -> Iterator[MessageTree]:
 
 
 def kind_of(source: SourceSettings) -> Kind:
-    """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
+    """What a source holds: as configured, or as its first record shows. Raises AloeError when that is unclear."""
     directory = local_copy(source.path).is_dir()
     if source.format != "auto":
         if directory and source.format != "trees":
@@ -106,7 +106,7 @@ def kind_of(source: SourceSettings) -> Kind:
 
 
 def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray:
-    """Which records are held out, bool [N]: those whose digest lies in the first `fraction` of all digests.
+    """Which records are held out, bool [N]: those whose digest is in the first `fraction` of all digests.
 
     A record's side depends on its content alone, so that further records do not move it; only where that would leave
     one side without any record, the one with the smallest or largest digest goes over. Raises AloeError when all
@@ -137,7 +137,7 @@ def _open_trees(path: Path, split: str, limit: int | None) -> Opened:
 
 
 def _open_chats(path: Path, split: str, limit: int | None) -> Opened:
-    """Reads the file twice, so that a fault at its end is told first and its texts need not be held."""
+    """Reads the file twice, so that a fault at its end is found first and its texts need not be kept in memory."""
     digests: list[bytes] = []
     unanswered = unlearned = 0
     unused: dict[str, None] = {}

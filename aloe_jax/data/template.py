@@ -27,7 +27,7 @@ class _RewrittenError(Exception):
     """The template rewrites what was said before."""
 
 
-ROUGHLY = 100_000  # characters by which the length of a long text is judged
+SAMPLE = 100_000  # characters by which the number of tokens of a long text is estimated
 FIRST_LEVELS = 8  # turns that are rendered before it is looked whether more of them can be in a row
 
 
@@ -62,7 +62,7 @@ class ChatTemplate:
     def continuation(self, messages: Sequence[Message]) -> list[int]:
         """Ids to append to a session whose last reply ended with its end of turn, up to the next reply's prompt.
 
-        `messages` ends with the new user message; when no reply lies before it, this is the whole prompt.
+        `messages` ends with the new user message; when no reply comes before it, this is the whole prompt.
         Raises UnstableTemplateError when the rendered path is not an extension of what the session was fed: then it
         has to start anew with `prompt`.
         """
@@ -150,7 +150,7 @@ class ChatTemplate:
             for number, text in written.items():
                 self._check(paths.tree, number, text)
             made = self._pieces(paths, written, dict.fromkeys(window, 0), longest)
-            opening = paths.texts_of(0)[0][-1].strip()
+            opening = paths.prompt_texts(0)[-1].strip()
             following = []
             for number in window:
                 parent = paths.tree.exchanges[number].follows
@@ -191,31 +191,27 @@ class ChatTemplate:
                 raise UnstableTemplateError(f"{where}: the chat template does not end the {branch} reply")
 
     def _rate(self, paths: Paths, pieces: dict[int, Piece], closed: dict[ReplyIndex, str]) -> float:
-        """Tokens a character of the messages that are left out or unread, about.
+        """Tokens per character of the messages that are left out or unread, about.
 
-        Raises _RewrittenError where the path to the deepest of them does not begin with what is laid out of it.
+        It is that of a sample: the text between what is laid out and the deepest exchange that is left out, or the
+        longest text that was not read to its end. Raises _RewrittenError where the path to that exchange does not begin
+        with what is laid out of it.
         """
         left_out = [number for number in range(len(paths.depth)) if number not in pieces]
-        last = max(left_out, key=lambda number: paths.depth[number], default=None)
-        if last is not None:
-            (text,) = (written.prompt for written in paths.write([last]).values())
-            parent, said = paths.tree.exchanges[last].follows, sum(map(len, paths.texts_of(last)[0]))
-            while parent is not None and parent[0] not in pieces:
-                asked, replies = paths.texts_of(parent[0])
-                said += sum(map(len, asked)) + len(replies[parent[1]])
-                parent = paths.tree.exchanges[parent[0]].follows
+        if left_out:
+            deepest = max(left_out, key=lambda number: paths.depth[number])
+            sample = paths.write([deepest])[deepest].prompt
+            parent, characters = paths.between(deepest, pieces)
             if parent in closed:
-                if not text.startswith(closed[parent]):
+                if not sample.startswith(closed[parent]):
                     raise _RewrittenError
-                text = text[len(closed[parent]) :]
+                sample = sample[len(closed[parent]) :]
         elif paths.unread:
-            texts = [text for number in paths.unread_prompts for text in paths.texts_of(number)[0]]
-            texts += [paths.texts_of(number)[1][which] for number, which in paths.unread_replies]
-            text = max(texts, key=len)
-            said = len(text)
+            sample = max(paths.unread_texts(), key=len)
+            characters = len(sample)
         else:
             return 0.0
-        return len(self._encode([text[:ROUGHLY]], paths.mark)[0]) * max(1.0, len(text) / ROUGHLY) / said
+        return len(self._encode([sample[:SAMPLE]], paths.mark)[0]) * max(1.0, len(sample) / SAMPLE) / characters
 
     def _pieces(
         self, paths: Paths, written: dict[int, Written], starts: dict[int, int], longest: int | None

@@ -46,7 +46,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a directory, through transformers, from local files only and without remote code.
 
     Where the tokenizer begins every text with a BOS token and its chat template writes none, the template gets one:
-    training, sampling and whoever serves an export then all see the same single BOS.
+    training, sampling and servers of an export then all see the same single BOS.
     """
     path = local_copy(path, leave=WEIGHTS)
     if not path.is_dir():
@@ -130,7 +130,7 @@ def _write_bos(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
         template = chat_template(tokenizer)
         (text,) = render(str(path), template, named_tokens(tokenizer), [(-1, "user", "a")], [(0, False)])
     except AloeError:
-        return  # told, with what is wrong, when the template is put to use
+        return  # reported, with what is wrong, when the template is used
     if tokenizer.bos_token not in text:
         tokenizer.chat_template = "{{ bos_token }}" + template
         click.echo(f"{path}: the chat template writes no {tokenizer.bos_token}; it is put before every chat", err=True)
@@ -179,8 +179,8 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTr
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
     tokenizer.chat_template = TEMPLATE
-    with replacing(path, KIND) as place:
-        save_tokenizer(tokenizer, place)
+    with replacing(path, KIND) as directory:
+        save_tokenizer(tokenizer, directory)
     return tokenizer
 
 

@@ -29,9 +29,9 @@ class Node:
     """
 
     parent: int  # index in TokenTree.nodes, -1 at a root
-    tokens: Sequence[int] = field(hash=False)  # held as an array of 4-byte integers, whatever it is given as
+    tokens: Sequence[int] = field(hash=False)  # stored as an array of 4-byte integers, whatever is given
     scored: int = 0
-    turn: int = 0  # depth: how many turns lie before it on its path
+    turn: int = 0  # depth: how many turns come before it on its path
     id: str = ""  # of a reply that counts: its name and a digest of its path, what log-probs are stored under
     source: int = 0  # of a reply: its turn's number in the conversation's list; on a main line equal to `turn`
     branch: Branch | None = None  # of a reply that counts
@@ -119,17 +119,17 @@ class TokenTree:
         ]
         units += [((i,), ()) for i, node in enumerate(self.nodes) if node.scored and i not in paired]
         trees: list[TokenTree] = []
-        held: set[int] = set()  # nodes of the tree that is being filled
+        taken: set[int] = set()  # nodes of the tree that is being filled
         room, wanted, pairs = length, list[int](), list[Pair]()
         for replies, pair in sorted(units, key=lambda unit: max(unit[0])):  # depth-first: neighbours share most
-            more = self._paths(replies) - held
+            more = self._paths(replies) - taken
             size = sum(len(self.nodes[node].tokens) for node in more)
             if wanted and size > room:
                 trees.append(self._part(wanted, pairs))
                 more = self._paths(replies)
                 size = sum(len(self.nodes[node].tokens) for node in more)
-                held, room, wanted, pairs = set(), length, [], []
-            held |= more
+                taken, room, wanted, pairs = set(), length, [], []
+            taken |= more
             room -= size
             wanted += replies
             pairs += pair

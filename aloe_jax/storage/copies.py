@@ -131,7 +131,7 @@ def download(root: Path, wanted: Versions, target: Path) -> None:
 
 @contextlib.contextmanager
 def uploading(path: Path, last: str = "") -> Iterator[Path]:
-    """A directory to fill in place of `path`: `path` itself where it is local, else one that is copied there.
+    """A directory to fill instead of `path`: `path` itself where it is local, else one that is copied there.
 
     In a bucket what was there before is replaced; the object `last` is taken away first and written last, so that a
     directory that has it is whole.

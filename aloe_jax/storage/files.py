@@ -32,7 +32,7 @@ LEFTOVER_SECONDS = 3600.0
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is in a bucket. Raises AloeError for a place that is neither there nor on a disk."""
+    """Whether a path is in a bucket. Raises AloeError for one that is neither there nor on a disk."""
     text = os.fspath(path)
     scheme = re.match(r"([a-zA-Z][\w+.-]*)://?", text)
     if scheme is None or scheme[1] == "gs" or Path(text).exists():
@@ -62,7 +62,7 @@ def absolute(path: str | Path) -> Path:
 
 
 def resolved(path: str | Path) -> Path:
-    """The absolute path without links: the same for the same place."""
+    """The absolute path without links: the same for the same file."""
     return as_path(path) if is_remote(path) else Path(path).resolve()
 
 

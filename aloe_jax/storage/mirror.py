@@ -70,7 +70,7 @@ class Mirror:
 
     def _publish_every(self, seconds: float) -> None:
         while not self._over.wait(seconds):
-            with contextlib.suppress(AloeError, OSError):  # told at the end, if it is still so
+            with contextlib.suppress(AloeError, OSError):  # reported at the end, if it is still so
                 self.publish()
 
     def __enter__(self) -> Mirror:
@@ -88,7 +88,7 @@ class Mirror:
 
 
 def _snapshot(file: Path, target: Path) -> None:
-    """A copy of a file as it is now, whole, though somebody writes it."""
+    """A copy of a file as it is now, whole, though it is being written."""
     if file.suffix == ".sqlite":
         with contextlib.closing(sqlite3.connect(file)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
             source.backup(copy)

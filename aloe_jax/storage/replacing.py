@@ -44,9 +44,9 @@ class Kind:
 
 @contextlib.contextmanager
 def replacing(target: str | Path, kind: Kind, last: str = "") -> Iterator[Path]:
-    """A directory to fill, which takes the place of `target` at the end; nothing changes where the block raises.
+    """A directory to fill, which replaces `target` at the end; nothing changes where the block raises.
 
-    `target` may be missing, empty, or a directory of this `kind` in which nobody has added or changed a file; a link
+    `target` may be missing, empty, or a directory of this `kind` without added or changed files; a link
     stays one, and what it points to is replaced. In a bucket the object `last` is written last. Raises AloeError naming
     the file that is in the way, or when another process is writing there.
     """
