@@ -43,7 +43,7 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Said = Annotated[str, AfterValidator(_not_blank)]
+NotBlank = Annotated[str, AfterValidator(_not_blank)]
 HALF = "has half a character (a lone surrogate such as \\ud83d); mend it"
 
 
@@ -119,9 +119,9 @@ class Turn(_Record):
     reply that was continued there.
     """
 
-    user: Said
-    preferred: Said
-    rejected: Said | None  # required, so that a reply that was lost is noticed: write null where there is none
+    user: NotBlank
+    preferred: NotBlank
+    rejected: NotBlank | None  # required, so that a reply that was lost is noticed: write null where there is none
     continued: Branch
     hinted: Branch | None = None
     inferred_profile: str = ""
@@ -166,7 +166,7 @@ class Conversation(_Record):
 
     id: str = Field(min_length=1)
     persona: Persona
-    system: Said | None = None
+    system: NotBlank | None = None
     turns: list[Turn] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ FIELDS = ("messages", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Chat:
     """A dialogue: the texts of user and assistant in turn, the user's first."""
 
     system: str | None
@@ -54,7 +54,7 @@ def read_chat(record: Mapping[str, JSON], where: str, others: dict[str, None] | 
     return MessageTree(where, where, tuple(exchanges), system)
 
 
-def _said(record: Mapping[str, JSON], where: str) -> tuple[Said, tuple[str, ...]]:
+def _said(record: Mapping[str, JSON], where: str) -> tuple[Chat, tuple[str, ...]]:
     """The dialogue, and the fields that it is of."""
     field = next((name for name in FIELDS if record.get(name) is not None), None)
     if field is None and not is_empty(record.get("completion")):
@@ -62,7 +62,7 @@ def _said(record: Mapping[str, JSON], where: str) -> tuple[Said, tuple[str, ...]
         said = _completed(record, where)
     elif field is None and not is_empty(record.get("instruction")):
         used = ("instruction", "input", "output")
-        said = Said(None, [instruction(record, where), text(record.get("output"), where, "output")], [None, None])
+        said = Chat(None, [instruction(record, where), text(record.get("output"), where, "output")], [None, None])
     else:
         field = field or FIELDS[0]
         used = (field,)
@@ -78,7 +78,7 @@ def instruction(record: Mapping[str, JSON], where: str) -> str:
     return asked if is_empty(record.get("input")) else f"{asked}\n{text(record['input'], where, 'input')}"
 
 
-def _completed(record: Mapping[str, JSON], where: str) -> Said:
+def _completed(record: Mapping[str, JSON], where: str) -> Chat:
     """A prompt and its completion, whose replies alone are learned from."""
     parts: list[list[JSON]] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
@@ -90,7 +90,7 @@ def _completed(record: Mapping[str, JSON], where: str) -> Said:
     whole = read_messages([*parts[0], *parts[1]], where, "prompt and completion")
     before = len(prompt.texts)
     context: list[bool | None] = [False] * before
-    return Said(whole.system, whole.texts, [*context, *whole.learned[before:]])
+    return Chat(whole.system, whole.texts, [*context, *whole.learned[before:]])
 
 
 def ends_unanswered(record: Mapping[str, JSON]) -> bool:
@@ -100,7 +100,7 @@ def ends_unanswered(record: Mapping[str, JSON]) -> bool:
     return isinstance(last, dict) and role_of(last) == "user"
 
 
-def read_messages(value: object, where: str, field: str) -> Said:
+def read_messages(value: object, where: str, field: str) -> Chat:
     """The system message, None where there is none or it is empty, and what user and assistant say in turn.
 
     Raises AloeError naming the first message that is out of turn, not plain text, or has a field that would be lost.
@@ -125,7 +125,7 @@ def read_messages(value: object, where: str, field: str) -> Said:
                 f"{where}: {name}.role: is {quoted(given)} where {due!r} is due{opens}; "
                 "mend or remove the record: user and assistant take turns"
             )
-    return Said(system, texts, learned)
+    return Chat(system, texts, learned)
 
 
 def _messages(value: object, where: str, field: str) -> Sequence[Mapping[str, JSON]]:

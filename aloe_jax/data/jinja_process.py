@@ -27,7 +27,7 @@ LARGEST = 1 << 20  # characters that a rendered chat may always have; beyond, TI
 TIMES = 32
 
 
-class Request(TypedDict):
+class RenderRequest(TypedDict):
     """What is asked. `nodes` are messages, a job is the number of its last message and whether a prompt follows."""
 
     template: str
@@ -113,7 +113,7 @@ def _compiled(template: str) -> jinja2.Template:
     return environment().from_string(template)
 
 
-def answer(request: Request) -> Mapping[str, object]:
+def answer(request: RenderRequest) -> Mapping[str, object]:
     """`texts`, one for every job, or `error`: what went wrong, in words; `spent`, where memory was used up."""
     try:
         return {"texts": list(_rendered(request))}
@@ -129,7 +129,7 @@ def answer(request: Request) -> Mapping[str, object]:
         return {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
 
 
-def _rendered(request: Request) -> Iterator[str]:
+def _rendered(request: RenderRequest) -> Iterator[str]:
     template, nodes = _compiled(request["template"]), request["nodes"]
     made = [{"role": role, "content": content} for _, role, content in nodes]
     for last, prompt in request["jobs"]:
@@ -163,7 +163,7 @@ def main() -> None:
     source, target = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(8)) == 8:
         data = source.read(int.from_bytes(head, "big"))
-        request: Request = json.loads(data)
+        request: RenderRequest = json.loads(data)
         _limit(request["seconds"], request["memory"] + 16 * len(data))
         del data
         found = answer(request)

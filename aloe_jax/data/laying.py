@@ -15,7 +15,7 @@ from aloe_jax.data.trees import Node, Pair, TokenTree
 
 
 @dataclass(frozen=True)
-class Piece:
+class EncodedExchange:
     """Ids of one exchange: from the end of what it answers (or from the start) to its replies' prompt, and on."""
 
     prompt: Sequence[int]
@@ -38,7 +38,7 @@ class LaidOut:
     answered: dict[int, set[int]]  # of an exchange, the replies that another answers
 
 
-def lay_out(paths: Paths, pieces: dict[int, Piece], rate: float, parted: bool = False) -> LaidOut:
+def lay_out(paths: Paths, pieces: dict[int, EncodedExchange], rate: float, parted: bool = False) -> LaidOut:
     """One tree of all pieces, or where the conversation is `parted`, one of each that is judged."""
     source = paths.tree
     left_out = [number for number in range(len(source.exchanges)) if number not in pieces]
@@ -57,7 +57,7 @@ def lay_out(paths: Paths, pieces: dict[int, Piece], rate: float, parted: bool = 
 
 
 def _tree(
-    paths: Paths, pieces: dict[int, Piece], first: int, within: Collection[int], tree_id: str
+    paths: Paths, pieces: dict[int, EncodedExchange], first: int, within: Collection[int], tree_id: str
 ) -> tuple[TokenTree, dict[ReplyIndex | None, int]]:
     """The tree from exchange `first` on with the exchanges `within`, and the node of every reply."""
     source = paths.tree

@@ -53,26 +53,18 @@ def token_trees(
         raise unstable[0] if unstable else AloeError(f"{where}: no conversations")
     if not trees:
         raise AloeError(f"{where}: {selection.nothing}")
-    if rewritten:
-        click.echo(
-            f"warning: {where}: the chat template rewrites earlier turns in {rewritten} of {count} "
-            "conversations; each of their turns is a tree of its own, which costs several times the tokens",
-            err=True,
-        )
-    if moved:
-        click.echo(
-            f"warning: {where}: the chat template does not keep a system message where it was when a reply follows; "
-            f"in {moved} of {count} conversations it stands before the first user message's text instead",
-            err=True,
-        )
-    if unstable:
-        click.echo(f"warning: {len(unstable)} conversations skipped, the first: {unstable[0]}", err=True)
-    if lookalikes:
-        click.echo(
-            f"warning: {where}: {lookalikes} messages hold the text of a control token (such as the template's end of "
-            "turn); it is encoded as plain text there",
-            err=True,
-        )
+    warnings = {
+        f"{where}: the chat template rewrites earlier turns in {rewritten} of {count} conversations; each of their "
+        "turns is a tree of its own, which costs several times the tokens": rewritten,
+        f"{where}: the chat template does not keep a system message where it was when a reply follows; in {moved} of "
+        f"{count} conversations it stands before the first user message's text instead": moved,
+        f"{len(unstable)} conversations skipped, the first: {next(iter(unstable), None)}": len(unstable),
+        f"{where}: {lookalikes} messages hold the text of a control token (such as the template's end of turn); it is "
+        "encoded as plain text there": lookalikes,
+    }
+    for warning, times in warnings.items():
+        if times:
+            click.echo(f"warning: {warning}", err=True)
     return trees
 
 

@@ -142,11 +142,11 @@ def _open_chats(path: Path, split: str, limit: int | None) -> Opened:
     unanswered = unlearned = 0
     unused: dict[str, None] = {}
     for where, record in read_records(path, split, limit):
-        talk = read_chat(record, where, unused)
+        chat = read_chat(record, where, unused)
         # The name of the last reply is a digest of the whole chat.
-        digests.append(bytes.fromhex(talk.exchanges[-1].replies[0].name))
+        digests.append(bytes.fromhex(chat.exchanges[-1].replies[0].name))
         unanswered += ends_unanswered(record)
-        unlearned += all(exchange.replies[0].branch is None for exchange in talk.exchanges)
+        unlearned += all(exchange.replies[0].branch is None for exchange in chat.exchanges)
     remarks = [f"{path}: {unanswered} chats end with a user message, which is left out"] if unanswered else []
     if unlearned:
         remarks.append(f"{path}: {unlearned} chats have no reply that is to be learned from, and are left out")

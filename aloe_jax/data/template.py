@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.encoding import Beginning, Encoder
-from aloe_jax.data.laying import LaidOut, Piece, lay_out
+from aloe_jax.data.laying import EncodedExchange, LaidOut, lay_out
 from aloe_jax.data.messages import MessageTree, ReplyIndex
 from aloe_jax.data.paths import Paths, Written
 from aloe_jax.data.rendering import Renderer
@@ -106,7 +106,7 @@ class ChatTemplate:
     def _as_one(self, paths: Paths, longest: int | None) -> LaidOut:
         """One tree. Raises _RewrittenError where a path does not begin with the path before it."""
         follows = [exchange.follows for exchange in paths.tree.exchanges]
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, EncodedExchange] = {}
         lengths: dict[ReplyIndex, int] = {}  # tokens of the path through a reply
         closed: dict[ReplyIndex, str] = {}  # its text, where it is answered by what is not rendered yet
         following, levels = [0], FIRST_LEVELS
@@ -142,7 +142,7 @@ class ChatTemplate:
 
     def _turn_by_turn(self, paths: Paths, longest: int | None) -> LaidOut:
         """A tree for every exchange."""
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, EncodedExchange] = {}
         following = [0]
         while following:
             window = paths.below(following, FIRST_LEVELS)
@@ -190,7 +190,7 @@ class ChatTemplate:
                 branch = tree.exchanges[number].replies[which].branch or "earlier"
                 raise UnstableTemplateError(f"{where}: the chat template does not end the {branch} reply")
 
-    def _rate(self, paths: Paths, pieces: dict[int, Piece], closed: dict[ReplyIndex, str]) -> float:
+    def _rate(self, paths: Paths, pieces: dict[int, EncodedExchange], closed: dict[ReplyIndex, str]) -> float:
         """Tokens per character of the messages that are left out or unread, about.
 
         It is that of a sample: the text between what is laid out and the deepest exchange that is left out, or the
@@ -215,7 +215,7 @@ class ChatTemplate:
 
     def _pieces(
         self, paths: Paths, written: dict[int, Written], starts: dict[int, int], longest: int | None
-    ) -> dict[int, Piece]:
+    ) -> dict[int, EncodedExchange]:
         """Encode each exchange's prompt from `starts` on, and each reply behind it up to its end of turn.
 
         For what was not read to its end there are zeros, more than any row has room for.
@@ -231,7 +231,7 @@ class ChatTemplate:
         ends = [self._renderer.reply_end(reply) for _, reply in replies]
         bare = [reply[len(written[n].prompt) : end] for (n, reply), end in zip(replies, ends, strict=True)]
         behind = [openings[n][0] + text for (n, _), text in zip(replies, bare, strict=True)]
-        pieces = {number: Piece(ids[number], [], []) for number in written}
+        pieces = {number: EncodedExchange(ids[number], [], []) for number in written}
         encoded = self._encode(behind, mark)
         for (number, reply), end, text, whole in zip(replies, ends, bare, encoded, strict=True):
             piece, opening = pieces[number], openings[number][1]

@@ -71,12 +71,18 @@ class TokenTree:
         """Tokens of the conversation, about, where not all of it is laid out."""
         return self.length + (0 if self.beyond is None else self.beyond.tokens)
 
-    def keep_replies(self, wanted: Collection[int], context: Collection[int] = ()) -> TokenTree:
-        """Keep only the wanted replies, `context` and what leads to them, and score only the wanted ones.
-
-        Pairs are dropped.
-        """
-        return self._part(wanted, (), context)
+    def keep_replies(
+        self, wanted: Collection[int], context: Collection[int] = (), pairs: Iterable[Pair] = ()
+    ) -> TokenTree:
+        """The wanted replies, `context` and what leads to them; only the wanted ones are scored, with these `pairs`."""
+        wanted = set(wanted)
+        kept: dict[int, int] = {-1: -1}
+        nodes: list[Node] = []
+        for index in sorted(self._paths({*wanted, *context})):
+            node = self.nodes[index]
+            kept[index] = len(nodes)
+            nodes.append(replace(node, parent=kept[node.parent], scored=node.scored if index in wanted else 0))
+        return TokenTree(self.id, tuple(nodes), _renumbered(pairs, kept))
 
     @property
     def turns(self) -> int:
@@ -125,7 +131,7 @@ class TokenTree:
             more = self._paths(replies) - taken
             size = sum(len(self.nodes[node].tokens) for node in more)
             if wanted and size > room:
-                trees.append(self._part(wanted, pairs))
+                trees.append(self.keep_replies(wanted, pairs=pairs))
                 more = self._paths(replies)
                 size = sum(len(self.nodes[node].tokens) for node in more)
                 taken, room, wanted, pairs = set(), length, [], []
@@ -134,7 +140,7 @@ class TokenTree:
             wanted += replies
             pairs += pair
         if wanted:
-            trees.append(self._part(wanted, pairs))
+            trees.append(self.keep_replies(wanted, pairs=pairs))
         return [*trees, *self.unlaid()]
 
     def unlaid(self) -> list[TokenTree]:
@@ -152,17 +158,6 @@ class TokenTree:
                 nodes.add(node)
                 node = self.nodes[node].parent  # noqa: PLW2901 - on to the node before it
         return nodes
-
-    def _part(self, wanted: Collection[int], pairs: Iterable[Pair], context: Collection[int] = ()) -> TokenTree:
-        wanted = set(wanted)
-        kept: dict[int, int] = {-1: -1}
-        nodes: list[Node] = []
-        for index in sorted(self._paths({*wanted, *context})):
-            node = self.nodes[index]
-            kept[index] = len(nodes)
-            scored = node.scored if index in wanted else 0
-            nodes.append(replace(node, parent=kept[node.parent], scored=scored))
-        return TokenTree(self.id, tuple(nodes), _renumbered(pairs, kept))
 
 
 def _renumbered(pairs: Iterable[Pair], kept: dict[int, int]) -> tuple[Pair, ...]:
