@@ -19,8 +19,6 @@ from aloe_jax.command import Command, one_line_errors
 if TYPE_CHECKING:
     from aloe_jax.llm.store import Opened, Row
 
-_HEX = "0123456789abcdef"
-
 
 @dataclass(frozen=True)
 class Salvaged:
@@ -35,7 +33,7 @@ class Salvaged:
 @click.command(cls=Command)
 @click.argument("journal", type=click.Path(path_type=Path))
 def main(journal: Path) -> None:
-    """Put in the place of a damaged journal one with all that can be read and is as it was written.
+    """Replace a damaged journal by one with all that can be read and is as it was written.
 
     The damaged file is kept beside it, as JOURNAL.damaged. The command that wrote the journal then goes on: it asks
     again for the calls that are lost. Of a damaged finished conversation or rating, its calls are mostly still there,
@@ -186,7 +184,7 @@ def _readable(table: str, values: Row) -> bool:
 
 
 def _replace(path: Path, new: Path) -> Path:
-    """Put the new journal in the place of the damaged one; where that is now."""
+    """Replace the damaged journal by the new one; returns where the damaged one is now."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged{'' if number == 1 else f'-{number}'}")).exists():
         number += 1

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -22,7 +21,7 @@ from aloe_jax.ranges import readable
 from aloe_jax.storage.files import as_path
 from aloe_jax.yaml_text import LARGEST, looks_like_number, parse_yaml, to_yaml
 
-# An override in which somebody may have put a password or a key, which is then refused.
+# An override that may contain a password or a key, which is then refused.
 _SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
 
 
@@ -33,7 +32,7 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
+    def _plain(cls, value: object) -> object:
         _check_plain(value)
         return value
 
@@ -86,7 +85,7 @@ def _whence(path: str | Path, overrides: Sequence[str], error: ValidationError) 
     return f"{path} with {_short(shown, 300)}" if about else f"{path}"
 
 
-def _read(path: str | Path) -> Any:
+def _read(path: str | Path) -> object:
     with as_path(path).open("rb") as stream:  # no more of it than a config has: it may be a device, or weights
         return parse_yaml(stream.read(LARGEST + 1))
 
@@ -96,7 +95,7 @@ def dump_settings(settings: BaseModel) -> str:
     return to_yaml(settings.model_dump())
 
 
-def _apply(values: dict[Any, Any], override: str) -> None:
+def _apply(values: dict[object, object], override: str) -> None:
     shown = _short(repr(_SECRET.sub(r"\1…", override)))
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):

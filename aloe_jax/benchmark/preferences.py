@@ -35,6 +35,7 @@ from aloe_jax.conversation import Conversation
 from aloe_jax.coverage import Coverage
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
+from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.packing import pack
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.tokenizer import load_tokenizer
@@ -209,7 +210,7 @@ def _trees(
     unstable: dict[str, UnstableTemplateError] = {}
     for conversation in conversations:
         try:
-            made = [tree for tree in template.laid_out(conversation, row_length).trees if tree.pairs]
+            made = [tree for tree in template.laid_out(MessageTree.of(conversation), row_length).trees if tree.pairs]
         except UnstableTemplateError as error:
             unstable[conversation.id] = error
             continue

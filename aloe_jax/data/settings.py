@@ -14,7 +14,7 @@ class SourceSettings(Section):
     """One data set of a mixture."""
 
     path: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file
-    format: Literal["auto", "trees", "chat", "preferences"] = "auto"  # auto: told from the first record
+    format: Literal["auto", "trees", "chat", "preferences"] = "auto"  # auto: as the first record shows
     weight: Annotated[float, Field(ge=1e-6, le=1000)] = (
         1.0  # passes over it in an epoch: 2 shows it twice, 0.5 every other time
     )
@@ -25,10 +25,10 @@ class DataSettings(Section):
     """Which conversations, and how they are laid out in rows."""
 
     path: str = ""  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file: of conversation trees, chats or preferences
-    mixture: tuple[SourceSettings, ...] = Field(default=(), strict=False)  # several data sets, in place of `path`
+    mixture: tuple[SourceSettings, ...] = Field(default=(), strict=False)  # several data sets, instead of `path`
     row_length: Tokens = 2048
-    # How conversations lie in rows. trees: every token once, replies as branches. paths: every reply after a prompt of
-    # its own, several times the tokens; for the flash kernels of MaxText's models, which know no trees.
+    # The layout of conversations in rows. trees: every token once, replies as branches. paths: every reply after a
+    # prompt of its own, several times the tokens; for the flash kernels of MaxText's models, which know no trees.
     packing: Literal["trees", "paths"] = "trees"
     rows: Rows = 8  # rows per step over all devices
     accumulate: Rows = 1  # parts that a step's rows are computed in, one after the other: less memory, same result

@@ -21,7 +21,7 @@ from aloe_jax.models.decoder import assemble as assemble_decoder
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weight_sharding, weights
-from aloe_jax.storage.files import WEIGHTS, here
+from aloe_jax.storage.copies import WEIGHTS, local_copy
 
 
 class Spec(Protocol):
@@ -208,7 +208,7 @@ def unstacked_axes(spec: Any) -> Any:
 
 def read_huggingface_spec(path: str | Path, model: ModelSettings) -> Any:
     """The spec of a Hugging Face directory, of the model that `model.backend` makes of it."""
-    path = here(path, leave=WEIGHTS)
+    path = local_copy(path, leave=WEIGHTS)
     if model.backend == MAXTEXT:
         from aloe_jax.models.maxtext.huggingface import read_spec
 

@@ -44,8 +44,9 @@ from aloe_jax.models.tensor_files import (
     say_once,
 )
 from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.disk import as_os_error
-from aloe_jax.storage.files import as_path, here, is_remote
+from aloe_jax.storage.files import as_path, is_remote
 from aloe_jax.storage.replacing import Kind, replacing
 
 MOST_THREADS = 16  # that read files
@@ -70,7 +71,7 @@ def load_huggingface(
     expected: a file missing, cut short or a pickle, a tensor missing, left over, of another shape or type, with NaN
     or infinity in it, a model of another family.
     """
-    given, path = path, here(path)
+    given, path = path, local_copy(path)
     spec = read_spec(path)
     if is_remote(given) and spec != read_spec(path, weights_there=False):
         raise AloeError(

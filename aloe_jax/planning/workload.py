@@ -90,7 +90,7 @@ def trees_of(shape: Shape, stage: Stage, seed: int = 0) -> list[TokenTree]:
             preferred, rejected = replies if draw.random() < 0.5 else replies[::-1]
             pairs.append(Pair(turn, preferred, rejected))
         tree = TokenTree(f"assumed-{number}", tuple(nodes), tuple(pairs))
-        made.append(tree if stage.pairs else tree.keep_replies([pair.preferred for pair in pairs]))
+        made.append(tree if stage.selection.pairs else tree.keep_replies([pair.preferred for pair in pairs]))
     return made
 
 

@@ -17,7 +17,8 @@ from aloe_jax.report.differences import Pair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
 from aloe_jax.report.writing import listed
-from aloe_jax.storage.files import absolute, as_path, here, is_remote
+from aloe_jax.storage.copies import local_copy
+from aloe_jax.storage.files import absolute, as_path, is_remote
 
 PersonaKey = tuple[str, str, str]  # id, profile, personality
 
@@ -208,7 +209,7 @@ def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
 
 
 def _read(name: str, path: Path) -> Run:
-    place = here(path, leave=(".sqlite",))  # not the journal, which may be large
+    place = local_copy(path, leave=(".sqlite",))  # not the journal, which may be large
     if not place.is_dir():
         raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
     preferences = load_preferences(place)

@@ -18,7 +18,7 @@ from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.sampling.cache import Kind
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.storage.files import cache_directory
+from aloe_jax.storage.copies import cache_directory
 
 
 def load_sampler(

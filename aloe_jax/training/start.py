@@ -12,9 +12,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax.data.loader import Loader
-from aloe_jax.data.mixture import gather
+from aloe_jax.data.mixture import Prepared, gather
 from aloe_jax.data.packing import without_branches
-from aloe_jax.data.prepare import Prepared
 from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
@@ -37,7 +36,8 @@ from aloe_jax.models.run_directory import (
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.weights import weights
-from aloe_jax.storage.files import as_path, uploading
+from aloe_jax.storage.copies import uploading
+from aloe_jax.storage.files import as_path
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import Stage
@@ -66,9 +66,18 @@ def load_template(model: ModelSettings) -> tuple[Any, ChatTemplate]:
 
 def gather_material(settings: TrainSettings, stage: Stage, template: ChatTemplate) -> Material:
     """Read, tokenise and pack both splits; prints the progress of large ones."""
+    data = settings.data
 
     def split(name: Split) -> Prepared:
-        return gather(settings.data, template, stage.replies, name, longest=LONGEST_ROW)
+        return gather(
+            data,
+            template,
+            stage.selection,
+            name,
+            row_length=data.row_length,
+            packing=data.packing,
+            longest=LONGEST_ROW,
+        )
 
     return Material(split("train"), split("validation"))
 
@@ -204,7 +213,7 @@ def describe_reference(settings: TrainSettings, spec: ModelSpec, tokenizer: Any)
 
 def make_loader(settings: TrainSettings, material: Material) -> Loader:
     """Batches of the training rows."""
-    return Loader(material.train.rows, settings.data.rows, settings.seed, parts=material.train.parts)
+    return Loader(material.train.rows, settings.data.rows, settings.seed, material.train.parts)
 
 
 def most_turns(material: Material) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from aloe_jax.data.mixture import Prepared
 from aloe_jax.data.packing import PackingReport
-from aloe_jax.data.prepare import Prepared
 from aloe_jax.models.lora import adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import is_remote

@@ -48,6 +48,7 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
                 )
         if not _MADE.fullmatch(conversation.id):
             note("ids of a conversation and its persona", 1)
+        note("system messages", int(conversation.system is not None))
         note(
             "turns that say which reply was written with the hint",
             sum(t.hinted is not None for t in conversation.turns),

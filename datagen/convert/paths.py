@@ -12,7 +12,7 @@ def root_to_leaf(conversation: Conversation) -> list[Line]:
 
     An ordinary tree has one, its main line. At its last turn a line follows the reply marked as continued.
     """
-    answered = {place[0] for number in range(len(conversation.turns)) if (place := conversation.place(number))}
+    answered = {place[0] for number in range(len(conversation.turns)) if (place := conversation.parent(number))}
     return [
         [*conversation.path(number), (number, turn.continued)]
         for number, turn in enumerate(conversation.turns)

@@ -10,8 +10,8 @@ recorded".
 Read, a row joins the tree of a row whose prompt and one of whose replies its own prompt extends, in whatever order
 the file has them; `continued` and the places in a forked tree follow from that (at a fork the reply whose row comes
 first in the file is the main line; where nobody answered, the preferred reply counts as continued). History that has
-no row of its own is kept as turns with one reply. A system message is dropped and counted, as in `chat`, and other
-columns are, too.
+no row of its own is kept as turns with one reply. A system message is kept, as in `chat`; other columns are dropped and
+counted.
 
 Written, which reply had the hint, the inferred persona, and turns with one reply that no later turn has in its prompt
 are lost and counted.
@@ -27,7 +27,7 @@ from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.errors import AloeError
 from datagen.convert.chat import NOT_RECORDED
 from datagen.convert.join import Group, Row, join
-from datagen.convert.records import Notes, Record, dump, mapping, messages, read_records, text
+from datagen.convert.records import Notes, Record, dump, mapping, messages, note_columns, read_records, text
 
 _COLUMNS = ("prompt", "chosen", "rejected", "persona", "conversation_id")
 
@@ -66,13 +66,9 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
 
 def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     value, where = record.value, record.where
-    for key in value:
-        if key not in _COLUMNS:
-            note(f"values of the column {key}", 1)
-    has_system, prompt = messages(value.get("prompt"), where, "prompt", "user")
-    note("system messages", int(has_system))
+    note_columns(record, _COLUMNS, note)
     # Rows under different system messages are different dialogues, even if all else is equal.
-    system = str(value["prompt"][0]["content"]) if has_system else None
+    system, prompt = messages(record, "prompt", "user")
     name = value.get("conversation_id")
     if name is not None:
         name = text(name, where, "conversation_id")

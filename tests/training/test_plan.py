@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from aloe_jax.data.loader import Loader
+from aloe_jax.data.mixture import Prepared
 from aloe_jax.data.packing import Part, pack_sources
-from aloe_jax.data.prepare import Prepared
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
 from aloe_jax.models.decoder import Compute, Decoder

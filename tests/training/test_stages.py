@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from aloe_jax.data.selection import PAIRS
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.training import stages
 from aloe_jax.training.run import train
@@ -21,8 +22,7 @@ class Contrast(Stage):
     """Widens the gap of each pair, weighted by an array that is computed before the first step."""
 
     shown = Shown({"gap": "gap {:+.2f}"}, by_turn={"gap": "{:+.1f}"})
-    pairs = True
-    replies = None
+    selection = PAIRS
 
     def row_arrays(self, rows):
         return {"importance": jax.ShapeDtypeStruct(rows.pairs.shape[1:2], jnp.float32)}

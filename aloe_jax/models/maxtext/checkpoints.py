@@ -28,7 +28,8 @@ from aloe_jax.models.maxtext.families import stretch
 from aloe_jax.models.maxtext.spec import MaxTextSpec
 from aloe_jax.models.weights import Weight, nested, weight_sharding
 from aloe_jax.storage import integrity
-from aloe_jax.storage.files import absolute, as_path, is_remote, uploading, write_atomically
+from aloe_jax.storage.copies import uploading
+from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.replacing import check_replaceable, replacing
 
 # Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.

@@ -27,7 +27,7 @@ from aloe_jax.models.maxtext.settings import family_to_write, from_huggingface
 from aloe_jax.models.maxtext.spec import BLOCKS, MaxTextSpec
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head, read_json
 from aloe_jax.models.weights import Weight, nested, weight_sharding
-from aloe_jax.storage.files import here
+from aloe_jax.storage.copies import local_copy
 
 THREADS = 8  # that read files
 
@@ -61,7 +61,7 @@ def load(
     Raises AloeError naming the file and the tensor: one that is missing, left over, of another shape or type, not
     finite, or that the way back does not give again.
     """
-    path = here(path)
+    path = local_copy(path)
     spec = read_spec(path, overrides)
     described = spec.weights()
     tensors = open_tensors(path)

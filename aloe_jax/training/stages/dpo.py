@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from aloe_jax.data.loader import Batch
 from aloe_jax.data.packing import Rows
+from aloe_jax.data.selection import PAIRS
 from aloe_jax.data.sources import Split
 from aloe_jax.errors import AloeError
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES, Constants
@@ -25,8 +26,7 @@ class DPO(Stage):
         {"margin": "margin {:+.3f}", "accuracy": "accuracy {:.3f}"},
         by_turn={"accuracy": "{:.2f}", "margin": "{:+.2f}"},
     )
-    pairs = True
-    replies = None
+    selection = PAIRS
 
     def __init__(self, settings: TrainSettings):
         """Raises AloeError where a setting of `dpo` cannot have an effect."""

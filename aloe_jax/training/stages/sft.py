@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from aloe_jax.data.prepare import Replies
+from aloe_jax.data.selection import REPLIES, Selection
 from aloe_jax.training.stages.stage import Shown, Stage
 from aloe_jax.training.totals import Mean, Objective, Totals, divided
 
@@ -16,9 +16,9 @@ class SFT(Stage):
     shown = Shown({"perplexity": "ppl {:.2f}"})
 
     @property
-    def replies(self) -> Replies:
+    def selection(self) -> Selection:
         """As configured."""
-        return self.settings.sft.replies
+        return REPLIES[self.settings.sft.replies]
 
     def objective(self, turns: int = 0) -> Objective:
         """See `sft_loss`."""

@@ -14,7 +14,7 @@ import jax
 
 from aloe_jax.data.loader import Batch
 from aloe_jax.data.packing import Rows
-from aloe_jax.data.prepare import Replies
+from aloe_jax.data.selection import Selection
 from aloe_jax.data.sources import Split
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages import STAGES
@@ -42,13 +42,9 @@ class Shown:
 
 
 class Stage(ABC):
-    """One way to learn from conversation trees.
-
-    `shown`: see there. `pairs`: whether what is learned from is counted in pairs of replies.
-    """
+    """One way to learn from conversation trees; `shown` is what a person watches of it."""
 
     shown: ClassVar[Shown]
-    pairs: ClassVar[bool] = False
 
     def __init__(self, settings: TrainSettings):
         """Raises AloeError where settings of the stage contradict each other."""
@@ -56,8 +52,8 @@ class Stage(ABC):
 
     @property
     @abstractmethod
-    def replies(self) -> Replies | None:
-        """Which replies of a tree are scored; None: both of every pair."""
+    def selection(self) -> Selection:
+        """Which replies of a tree are scored."""
 
     @abstractmethod
     def objective(self, turns: int = 0) -> Objective:

@@ -37,7 +37,7 @@ class Trees:
             found = self._logps(self.run.reference)
             self.reference = self._by_id(found)
             extra["reference"] = np.stack([logps[pairs] for logps, pairs in zip(found, self.rows.pairs, strict=True)])
-        self.loader = Loader(self.rows, self.run.settings.data.rows, task.seed, extra)
+        self.loader = Loader(self.rows, self.run.settings.data.rows, task.seed).with_arrays(extra)
         self.taken = 0
         self.targets = {
             id: int(self.rows.reply_length[row, number + 1]) for id, (row, number) in self._places().items()
