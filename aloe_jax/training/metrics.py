@@ -173,9 +173,7 @@ class Work:
         if lora is None:
             flops = flops + 3 * products
         else:
-            from aloe_jax.models.lora import adapters
-
-            trained = sum(int(np.prod(weight.shape)) for weight in adapters(spec, lora).values())
+            trained = sum(int(np.prod(weight.shape)) for weight in spec.adapters(lora).values())
             flops = flops + 2 * products + 3 * 2 * trained * tokens
         return cls(tokens, (rows.pair_turn > 0).sum(axis=1), flops.astype(np.float64))
 

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from aloe_jax.data.packing import PackingReport
 from aloe_jax.data.prepare import Prepared
-from aloe_jax.models.lora import adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import is_remote
 from aloe_jax.training.memory import Memory, estimate, limit
@@ -113,7 +112,7 @@ def make_plan(
         return settings.data.rows * float((shown * of_rows).sum() / shown.sum())
 
     count = spec.parameter_count()
-    trained = count if lora is None else sum(math.prod(weight.shape) for weight in adapters(spec, lora).values())
+    trained = count if lora is None else sum(math.prod(weight.shape) for weight in spec.adapters(lora).values())
     model = f"{count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens"
     if lora is not None:
         model += f"; adapters of rank {lora.rank}, base {lora.base}"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import load_run
+from aloe_jax.models.opening import load_run
 from aloe_jax.training import loop, start
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.reference import ReferenceCache
