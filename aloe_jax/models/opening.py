@@ -5,33 +5,50 @@ A model is in a Hugging Face directory, in one of our run directories or in a ch
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.backends import implementation
 from aloe_jax.models.maxtext import checkpoint_directory
+from aloe_jax.models.run_directory import TOKENIZER, load_spec, read_run
 from aloe_jax.models.settings import ModelSettings
-from aloe_jax.models.spec import JSON, Backend, Compute, LanguageModel, ModelSpec, TokenizerIds
+from aloe_jax.models.spec import Compute, LanguageModel, ModelSpec, TokenizerIds
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import shown
 from aloe_jax.storage.files import WEIGHTS, as_path, here, is_remote
 
+Kind = Literal["scratch", "huggingface", "run", "maxtext checkpoint"]
 
-class ModelSource(ABC):
-    """Where a model comes from."""
 
-    tokenizer: Path | None = None  # the directory of its tokenizer; None where it has none
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from; a checkpoint of MaxText's is of the model of `model.name` with `model.overrides`."""
 
-    @abstractmethod
+    kind: Kind
+    model: ModelSettings
+    path: Path  # of its directory; nothing where it is new
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The directory of its tokenizer; None where it has none."""
+        return {"huggingface": self.path, "run": self.path / TOKENIZER}.get(self.kind)
+
     def spec(self, ids: TokenizerIds | None = None) -> ModelSpec:
-        """Its spec, for a tokenizer with these ids where one is known: replies end at its tokens, too."""
+        """Its spec, for a tokenizer with these ids where one is known: replies end at its tokens, too.
 
-    @abstractmethod
+        Of a directory in a bucket the weights are not downloaded.
+        """
+        ids = ids or TokenizerIds()
+        if self.kind == "run":
+            return load_spec(self.path).ending(ids.eos_ids)
+        if self.kind == "huggingface":
+            return self._read(here(self.path, leave=WEIGHTS)).ending(ids.eos_ids)
+        return implementation(self.model.backend).from_scratch(self.model, ids)
+
     def load(
         self,
         dtype: str = "float32",
@@ -42,122 +59,29 @@ class ModelSource(ABC):
     ) -> LanguageModel:
         """The model, its parameters in `dtype`, laid out over `mesh` where one is given.
 
-        A directory says by itself what its model is; `spec` is for a model from scratch, drawn from `seed`, and for a
-        checkpoint of MaxText's. Raises AloeError naming what is missing, cut short or of another kind.
+        A directory says by itself what its model is; `spec` is for a new model, drawn from `seed`, and for a checkpoint
+        of MaxText's. Raises AloeError naming what is missing, cut short or of another kind.
         """
-
-
-@dataclass(frozen=True)
-class HuggingFaceDirectory(ModelSource):
-    """config.json and safetensors files."""
-
-    path: Path
-    backend: Backend
-    overrides: Mapping[str, JSON]
-
-    @property
-    def tokenizer(self) -> Path:  # type: ignore[override]
-        """Beside the weights."""
-        return self.path
-
-    def spec(self, ids: TokenizerIds | None = None) -> ModelSpec:
-        """See ModelSource. Of a directory in a bucket the weights are not downloaded."""
-        found = implementation(self.backend).read_huggingface(here(self.path, leave=WEIGHTS), self.overrides)
-        return found.ending(ids.eos_ids if ids is not None else ())
-
-    def load(
-        self,
-        dtype: str = "float32",
-        mesh: Mesh | None = None,
-        compute: Compute | None = None,
-        spec: ModelSpec | None = None,
-        seed: int = 0,
-    ) -> LanguageModel:
-        """See ModelSource."""
-        path = here(self.path)
-        found = implementation(self.backend).read_huggingface(path, self.overrides)
-        tied = read_json(path / "config.json").get("tie_word_embeddings", False)
-        if is_remote(self.path) and tied and not found.tie_embeddings:
-            raise AloeError(
-                f"{self.path}: config.json ties the head to the embedding, but the weights have another head; set "
-                "tie_word_embeddings to false in config.json to use it"
-            )
-        return found.load_huggingface(path, dtype, mesh, compute)
-
-
-@dataclass(frozen=True)
-class RunDirectory(ModelSource):
-    """What our training wrote: spec.json, tokenizer/ and checkpoints/."""
-
-    path: Path
-
-    @property
-    def tokenizer(self) -> Path:  # type: ignore[override]
-        """In the run."""
-        return self.path / "tokenizer"
-
-    def spec(self, ids: TokenizerIds | None = None) -> ModelSpec:
-        """See ModelSource."""
-        from aloe_jax.models.run_directory import load_spec
-
-        return load_spec(self.path).ending(ids.eos_ids if ids is not None else ())
-
-    def load(
-        self,
-        dtype: str = "float32",
-        mesh: Mesh | None = None,
-        compute: Compute | None = None,
-        spec: ModelSpec | None = None,
-        seed: int = 0,
-    ) -> LanguageModel:
-        """See ModelSource. The newest checkpoint."""
-        return load_run(self.path, dtype, mesh, compute)
-
-
-@dataclass(frozen=True)
-class MaxTextCheckpoint(ModelSource):
-    """Parameters that MaxText's training saved, of the model of `model.name` with `model.overrides`."""
-
-    model: ModelSettings
-
-    def spec(self, ids: TokenizerIds | None = None) -> ModelSpec:
-        """See ModelSource."""
-        return implementation("maxtext").from_scratch(self.model, ids or TokenizerIds())
-
-    def load(
-        self,
-        dtype: str = "float32",
-        mesh: Mesh | None = None,
-        compute: Compute | None = None,
-        spec: ModelSpec | None = None,
-        seed: int = 0,
-    ) -> LanguageModel:
-        """See ModelSource."""
-        assert self.model.path is not None
-        return (spec or self.spec()).load_checkpoint(as_path(self.model.path), dtype, mesh, compute)
-
-
-@dataclass(frozen=True)
-class FromScratch(ModelSource):
-    """A new model."""
-
-    model: ModelSettings
-
-    def spec(self, ids: TokenizerIds | None = None) -> ModelSpec:
-        """See ModelSource; `ids` say the size of the vocabulary."""
-        return implementation(self.model.backend).from_scratch(self.model, ids or TokenizerIds())
-
-    def load(
-        self,
-        dtype: str = "float32",
-        mesh: Mesh | None = None,
-        compute: Compute | None = None,
-        spec: ModelSpec | None = None,
-        seed: int = 0,
-    ) -> LanguageModel:
-        """See ModelSource."""
+        if self.kind == "run":
+            return load_run(self.path, dtype, mesh, compute)
+        if self.kind == "huggingface":
+            path = here(self.path)
+            found = self._read(path)
+            tied = read_json(path / "config.json").get("tie_word_embeddings", False)
+            if is_remote(self.path) and tied and not found.tie_embeddings:
+                raise AloeError(
+                    f"{self.path}: config.json ties the head to the embedding, but the weights have another head; set "
+                    "tie_word_embeddings to false in config.json to use it"
+                )
+            return found.load_huggingface(path, dtype, mesh, compute)
+        spec = spec or self.spec()
+        if self.kind == "maxtext checkpoint":
+            return spec.load_checkpoint(self.path, dtype, mesh, compute)
         assert mesh is not None
-        return (spec or self.spec()).build(seed, dtype, mesh, compute)
+        return spec.build(seed, dtype, mesh, compute)
+
+    def _read(self, path: Path) -> ModelSpec:
+        return implementation(self.model.backend).read_huggingface(path, self.model.overrides)
 
 
 def open_model(model: ModelSettings | str | Path) -> ModelSource:
@@ -169,10 +93,10 @@ def open_model(model: ModelSettings | str | Path) -> ModelSource:
     if isinstance(model, str | Path):
         path = as_path(model)
         if not is_huggingface(path):
-            return RunDirectory(path)
-        return HuggingFaceDirectory(path, "maxtext" if _only_maxtext(path) else "native", {})
+            return ModelSource("run", ModelSettings(), path)
+        return ModelSource("huggingface", ModelSettings(backend="maxtext" if _only_maxtext(path) else "native"), path)
     if model.path is None:
-        return FromScratch(model)
+        return ModelSource("scratch", model, Path())
     path = as_path(model.path)
     if checkpoint_directory.items(path) is not None:
         if model.backend != "maxtext":
@@ -184,11 +108,11 @@ def open_model(model: ModelSettings | str | Path) -> ModelSource:
                 f"model.name: {path} does not say of which of MaxText's models it is; give its name, such as "
                 "llama3.1-8b, and in model.overrides what it was saved with besides"
             )
-        return MaxTextCheckpoint(model)
-    found = HuggingFaceDirectory(path, model.backend, model.overrides) if is_huggingface(path) else RunDirectory(path)
+        return ModelSource("maxtext checkpoint", model, path)
+    kind: Kind = "huggingface" if is_huggingface(path) else "run"
     if model.name is not None:
         raise AloeError(f"model.name: {path} says which model it is; leave the name out")
-    return found
+    return ModelSource(kind, model, path)
 
 
 def load_pretrained(
@@ -217,8 +141,6 @@ def load_run(
     the model comes with its adapters beside its weights (see native/lora.py). Raises AloeError when the run has no such
     checkpoint, when it holds another model than spec.json says, or when the adapters' model is not there.
     """
-    from aloe_jax.models.run_directory import read_run
-
     model = read_run(directory, dtype, mesh, compute, step, lambda base: load_pretrained(base, dtype, mesh, compute))
     return model.merged() if merge else model
 
@@ -234,7 +156,7 @@ def _only_maxtext(path: Path) -> bool:
 
 def tokenizer_directory(path: str | Path) -> Path:
     """The directory of the tokenizer of a model directory."""
-    return as_path(path) if is_huggingface(path) else as_path(path) / "tokenizer"
+    return as_path(path) if is_huggingface(path) else as_path(path) / TOKENIZER
 
 
 def is_huggingface(path: str | Path) -> bool:

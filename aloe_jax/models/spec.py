@@ -30,7 +30,7 @@ from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # slow to import
 
-type JSON = None | bool | int | float | str | list[JSON] | dict[str, JSON]
+type JSON = bool | int | float | str | list[JSON] | dict[str, JSON] | None
 type Parameters = Tree[jax.Array] | Tree[jax.ShapeDtypeStruct]  # as `nnx.to_pure_dict` has them; shapes in a plan
 # The weights of single layers, as a loop over tokens reads them. One quantised by qwix is its QArray instead.
 Layer = dict[str, jax.Array]

@@ -46,9 +46,9 @@ def save_adapter_directory(
     """Write the adapters of `model`, which belong to the Hugging Face model `base` (a directory or a name).
 
     `dtype`: of the stored adapters, by default their own. `settings`: the generation_config.json of that model; the
-    one written beside the adapters says at which tokens theirs end. Returns the number of values. Written beside `path`, read back, compared and
-    put in its place. Raises AloeError when the model has no adapters, when `path` holds something else, or what was
-    read back differs.
+    one written beside the adapters says at which tokens theirs end. Written beside `path`, read back, compared and
+    renamed. Returns the number of values. Raises AloeError when the model has no adapters, when `path` holds something
+    else, or what was read back differs.
     """
     if model.lora is None:
         raise AloeError(f"{path}: the model has no adapters; leave --adapter out to export all of its weights")
