@@ -88,7 +88,7 @@ def test_what_a_token_of_experts_goes_through():
     assert spec.computed_matrices() == 512 * 128 * 2 * (4 + 2) + 8 * 512 + 2 * 3 * 512 * 512
     assert spec.score_values() == 4 * 128
     few = {"base_num_decoder_layers": 2, "first_num_dense_layers": 1, "base_emb_dim": 64}
-    assert flops.score_values(MaxTextSpec("deepseek2-16b", few)) == 2 * 16 * (128 + 64 + 128) / 2
+    assert MaxTextSpec("deepseek2-16b", few).score_values() == 2 * 16 * (128 + 64 + 128) / 2
 
 
 # ---------------------------------------------------------------- the catalogue

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -26,7 +25,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.decoder import MaxTextSpec
-from aloe_jax.models.opening import load_pretrained
+from aloe_jax.models.opening import load_pretrained, open_model
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import Compute
 from aloe_jax.models.weights import nested
@@ -40,7 +39,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "maxtext"
 NAMES = sorted(path.parent.name for path in GOLDEN.glob("*/tensors.json"))
 LENGTH = 48
 MAXTEXT = ModelSettings(backend="maxtext", path="a directory")
-load = partial(load_pretrained, model=MAXTEXT)
+
+
+def load(directory):
+    return open_model(MAXTEXT.model_copy(update={"path": str(directory)})).load()
 
 
 def stored(name, directory):
