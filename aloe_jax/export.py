@@ -75,11 +75,11 @@ def export(
     """Do what `main` says; returns the number of parameters. Raises AloeError naming what is wrong and where."""
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
-    from aloe_jax.models import generation, huggingface, model_card, peft
+    from aloe_jax.models import generation, huggingface, model_card
     from aloe_jax.models.ancestry import check_apart
-    from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
-    from aloe_jax.models.maxtext import directory
-    from aloe_jax.models.run_directory import load_run
+    from aloe_jax.models.maxtext import checkpoint_directory
+    from aloe_jax.models.native import peft
+    from aloe_jax.models.opening import is_huggingface, load_pretrained, load_run, tokenizer_directory
     from aloe_jax.storage.files import as_path, resolved
     from aloe_jax.storage.replacing import check_replaceable
 
@@ -89,7 +89,7 @@ def export(
         raise AloeError(f"{source}: is a Hugging Face directory, which has no steps; leave --step out")
     if resolved(target) == resolved(source):
         raise AloeError(f"{target}: is the checkpoint itself; give another --output")
-    kind = directory.KIND if form == "maxtext" else peft.KIND if adapter else huggingface.KIND
+    kind = checkpoint_directory.KIND if form == "maxtext" else peft.KIND if adapter else huggingface.KIND
     check_replaceable(target, kind)
     check_apart(target, source, base)
     origin = model_card.trace_origin(source)
@@ -112,12 +112,11 @@ def export(
         model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
     tokenizer = load_tokenizer(tokenizer_directory(source))
     settings = generation.of_source(source)
-    model.spec = generation.ending(generation.with_settings(model.spec, settings), generation.template_ends(tokenizer))
+    model.spec = generation.with_settings(model.spec, settings).ending(generation.template_ends(tokenizer))
     card = model_card.full_card(model.spec, origin, scores, simulated)
     if adapter:
         assert base is not None
-        peft.save_adapter_directory(model, target, base, stored, tokenizer, card, settings)
-        return sum(value[...].size for value in model.adapters.values())
+        return peft.save_adapter_directory(model, target, base, stored, tokenizer, card, settings)
     huggingface.save_pretrained(model, target, max_shard_size, stored, tokenizer, card, settings)
     return model.spec.parameter_count()
 
@@ -129,22 +128,19 @@ def export_to_maxtext(
     from aloe_jax.data.tokenizer import load_tokenizer
     from aloe_jax.errors import AloeError
     from aloe_jax.models import generation
-    from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
-    from aloe_jax.models.maxtext import checkpoints
-    from aloe_jax.models.run_directory import load_run, load_spec
+    from aloe_jax.models.opening import load_run, open_model, tokenizer_directory
     from aloe_jax.models.settings import ModelSettings
-    from aloe_jax.models.spec import ModelSpec
 
-    options = ModelSettings(backend="maxtext", path=str(source))
-    if not is_huggingface(source) and isinstance(load_spec(source), ModelSpec):
+    opened = open_model(ModelSettings(backend="maxtext", path=str(source)))
+    if opened.spec().backend != "maxtext":
         raise AloeError(
             f"{source}: is a run of our own decoder, not of a MaxText model; export it with --format huggingface, and "
             "that directory with --format maxtext"
         )
-    model: Any = load_pretrained(source, dtype, model=options) if step is None else load_run(source, dtype, step=step)
+    model = opened.load(dtype) if step is None else load_run(source, dtype, step=step)
     tokenizer = load_tokenizer(tokenizer_directory(source))
-    ids = generation.ending(model.spec, generation.template_ends(tokenizer)).eos_ids
-    checkpoints.save(model, target, dtype, tokenizer, maxtext_card(origin, simulated, ids))
+    ids = model.spec.ending(generation.template_ends(tokenizer)).eos_ids
+    model.save_checkpoint(target, dtype, tokenizer, maxtext_card(origin, simulated, ids))
     return model.spec.parameter_count()
 
 
@@ -174,7 +170,7 @@ def maxtext_card(origin: Any, simulated: list[str], ends: tuple[int, ...]) -> st
 def adapter_base(run: Path) -> str:
     """The Hugging Face directory that a run's adapters belong to. Raises AloeError when there is none."""
     from aloe_jax.errors import AloeError
-    from aloe_jax.models.directory import is_huggingface
+    from aloe_jax.models.opening import is_huggingface
     from aloe_jax.models.run_directory import load_adapter
 
     found = None if is_huggingface(run) else load_adapter(run)

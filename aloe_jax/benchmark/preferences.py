@@ -41,9 +41,8 @@ from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.directory import load_pretrained, tokenizer_directory
-from aloe_jax.models.spec import check_vocabulary
+from aloe_jax.models.opening import load_pretrained, tokenizer_directory
+from aloe_jax.models.spec import Compute, check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh, sharding
 from aloe_jax.progress import Progress
 from aloe_jax.settings import dump_settings

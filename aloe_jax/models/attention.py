@@ -43,14 +43,14 @@ def attend(
     batch, length = query.shape[:2]
     if subtree_end is None:
         subtree_end = jnp.full((batch, length), length, jnp.int32)
-    kernel = _kernel(preferred(length) if method == "auto" else method)
+    kernel = _kernel(preferred(length, jax.default_backend()) if method == "auto" else method)
     return kernel(query, key, value, subtree_end, positions, window)
 
 
-def preferred(length: int) -> Method:
-    """The method that `auto` stands for on this platform, for rows of `length` tokens."""
+def preferred(length: int, platform: str) -> Method:
+    """The method that `auto` stands for on a platform (tpu, gpu, cpu), for rows of `length` tokens."""
     on_cpu: Method = "dense" if length <= DENSE_LIMIT else "chunked"
-    return OWN_KERNEL.get(jax.default_backend(), on_cpu)
+    return OWN_KERNEL.get(platform, on_cpu)
 
 
 def _kernel(method: Method) -> Callable[..., jax.Array]:

@@ -13,9 +13,7 @@ import jax
 from jax.stages import Compiled
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models import backend
-from aloe_jax.models.directory import is_huggingface
-from aloe_jax.models.run_directory import load_spec
+from aloe_jax.models.opening import open_model
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.chips import Slice
 from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
@@ -24,10 +22,10 @@ from aloe_jax.planning.architectures import ARCHITECTURES, published
 from aloe_jax.planning.demand import AnyMesh, Demand, measured
 from aloe_jax.planning.estimate import estimated
 from aloe_jax.planning.geometry import Geometry
-from aloe_jax.planning.program import abstract_program
 from aloe_jax.planning.roofline import Roofline, roofline
 from aloe_jax.planning.workload import Conversations, Workload, reachable
 from aloe_jax.training.fit import check_fit
+from aloe_jax.training.program import abstract_program
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.start import resolve
 
@@ -157,9 +155,7 @@ def sizes_of(settings: TrainSettings, named: str | None = None) -> tuple[ModelSp
     """
     path = settings.model.path
     if settings.model.name is None and named is None and path is not None and reachable(path):
-        if not is_huggingface(path):
-            return load_spec(path), path
-        return backend.read_huggingface_spec(path, settings.model), path
+        return open_model(settings.model).spec(), path
     if found := published(named or path or "", settings.model):
         return found[1], f"published sizes of {found[0]}"
     if path is None and named is None:
@@ -230,8 +226,7 @@ def _prepared(subject: Subject, real: bool) -> tuple[Subject, AnyMesh, Workload]
 
 
 def _plan(subject: Subject, mesh: AnyMesh, workload: Workload, demand: Demand, spent: float = 0.0) -> Plan:
-    dense = subject.settings.model.attention == "dense"
-    pairs = float(subject.settings.data.row_length**2) if dense else workload.packed.scores
-    computed = flops.computed(subject.settings, subject.spec, workload.packed.rows.scored.shape[1], pairs)
+    scored, pairs = workload.packed.rows.scored.shape[1], workload.packed.scores
+    computed = flops.computed(subject.settings, subject.spec, scored, pairs)
     times = roofline(computed.total, demand, subject.where, Geometry(subject.where, mesh))
     return Plan(subject, dict(mesh.shape), workload, computed, demand, times, spent)

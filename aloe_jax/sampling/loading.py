@@ -11,9 +11,8 @@ from jax.sharding import Mesh
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.directory import load_pretrained, tokenizer_directory
-from aloe_jax.models.spec import check_vocabulary
+from aloe_jax.models.opening import load_pretrained, tokenizer_directory
+from aloe_jax.models.spec import Compute, check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.sampling.cache import Kind

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from aloe_jax.models.decoder import Decoder
+from aloe_jax.models.spec import LanguageModel
 from aloe_jax.parallel.mesh import RULES, sharding
 from aloe_jax.sampling import programs
 from aloe_jax.sampling.cache import Cache, Kind
@@ -32,7 +32,12 @@ class Sampler:
     """
 
     def __init__(
-        self, model: Decoder, tokenizer: Any = None, max_length: int = 4096, rows: int = 64, cache: Kind = "compute"
+        self,
+        model: LanguageModel,
+        tokenizer: Any = None,
+        max_length: int = 4096,
+        rows: int = 64,
+        cache: Kind = "compute",
     ) -> None:
         self.model = model
         self.max_length = min(max_length, model.spec.max_length)

@@ -12,11 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from aloe_jax.data.packing import Rows
-from aloe_jax.models.backend import stacked
-from aloe_jax.models.lora import adapters, quantised
+from aloe_jax.models.native.lora import quantised
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.models.weights import Weight, nested, weight_sharding
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import piece_size
 from aloe_jax.training.master import MasterCopies
@@ -47,8 +46,7 @@ def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, s
     compiler keeps at once; see `activations`.
     """
     options, lora = settings.model, settings.model.lora
-    described = weights(spec) if lora is None else {f"adapters.{n}": w for n, w in adapters(spec, lora).items()}
-    params = _abstract(described, mesh, options.dtype)
+    params = _abstract(spec.trained(lora), mesh, options.dtype)
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
     optimizer_state = state_shapes(params, optimizer, mesh)["optimizer"]
     state = {f"parameters in {options.dtype}": _bytes(params)}
@@ -90,10 +88,9 @@ def activations(spec: ModelSpec, options: ModelSettings, mesh: Mesh, tokens: int
     inner = _part(mesh, "feed_forward", spec.feed_forward)
     norms = spec.width * (2 * width + 4 * 4)
     attention = width * (2 * queries + 2 * keys) + 4 * heads
-    native = isinstance(spec, ModelSpec)  # of MaxText's more is kept
     if options.attention == "dense":
         attention += length * heads * (4 if width == 4 else 4 + width) + 4 * queries
-    everything = norms + attention + width * (2 if native else 6) * inner
+    everything = norms + attention + width * spec.feed_forward_arrays * inner
     if options.remat == "none":
         kept, again = everything, 0
     elif options.remat == "dots":
@@ -145,7 +142,7 @@ def _bytes(tree: Any, dtype: Any = None) -> int:
 def _frozen_bytes(spec: ModelSpec, lora: LoRASettings, mesh: Mesh, dtype: str) -> int:
     """What the frozen weights take on one device; those with adapters are held as `lora.base` says."""
     total = 0
-    for name, weight in weights(spec).items():
+    for name, weight in spec.weights().items():
         here = math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
         whole = jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype))
         bits = 8 * whole.size * whole.dtype.itemsize
@@ -170,8 +167,8 @@ def _gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
     if mesh.shape["fsdp"] == 1 and not cast:
         return 0
     width = jnp.dtype(options.compute_dtype).itemsize
-    total, layers = 0, stacked(spec)
-    for name, weight in weights(spec).items():
+    total, layers = 0, spec.stacked()
+    for name, weight in spec.weights().items():
         axes = tuple(None if axis == "width" else axis for axis in weight.axes)
         parts = math.prod(
             math.prod(mesh.shape[axis] for axis in ((part,) if isinstance(part, str) else part or ()))

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows
+from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import Compute, ModelParts, ModelSpec
 from aloe_jax.parallel.mesh import sharding
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
 from aloe_jax.training.settings import TrainSettings
-from aloe_jax.training.stages.stage import Stage
+from aloe_jax.training.stages.stage import Stage, stage_of
 from aloe_jax.training.step import Frozen, Params, State, Step, evaluation_step, logps_step, train_step
 
 
@@ -39,9 +40,7 @@ class TrainingProgram:
 def build_program(
     settings: TrainSettings,
     stage: Stage,
-    graph: nnx.GraphDef,
-    params: Params,
-    frozen: Frozen,
+    model: ModelParts,
     mesh: Mesh,
     rows: Rows,
     steps: int,
@@ -49,9 +48,10 @@ def build_program(
 ) -> TrainingProgram:
     """The program of a run of `steps` steps on batches shaped like `rows`, with statistics by turn up to `turns`.
 
-    `params` and `frozen` are arrays on the mesh, or jax.ShapeDtypeStructs with their shardings. Raises AloeError where
-    settings contradict each other.
+    The parameters of `model` are arrays on the mesh, or jax.ShapeDtypeStructs with their shardings. Raises AloeError
+    where settings contradict each other.
     """
+    graph, params, frozen = model
     objective = stage.objective(turns)
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
     state = state_shapes(params, optimizer, mesh)
@@ -64,6 +64,19 @@ def build_program(
         frozen=jax.tree.map(_shape, frozen),
         batch=batch_shapes(settings.data.rows, stage, mesh, rows),
     )
+
+
+def abstract_program(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, steps: int) -> TrainingProgram:
+    """The same over shapes, for devices that need not exist; `settings` are resolved (see start.resolve)."""
+    options = settings.model
+    model = spec.abstract(options.dtype, mesh, compute_of(options), options.lora)
+    turns = int(rows.pair_turn.max(initial=0))
+    return build_program(settings, stage_of(settings), model, mesh, rows, steps, turns)
+
+
+def compute_of(options: ModelSettings) -> Compute:
+    """How the model computes; `options.attention` is a method, not `auto`."""
+    return Compute(options.attention, options.remat, options.unroll, options.compute_dtype)
 
 
 def state_shapes(params: Params, optimizer: MasterCopies, mesh: Mesh) -> State:

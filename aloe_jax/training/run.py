@@ -92,11 +92,9 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
     if distributed.is_lead():
         start.describe_model(settings, spec, tokenizer, directory)
     with jax.set_mesh(mesh), Stop() as stop, contextlib.ExitStack() as scope:
-        graph, params, frozen = start.build_model(settings, spec, mesh)
+        model = start.build_model(settings, spec, mesh)
         rows: dict[Split, Rows] = {"train": material.train.rows, "validation": material.validation.rows}
-        program = build_program(
-            settings, stage, graph, params, frozen, mesh, rows["train"], steps, start.most_turns(material)
-        )
+        program = build_program(settings, stage, model, mesh, rows["train"], steps, start.most_turns(material))
         shapes = start.trained_shapes(settings, spec)
         checkpoints = scope.enter_context(Checkpoints(directory, settings.checkpoints, shapes, lock))
         done = 0
@@ -119,8 +117,8 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
                 directory,
                 rows,
                 # New adapters add nothing, so with them the frozen weights are the whole model.
-                digest=partial(weights_digest, frozen[0] if frozen else params, described),
-                logps=partial(_on_devices, program.logps, params, mesh),
+                digest=partial(weights_digest, model.frozen[0] if model.frozen else model.trained, described),
+                logps=partial(_on_devices, program.logps, model.trained, mesh),
                 progress=display.stage,
             )
         )
@@ -128,8 +126,8 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
         validation = evaluation_batches(rows["validation"], settings.data.rows, further.get("validation", {}))
 
         # ------------------------------------------------------------ state and callbacks
-        state = new_state(params, program.optimizer, mesh)
-        del params  # the first step donates them
+        state = new_state(model.trained, program.optimizer, mesh)
+        del model  # the first step donates its parameters
         if done:
             state = checkpoints.restore(done, state)
         checkpoints.check_room(state)  # before the first step, not at the first save

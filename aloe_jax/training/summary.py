@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from aloe_jax.data.mixture import Prepared
 from aloe_jax.data.packing import PackingReport
-from aloe_jax.models.lora import adapters
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import is_remote
 from aloe_jax.training.memory import Memory, estimate, limit
@@ -112,7 +111,7 @@ def summarise(
     shown = times_shown(len(rows), train.parts)
     tokens, pairs, flops = work.mean_step(shown, settings.data.rows)
     count = spec.parameter_count()
-    trained = count if lora is None else sum(math.prod(weight.shape) for weight in adapters(spec, lora).values())
+    trained = count if lora is None else sum(math.prod(weight.shape) for weight in spec.adapters(lora).values())
     model = f"{count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens"
     if lora is not None:
         model += f"; adapters of rank {lora.rank}, base {lora.base}"

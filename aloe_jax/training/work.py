@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from aloe_jax.data.packing import Part, Rows
-from aloe_jax.models.lora import adapters
 from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import ModelSpec
 
@@ -41,7 +40,7 @@ class Work:
         if lora is None:
             flops = flops + 3 * products
         else:
-            trained = sum(int(np.prod(weight.shape)) for weight in adapters(spec, lora).values())
+            trained = sum(int(np.prod(weight.shape)) for weight in spec.adapters(lora).values())
             flops = flops + 2 * products + 3 * 2 * trained * tokens
         return cls(tokens, (rows.pair_turn > 0).sum(axis=1), flops.astype(np.float64))
 

@@ -15,10 +15,9 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.evaluate import main
 from aloe_jax.llm.world.people import write_personality, write_profile
-from aloe_jax.models.decoder import assemble
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import nested, weights
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.weights import nested
 from aloe_jax.sampling.session import Session
 from aloe_jax.sampling.settings import SamplingSettings
 from tests.data.families import loaded
@@ -35,15 +34,15 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, tokenizer):
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=16,
         max_length=1024, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
     )  # fmt: skip
     draw = np.random.default_rng(0)
     parameters = nested(
-        {name: jnp.asarray(draw.normal(0, 0.3, w.shape), jnp.float32) for name, w in weights(spec).items()}
+        {name: jnp.asarray(draw.normal(0, 0.3, w.shape), jnp.float32) for name, w in spec.weights().items()}
     )
-    save_pretrained(assemble(spec, parameters), tmp_path / "model", tokenizer=tokenizer)
+    save_pretrained(spec.assemble(parameters), tmp_path / "model", tokenizer=tokenizer)
     (tmp_path / "personas.jsonl").write_text("".join(persona.model_dump_json() + "\n" for persona in PERSONAS))
     (tmp_path / "eval.yaml").write_text(
         f"personas: {tmp_path}/personas.jsonl\nmodels: {{untrained: {{path: {tmp_path}/model}}}}\n"

@@ -14,9 +14,9 @@ from aloe_jax.benchmark.settings import PreferencesSettings
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.evaluate import main
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.settings import load_settings
 from tests.conversations import conversation, forked, single_replies
 from tests.random_models import random_decoder
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("preferences")
     texts = [text for talk in TALKS for turn in talk.turns for text in (turn.user, *turn.replies.values())]
     tokenizer = train_tokenizer(texts, 320, root / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=16,
         max_length=512, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
     )  # fmt: skip

@@ -111,11 +111,11 @@ def test_a_marked_reply_has_no_gradient():
     import jax
 
     from aloe_jax.data.loader import FIELDS
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
     from aloe_jax.training.logprobs import reply_logps
     from tests.random_models import random_decoder
 
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(TOKENIZER),
         layers=1,
         width=16,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import load_run
+from aloe_jax.models.opening import load_run
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import start
 from aloe_jax.training.checkpoint import Checkpoints

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import checkpoint_steps, load_run
+from aloe_jax.models.opening import load_run
+from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import load_settings
 from aloe_jax.training import checkpoint
 from aloe_jax.training.run import train

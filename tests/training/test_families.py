@@ -10,7 +10,7 @@ from flax import nnx
 
 from aloe_jax.data.loader import Loader
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
@@ -36,7 +36,7 @@ def save_model(family: str, directory: Path) -> Path:
     """A random model of the family with the tokenizer of its format."""
     format, switches = SPECS[family]
     tokenizer = loaded_tokenizer(format)[1]
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=-(-len(tokenizer) // 8) * 8, layers=2, width=16, query_heads=4, kv_heads=2, head_size=8, feed_forward=24,
         max_length=512, family=family, eos_ids=loaded_tokenizer(format)[2].stop, **switches,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
 def test_a_family_goes_through_both_stages_and_out(settings, tmp_path, capsys):
     """Qwen 3: norms of queries and keys, and a template that rewrites earlier turns."""
     from aloe_jax.export import export
-    from aloe_jax.models.directory import load_pretrained
+    from aloe_jax.models.opening import load_pretrained
 
     path = save_model("qwen3", tmp_path / "qwen3")
     data = {"row_length": 256, "rows": 8}

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,14 +22,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.maxtext import internals
-from aloe_jax.models.maxtext.decoder import assemble
-from aloe_jax.models.maxtext.huggingface import read_spec
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.maxtext.decoder import MaxTextSpec
+from aloe_jax.models.opening import load_pretrained, open_model
 from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import Compute
 from aloe_jax.models.weights import nested
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.settings import dump_settings
@@ -42,7 +39,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "maxtext"
 NAMES = sorted(path.parent.name for path in GOLDEN.glob("*/tensors.json"))
 LENGTH = 48
 MAXTEXT = ModelSettings(backend="maxtext", path="a directory")
-load = partial(load_pretrained, model=MAXTEXT)
+
+
+def load(directory):
+    return open_model(MAXTEXT.model_copy(update={"path": str(directory)})).load()
 
 
 def stored(name, directory):
@@ -114,7 +114,7 @@ def test_families_equal_transformers_and_trees_equal_paths(name, tmp_path):
     assert exact == len(original) or name in ("llama_tied", "gemma2", "gemma3")
     for key, tensor in original.items():
         np.testing.assert_allclose(written[key], tensor, rtol=1e-6, atol=3e-7)
-    assert read_spec(tmp_path / "out") == model.spec
+    assert MaxTextSpec.read_huggingface(tmp_path / "out") == model.spec
     stored_sizes = sum(tensor.size for tensor in original.values())
     assert model.spec.parameter_count() == stored_sizes
 
@@ -149,7 +149,7 @@ def drawn(spec, seed=0, mesh=None):
         name: jnp.asarray(rng.normal(float(name.endswith("scale")), 0.2, weight.shape), jnp.float32)
         for name, weight in spec.weights().items()
     }
-    return assemble(spec, nested(values), Compute())
+    return spec.assemble(nested(values), Compute())
 
 
 def test_deepseek_trees_equal_paths():
@@ -328,15 +328,15 @@ def test_another_version_is_refused(monkeypatch):
 def test_a_spec_is_the_same_from_json(tmp_path):
     from aloe_jax.models.run_directory import load_spec, save_spec
 
-    spec = replace(read_spec(stored("olmo3", tmp_path / "model")), eos_ids=(2, 3))
+    spec = replace(MaxTextSpec.read_huggingface(stored("olmo3", tmp_path / "model")), eos_ids=(2, 3))
     save_spec(spec, tmp_path)
     assert load_spec(tmp_path) == spec and hash(load_spec(tmp_path)) == hash(spec)
 
 
 PROCESS = """
 import logging, os, sys, warnings
-import aloe_jax.training.loop, aloe_jax.export, aloe_jax.sampling, aloe_jax.evaluate, aloe_jax.models.backend
-import aloe_jax.models.maxtext.huggingface, qwix
+import aloe_jax.training.loop, aloe_jax.export, aloe_jax.sampling, aloe_jax.evaluate, aloe_jax.models.opening
+import aloe_jax.models.maxtext.tensors, qwix
 assert not [name for name in sys.modules if name.split(".")[0] == "maxtext"], "imported without being used"
 def held():
     handlers = {name: (logger.level, list(logger.handlers)) for name, logger in logging.root.manager.loggerDict.items()

@@ -11,8 +11,7 @@ from flax import nnx
 
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import parameter_shardings
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.parallel.distributed import place, rows_here
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
@@ -24,7 +23,9 @@ from aloe_jax.training.totals import read
 from tests.random_models import random_decoder
 from tests.random_trees import draw_tree
 
-SPEC = ModelSpec(vocab=64, layers=2, width=32, query_heads=4, kv_heads=2, head_size=8, feed_forward=48, max_length=512)
+SPEC = DecoderSpec(
+    vocab=64, layers=2, width=32, query_heads=4, kv_heads=2, head_size=8, feed_forward=48, max_length=512
+)
 RATE = 1000.0
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (1, 2, 4), (2, 2, 2)]
 
@@ -52,7 +53,7 @@ def one_step(made: TrainSettings, shape, parts=1):
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(state))
     with jax.set_mesh(mesh):
         optimizer = MasterCopies(optax.sgd(RATE))
-        state = new_state(jax.device_put(before, parameter_shardings(SPEC, mesh)), optimizer, mesh)
+        state = new_state(jax.device_put(before, SPEC.shardings(mesh)), optimizer, mesh)
         step = train_step(graph, stage_of(made).objective(3), optimizer, state, mesh, parts=parts)
         state, totals = step(state, place(material(), mesh))
     return read(totals), jax.tree.map(lambda old, new: (old - np.asarray(new)) / RATE, before, state["params"])

@@ -13,8 +13,8 @@ from tensorboardX.proto import event_pb2
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.models.settings import LoRASettings
-from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training import metrics
 from aloe_jax.training.metrics import MetricsLog
 from aloe_jax.training.throughput import Throughput
@@ -226,7 +226,7 @@ def test_a_broken_note_of_the_run_is_named(tmp_path, wandb):
 
 # ---------------------------------------------------------------- speed
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=11, layers=2, width=8, query_heads=4, kv_heads=2, head_size=2, feed_forward=16, max_length=64
 )  # fmt: skip
 

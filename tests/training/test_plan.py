@@ -1,6 +1,7 @@
 """What is said before a run: memory against what is really held and compiled, data and steps against the loader."""
 
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,9 @@ from aloe_jax.data.mixture import Prepared
 from aloe_jax.data.packing import Part, pack_sources
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute, Decoder
-from aloe_jax.models.lora import attach
+from aloe_jax.models.native.decoder import Decoder, DecoderSpec
 from aloe_jax.models.settings import LoRASettings
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import weights
+from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import memory, summary
@@ -30,10 +29,10 @@ from aloe_jax.training.step import new_state, train_step
 from aloe_jax.training.work import Work
 from tests.random_models import random_decoder
 
-TINY = ModelSpec(
+TINY = DecoderSpec(
     vocab=64, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=32, max_length=256
 )  # fmt: skip
-MEDIUM = ModelSpec(
+MEDIUM = DecoderSpec(
     vocab=8192, layers=4, width=256, query_heads=4, kv_heads=2, head_size=64, feed_forward=1024, max_length=2048
 )  # fmt: skip
 
@@ -93,12 +92,12 @@ def on_first_device(tree):
     ],
 )
 def test_state_is_what_the_run_holds(dtype, optimizer, mesh):
-    spec = ModelSpec(**{**vars(TINY), "width": 128, "feed_forward": 256, "head_size": 32})  # Adafactor factors from 128
+    spec = replace(TINY, width=128, feed_forward=256, head_size=32)  # Adafactor factors from 128
     given = settings(model={"dtype": dtype}, optimizer=optimizer, mesh=mesh)
     where = make_mesh(given.mesh)
     said = memory.estimate(given, spec, where, prepared(a=1.0).rows, 10)
     with jax.set_mesh(where):
-        shapes = memory._abstract(weights(spec), where, dtype)
+        shapes = memory._abstract(spec.weights(), where, dtype)
         params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), shapes)
         state = new_state(params, MasterCopies(make_optimizer(given.optimizer, 10)), where)
     assert sum(said.state.values()) == on_first_device(state)
@@ -117,7 +116,7 @@ def test_frozen_weights_are_counted_as_they_are_held(base):
         prepared(a=1.0).rows,
         10,
     )
-    model = attach(random_decoder(TINY), lora, 0)
+    model = random_decoder(TINY).adapted(lora, 0)
     frozen = jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     assert said.state[f"frozen weights, {base.replace('_', ' ')}"] == sum(leaf.nbytes for leaf in frozen)
     assert said.working["gradients"] == said.state["adapters in float32"]
@@ -133,7 +132,7 @@ def compiled(remat, attention, length, rows, parts=1):
     compute = Compute(attention, remat, 1, "float32")
     graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(MEDIUM, rngs=nnx.Rngs(0), compute=compute)), nnx.Param)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    params = memory._abstract(weights(MEDIUM), mesh, "float32")
+    params = memory._abstract(MEDIUM.weights(), mesh, "float32")
     optimizer = MasterCopies(make_optimizer(given.optimizer, 10))
     state = {
         "params": params,

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import load_settings
 from aloe_jax.training import program, start

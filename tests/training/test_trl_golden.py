@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.training.logprobs import reply_logps
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs

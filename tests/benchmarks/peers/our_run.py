@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from aloe_jax.data.loader import Batch
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import read_spec
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import host_memory

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.families import FAMILIES, Family, interleaved, stretch
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.maxtext.shape import MaxTextShape
 from aloe_jax.models.values import check, rope, shown, token_id, token_ids
 
 FAMILY_OF_BLOCK = {
@@ -29,8 +30,10 @@ TOLD: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[str, Any]) -> MaxTextSpec:
-    """The spec that a config.json describes, of transformers 4 or 5, with `overrides` of how it is computed.
+def read_config[S: MaxTextShape](
+    cls: type[S], values: Mapping[str, Any], where: str, overrides: Mapping[str, Any]
+) -> S:
+    """The shape that a config.json describes, of transformers 4 or 5, with `overrides` of how it is computed.
 
     Raises AloeError naming `where` and the setting when the family is not one of families.py, or MaxText's arithmetic
     is another than it asks for.
@@ -76,7 +79,7 @@ def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[s
         if key in settings and settings[key] != value:
             raise AloeError(f"model.overrides.{key}: {value!r}, but {where} says {settings[key]!r}; leave it out")
     base = settings.pop("model_name", family.base)
-    return MaxTextSpec(
+    return cls(
         name=base,
         settings=tuple({**settings, **overrides}.items()),
         max_length=values["max_position_embeddings"],
@@ -88,9 +91,9 @@ def from_huggingface(values: Mapping[str, Any], where: str, overrides: Mapping[s
     )
 
 
-def to_huggingface(spec: MaxTextSpec) -> dict[str, Any]:
+def write_config(shape: MaxTextShape) -> dict[str, Any]:
     """The content of a config.json that transformers 4 and 5 read as this model."""
-    family, config = family_to_write(spec), spec.resolved
+    family, config = family_to_write(shape), shape.resolved
     theta = float(config.rope_max_timescale)
     own = family.writes(config)
     table = {**own.pop("rope_parameters", {"rope_type": "default"})}
@@ -98,7 +101,7 @@ def to_huggingface(spec: MaxTextSpec) -> dict[str, Any]:
         table["rope_theta"] = theta
     written = {
         "architectures": [family.architecture],
-        "model_type": spec.family,
+        "model_type": shape.family,
         "vocab_size": config.vocab_size,
         "num_hidden_layers": config.num_decoder_layers,
         "hidden_size": config.emb_dim,
@@ -106,45 +109,45 @@ def to_huggingface(spec: MaxTextSpec) -> dict[str, Any]:
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "intermediate_size": config.mlp_dim,
-        "max_position_embeddings": spec.max_length,
+        "max_position_embeddings": shape.max_length,
         "rope_theta": theta,
         "rope_parameters": table,
         "rms_norm_eps": config.normalization_layer_epsilon,
         "tie_word_embeddings": config.logits_via_embedding,
-        "bos_token_id": spec.bos_id,
-        "eos_token_id": {0: None, 1: next(iter(spec.eos_ids), None)}.get(len(spec.eos_ids), list(spec.eos_ids)),
-        "pad_token_id": spec.pad_id,
+        "bos_token_id": shape.bos_id,
+        "eos_token_id": {0: None, 1: next(iter(shape.eos_ids), None)}.get(len(shape.eos_ids), list(shape.eos_ids)),
+        "pad_token_id": shape.pad_id,
         "hidden_act": "silu",
         **own,
     }
     if "hidden_activation" in own:
         written["hidden_act"] = own["hidden_activation"]
-    if spec.family == "gemma2":
-        written["query_pre_attn_scalar"] = spec.query_scale or config.head_dim
+    if shape.family == "gemma2":
+        written["query_pre_attn_scalar"] = shape.query_scale or config.head_dim
     return written
 
 
-def family_to_write(spec: MaxTextSpec) -> Family:
+def family_to_write(shape: MaxTextShape) -> Family:
     """The family of a model that can be written. Raises AloeError for one that cannot."""
-    if spec.family not in FAMILIES:
+    if shape.family not in FAMILIES:
         raise AloeError(
-            f"{spec.name}: this MaxText model has no Hugging Face form here that was checked against transformers; "
+            f"{shape.name}: this MaxText model has no Hugging Face form here that was checked against transformers; "
             f"those of {', '.join(FAMILIES)} do"
         )
-    return FAMILIES[spec.family]
+    return FAMILIES[shape.family]
 
 
-def family_of(spec: MaxTextSpec) -> str | None:
+def family_of(shape: MaxTextShape) -> str | None:
     """The `model_type` of a model by name, None where none is written or its settings are those of no such model."""
-    kind = FAMILY_OF_BLOCK.get(str(spec.resolved.decoder_block.value))
+    kind = FAMILY_OF_BLOCK.get(str(shape.resolved.decoder_block.value))
     if kind is None:
         return None
-    made = MaxTextSpec(spec.name, spec.settings, spec.max_length, kind, None, spec.bos_id, spec.eos_ids, spec.pad_id)
+    made = dataclasses.replace(shape, family=kind)
     try:
-        again = from_huggingface(to_huggingface(made), str(spec.name), {}).resolved
+        again = read_config(MaxTextShape, write_config(made), shape.name, {}).resolved
     except AloeError:
         return None
-    return kind if all(told(again) == told(spec.resolved) for told in TOLD) else None
+    return kind if all(told(again) == told(shape.resolved) for told in TOLD) else None
 
 
 def _theta(values: Mapping[str, Any], family: Family, where: str) -> int:

@@ -1,4 +1,4 @@
-"""What a checkpoint of MaxText's looks like from outside: told without importing what reads one."""
+"""What a checkpoint of MaxText's looks like from outside: without importing what reads one."""
 
 from __future__ import annotations
 

@@ -18,16 +18,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models import generation
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
+from aloe_jax.models.maxtext.config import family_to_write
 from aloe_jax.models.maxtext.families import Turn
 from aloe_jax.models.maxtext.layers import Place, places
-from aloe_jax.models.maxtext.settings import family_to_write, from_huggingface
-from aloe_jax.models.maxtext.spec import BLOCKS, MaxTextSpec
-from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head, read_json
-from aloe_jax.models.weights import Weight, nested, weight_sharding
-from aloe_jax.storage.copies import local_copy
+from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
+from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
+from aloe_jax.models.weights import Weight, on_host, weight_sharding
 
 THREADS = 8  # that read files
 
@@ -43,76 +39,67 @@ class Piece:
     stored: tuple[int, ...]  # the tensor's
 
 
-def read_spec(path: Path, overrides: Mapping[str, Any] | None = None) -> MaxTextSpec:
-    """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's."""
-    spec = from_huggingface(read_json(path / "config.json"), str(path / "config.json"), overrides or {})
-    return generation.with_settings(spec, generation.read(path))
-
-
-def load(
-    path: str | Path,
-    dtype: str = "float32",
-    mesh: Mesh | None = None,
-    compute: Compute | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> MaxTextDecoder:
-    """The model in a Hugging Face directory as MaxText's, its weights in `dtype`, laid out over `mesh`.
+def read_weights(path: Path, model: MaxTextShape, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+    """The weights in a local Hugging Face directory by MaxText's names, in `dtype`, laid out over `mesh`.
 
     Raises AloeError naming the file and the tensor: one that is missing, left over, of another shape or type, not
     finite, or that the way back does not give again.
     """
-    path = local_copy(path)
-    spec = read_spec(path, overrides)
-    described = spec.weights()
     tensors = open_tensors(path)
-    parts = pieces(spec)
-    _check_tensors(path, tensors, parts, spec)
+    parts = pieces(model)
+    _check_tensors(path, tensors, parts, model)
     check_weights(path)
     alone = SingleDeviceSharding(jax.devices()[0])
     values = {}
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        for name, weight in described.items():
+        for name, weight in model.weights().items():
             where = alone if mesh is None else weight_sharding(weight, mesh)
-            read = functools.partial(_read, tensors, spec)
+            read = functools.partial(_read, tensors, model)
             values[name] = _place(weight, parts[name], where, jnp.dtype(dtype), read, pool)
-    return assemble(spec, nested(values), compute)
+    return values
 
 
-def tensors(model: MaxTextDecoder, dtype: np.dtype, host: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the model in `dtype` by its key there; `host` brings an array to the host."""
-    flat = {".".join(map(str, keys)): value for keys, value in _leaves(model)}
-    for name, parts in pieces(model.spec).items():
-        whole = np.asarray(host(flat[name]))
+def stored_shapes(model: MaxTextShape) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by its key."""
+    return {piece.key: piece.stored for parts in pieces(model).values() for piece in parts}
+
+
+def stored_tensors(
+    model: MaxTextShape, weights: Mapping[str, jax.Array], dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor in `dtype`, in the order of `stored_shapes`; the host has one weight at a time."""
+    for name, parts in pieces(model).items():
+        whole = on_host(weights[name])
         for piece in parts:
-            made = _theirs(whole[piece.index].astype(np.float32), piece, model.spec)
-            yield piece.key, np.ascontiguousarray(made.astype(dtype))
+            tensor = _theirs(whole[piece.index].astype(np.float32), piece, model)
+            yield piece.key, np.ascontiguousarray(tensor.astype(dtype))
 
 
-def pieces(spec: MaxTextSpec) -> dict[str, list[Piece]]:
+def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
     """Which tensors every weight is made of. Raises AloeError where the model has no form there."""
-    family = family_to_write(spec)
-    shapes = {name: weight.shape for name, weight in spec.weights().items()}
-    axis = spec.resolved.param_scan_axis
+    family = family_to_write(model)
+    shapes = {name: weight.shape for name, weight in model.weights().items()}
+    axis = model.resolved.param_scan_axis
     found: dict[str, list[Piece]] = {}
     for name, place in places(shapes, axis).items():
         shape = shapes[name]
         part = place.part.replace("_local", "").replace("_global", "")
         table = family.top if place.numbers is None else family.names
         if part not in table:
-            raise AloeError(f"{spec.name}: its weight {name} has no name in a {family.title} of transformers")
+            raise AloeError(f"{model.name}: its weight {name} has no name in a {family.title} of transformers")
         pattern, turn = table[part]
         found[name] = [
             Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, turn, place))
-            for layer, expert, index in _units(name, shape, place, axis, spec)
+            for layer, expert, index in _units(name, shape, place, axis, model)
         ]
     return found
 
 
 def _units(
-    name: str, shape: tuple[int, ...], place: Place, axis: int, spec: MaxTextSpec
+    name: str, shape: tuple[int, ...], place: Place, axis: int, model: MaxTextShape
 ) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
     """(layer, expert, index) of every part of a weight."""
-    routed = spec.experts > 1 and name.rpartition(".")[2] in BLOCKS
+    routed = model.experts > 1 and name.rpartition(".")[2] in BLOCKS
     pair = 2 if "_local" in place.part or "_global" in place.part else 1  # Gemma 2's layers hold two there
     for at, number in enumerate(place.numbers or (0,)):
         layer = pair * number + ("_global" in place.part)
@@ -135,29 +122,29 @@ def _shapes(
 # ---------------------------------------------------------------- turning
 
 
-def _factor(turn: Turn, spec: MaxTextSpec) -> np.float32:
+def _factor(turn: Turn, model: MaxTextShape) -> np.float32:
     if turn.scale == "width_root":
-        return np.float32(spec.width**0.5)
+        return np.float32(model.width**0.5)
     if turn.scale == "query_root":
-        return np.float32((spec.query_scale or spec.head_size) ** -0.5)
+        return np.float32((model.query_scale or model.head_size) ** -0.5)
     return np.float32(1.0)
 
 
-def _ours(tensor: np.ndarray, piece: Piece, spec: MaxTextSpec) -> np.ndarray:
+def _ours(tensor: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """A tensor there, float32, as the part of a weight."""
     made = (tensor.T if piece.turn.inputs else tensor).reshape(piece.shape)
     if piece.turn.interleaved:
         made = np.stack(np.split(made, 2, axis=-1), axis=-1).reshape(piece.shape)
     if piece.turn.scale:
-        made = made * _factor(piece.turn, spec)
+        made = made * _factor(piece.turn, model)
     return made + np.float32(piece.turn.plus) if piece.turn.plus else made
 
 
-def _theirs(part: np.ndarray, piece: Piece, spec: MaxTextSpec) -> np.ndarray:
+def _theirs(part: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """The way back."""
     made = part - np.float32(piece.turn.plus) if piece.turn.plus else part
     if piece.turn.scale:
-        made = made / _factor(piece.turn, spec)
+        made = made / _factor(piece.turn, model)
     if piece.turn.interleaved:
         made = np.concatenate([made[..., ::2], made[..., 1::2]], axis=-1)
     return made.reshape(piece.stored[::-1]).T if piece.turn.inputs else made.reshape(piece.stored)
@@ -167,7 +154,7 @@ def _theirs(part: np.ndarray, piece: Piece, spec: MaxTextSpec) -> np.ndarray:
 
 
 def _check_tensors(
-    path: Path, tensors: Mapping[str, Stored], parts: Mapping[str, list[Piece]], spec: MaxTextSpec
+    path: Path, tensors: Mapping[str, Stored], parts: Mapping[str, list[Piece]], model: MaxTextShape
 ) -> None:
     """Raise AloeError unless the files hold every tensor, in its shape, and no other."""
     expected = {piece.key: piece.stored for each in parts.values() for piece in each}
@@ -179,26 +166,26 @@ def _check_tensors(
         if tensors[key].shape != shape:
             found = list(tensors[key].shape)
             raise AloeError(f"{tensors[key].file}: tensor {key} is {found}, config.json makes it {list(shape)}")
-    if spec.tie_embeddings and other_head(path):
+    if model.tie_embeddings and other_head(path):
         raise AloeError(
             f"{path}: config.json ties the head to the embedding, but the weights have another head; set "
             "tie_word_embeddings to false in config.json where the model has one, or remove the tensor lm_head.weight"
         )
     for key in tensors:
-        tied = spec.tie_embeddings and key == "lm_head.weight"
+        tied = model.tie_embeddings and key == "lm_head.weight"
         if key not in expected and not tied and not key.endswith("rotary_emb.inv_freq"):
-            raise AloeError(f"{tensors[key].file}: tensor {key} has no place in a {spec.family} by config.json")
+            raise AloeError(f"{tensors[key].file}: tensor {key} has no place in a {model.family} by config.json")
 
 
-def _read(tensors: Mapping[str, Stored], spec: MaxTextSpec, piece: Piece, check: bool) -> np.ndarray:
+def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, check: bool) -> np.ndarray:
     """One part of a weight, in float32; `check`: that the way back gives the tensor again."""
     stored = tensors[piece.key]
     tensor = stored.array.astype(np.float32)
     if not np.isfinite(tensor).all():
         raise AloeError(f"{stored.file}: tensor {piece.key} holds NaN or infinity; copy it again")
-    made = _ours(tensor, piece, spec)
+    made = _ours(tensor, piece, model)
     if check:
-        again = _theirs(made, piece, spec)
+        again = _theirs(made, piece, model)
         rounding = 2.0**-22 * max(1.0, piece.turn.plus) if piece.turn.scale or piece.turn.plus else 0.0
         if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.turn.plus else 0.0):
             raise AloeError(f"{stored.file}: tensor {piece.key} is not the same on its way back from MaxText's form")
@@ -244,9 +231,3 @@ def _thin(where: Any, shape: tuple[int, ...]) -> Any:
 @functools.partial(jax.jit, donate_argnums=0)
 def _put(stack: jax.Array, part: jax.Array, starts: list[int]) -> jax.Array:
     return lax.dynamic_update_slice(stack, part, starts)
-
-
-def _leaves(model: MaxTextDecoder) -> list[tuple[tuple[Any, ...], jax.Array]]:
-    from flax import nnx
-
-    return [(path, variable[...]) for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param))]

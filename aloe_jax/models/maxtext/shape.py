@@ -1,11 +1,11 @@
-"""Which of MaxText's models: a name, settings over its own, and what is told of its tokens."""
+"""Which of MaxText's models: a name, settings over its own, and its special tokens; the sizes that follow."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
-from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.maxtext.layers import places
 from aloe_jax.models.weights import Weight, zeros
 
 Setting = bool | int | float | str | tuple["Setting", ...]
@@ -40,8 +40,8 @@ BLOCKS = {"wi_0", "wi_1", "wo"}  # the last names of experts' weights [E, ...]
 
 
 @dataclass(frozen=True)
-class MaxTextSpec:
-    """A model of MaxText's; the counterpart of ModelSpec. Settings are its own names, such as base_emb_dim."""
+class MaxTextShape:
+    """A model of MaxText's. Settings are by its own names, such as base_emb_dim."""
 
     name: str = "default"  # of the settings that `settings` go over
     settings: tuple[tuple[str, Setting], ...] = ()
@@ -54,7 +54,7 @@ class MaxTextSpec:
 
     def __post_init__(self) -> None:
         pairs = self.settings.items() if isinstance(self.settings, Mapping) else self.settings
-        settings = tuple(sorted((str(key), _frozen(value)) for key, value in pairs))
+        settings = tuple(sorted({str(key): _frozen(value) for key, value in pairs}.items()))
         object.__setattr__(self, "settings", settings)
         object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
         for key, value in settings:
@@ -129,28 +129,44 @@ class MaxTextSpec:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """As of ModelSpec."""
+        """See ModelSpec."""
         windows = tuple(window for _, window in self.attention)
         return windows if any(windows) else ()
 
-    def parameter_count(self) -> int:
-        """Number of trained values."""
-        return sum(math.prod(weight.shape) for weight in self.weights().values())
+    def active_count(self) -> int:
+        """See ModelSpec."""
+        return round(sum(math.prod(w.shape) * self._share(name) for name, w in self.weights().items()))
 
-    def forward_flops(self, tokens: int, attended_pairs: int) -> int:
-        """As of ModelSpec; of experts those that a token goes through."""
+    def active_matrices(self) -> float:
+        """See ModelSpec."""
+        return sum(math.prod(shape) * self._share(name) for name, shape in self._matrices())
+
+    def computed_matrices(self) -> float:
+        """See ModelSpec. Without sparse_matmul every expert computes every token."""
+        if self.resolved.sparse_matmul:
+            return self.active_matrices()
+        return sum(math.prod(shape) for _, shape in self._matrices())
+
+    def score_values(self) -> float:
+        """See ModelSpec."""
         resolved = self.resolved
-        matrices = 0.0
+        if resolved.attention_type != "mla":
+            return self.layers * self.query_heads * self.head_size
+        met, mixed = resolved.qk_nope_head_dim + resolved.qk_rope_head_dim, resolved.v_head_dim
+        return self.layers * self.query_heads * (met + mixed) / 2
+
+    def _matrices(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the layers' matrices, with all experts."""
         for name, weight in self.weights().items():
-            last = name.rpartition(".")[2]
-            if last == "embedding" or (last != "kernel" and last not in BLOCKS):
-                continue
-            used = resolved.num_experts_per_tok / self.experts if last in BLOCKS else 1.0
-            matrices += math.prod(weight.shape) * used
-        if self.tie_embeddings:
-            matrices += self.vocab * self.width
-        pairs = sum(min(attended_pairs, tokens * window) if window else attended_pairs for _, window in self.attention)
-        return int(2 * tokens * matrices + 4 * self.query_heads * self.head_size * pairs)
+            *path, last = name.split(".")
+            if last in BLOCKS or (last == "kernel" and "logits_dense" not in path):
+                yield name, weight.shape
+
+    def _share(self, name: str) -> float:
+        """Which part of a weight a token goes through."""
+        if self.experts == 1 or name.rpartition(".")[2] not in BLOCKS:
+            return 1.0
+        return float(self.resolved.num_experts_per_tok) / self.experts
 
     # ------------------------------------------------------------ weights
 
@@ -180,23 +196,28 @@ class MaxTextSpec:
         }
         return tuple(sorted((dict(self.settings) | plain | settings).items()))
 
-    def to_huggingface(self) -> dict[str, Any]:
-        """The content of a config.json. Raises AloeError where the model is of no family that is written."""
-        from aloe_jax.models.maxtext.settings import to_huggingface
+    def stacked(self) -> dict[str, int]:
+        """See ModelSpec."""
+        shapes = {name: weight.shape for name, weight in self.weights().items()}
+        found = places(shapes, self.resolved.param_scan_axis)
+        return {name: len(place.numbers) for name, place in found.items() if place.numbers is not None}
 
-        return to_huggingface(self)
+    def unstacked_axes(self) -> tuple[dict[str, tuple[str | None, ...]], ...]:
+        """See ModelSpec: all weights of all layers, in one dict."""
+        apart = replace(self, settings=(*self.settings, ("scan_layers", False)))
+        return ({name: weight.axes for name, weight in apart.weights().items()},)
 
-
-def named(model: ModelSettings, vocab: int | None, **tokens: Any) -> MaxTextSpec:
-    """The spec of a model from scratch: `model.name` with `model.overrides`; `vocab` where neither gives one."""
-    from aloe_jax.models.maxtext.settings import family_of
-
-    overrides = dict(model.overrides)
-    if model.name == "default" and vocab is not None:
-        overrides.setdefault("vocab_size", vocab)
-    spec = MaxTextSpec(model.name or "default", tuple(overrides.items()), model.architecture.max_length, **tokens)
-    object.__setattr__(spec, "family", family_of(spec))
-    return spec
+    def uncached(self) -> str | None:
+        """See ModelSpec."""
+        resolved = self.resolved
+        if resolved.attention_type == "mla":
+            return "keys and values of different sizes (MLA)"
+        if resolved.attention_sink or resolved.decoder_block.name == "GPT_OSS":
+            return "attention sinks"
+        other = resolved.global_head_dim or self.head_size, resolved.global_num_kv_heads or self.kv_heads
+        if other != (self.head_size, self.kv_heads):
+            return "layers whose heads differ in number or size"
+        return None
 
 
 def _frozen(value: Any) -> Setting:

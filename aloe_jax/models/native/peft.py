@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.decoder import Decoder
-from aloe_jax.models.families import keys
 from aloe_jax.models.huggingface import write_json
+from aloe_jax.models.native.families import keys
 from aloe_jax.models.settings import LoRASettings
+from aloe_jax.models.spec import LanguageModel
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.replacing import Kind, replacing
 
@@ -35,20 +35,20 @@ KIND = Kind(
 
 
 def save_adapter_directory(
-    model: Decoder,
+    model: LanguageModel,
     path: str | Path,
     base: str,
     dtype: str | None = None,
     tokenizer: Any = None,
     card: str = "",
     settings: Mapping[str, Any] | None = None,
-) -> None:
+) -> int:
     """Write the adapters of `model`, which belong to the Hugging Face model `base` (a directory or a name).
 
     `dtype`: of the stored adapters, by default their own. `settings`: the generation_config.json of that model; the
     one written beside the adapters says at which tokens theirs end. Written beside `path`, read back, compared and
-    put in its place. Raises AloeError when the model has no adapters, when `path` holds something else, or what was
-    read back differs.
+    renamed. Returns the number of values. Raises AloeError when the model has no adapters, when `path` holds something
+    else, or what was read back differs.
     """
     if model.lora is None:
         raise AloeError(f"{path}: the model has no adapters; leave --adapter out to export all of its weights")
@@ -56,7 +56,7 @@ def save_adapter_directory(
     with replacing(path, KIND, last=SETTINGS) as directory:
         with as_os_error():
             save_file(tensors, str(directory / WEIGHTS), metadata={"format": "pt"})
-        write_json(directory / SETTINGS, adapter_settings(model.lora, model.spec.family, base))
+        write_json(directory / SETTINGS, adapter_settings(model.lora, str(model.spec.family), base))
         write_json(directory / generation.FILE, generation.merged(model.spec, settings or {}))
         shutil.copymode(directory / SETTINGS, directory / WEIGHTS)  # safetensors makes it for the owner only
         if tokenizer is not None:
@@ -67,16 +67,17 @@ def save_adapter_directory(
         for key, tensor in tensors.items():
             if key not in found or found[key].tobytes() != tensor.tobytes():
                 raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
+    return sum(tensor.size for tensor in tensors.values())
 
 
-def adapter_tensors(model: Decoder, dtype: str | None = None) -> dict[str, np.ndarray]:
+def adapter_tensors(model: LanguageModel, dtype: str | None = None) -> dict[str, np.ndarray]:
     """Every adapter by peft's key: lora_A [rank, inputs] and lora_B [outputs, rank] of every layer and target."""
     assert model.lora is not None
-    table = keys(model.spec.family)
+    table, adapters = keys(str(model.spec.family)), model.adapter_values()
     tensors: dict[str, np.ndarray] = {}
     for name in model.lora.targets:
         pattern = "base_model.model." + table[f"layers.{name}"][0].removesuffix(".weight")
-        a, b = (np.asarray(model.adapters[f"{name}_{side}"][...]) for side in "ab")
+        a, b = (np.asarray(adapters[f"{name}_{side}"]) for side in "ab")
         for layer in range(model.spec.layers):
             flat = {
                 "lora_A": a[layer].reshape(-1, model.lora.rank),

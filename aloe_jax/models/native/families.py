@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from aloe_jax.errors import AloeError
-from aloe_jax.models.values import MOST, number, shown
-
-if TYPE_CHECKING:
-    from aloe_jax.models.spec import ModelSpec
+from typing import Any
 
 # Our name -> (Hugging Face's key, how many of our leading axes are inputs of the matrix). Linear layers are stored
 # there as [outputs, inputs], so those are transposed; 0: stored as it is. Families differ where they say so.
@@ -53,7 +47,7 @@ class Family:
     title: str
     architecture: str  # the class of transformers
     parts: frozenset[str]  # which of PARTS its keys have; attention_bias may add the last
-    switches: Mapping[str, Any] = field(default_factory=dict)  # fields of ModelSpec that all its models share
+    switches: Mapping[str, Any] = field(default_factory=dict)  # fields of DecoderShape that all its models share
     reads: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # where they differ from KEYS
 
@@ -123,67 +117,3 @@ def resembling(names: Iterable[str]) -> list[str]:
     if any("o_proj.bias" in name for name in names):
         found.discard("q_proj.bias")  # attention_bias, which several families have
     return [name for name, family in FAMILIES.items() if family.parts == found]
-
-
-def read_switches(family: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of ModelSpec, beyond sizes and RoPE, that a config.json of this family sets.
-
-    Raises AloeError naming `where` and the setting when it cannot be computed.
-    """
-    table = FAMILIES[family]
-    given = {key: values.get(key, absent) for key, absent in table.reads.items()}
-    switches = dict(table.switches)
-    biases = [*QKV, "output"] if given.get("attention_bias") else list(switches.get("biases", ()))
-    if given.get("mlp_bias"):
-        biases += ["gate", "up", "down"]
-    windows = _windows(given, values["num_hidden_layers"], where)
-    clip = given.get("clip_qkv")
-    if clip is not None:
-        clip = number(clip, "clip_qkv", where)
-    switches |= {"biases": tuple(biases), "windows": windows, "clip_qkv": clip}
-    return switches
-
-
-def write_switches(spec: ModelSpec) -> dict[str, Any]:
-    """The settings that `read_switches` reads back as this spec's."""
-    reads = FAMILIES[spec.family].reads
-    widest = max(spec.windows, default=0)
-    settings: dict[str, Any] = {
-        "attention_bias": "output" in spec.biases,
-        "mlp_bias": "gate" in spec.biases,
-        "clip_qkv": spec.clip_qkv,
-        "sliding_window": widest or None,
-        "use_sliding_window": bool(widest),
-        "layer_types": [
-            "sliding_attention" if window else "full_attention" for window in spec.windows or (0,) * spec.layers
-        ],
-        # What transformers before layer_types goes by: the first layer from which on all have the window.
-        "max_window_layers": next((at for at in range(spec.layers) if all(spec.windows[at:] or (0,))), spec.layers),
-    }
-    return {key: value for key, value in settings.items() if key in reads}
-
-
-def _windows(given: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:
-    """Every layer's window by config.json, () when no layer has one."""
-    size = given.get("sliding_window") if given.get("use_sliding_window", True) else None
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST):
-        raise AloeError(f"{where}: sliding_window is {shown(size)}; supported: null or a positive number")
-    if "layer_types" not in given:  # all layers alike
-        return (size,) * layers if size else ()
-    types = given["layer_types"]
-    if types is None:
-        first = given["max_window_layers"]
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise AloeError(f"{where}: max_window_layers is {shown(first)}; expected a whole number")
-        types = ["sliding_attention" if size and at >= first else "full_attention" for at in range(layers)]
-    if not isinstance(types, list):
-        raise AloeError(f"{where}: layer_types is {shown(types)}; expected null or a list with an entry a layer")
-    if len(types) != layers:
-        raise AloeError(f"{where}: layer_types has {len(types)} entries for {layers} layers")
-    for kind in types:
-        if kind not in ("full_attention", "sliding_attention"):
-            raise AloeError(f"{where}: layer_types has {shown(kind)}; supported: full_attention, sliding_attention")
-        if kind == "sliding_attention" and size is None:
-            raise AloeError(f"{where}: layer_types has sliding_attention, but sliding_window gives it no size")
-    windows = tuple(size if size and kind == "sliding_attention" else 0 for kind in types)
-    return windows if any(windows) else ()
