@@ -11,8 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
-
-type JSON = bool | int | float | str | list[JSON] | dict[str, JSON] | None
+from aloe_jax.json_value import JSON
 
 Branch = Literal["preferred", "rejected"]
 Message = Mapping[str, str]  # {"role": "user" | "assistant", "content": text}

@@ -17,7 +17,7 @@ import click
 from aloe_jax.command import Command, one_line_errors
 
 if TYPE_CHECKING:
-    from aloe_jax.llm.store import Opened, Row
+    from aloe_jax.llm.journal_file import JournalFile, Row
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,15 @@ def main(journal: Path) -> None:
 def salvage(path: Path) -> Salvaged:
     """Do so. Raises AloeError when the file is no journal or nothing of it can be read, and leaves it as it is then."""
     from aloe_jax.errors import AloeError
-    from aloe_jax.llm.store import APPLICATION, COLUMNS, Opened, connect_frozen, explained, only_writer, transaction
+    from aloe_jax.llm.journal_file import (
+        APPLICATION,
+        COLUMNS,
+        JournalFile,
+        connect_frozen,
+        explained,
+        only_writer,
+        transaction,
+    )
 
     if not path.is_file():
         raise AloeError(f"{path}: there is no journal; give the path of a journal.sqlite")
@@ -69,7 +77,7 @@ def salvage(path: Path) -> Salvaged:
             with closing(damaged):
                 if damaged.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
                     raise AloeError(f"{path}: is no journal of ours, or its header is lost; put a copy of it back")
-                made = Opened(new, writing=True)
+                made = JournalFile(new, writing=True)
                 try:
                     counted: dict[str, tuple[int, int]] = {}
                     whole = True
@@ -99,7 +107,7 @@ class _Rows:
     """The rows of a table that can be read, with their checksums where the table has them; `whole` when all could."""
 
     def __init__(self, database: sqlite3.Connection, table: str) -> None:
-        from aloe_jax.llm.store import COLUMNS
+        from aloe_jax.llm.journal_file import COLUMNS
 
         self.table, self.whole = table, True
         self._database, self._columns = database, COLUMNS[table]
@@ -149,9 +157,9 @@ def _passing_over() -> suppress:
     return suppress(sqlite3.Error, TypeError, ValueError)
 
 
-def _copy(rows: _Rows, made: Opened) -> tuple[int, int]:
+def _copy(rows: _Rows, made: JournalFile) -> tuple[int, int]:
     """Put the undamaged rows into a new journal; how many, and how many were damaged."""
-    from aloe_jax.llm.store import COLUMNS, checksum, plausible
+    from aloe_jax.llm.journal_file import COLUMNS, checksum, plausible
 
     table, width = rows.table, len(COLUMNS[rows.table].split(", "))
     seen: set[bytes] = set()
@@ -178,7 +186,7 @@ def _readable(table: str, values: Row) -> bool:
     if table != "records":
         return True
     try:
-        return isinstance(json.loads(values[2]), dict)
+        return isinstance(values[2], str) and isinstance(json.loads(values[2]), dict)
     except (ValueError, RecursionError):
         return False
 

@@ -156,8 +156,7 @@ def coverage(settings: DatagenSettings) -> None:
     from aloe_jax.terminal import console
     from datagen.journal import open_journal
     from datagen.personas import recorded_pools
-    from datagen.pool.coverage import coverage as survey
-    from datagen.pool.coverage import tables
+    from datagen.pool.survey import survey, tables
 
     with open_journal(settings, writing=False) as ledger:
         profiles = recorded_pools(ledger, settings)["profiles"].members
@@ -357,8 +356,9 @@ def convert(source: str, target: str, source_format: Any, target_format: Any, li
 def _show_estimate(settings: DatagenSettings, seeds: Any) -> None:
     from contextlib import nullcontext
 
+    from aloe_jax.llm.cost import cost_table
     from aloe_jax.terminal import console
-    from datagen.estimate import estimate_conversations, estimate_personas, table
+    from datagen.dry_run import NOTE, estimate_conversations, estimate_personas
     from datagen.journal import journal_path, open_journal
     from datagen.personas import recorded_personas
 
@@ -369,7 +369,7 @@ def _show_estimate(settings: DatagenSettings, seeds: Any) -> None:
         else:
             assert ledger is not None
             estimates = estimate_conversations(ledger, recorded_personas(ledger, settings).training, settings)
-        console().print(table(estimates, settings))
+        console().print(cost_table(estimates, NOTE))
 
 
 def _stop_at_limit(why: str) -> None:

@@ -13,16 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aloe_jax.conversation import JSON, Conversation, Persona
+from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.tfds_records import stored
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card
+from datagen.output_files import alone
 from datagen.personas import Personas, recorded_personas
 from datagen.settings import DatagenSettings
-from datagen.writing import alone
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger

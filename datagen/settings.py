@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aloe_jax.llm.registry import register
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.ranges import AtOnce, Dollars, Fraction, PathText, Positive, Seed, Several, Thousands
+from aloe_jax.sampling.provider import POLICY
 from aloe_jax.settings import Section
 from aloe_jax.storage.files import is_remote
+
+register(POLICY)
 
 
 class PersonasSettings(Section):
@@ -56,7 +60,7 @@ class ConversationsSettings(Section):
 class DatagenSettings(Section):
     """`python -m datagen`."""
 
-    output: PathText  # journal.sqlite and the data sets lie here
+    output: PathText  # directory of journal.sqlite and the data sets
     seed: Seed = 0
     max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly

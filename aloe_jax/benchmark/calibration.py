@@ -32,8 +32,8 @@ from aloe_jax.benchmark.runner import Pool
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.coverage import why
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.world import people, replies, talk
-from aloe_jax.llm.world.facts import SLOT
+from aloe_jax.llm.world import persona_texts, replies, user_messages
+from aloe_jax.llm.world.fact_wording import FACT_KIND
 from aloe_jax.llm.world.style import AXES
 
 Kind = Literal["informed", "generic", "off_persona", "ill_mannered", "empty"]
@@ -153,12 +153,12 @@ def _written() -> tuple[Known, ...]:
 
 def _simulated(number: int) -> Known:
     draw = random.Random(f"calibration {number}")
-    profile, personality = people.write_profile(draw), people.write_personality(draw)
-    facts, poles = people.read_profile(profile), people.read_personality(personality)
-    said = talk.say(facts, poles, (), draw)
-    asked = talk.hear(said).asked
+    profile, personality = persona_texts.write_profile(draw), persona_texts.write_personality(draw)
+    facts, poles = persona_texts.read_profile(profile), persona_texts.read_personality(personality)
+    said = user_messages.say(facts, poles, (), draw)
+    asked = user_messages.hear(said).asked
     assert asked is not None  # every message ends with a question
-    untrue = next(value for value in SLOT[asked].values if value != facts[asked])
+    untrue = next(value for value in FACT_KIND[asked].values if value != facts[asked])
     generic = replies.write_reply(asked, None, {}, draw)
     return Known(
         Persona(id=f"calibration-{number}", profile=profile, personality=personality),

@@ -24,8 +24,8 @@ from functools import lru_cache
 from typing import Literal
 
 from aloe_jax.conversation import Persona
-from aloe_jax.llm.world import people, talk
-from aloe_jax.llm.world.facts import SLOT_OF_VALUE
+from aloe_jax.llm.world import persona_texts, user_messages
+from aloe_jax.llm.world.fact_wording import KIND_OF_VALUE
 from aloe_jax.llm.world.replies import read_reply
 from aloe_jax.speech import sentences
 
@@ -51,14 +51,14 @@ def facts_of(way: Way, persona: Persona, messages: Sequence[str], reply: str) ->
 
 
 def _exact(persona: Persona, messages: Sequence[str], reply: str) -> Facts:
-    own = people.read_profile(persona.profile)
-    sentence_of = people.profile_sentences(persona.profile)
-    told, shown = talk.revealed(messages)
+    own = persona_texts.read_profile(persona.profile)
+    sentence_of = persona_texts.profile_sentences(persona.profile)
+    told, shown = user_messages.revealed(messages)
     known = [slot for slot, value in own.items() if told.get(slot) == value]
-    traits = people.personality_sentences(persona.personality)
-    poles = people.read_personality(persona.personality)
+    traits = persona_texts.personality_sentences(persona.personality)
+    poles = persona_texts.read_personality(persona.personality)
     signs = [traits[axis] for axis, pole in poles.items() if shown.get(axis) == pole]
-    used = {SLOT_OF_VALUE[value]: value for value in sorted(read_reply(reply).values)}
+    used = {KIND_OF_VALUE[value]: value for value in sorted(read_reply(reply).values)}
     said = [slot for slot, value in own.items() if value in read_reply(reply).values]
     return Facts(
         revealed=(*(sentence_of[slot] for slot in known), *signs),

@@ -18,7 +18,7 @@ from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Cast, Comparison, RoleError
+from aloe_jax.roles import Cast, PreferredDialogue, RoleError
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Judge:
             self._ledger.put("rating", key, found.model_dump(), replacing=True)
         return Vote(self.name, number, found.rating, found.reason)
 
-    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message]) -> Comparison | str:
+    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message]) -> PreferredDialogue | str:
         """Which of two dialogues suits the persona better, or why no answer could be read."""
         key = digest(self._comparing, self._seed, [persona.model_dump(), list(first), list(second)])
-        found = self._stored(Comparison, "comparison", key)
+        found = self._stored(PreferredDialogue, "comparison", key)
         if found is None:
             parts = (self._seed, "comparer", persona.id, digest(list(first), list(second)))
             try:

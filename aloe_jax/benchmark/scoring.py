@@ -134,10 +134,10 @@ def judge_roles(settings: EvaluateSettings) -> dict[str, RoleSettings]:
 def simulated_parts(settings: EvaluateSettings) -> list[str]:
     """The parts of this evaluation that the scripted simulation plays, in words."""
     parts = []
-    if settings.roles.user.provider == "scripted":
+    if settings.roles.user.entry.simulated:
         parts.append("the users")
     roles = judge_roles(settings)
-    simulated = [name for name, role in roles.items() if role.provider == "scripted"]
+    simulated = [name for name, role in roles.items() if role.entry.simulated]
     if simulated:
         some = f"the judge {simulated[0]}" if len(simulated) == 1 else f"the judges {' and '.join(simulated)}"
         everyone = "the judge" if len(roles) == 1 else "the judges"
@@ -145,10 +145,10 @@ def simulated_parts(settings: EvaluateSettings) -> list[str]:
     parts += [
         f"the model {name}"
         for name, candidate in settings.models.items()
-        if candidate.remote is not None and candidate.remote.provider == "scripted"
+        if candidate.remote is not None and candidate.remote.entry.simulated
     ]
     references = any(candidate.scripted for candidate in settings.models.values())
-    if references and settings.roles.responder.provider == "scripted":
+    if references and settings.roles.responder.entry.simulated:
         parts.append("the reference lines")
     return parts
 
@@ -196,7 +196,7 @@ def _model(
 
 
 def _way(settings: EvaluateSettings) -> Way:
-    return "exact" if settings.roles.user.provider == "scripted" else "overlap"
+    return "exact" if settings.roles.user.entry.simulated else "overlap"
 
 
 def _usage(usage: Usage) -> StoredUsage:

@@ -6,11 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aloe_jax.llm.registry import register
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Rows, Seed, Several, Thousands, Tokens
+from aloe_jax.sampling.provider import POLICY
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.settings import Section
+
+register(POLICY)
 
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
@@ -87,7 +91,7 @@ class EvaluateSettings(Section):
             if pair[0] == pair[1]:
                 raise ValueError(f"judging.pairs: {pair[0]} cannot be compared with itself")
         for name, judge in (self.judging.judges or {"roles.judge": self.roles.judge}).items():
-            if self.judging.votes > 1 and judge.temperature == 0 and judge.provider != "scripted":
+            if self.judging.votes > 1 and judge.temperature == 0 and not judge.entry.simulated:
                 raise ValueError(
                     f"judging.votes: {name} at temperature 0 gives the same vote again; raise its temperature, "
                     "or name several judges"

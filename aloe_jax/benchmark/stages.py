@@ -54,8 +54,8 @@ def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress:
     found = []
     task = progress.add("calibration", len(judges) * judging.calibration_personas * len(QUALITY))
     for judge in judges:
-        scripted = judge_roles(settings)[judge.name].provider == "scripted"
-        known = known_replies(scripted, judging.calibration_personas)
+        simulated = judge_roles(settings)[judge.name].entry.simulated
+        known = known_replies(simulated, judging.calibration_personas)
         found.append(calibrate(judge, known, judging.threshold, settings.concurrency, task.advance))
     task.total = task.done  # the set may be smaller
     if judging.calibrate == "require":
@@ -95,7 +95,7 @@ def _talk(
                 turns=settings.turns,
                 seed=settings.seed,
                 concurrency=settings.concurrency,
-                waits=settings.roles.user.provider != "scripted",
+                waits=not settings.roles.user.entry.simulated,
                 finished=finished,
             ).run()
             del candidate

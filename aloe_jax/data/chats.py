@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aloe_jax.conversation import JSON, quoted
+from aloe_jax.conversation import quoted
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
 from aloe_jax.data.messages import Exchange, MessageTree, Reply, hashed
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 FIELDS = ("messages", "conversations")
 

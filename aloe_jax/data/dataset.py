@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from aloe_jax.conversation import JSON, Conversation, Persona
+from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.records import json_records
 from aloe_jax.data.tfds_records import restored
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.storage.copies import local_copy
 
 if TYPE_CHECKING:

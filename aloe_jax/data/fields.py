@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from aloe_jax.conversation import HALF, JSON, is_whole, shown
+from aloe_jax.conversation import HALF, is_whole, shown
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 ROLES = {
     "system": "system",

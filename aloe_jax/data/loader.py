@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aloe_jax.conversation import JSON
 from aloe_jax.data.packing import Part, Rows
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 Batch = dict[str, np.ndarray]
 FIELDS = (

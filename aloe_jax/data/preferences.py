@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from aloe_jax.conversation import JSON, Branch
+from aloe_jax.conversation import Branch
 from aloe_jax.data.chats import FIELDS, instruction, read_messages
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
 from aloe_jax.data.messages import Choice, Exchange, Hash, MessageTree, Reply, ReplyIndex, hashed
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 
 @dataclass(frozen=True, slots=True)

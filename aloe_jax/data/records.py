@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from aloe_jax.conversation import JSON, shown
+from aloe_jax.conversation import shown
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 LINE = 1 << 30  # bytes that one line may have, and a file that is one array
 DIGITS = 4000  # that a whole number may have

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 
-from aloe_jax.conversation import JSON, Conversation
+from aloe_jax.conversation import Conversation
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 ABSENT: Mapping[str, str | int] = {"rejected": "", "hinted": "", "follows": -1, "after": ""}
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from aloe_jax.data.packing import Packing
 from aloe_jax.data.tokenizer_files import unused_tokens
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models.attention import Method, preferred
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
@@ -30,7 +31,6 @@ from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # slow to import
 
-type JSON = bool | int | float | str | list[JSON] | dict[str, JSON] | None
 type Parameters = Tree[jax.Array] | Tree[jax.ShapeDtypeStruct]  # as `nnx.to_pure_dict` has them; shapes in a plan
 # The weights of single layers, as a loop over tokens reads them. One quantised by qwix is its QArray instead.
 Layer = dict[str, jax.Array]

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from aloe_jax.benchmark.results import Case, StoredTurn
 from aloe_jax.conversation import Persona
+from aloe_jax.llm.registry import simulates
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.pictures import Chart
 from aloe_jax.speech import sentences
@@ -113,7 +114,7 @@ def _turn(report: Report, turn: StoredTurn, known: set[str], numbers: Mapping[st
 
 def _scripted(report: Report, run: str, role: str) -> bool:
     results = next(one.results for one in report.judged if one.name == run)
-    return results is not None and results.providers.get(role, "").partition("/")[0] == "scripted"
+    return results is not None and simulates(results.providers.get(role, "").partition("/")[0])
 
 
 def _mean(case: Case | None) -> float | None:

@@ -19,15 +19,15 @@ are lost and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.errors import AloeError
-from datagen.convert.chat import NOT_RECORDED
-from datagen.convert.join import Group, Row, join
-from datagen.convert.records import Notes, Record, dump, mapping, messages, note_columns, read_records, text
+from aloe_jax.json_value import JSON
+from datagen.convert.chat_lines import NOT_RECORDED
+from datagen.convert.join import Row, RowGroup, join
+from datagen.convert.json_lines import Notes, Record, dump, mapping, messages, note_columns, read_records, text
 
 _COLUMNS = ("prompt", "chosen", "rejected", "persona", "conversation_id")
 
@@ -47,13 +47,13 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
         turns = conversation.turns
         note("turns that say which reply was written with the hint", sum(turn.hinted is not None for turn in turns))
         note("turns with an inferred persona", sum(bool(t.inferred_profile or t.inferred_personality) for t in turns))
-        told: set[int] = set()  # turns that a row or the prompt of a row holds
+        covered: set[int] = set()  # turns that a row or the prompt of a row holds
         for number, turn in enumerate(turns):
             if turn.rejected is None:
                 continue
-            told.update(earlier for earlier, _ in conversation.path(number))
-            told.add(number)
-            row: dict[str, Any] = {
+            covered.update(earlier for earlier, _ in conversation.path(number))
+            covered.add(number)
+            row: dict[str, object] = {
                 "prompt": conversation.messages(number),
                 "chosen": [{"role": "assistant", "content": turn.preferred}],
                 "rejected": [{"role": "assistant", "content": turn.rejected}],
@@ -61,7 +61,7 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
             if conversation.persona != NOT_RECORDED:
                 row["persona"] = conversation.persona.model_dump()
             yield dump(row | {"conversation_id": conversation.id})
-        note("turns with one reply that are in no row's prompt", len(turns) - len(told))
+        note("turns with one reply that are in no row's prompt", len(turns) - len(covered))
 
 
 def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
@@ -77,7 +77,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     return Row(
         where=where,
         position=record.number,
-        group=Group(_persona(value.get("persona"), where), name, system),
+        group=RowGroup(_persona(value.get("persona"), where), name, system),
         users=prompt[::2],
         replies=prompt[1::2],
         preferred=chosen,
@@ -85,7 +85,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     )
 
 
-def _reply(value: dict[str, Any], field: str, where: str) -> str:
+def _reply(value: Mapping[str, JSON], field: str, where: str) -> str:
     reply = value.get(field)
     if not isinstance(reply, list) or len(reply) != 1 or not isinstance(reply[0], dict):
         raise AloeError(f"{where}: {field}: expected a list of one message of the assistant")
@@ -94,7 +94,7 @@ def _reply(value: dict[str, Any], field: str, where: str) -> str:
     return text(reply[0].get("content"), where, f"{field}.0.content")
 
 
-def _persona(value: Any, where: str) -> Persona | None:
+def _persona(value: object, where: str) -> Persona | None:
     if value is None:
         return None
     fields = mapping(value, where, "persona", ("id", "profile", "personality"))

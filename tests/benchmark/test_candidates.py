@@ -14,7 +14,7 @@ from aloe_jax.conversation import Persona
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.evaluate import main
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.models.weights import nested

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.evaluate import main
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 MODELS = "{generic: {scripted: generic}, informed: {scripted: informed}}"
 

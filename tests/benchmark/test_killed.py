@@ -17,7 +17,7 @@ import time
 import pytest
 
 from aloe_jax.data.tokenizer import train_tokenizer
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.native.decoder import DecoderSpec
 from tests.random_models import random_decoder

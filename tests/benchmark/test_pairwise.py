@@ -7,7 +7,7 @@ from aloe_jax.benchmark.pairwise import side_by_side, sign_test
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Cast, Comparison, RoleError
+from aloe_jax.roles import Cast, PreferredDialogue, RoleError
 from tests.players import SCRIPTED
 
 
@@ -26,7 +26,7 @@ class Player:
         preferred = self.rule(persona, *said)
         if preferred is None:
             raise RoleError("comparer: unusable answer twice")
-        return Comparison(preferred=preferred)
+        return PreferredDialogue(preferred=preferred)
 
 
 def dialogues(*replies):

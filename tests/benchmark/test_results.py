@@ -14,7 +14,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.evaluate import evaluate
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 CASES, TURNS = 6, 3
 MODELS = {

@@ -24,7 +24,7 @@ from aloe_jax import roles
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.scripted import Scripted
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 SHARE = 0.05  # of the wall time, at most
 

@@ -11,7 +11,7 @@ from aloe_jax.benchmark.results import Results, write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 HOSTILE = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- <b>&amp;</b> \u2028 $x_1$ | "\''
 CASES, TURNS = 6, 4

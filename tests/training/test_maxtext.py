@@ -233,7 +233,7 @@ def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
 def benchmark(tmp_path, run):
     """The run talks to one simulated person, is rated, and scores held-out pairs."""
     from aloe_jax.evaluate import main
-    from aloe_jax.llm.world.people import write_personality, write_profile
+    from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
     draw = random.Random(0)
     person = {"id": "b0", "profile": write_profile(draw), "personality": write_personality(draw)}

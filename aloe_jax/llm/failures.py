@@ -1,16 +1,15 @@
-"""What goes wrong with one attempt at a call, told apart: worth another attempt, or not."""
+"""What goes wrong with one attempt at a call: a fault that another attempt may mend, or an error."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access, phrase
-from aloe_jax.llm.complaint import Complaint, Redirected
+from aloe_jax.llm.error_response import ErrorResponse, Redirected
 
 _PASSING = (408, 409, 425, 429)  # and all 5xx but those that say "never"
 _NEVER = (501, 505)
@@ -58,17 +57,17 @@ def passing(status: int) -> bool:
     return status in _PASSING or (500 <= status < 600 and status not in _NEVER)
 
 
-def no_room(complaint: Complaint) -> bool:
+def no_room(complaint: ErrorResponse) -> bool:
     """Whether the prompt and the longest reply do not fit into the model together."""
     return complaint.status == 413 or complaint.code in _NO_ROOM_CODES or bool(_NO_ROOM.search(complaint.message))
 
 
-def garbled(complaint: Complaint) -> bool:
+def garbled(complaint: ErrorResponse) -> bool:
     """Whether the server has thrown its model's answer away because of its form."""
     return complaint.code in _GARBLED
 
 
-def refused(access: Access, complaint: Complaint) -> Exception:
+def refused(access: Access, complaint: ErrorResponse) -> Exception:
     """The exception for an answer with an error: a TransientError, a GarbledError or an AloeError."""
     status, message = complaint.status, complaint.message
     # An account without credit answers 429, too, and will until somebody pays.
@@ -85,12 +84,12 @@ def refused(access: Access, complaint: Complaint) -> Exception:
 
 
 def meaning(access: Access, error: Exception) -> Exception:
-    """What an exception of the wire means to who asked: a Complaint, a TransientError, an AloeError, or itself.
+    """What an exception of the wire means to who asked: a ErrorResponse, a TransientError, an AloeError, or itself.
 
     What comes back has no traceback: its frames know the request's headers.
     """
     match error:
-        case Complaint() | AloeError():
+        case ErrorResponse() | AloeError():
             return error.with_traceback(None)
         case TransientError():
             return TransientError(error.fault, error.retry_after, access.scrub(error.detail))
@@ -99,12 +98,24 @@ def meaning(access: Access, error: Exception) -> Exception:
     return error
 
 
+def translated[T](send: Callable[[], T], meaning: Callable[[Exception], Exception]) -> T:
+    """The value of `send`; what it raises is raised as what it means.
+
+    Outside of the handler: the SDK's own exception, which knows the request's headers, goes no further.
+    """
+    try:
+        return send()
+    except Exception as error:
+        fault = meaning(error)
+    raise fault
+
+
 def settled(access: Access, error: Exception) -> Exception:
     """What an exception means where no field of the request can be left out."""
-    return refused(access, error) if isinstance(error, Complaint) else error
+    return refused(access, error) if isinstance(error, ErrorResponse) else error
 
 
-def retry_after(headers: Mapping[str, str], details: Any = (), now: float | None = None) -> float | None:
+def retry_after(headers: Mapping[str, str], details: object = (), now: float | None = None) -> float | None:
     """The longest wait in seconds that an answer asks for: Retry-After (seconds or date), google.rpc.RetryInfo."""
     waits = []
     given = headers.get("retry-after") or headers.get("Retry-After")

@@ -1,7 +1,7 @@
-"""The ten kinds of fact in the simulated world, and every wording in which one is told, asked for or used.
+"""The ten kinds of fact in the simulated world, and every wording in which one is stated, asked for or used.
 
-Users ask for advice on five of them (ASKED), each a matter of one taste or the other; the other five are told all
-the same, so a responder has to keep apart what matters from what does not.
+Users ask for advice on five of them (ASKED), each a matter of one taste or the other; the other five are
+stated all the same, so a responder has to distinguish what matters from what does not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Slot:
+class FactKind:
     """One kind of fact. `{}` stands for the value, `{She}`, `{she}`, `{Her}`, `{her}` for the person.
 
     A value is one word that occurs nowhere else in the world's texts, so wherever it stands it is recognised.
@@ -22,7 +22,7 @@ class Slot:
     profile: tuple[str, ...]  # third person, in a profile
     reveal: tuple[str, ...]  # first person, in a user message
     other: str  # said of somebody else
-    questions: tuple[str, ...] = ()  # none: a fact that is told and never asked about
+    questions: tuple[str, ...] = ()  # none: a fact that is stated and never asked about
     topics: tuple[str, ...] = ()
     offers: tuple[tuple[str, str], ...] = ()
 
@@ -31,22 +31,22 @@ def _values(line: str) -> tuple[str, ...]:
     return tuple(line.split())
 
 
-SLOTS = (
-    Slot(
+FACT_KINDS = (
+    FactKind(
         "job",
         _values("nurse teacher baker pilot lawyer plumber"),
         ("{She} works as a {}.", "{She} is a {} by profession.", "{She} earns a living as a {}."),
         ("I work as a {}.", "I am a {}.", "My job is {}."),
         "works as a {}",
     ),
-    Slot(
+    FactKind(
         "hobby",
         _values("pottery chess knitting origami juggling painting"),
         ("{She} spends free time on {}.", "{Her} hobby is {}.", "At weekends {she} enjoys {}."),
         ("I spend weekends on {}.", "My hobby is {}.", "I am fond of {}."),
         "is fond of {}",
     ),
-    Slot(
+    FactKind(
         "food",
         _values("ramen tacos"),
         ("{Her} favourite dish is {}.", "{She} cooks {} most often.", "{She} could eat {} every day."),
@@ -56,21 +56,21 @@ SLOTS = (
         ("plate", "bowl"),
         (("a plate of {}", "a plate of leftovers"), ("a bowl of {}", "a bowl of leftovers")),
     ),
-    Slot(
+    FactKind(
         "pet",
         _values("parrot rabbit hamster tortoise ferret gecko"),
         ("{She} keeps a {}.", "{She} has a {} at home.", "A {} shares {her} home."),
         ("I keep a {}.", "I have a {} at home.", "My pet is a {}."),
         "keeps a {}",
     ),
-    Slot(
+    FactKind(
         "place",
         _values("harbour canal vineyard meadow lighthouse orchard"),
         ("{She} lives near the {}.", "{Her} home is close to the {}.", "{Her} window faces the {}."),
         ("I live near the {}.", "My window faces the {}.", "I see the {} from home."),
         "lives near the {}",
     ),
-    Slot(
+    FactKind(
         "music",
         _values("jazz techno"),
         ("{She} listens to {}.", "{Her} favourite music is {}.", "{She} collects {} albums."),
@@ -80,14 +80,14 @@ SLOTS = (
         ("record", "song"),
         (("a {} record", "a new record"), ("a {} song", "a new song")),
     ),
-    Slot(
+    FactKind(
         "relative",
         _values("sister brother cousin niece nephew stepmother"),
         ("{She} is closest to {her} {}.", "{She} sees {her} {} every week.", "{She} has a beloved {}."),
         ("I am closest to my {}.", "I often see my {}.", "I miss my {}."),
         "often sees a {}",
     ),
-    Slot(
+    FactKind(
         "drink",
         _values("cocoa cider"),
         ("{She} drinks {}.", "{Her} favourite drink is {}.", "{She} orders {} in every cafe."),
@@ -97,7 +97,7 @@ SLOTS = (
         ("cup", "glass"),
         (("a cup of {}", "a cup of water"), ("a glass of {}", "a glass of water")),
     ),
-    Slot(
+    FactKind(
         "sport",
         _values("tennis rowing"),
         ("{She} trains in {}.", "{Her} sport is {}.", "{She} keeps fit with {}."),
@@ -107,7 +107,7 @@ SLOTS = (
         ("hour", "round"),
         (("an hour of {}", "an hour of exercise"), ("a round of {}", "a round of exercise")),
     ),
-    Slot(
+    FactKind(
         "film",
         _values("western horror"),
         ("{She} watches {} films.", "{Her} favourite films are {} films.", "{She} never misses a {} film."),
@@ -119,7 +119,7 @@ SLOTS = (
     ),
 )
 
-ASKED = tuple(slot for slot in SLOTS if slot.questions)
-SLOT = {slot.name: slot for slot in SLOTS}
-SLOT_OF_VALUE = {value: slot.name for slot in SLOTS for value in slot.values}
+ASKED = tuple(kind for kind in FACT_KINDS if kind.questions)
+FACT_KIND = {kind.name: kind for kind in FACT_KINDS}
+KIND_OF_VALUE = {value: kind.name for kind in FACT_KINDS for value in kind.values}
 OTHERS = ("My neighbour", "My boss", "My friend")

@@ -38,7 +38,7 @@ _BEGINNING = re.compile(r'\{\s*"(?:[^"\\]|\\.){0,200}"\s*:')
 _CUT = re.compile(r'\{\s*(?:"(?:[^"\\]|\\.)*\\?(?:"\s*:?\s*)?)?')
 
 
-class _Twice(dict[str, Any]):
+class _Twice(dict[str, object]):
     """An object that gives one of its keys two values."""
 
 
@@ -48,7 +48,7 @@ class _Found:
 
     start: int
     end: int
-    value: dict[str, Any]
+    value: dict[str, object]
 
 
 def parse_answer[A: BaseModel](form: type[A], text: str) -> A:
@@ -89,7 +89,7 @@ def has_thinking(text: str) -> bool:
     return tag is not None and (not text[: tag.start()].strip() or tag.group("closing") is not None)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs) and any(made[key] != value for key, value in pairs):
         return _Twice(made)
@@ -164,7 +164,7 @@ def _cut_off(text: str, last: int, broken: list[tuple[int, str]]) -> str:
     return ""
 
 
-def _fit[A: BaseModel](form: type[A], value: dict[str, Any]) -> tuple[A | None, str]:
+def _fit[A: BaseModel](form: type[A], value: dict[str, object]) -> tuple[A | None, str]:
     """The answer that an object is, or the only one within it; otherwise what is wrong with it."""
     answer, fault = _validated(form, value)
     if answer is not None:
@@ -177,7 +177,7 @@ def _fit[A: BaseModel](form: type[A], value: dict[str, Any]) -> tuple[A | None, 
     return (inner[0], "") if len(inner) == 1 else (None, fault)
 
 
-def _validated[A: BaseModel](form: type[A], value: dict[str, Any]) -> tuple[A | None, str]:
+def _validated[A: BaseModel](form: type[A], value: dict[str, object]) -> tuple[A | None, str]:
     if isinstance(value, _Twice):
         return None, "it gives one of its fields two values"
     try:
@@ -186,7 +186,7 @@ def _validated[A: BaseModel](form: type[A], value: dict[str, Any]) -> tuple[A | 
         return None, first_fault(error)
 
 
-def _within(value: object, depth: int = 0) -> Iterator[dict[str, Any]]:
+def _within(value: object, depth: int = 0) -> Iterator[dict[str, object]]:
     """The outermost objects within a value."""
     if depth > _DEEPEST:
         return

@@ -7,19 +7,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from datagen.convert.records import dump, read_lines, write_lines
+from datagen.convert.json_lines import dump, read_lines, write_lines
 
 _DECODER = json.JSONDecoder()
 
 
-def read_pool(path: str | Path) -> list[str]:
+def read_pool(path: str | Path, plain: bool | None = None) -> list[str]:
     """The texts of a pool in order.
 
-    `.txt`: one text a line. Any other name: JSON strings, of which a line of the published files may hold several
-    in a row. Blank lines are passed over. Raises AloeError naming the line that is not of that form.
+    `plain` (by default of a `.txt` file): one text a line. Otherwise JSON strings, of which a line of the published
+    files may hold several in a row. Blank lines are passed over. Raises AloeError naming the line that is not of that
+    form.
     """
     path = Path(path)
-    pool = [text for number, line in read_lines(path) for text in _texts(path, number, line)]
+    plain = path.suffix == ".txt" if plain is None else plain
+    lines = read_lines(path)
+    pool = [
+        text
+        for number, line in lines
+        for text in ([line.strip()] if plain else _json_strings(line.strip(), f"{path} line {number}"))
+    ]
     if not pool:
         raise AloeError(f"{path}: holds no texts")
     return pool
@@ -34,13 +41,8 @@ def write_pool(path: str | Path, pool: Iterable[str]) -> int:
     return write_lines(path, (" ".join(text.split()) if path.suffix == ".txt" else dump(text) for text in pool))
 
 
-def _texts(path: Path, number: int, line: str) -> Iterator[str]:
-    if path.suffix == ".txt":
-        yield line.strip()
-        return
-    rest = line.strip()
+def _json_strings(rest: str, where: str) -> Iterator[str]:
     while rest:
-        where = f"{path} line {number}"
         try:
             text, end = _DECODER.raw_decode(rest)
         except ValueError as error:

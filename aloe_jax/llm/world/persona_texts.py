@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from aloe_jax.llm.world.facts import SLOT_OF_VALUE, SLOTS
+from aloe_jax.llm.world.fact_wording import FACT_KINDS, KIND_OF_VALUE
 from aloe_jax.llm.world.style import AXES, FLAVOURS
 
 _PRONOUNS = (
@@ -19,7 +19,7 @@ _AGES = (23, 27, 31, 36, 42, 48, 55, 61, 67, 74)
 _SENTENCE = re.compile(r"[^.!?]*[^.!?\s][^.!?]*[.!?]*")
 _WORD = re.compile(r"[a-z]+")
 
-Facts = Mapping[str, str]  # slot -> value
+Facts = Mapping[str, str]  # kind of fact -> value
 Poles = Mapping[str, int]  # axis -> 0 or 1, the index of the pole in AXES
 
 
@@ -42,11 +42,11 @@ _POLE_OF_TRAIT = {
 
 
 def write_profile(draw: random.Random) -> str:
-    """A profile: age, then one sentence for each of the ten slots, in random order."""
+    """A profile: age, then one sentence for each of the ten kinds of fact, in random order."""
     form = draw.choice(_PRONOUNS)
-    told = [draw.choice(slot.profile).format(draw.choice(slot.values), **form) for slot in SLOTS]
-    draw.shuffle(told)
-    return " ".join([f"A {form['person']} of {draw.choice(_AGES)}.", *told])
+    stated = [draw.choice(kind.profile).format(draw.choice(kind.values), **form) for kind in FACT_KINDS]
+    draw.shuffle(stated)
+    return " ".join([f"A {form['person']} of {draw.choice(_AGES)}.", *stated])
 
 
 def write_personality(draw: random.Random) -> str:
@@ -66,41 +66,41 @@ def write_variant(text: str, draw: random.Random) -> str:
 
 @lru_cache(maxsize=8192)
 def profile_sentences(text: str) -> Mapping[str, str]:
-    """The sentence of a profile that tells each fact, by slot. Sentences that tell none are passed over."""
-    told: dict[str, str] = {}
+    """The sentence of a profile that states each fact, by kind. Sentences that state none are passed over."""
+    stated: dict[str, str] = {}
     for sentence in sentences(text):
         for word in words(sentence):
-            if word in SLOT_OF_VALUE:
-                told.setdefault(SLOT_OF_VALUE[word], sentence)
-    return MappingProxyType(told)
+            if word in KIND_OF_VALUE:
+                stated.setdefault(KIND_OF_VALUE[word], sentence)
+    return MappingProxyType(stated)
 
 
 @lru_cache(maxsize=8192)
 def read_profile(text: str) -> Facts:
-    """The facts of a profile or of a part of one: slot -> value. Never raises."""
+    """The facts of a profile or of a part of one: kind -> value. Never raises."""
     facts: dict[str, str] = {}
     for word in words(text):
-        if word in SLOT_OF_VALUE:
-            facts.setdefault(SLOT_OF_VALUE[word], word)
+        if word in KIND_OF_VALUE:
+            facts.setdefault(KIND_OF_VALUE[word], word)
     return MappingProxyType(facts)
 
 
 @lru_cache(maxsize=8192)
 def personality_sentences(text: str) -> Mapping[str, str]:
-    """The sentence of a personality that tells each pole, by axis."""
-    told: dict[str, str] = {}
+    """The sentence of a personality that states each pole, by axis."""
+    stated: dict[str, str] = {}
     for sentence in sentences(text):
         found = _POLE_OF_TRAIT.get(" ".join(words(sentence)))
         if found:
-            told.setdefault(found[0], sentence)
-    return MappingProxyType(told)
+            stated.setdefault(found[0], sentence)
+    return MappingProxyType(stated)
 
 
 @lru_cache(maxsize=8192)
 def read_personality(text: str) -> Poles:
     """The poles of a personality or of a part of one: axis -> 0 or 1. Never raises."""
-    told = personality_sentences(text)
-    return MappingProxyType({axis: _POLE_OF_TRAIT[" ".join(words(told[axis]))][1] for axis in told})
+    stated = personality_sentences(text)
+    return MappingProxyType({axis: _POLE_OF_TRAIT[" ".join(words(stated[axis]))][1] for axis in stated})
 
 
 def seed_profiles() -> list[str]:

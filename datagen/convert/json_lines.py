@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import HALF
 from aloe_jax.data.fields import FLAGS, SYSTEM, content, is_empty, joined, system_of
 from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
-from datagen.writing import replacing_file
+from aloe_jax.json_value import JSON
+from datagen.output_files import replacing_file
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Record:
 
     where: str  # "FILE line N", for messages
     number: int  # of the line, from 1
-    value: dict[str, Any]
+    value: dict[str, JSON]
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -47,7 +47,7 @@ def _check_file(path: Path) -> None:
         raise AloeError(f"{path}: no such file")
 
 
-def _refuse_half_characters(value: dict[str, Any], where: str) -> None:
+def _refuse_half_characters(value: dict[str, JSON], where: str) -> None:
     try:
         dump(value).encode()
     except UnicodeEncodeError:
@@ -92,7 +92,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     return count
 
 
-def dump(value: Any) -> str:
+def dump(value: object) -> str:
     """One line of JSON, text as it is."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -100,7 +100,7 @@ def dump(value: Any) -> str:
 # ---------------------------------------------------------------- fields
 
 
-def mapping(value: Any, where: str, field: str, required: Collection[str]) -> dict[str, Any]:
+def mapping(value: object, where: str, field: str, required: Collection[str]) -> dict[str, object]:
     """An object with exactly these keys. Raises AloeError naming the first key that is missing or unknown."""
     if not isinstance(value, dict):
         raise AloeError(f"{where}: {field}: expected a JSON object, found {_kind(value)}")
@@ -114,7 +114,7 @@ def mapping(value: Any, where: str, field: str, required: Collection[str]) -> di
     return value
 
 
-def sequence(value: Any, where: str, field: str) -> list[Any]:
+def sequence(value: object, where: str, field: str) -> list[object]:
     """A JSON list with at least one item. Raises AloeError."""
     if value is None:
         raise AloeError(f"{where}: {field}: is missing")
@@ -125,7 +125,7 @@ def sequence(value: Any, where: str, field: str) -> list[Any]:
     return value
 
 
-def text(value: Any, where: str, field: str) -> str:
+def text(value: object, where: str, field: str) -> str:
     """A string that is not blank. Raises AloeError."""
     if value is None:
         raise AloeError(f"{where}: {field}: is missing")
@@ -186,7 +186,7 @@ def note_columns(record: Record, known: Collection[str], note: Notes) -> None:
             note(f"values of the column {key}", 1)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -197,4 +197,4 @@ def _refuse_half_line(line: str, where: str) -> None:
     except UnicodeEncodeError:
         raise AloeError(f"{where}: {HALF}") from None
     except (ValueError, RecursionError):
-        return  # not JSON, which the caller tells
+        return  # not JSON: the caller reports it

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from aloe_jax.conversation import Conversation, Message, Persona, Turn
-from datagen.convert.records import Notes, dump, messages, note_columns, read_records
+from datagen.convert.json_lines import Notes, dump, messages, note_columns, read_records
 
 Lines = Literal["turn", "conversation"]
 NOT_RECORDED = Persona(id="unrecorded", profile="not recorded", personality="not recorded")

@@ -21,7 +21,7 @@ class Redirected(Exception):
         self.target = _address(target)
 
 
-class Complaint(Exception):
+class ErrorResponse(Exception):
     """An answer with an error in it.
 
     `message` is the server's own words on one line (keys still in it; `Access.scrub` takes them out), `code` the
@@ -43,7 +43,7 @@ class Complaint(Exception):
         self.headers, self.details = headers or {}, details
 
     @classmethod
-    def read(cls, status: int, headers: Mapping[str, str], content: bytes) -> Complaint:
+    def read(cls, status: int, headers: Mapping[str, str], content: bytes) -> ErrorResponse:
         """The complaint in an answer of an error status, whatever its form: Google's, OpenAI's, FastAPI's, HTML."""
         body = load(content)
         if body is None:
@@ -51,7 +51,7 @@ class Complaint(Exception):
         return cls.of(status, body, headers)
 
     @classmethod
-    def of(cls, status: int, body: object, headers: Mapping[str, str] | None = None) -> Complaint:
+    def of(cls, status: int, body: object, headers: Mapping[str, str] | None = None) -> ErrorResponse:
         """The complaint in a body that was read as JSON."""
         inner = _inner(body)
         code = details = None

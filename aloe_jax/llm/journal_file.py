@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import click
@@ -73,7 +72,7 @@ _NUMBERS: dict[str, tuple[type, ...]] = {
 }
 
 Value = str | int | float | bytes | None
-Row = tuple[Any, ...]  # as SQLite gives it
+Row = tuple[Value, ...]  # as SQLite gives it
 
 
 def checksum(table: str, values: Sequence[Value]) -> bytes:
@@ -87,11 +86,11 @@ def _hexadecimal(value: bytes) -> dict[str, str]:
     return {"bytes": value.hex()}
 
 
-class Opened:
+class JournalFile:
     """A connection to a journal, with what is known of the file."""
 
-    def __init__(self, path: Path, *, writing: bool, tell: Callable[[str], None] | None = None) -> None:
-        """Open, and create the tables of a new journal. `tell` is given a line when an old one is brought up to date.
+    def __init__(self, path: Path, *, writing: bool, report: Callable[[str], None] | None = None) -> None:
+        """Open, and create the tables of a new journal. `report` is given a line when an old one is brought up to date.
 
         Raises AloeError when the file cannot be opened, is no journal, is of another version or is damaged.
         """
@@ -103,7 +102,7 @@ class Opened:
             self.database = connect(path) if writing else self._connect_reading()
         try:
             with explained(path):
-                self._prepare(tell or (lambda line: click.echo(line, err=True)))
+                self._prepare(report or (lambda line: click.echo(line, err=True)))
         except BaseException:
             self.close()
             raise
@@ -131,7 +130,7 @@ class Opened:
         database, self._copy = connect_frozen(self.path)
         return database
 
-    def _prepare(self, tell: Callable[[str], None]) -> None:
+    def _prepare(self, report: Callable[[str], None]) -> None:
         database, path = self.database, self.path
         # A file of another program must be refused before anything, WAL mode included, is written to it.
         empty = _number(database, "SELECT count(*) FROM sqlite_master") == 0
@@ -162,7 +161,7 @@ class Opened:
                 for row in database.execute(f"SELECT {self.columns(table)} FROM {table}"):
                     self.verified(table, row)
         if self.writing and not self.checked:
-            self._add_checksums(tell)
+            self._add_checksums(report)
             self.checked = True
 
     def _check_structure(self, whole: bool) -> None:
@@ -177,7 +176,7 @@ class Opened:
         if fault != "ok":
             raise damaged(self.path, _plainly(fault))
 
-    def _add_checksums(self, tell: Callable[[str], None]) -> None:
+    def _add_checksums(self, report: Callable[[str], None]) -> None:
         database = self.database
         counts = {table: _number(database, f"SELECT count(*) FROM {table}") for table in COLUMNS}
         with transaction(database):
@@ -192,7 +191,7 @@ class Opened:
                 ]
                 database.executemany(update, rows)
             database.execute(f"PRAGMA user_version = {VERSION}")
-        tell(
+        report(
             f"{self.path}: of an earlier version; gave its {counts['calls']:,} calls and {counts['records']:,} "
             "records checksums, which happens once"
         )

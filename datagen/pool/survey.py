@@ -49,7 +49,7 @@ _GENDERS = {
 _GENDER_OF = {word: name for name, words in _GENDERS.items() for word in words.split()}
 _GENDERED = _pattern(rf"\b({'|'.join(_GENDER_OF)})\b")
 
-# The work is told up to where the sentence goes on to something else.
+# The work is stated up to where the sentence goes on to something else.
 _WORK = (
     r"(?P<work>[a-z][\w' -]*?)(?=[.,;:]|$| (?:who|which|that|with|from|near|outside|by|on|since|until|where|when|while"
     r"|because|after|before|in(?! the (?:navy|army))|at|for|of \d|off|and|but|studying|majoring|specializing|working"
@@ -215,7 +215,7 @@ ATTRIBUTES: dict[str, Callable[[str], list[str]]] = {
 
 
 @dataclass(frozen=True)
-class Coverage:
+class PoolSurvey:
     """What was found in how many profiles."""
 
     profiles: int
@@ -230,7 +230,7 @@ class Coverage:
         return [ten for ten in DECADES if not self.decades[ten]]
 
 
-def coverage(profiles: Sequence[str]) -> Coverage:
+def survey(profiles: Sequence[str]) -> PoolSurvey:
     """Survey a pool of profiles."""
     values: dict[str, Counter[str]] = {}
     found: dict[str, int] = {}
@@ -238,7 +238,7 @@ def coverage(profiles: Sequence[str]) -> Coverage:
         each = [read(profile) for profile in profiles]
         values[name] = Counter(value for one in each for value in one)
         found[name] = sum(bool(one) for one in each)
-    return Coverage(
+    return PoolSurvey(
         profiles=len(profiles),
         ages=_count(age(profile) for profile in profiles),
         decades=_count(decade(profile) for profile in profiles),
@@ -251,7 +251,7 @@ def _count(values: Iterable[int | None]) -> Counter[int]:
     return Counter(value for value in values if value is not None)
 
 
-def tables(found: Coverage, most: int = 8) -> list[Table]:
+def tables(found: PoolSurvey, most: int = 8) -> list[Table]:
     """The decades of life with bars, and the attributes with their `most` frequent values."""
     from rich.table import Table
 
