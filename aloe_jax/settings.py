@@ -53,13 +53,13 @@ def _check_plain(value: object) -> None:
             _check_plain(inner)
 
 
-def load_settings[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
-    """Read settings of `kind` from a YAML file and `section.key=value` overrides.
+def load_settings[S: BaseModel](kind: type[S], path: str | Path | None, overrides: Sequence[str] = ()) -> S:
+    """Read settings of `kind` from a YAML file, or without one from the defaults, and `section.key=value` overrides.
 
     Raises AloeError naming the file (or the override), the key and what would be valid.
     """
     try:
-        values = _read(path)
+        values = {} if path is None else _read(path)
     except OSError as error:
         raise AloeError(f"{_short(str(path))}: cannot read the config ({error.strerror})") from None
     except ValueError as error:  # a NUL byte in the name
@@ -77,12 +77,14 @@ def load_settings[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequ
         raise AloeError(_one_line(f"{_whence(path, overrides, error)}: {_explain(kind, error)}")) from None
 
 
-def _whence(path: str | Path, overrides: Sequence[str], error: ValidationError) -> str:
+def _whence(path: str | Path | None, overrides: Sequence[str], error: ValidationError) -> str:
     """The file, and the overrides that set what is wrong, or all of them where it is no single setting."""
     fault = error.errors()[0]
     at = ".".join(str(part) for part in fault["loc"])
     about = [one for one in overrides if f"{at}.".startswith(f"{one.partition('=')[0]}.")] if at else list(overrides)
     shown = " ".join(_SECRET.sub(r"\1…", one) for one in about)
+    if path is None:
+        return _short(shown, 300)
     return f"{path} with {_short(shown, 300)}" if about else f"{path}"
 
 

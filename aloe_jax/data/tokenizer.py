@@ -1,4 +1,4 @@
-"""Load a tokenizer from a directory, or train a small one: `python -m aloe_jax.data.tokenizer`."""
+"""Load a tokenizer from a directory, or train a small one: `aloe tokenizer`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from typing import Any
 
 import click
 
-from aloe_jax.command import Command, one_line_errors
 from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.disk import as_os_error, refusals
-from aloe_jax.storage.files import WEIGHTS, here, resolved
-from aloe_jax.storage.replacing import Kind, check_replaceable, replacing
+from aloe_jax.storage.files import WEIGHTS, here
+from aloe_jax.storage.replacing import Kind, replacing
 
 LARGEST = 1_000_000  # tokens that a vocabulary may have
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -180,35 +178,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
     return tokenizer
 
 
-@click.command(cls=Command)
-@click.option(
-    "--data",
-    required=True,
-    help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations, chats or preferences.",
-)
-@click.option("--output", required=True, help="Directory to write; an earlier tokenizer is replaced.")
-@click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")
-def main(data: str, output: str, vocab: int) -> None:
-    """Train a byte-level BPE tokenizer with a chat template on the messages of a data set.
-
-    Example: python -m aloe_jax.data.tokenizer --data runs/demo/data/tfds/aloe_trees/1.0.0 --output runs/demo/tokenizer
-    """
-    with one_line_errors():
-        least = 256 + len(SPECIAL)
-        if not least <= vocab <= LARGEST:
-            raise AloeError(
-                f"--vocab: is {vocab}, must be from {least} (every byte, and the control tokens) to {LARGEST:,}"
-            )
-        if (resolved(output).parent / "spec.json").exists():
-            raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
-        check_replaceable(output, KIND)
-        count, texts = _texts(data)
-        with refusals(Path(output)), as_os_error():
-            tokenizer = train_tokenizer(texts, vocab, output)
-        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {count} conversations")
-
-
-def _texts(data: str) -> tuple[int, Iterable[str]]:
+def texts_of(data: str) -> tuple[int, Iterable[str]]:
     """How many conversations a data set of any kind holds, and their messages."""
     from aloe_jax.data.dataset import read_conversations
     from aloe_jax.data.settings import SourceSettings
@@ -223,5 +193,7 @@ def _texts(data: str) -> tuple[int, Iterable[str]]:
     return len(talks), (text for talk in talks for text in talk.texts())
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m aloe_jax.data.tokenizer: the same as `aloe tokenizer`
+    from aloe_jax.cli.tokenizer import main
+
     main()

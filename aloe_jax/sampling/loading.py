@@ -46,6 +46,15 @@ def spread(shape: MeshSettings) -> Mesh | None:
     return make_mesh(shape) if jax.device_count() > 1 else None
 
 
+def shared_by(devices: int) -> Mesh | None:
+    """A mesh over the first so many devices (0: all) that share the model; None where that is only one."""
+    here = jax.devices()
+    if not 0 <= devices <= len(here):
+        raise AloeError(f"--devices {devices}: {len(here)} are here")
+    taken = here[: devices or len(here)]
+    return make_mesh(MeshSettings(fsdp=1, tensor=-1), taken) if len(taken) > 1 else None
+
+
 def keep_compiled() -> None:
     """Start from what earlier processes compiled, in ~/.cache/aloe-jax unless JAX was told another place."""
     if jax.config.jax_compilation_cache_dir is None:

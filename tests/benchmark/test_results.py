@@ -10,8 +10,8 @@ from aloe_jax.benchmark.metrics import alignment_metrics
 from aloe_jax.benchmark.people import item_id
 from aloe_jax.benchmark.results import Results, as_json, load_results, write_results
 from aloe_jax.benchmark.settings import EvaluateSettings
+from aloe_jax.benchmark.stages import evaluate
 from aloe_jax.errors import AloeError
-from aloe_jax.evaluate import evaluate
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
 from aloe_jax.llm.world.people import write_personality, write_profile

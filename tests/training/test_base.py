@@ -9,10 +9,10 @@ import jax
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.export import export
 from aloe_jax.models import fingerprint as fingerprints
 from aloe_jax.models import known_digests
 from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.export import export
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
 from aloe_jax.sampling.loading import keep_compiled
 from aloe_jax.storage.files import cache_directory

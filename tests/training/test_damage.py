@@ -13,8 +13,8 @@ import pytest
 from flax import nnx
 
 from aloe_jax.errors import AloeError
-from aloe_jax.export import export
 from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.export import export
 from aloe_jax.models.run_directory import checkpoint_steps, load_run
 from aloe_jax.storage.integrity import DIGESTS
 from aloe_jax.training import loop
