@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -15,13 +12,14 @@ from markupsafe import Markup
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.results import Group, Number, StoredCalibration
+from aloe_jax.offline_page import as_script_data, read_assets
 from aloe_jax.report import charts, payload, pictures, tables, writing
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.missing import missing
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
-SCRIPTS = ("basics", "charts", "cases", "transcripts", "app")
+SCRIPTS = ("values", "charts", "cases", "transcripts", "app")
 STYLES = ("style", "charts", "transcripts", "print")
 
 
@@ -46,8 +44,7 @@ def write_page(report: Report, target: str | Path) -> int:
 def render(report: Report) -> str:
     """The page. The same report gives the same bytes."""
     found = pictures.line_charts(report)
-    style = "".join(_file(f"{name}.css") for name in STYLES)
-    script = f'"use strict";\n(() => {{\n{"".join(_file(f"{name}.js") for name in SCRIPTS)}}})();\n'
+    assets = read_assets("aloe_jax.report", "page", SCRIPTS, STYLES)
     return (
         _environment()
         .get_template("page.html")
@@ -64,12 +61,12 @@ def render(report: Report) -> str:
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],
             markdown=tables.markdown(report) if report.entries else "",
             latex=tables.latex(report) if report.entries else "",
-            data=payload.embedded(payload.overview(report, found)),
-            cases=[payload.embedded(case) for case in payload.cases(report)],
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            data=Markup(as_script_data(payload.overview(report, found))),
+            cases=[Markup(as_script_data(case)) for case in payload.cases(report)],
+            style=Markup(assets.style),
+            script=Markup(assets.script),
+            style_hash=assets.style_hash,
+            script_hash=assets.script_hash,
             version=__version__,
         )
     )
@@ -130,12 +127,3 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals.update(counted=writing.counted, NAMES=writing.NAMES, DIGITS=writing.DIGITS)
     return environment
-
-
-def _file(name: str) -> str:
-    return resources.files("aloe_jax.report").joinpath(f"page/{name}").read_text(encoding="utf-8")
-
-
-def _hash(source: str) -> str:
-    """As a content security policy names the one script or style that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

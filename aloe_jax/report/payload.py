@@ -6,11 +6,8 @@ once. Whatever the texts hold, they cannot end their element.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from markupsafe import Markup
 
 from aloe_jax.benchmark.results import Case, StoredTurn
 from aloe_jax.conversation import Persona
@@ -68,14 +65,6 @@ def cases(report: Report) -> list[dict[str, Any]]:
         }
         found.append({"profile": profile, "personality": personality, "columns": columns})
     return found
-
-
-def embedded(value: Any) -> Markup:
-    """JSON that may stand in a script element whatever the texts hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "&<>\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
 
 
 def _column(report: Report, case: Case, numbers: Mapping[str, int]) -> dict[str, Any]:
