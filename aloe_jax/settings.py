@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
 from aloe_jax.ranges import readable
@@ -30,6 +30,26 @@ class Section(BaseModel):
     """A group of settings: frozen, strictly typed, closed to unknown keys, every number finite and every text plain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}  # keys of earlier versions, which are still read -> their names now
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not cls.renamed.keys() & values.keys():
+            return values
+        values = dict(values)
+        for old, new in cls.renamed.items():
+            section, _, key = new.rpartition(".")
+            if old not in values or (old == section and isinstance(values[old], dict)):
+                continue
+            value = values.pop(old)
+            inner = dict(values.get(section) or {}) if section else values
+            if key in inner:
+                raise ValueError(f"{old}: is called {new} now, which is given too; give one of them")
+            inner[key] = value
+            if section:
+                values[section] = inner
+        return values
 
     @field_validator("*")
     @classmethod

@@ -52,7 +52,7 @@ from aloe_jax.training.logprobs import reply_logps
 if TYPE_CHECKING:
     from rich.table import Table
 
-_TOO_LONG = "longer than a row (raise row_length)"
+_TOO_LONG = "longer than a row (raise data.row_length)"
 FORMAT, VERSION = "aloe-preferences", 1
 
 Place = tuple[str, int]  # conversation, number of the turn in its list
@@ -127,7 +127,7 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
     Only pairs that every model could score count, so that all are compared on the same ones. Raises AloeError where
     there are none, and for what is wrong with data and models.
     """
-    conversations = read_conversations(settings.data, settings.split, settings.limit)
+    conversations = read_conversations(settings.data.path, settings.data.split, settings.data.limit)
     paired = [
         (one.id, number) for one in conversations for number, turn in enumerate(one.turns) if turn.rejected is not None
     ]
@@ -149,7 +149,7 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
     coverage = Coverage("pairs", len(paired), Counter(lost.values()), len(lost))
     if not shared:
         raise AloeError(
-            f"{settings.data}: no turn has two replies that every model could score; "
+            f"{settings.data.path}: no turn has two replies that every model could score; "
             + (coverage.line() if paired else "there is none with two replies")
         )
     places = [place for place in everyone[0] if place in shared]
@@ -168,21 +168,21 @@ def pair_scores(
     """
     tokenizer = load_tokenizer(tokenizer_directory(path))
     template = ChatTemplate(tokenizer)
-    trees, owner, unstable = _trees(conversations, template, path, settings.row_length)
-    rows, report = pack(trees, settings.row_length)
+    trees, owner, unstable = _trees(conversations, template, path, settings.data.row_length)
+    rows, report = pack(trees, settings.data.row_length)
     click.echo(f"{path}: {report}")
     mesh = make_mesh(settings.mesh)
-    compute = Compute(attention=settings.attention, dtype=settings.compute_dtype)
-    model = load_pretrained(path, dtype=settings.dtype, mesh=mesh, compute=compute)
+    compute = Compute(attention=settings.model.attention, dtype=settings.model.compute_dtype)
+    model = load_pretrained(path, dtype=settings.model.dtype, mesh=mesh, compute=compute)
     check_vocabulary(tokenizer, model.spec, path)
     longest = int(rows.positions.max()) + 1
     if longest > model.spec.max_length:
         raise AloeError(
-            f"row_length: the longest conversation has {longest} tokens on one path, {path} takes at most "
-            f"{model.spec.max_length}; lower row_length to {model.spec.max_length}"
+            f"data.row_length: the longest conversation has {longest} tokens on one path, {path} takes at most "
+            f"{model.spec.max_length}; lower data.row_length to {model.spec.max_length}"
         )
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-settings.rows // shards) * shards
+    size = -(-settings.data.rows // shards) * shards
     logps: dict[str, tuple[float, int]] = {}
     task = progress.add(f"{path}: rows", len(rows))
     with jax.set_mesh(mesh):

@@ -126,7 +126,7 @@ def kind_of(candidate: CandidateSettings) -> Literal["model", "remote", "referen
     return "remote" if candidate.remote is not None else "model"
 
 
-def judge_roles(settings: EvaluateSettings) -> dict[str, RoleSettings]:
+def judge_roles(settings: EvaluateSettings) -> Mapping[str, RoleSettings]:
     """The judges' roles by name."""
     return settings.judging.judges or {"judge": settings.roles.judge}
 

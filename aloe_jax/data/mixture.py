@@ -9,8 +9,8 @@ import click
 
 from aloe_jax.conversation import shown
 from aloe_jax.data.packing import PackingReport, Part, pack_sources, total
-from aloe_jax.data.prepare import Prepared, Replies, token_trees
-from aloe_jax.data.settings import DataSettings, SourceSettings
+from aloe_jax.data.prepare import Prepared, token_trees
+from aloe_jax.data.settings import DataSettings, Replies, SourceSettings
 from aloe_jax.data.sources import Split, Talks, open_source
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.trees import TokenTree

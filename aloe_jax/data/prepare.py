@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import click
 
@@ -13,11 +12,10 @@ from aloe_jax.conversation import Branch, Conversation
 from aloe_jax.data.laying import LaidOut
 from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.packing import PackingReport, Part, Rows, pack
+from aloe_jax.data.settings import Replies
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.trees import Beyond, TokenTree
 from aloe_jax.errors import AloeError
-
-Replies = Literal["preferred", "plain", "both"]
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from aloe_jax.models.attention import Method, attend
+from aloe_jax.models.attention import attend
 from aloe_jax.models.lora import adapters, delta, dense
 from aloe_jax.models.products import gated, product
-from aloe_jax.models.settings import LoRASettings
+from aloe_jax.models.settings import Attention, LoRASettings, Remat
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, weights
 from aloe_jax.parallel.mesh import constrain, gathered, gathers
@@ -33,8 +33,8 @@ NO_WINDOW = 2**30  # tokens: more than any path has
 class Compute:
     """How a model is computed; none of it changes what is computed, save rounding."""
 
-    attention: Method = "auto"
-    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes of a layer
+    attention: Attention = "auto"
+    remat: Remat = "none"  # what the backward pass recomputes of a layer
     unroll: int = 1  # layers a scan step
     dtype: str = "float32"  # of activations and of weights in products; norms and softmax are float32
 

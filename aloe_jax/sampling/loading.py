@@ -16,8 +16,8 @@ from aloe_jax.models.directory import load_pretrained, tokenizer_directory
 from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.sampling.cache import Kind
 from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.sampling.settings import CacheType
 from aloe_jax.storage.files import cache_directory
 
 
@@ -25,7 +25,7 @@ def load_sampler(
     path: str | Path,
     max_length: int,
     rows: int = 64,
-    cache: Kind = "compute",
+    cache: CacheType = "compute",
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> tuple[Sampler, ChatTemplate]:

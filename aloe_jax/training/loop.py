@@ -107,7 +107,7 @@ def _run(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None) 
             # New adapters add nothing, so with them the model is the reference: no second copy of the weights.
             weights = frozen[0] if frozen else params
             cache = ReferenceCache(
-                settings.dpo.reference or directory.parent / "reference-logps",
+                settings.dpo.reference_cache or directory.parent / "reference-logps",
                 weights_digest(weights, start.describe_reference(settings, spec, material.tokenizer)),
             )
             compute = partial(_on_devices, logps_step(graph, mesh, frozen), params, mesh)

@@ -21,7 +21,6 @@ from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import backend, generation
-from aloe_jax.models.attention import Method
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
 from aloe_jax.models.lora import Adapter, adapters, attach
@@ -34,7 +33,7 @@ from aloe_jax.models.run_directory import (
     save_adapter,
     save_spec,
 )
-from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.settings import Attention, ModelSettings
 from aloe_jax.models.spec import ModelSpec, check_vocabulary
 from aloe_jax.models.weights import weights
 from aloe_jax.storage.files import as_path, uploading
@@ -127,7 +126,7 @@ def check_fit(settings: TrainSettings, spec: ModelSpec, material: Material, mesh
         )
 
 
-def attention_of(settings: TrainSettings, spec: Any, mesh: Mesh) -> Method:
+def attention_of(settings: TrainSettings, spec: Any, mesh: Mesh) -> Attention:
     """What `model.attention` stands for. Raises AloeError where a kernel of MaxText's cannot compute the run's rows."""
     if isinstance(spec, ModelSpec):
         return settings.model.attention

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from aloe_jax.offline_page import as_script_data
+from aloe_jax.report import payload
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import heat, render, write_page
 from tests.report import sample

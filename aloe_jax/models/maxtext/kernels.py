@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 
-from aloe_jax.data.packing import Packing
+from aloe_jax.data.settings import Packing
 from aloe_jax.errors import AloeError
-from aloe_jax.models.attention import OWN_KERNEL, Method
+from aloe_jax.models.attention import OWN_KERNEL
 from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.settings import Attention
 
 NAMES: dict[str, str] = {"auto": "dot_product", "dense": "dot_product", "tpu": "flash", "gpu": "flash"}
 BLOCKS = ("sa_block_q", "sa_block_kv", "sa_block_q_dkv", "sa_block_kv_dkv")  # tokens that the TPU kernel takes at once
 
 
-def chosen(spec: MaxTextSpec, attention: Method, packing: Packing, length: int, platform: str) -> Method:
+def chosen(spec: MaxTextSpec, attention: Attention, packing: Packing, length: int, platform: str) -> Attention:
     """The attention of rows of `length` tokens for `model.attention`: with paths `auto` is the platform's kernel.
 
     Raises AloeError where a kernel that was asked for does not compute such rows, or not all of the model.
@@ -35,7 +36,7 @@ def chosen(spec: MaxTextSpec, attention: Method, packing: Packing, length: int, 
     return own if able else "dense"
 
 
-def _refused(spec: MaxTextSpec, attention: Method, packing: Packing, length: int, platform: str) -> str | None:
+def _refused(spec: MaxTextSpec, attention: Attention, packing: Packing, length: int, platform: str) -> str | None:
     """Why a kernel cannot compute rows, None where it can."""
     if packing == "trees":
         return (
