@@ -99,7 +99,7 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
 
 
 def _show_estimate(settings: EvaluateSettings) -> None:
-    from aloe_jax.benchmark.estimate import estimate, table
+    from aloe_jax.benchmark.expected_calls import estimate, table
     from aloe_jax.benchmark.inputs import check_models, read_cases
     from aloe_jax.llm.ledger import Ledger
     from aloe_jax.terminal import console
