@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.facts import Facts, Way, facts_of
+from aloe_jax.benchmark.fact_use import Facts, Way, facts_of
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 

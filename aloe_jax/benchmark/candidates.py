@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aloe_jax.benchmark.dialogue import Dialogue, NoReply, Reply, persistent
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply, persistent
 from aloe_jax.conversation import Message
 from aloe_jax.roles import Cast, RoleError
 from aloe_jax.sampling.settings import SamplingSettings
@@ -65,7 +65,9 @@ class SessionPartner:
         self._places: dict[str, int] = {}  # rows of the session, by persona
         self._asked: dict[str, list[int]] = {}  # ids up to the last prompt, by persona
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+    def reply(
+        self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]
+    ) -> list[CandidateReply | NoReply]:
         """Sample one reply a row; a dialogue that has outgrown the context gets none."""
         sampler, template = self._candidate.parts()
         paths = [
@@ -76,7 +78,7 @@ class SessionPartner:
         fitting = [i for i, path in enumerate(paths) if self._needed(path) <= sampler.max_length]
         drawn = dict(zip(fitting, self._draw(fitting, dialogues, paths, seeds), strict=True)) if fitting else {}
         return [
-            Reply(template.decode(drawn[i]), tuple(int(token) for token in drawn[i]))
+            CandidateReply(template.decode(drawn[i]), tuple(int(token) for token in drawn[i]))
             if i in drawn
             else NoReply(
                 f"{self._needed(path)} tokens of context are needed, {sampler.max_length} are there (the smaller of "
@@ -142,16 +144,18 @@ class ResponderCandidate:
         """Itself: it remembers nothing."""
         return self
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+    def reply(
+        self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]
+    ) -> list[CandidateReply | NoReply]:
         """Ask the responder once a row; no reply where none could be read in three attempts."""
         return [self._answer(*row) for row in zip(dialogues, users, seeds, strict=True)]
 
-    def _answer(self, dialogue: Dialogue, user: str, seed: int) -> Reply | NoReply:
+    def _answer(self, dialogue: Dialogue, user: str, seed: int) -> CandidateReply | NoReply:
         persona = dialogue.persona
         hint = (persona.profile, persona.personality) if self.informed else None
         path: list[Message] = [*dialogue.history(), {"role": "user", "content": user}]
         try:
-            return Reply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
+            return CandidateReply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
         except RoleError as error:
             return NoReply(f"no reply: {str(error).replace('roles.responder', self._place)}")
 

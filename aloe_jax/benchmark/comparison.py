@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, summaries
 from aloe_jax.benchmark.intervals import Array, left_out, resamples, studentised
-from aloe_jax.benchmark.metrics import HIGHEST, LOWEST, alignment_level, checked, summaries
 from aloe_jax.errors import AloeError
 
 Statistic = Literal["average", "ir", "final"]

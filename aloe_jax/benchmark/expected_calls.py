@@ -61,9 +61,7 @@ def questions(settings: EvaluateSettings, cases: int) -> Iterator[Question]:
     yield Question("roles.user", settings.roles.user, "user", openings, turns, USER_WORDS)
     due = cases * settings.turns
     if references := sum(candidate.scripted is not None for candidate in models.values()):
-        yield Question(
-            "roles.responder", settings.roles.responder, "responder", references * due, turns, REPLY_WORDS
-        )
+        yield Question("roles.responder", settings.roles.responder, "responder", references * due, turns, REPLY_WORDS)
     for name, candidate in models.items():
         if candidate.remote is not None:
             yield Question(f"models.{name}.remote", candidate.remote, "responder", due, turns, REPLY_WORDS)

@@ -18,8 +18,8 @@ import numpy as np
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.judge import Judge
-from aloe_jax.benchmark.runner import Pool
-from aloe_jax.coverage import why
+from aloe_jax.benchmark.runner import WorkerPool
+from aloe_jax.completeness import why
 
 Outcome = Literal["first", "second", "tie"]
 _EMPTY = "of dialogues without a turn"
@@ -86,7 +86,7 @@ def side_by_side(
         progress()
 
     cases = len(dialogues[0])
-    with Pool(concurrency) as pool:
+    with WorkerPool(concurrency) as pool:
         for place in itertools.product(range(cases), range(len(judges)), (0, 1)):
             pool.submit(ask, *place, failed=errors.append)
     if errors:

@@ -28,14 +28,16 @@ METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
 Number = float | None  # None: undefined
 
 
-class _Record(BaseModel):
+class Stored(BaseModel):
+    """What is written to a file and read again: nothing in it is changed, and no other field is accepted."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 # ---------------------------------------------------------------- transcripts
 
 
-class StoredVote(_Record):
+class StoredVote(Stored):
     """One rating of one reply; None where the judge's answer could not be read."""
 
     judge: str
@@ -44,7 +46,7 @@ class StoredVote(_Record):
     reason: str
 
 
-class StoredTurn(_Record):
+class StoredTurn(Stored):
     """One exchange with all that is known of it. Facts are sentences of the persona's description."""
 
     user: str
@@ -60,7 +62,7 @@ class StoredTurn(_Record):
     untrue: list[str]  # words for facts of somebody else
 
 
-class Case(_Record):
+class Case(Stored):
     """One model's dialogue with one persona. `stopped` says why it ended early."""
 
     model: str
@@ -72,7 +74,7 @@ class Case(_Record):
 # ---------------------------------------------------------------- numbers
 
 
-class StoredEstimate(_Record):
+class StoredEstimate(Stored):
     """A number with its 95% interval."""
 
     value: Number
@@ -80,7 +82,7 @@ class StoredEstimate(_Record):
     high: Number
 
 
-class Level(_Record):
+class Level(Stored):
     """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases."""
 
     cases: int
@@ -96,7 +98,7 @@ class Level(_Record):
     coverage: float
 
 
-class Group(_Record):
+class CaseGroup(Stored):
     """The cases of one profile or of one personality."""
 
     text: str  # the profile or the personality
@@ -105,7 +107,7 @@ class Group(_Record):
     ir: StoredEstimate
 
 
-class StoredAutomatic(_Record):
+class StoredAutomatic(Stored):
     """What was counted without a judge; see `aloe_jax.benchmark.automatic`."""
 
     way: Literal["exact", "overlap"]
@@ -132,12 +134,12 @@ class ModelResults(Level):
     stopped: dict[str, str]  # persona -> why its dialogue ended early
     histogram: list[list[int]]  # by turn: how many votes of 1, 2, 3, 4, 5
     judges: dict[str, Level]  # by judge, each from the mean of its votes
-    by_profile: list[Group]
-    by_personality: list[Group]
+    by_profile: list[CaseGroup]
+    by_personality: list[CaseGroup]
     automatic: StoredAutomatic
 
 
-class StoredDifference(_Record):
+class StoredDifference(Stored):
     """A number of `second` minus that of `first`, paired over the cases."""
 
     first: str
@@ -150,7 +152,7 @@ class StoredDifference(_Record):
     p_holm: Number  # corrected for all tests of this list
 
 
-class StoredSideBySide(_Record):
+class StoredSideBySide(Stored):
     """What judges prefer of two models' dialogues; see `aloe_jax.benchmark.pairwise`."""
 
     first: str
@@ -168,7 +170,7 @@ class StoredSideBySide(_Record):
     outcomes: list[Literal["first", "second", "tie"] | None]
 
 
-class StoredAgreement(_Record):
+class StoredAgreement(Stored):
     """Krippendorff's ordinal alpha, and Spearman's correlation averaged over pairs of raters."""
 
     raters: int
@@ -177,7 +179,7 @@ class StoredAgreement(_Record):
     spearman: Number
 
 
-class StoredCalibration(_Record):
+class StoredCalibration(Stored):
     """What a judge made of replies of known quality."""
 
     judge: str
@@ -187,8 +189,8 @@ class StoredCalibration(_Record):
     passed: bool
 
 
-class StoredWithPeople(_Record):
-    """Agreement with people; see `aloe_jax.benchmark.people`."""
+class StoredWithPeople(Stored):
+    """Agreement with people; see `aloe_jax.benchmark.human_ratings`."""
 
     raters: list[str]
     items: int
@@ -198,7 +200,7 @@ class StoredWithPeople(_Record):
     bias: Number
 
 
-class StoredUsage(_Record):
+class StoredUsage(Stored):
     """What the journal holds of one model in one role, all runs into this directory together."""
 
     calls: int
@@ -208,7 +210,7 @@ class StoredUsage(_Record):
     outcomes: dict[str, int]
 
 
-class Results(_Record):
+class Results(Stored):
     """Everything of a run. `models` are in the order of the settings, and `cases` are theirs."""
 
     format: Literal["aloe-benchmark"] = FORMAT

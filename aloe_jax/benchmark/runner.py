@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Exchange, Journal, NoReply, Partner, persistent
+from aloe_jax.benchmark.dialogue import Candidate, Dialogue, DialogueTurn, Journal, NoReply, Partner, persistent
 from aloe_jax.conversation import Persona
 from aloe_jax.roles import Cast, RoleError, derive_seed
 
@@ -58,12 +58,12 @@ class Conversing:
                 self._finished(dialogue, turn)
         plan = waves(len(self.dialogues), self._rows, self._lanes)
         size = len(plan[0][0])  # of every session, so that each is computed by what was compiled for the first
-        with Pool(self._concurrency) as pool:
+        with WorkerPool(self._concurrency) as pool:
             for wave in plan:
                 self._talk(pool, wave, size)
         return self.dialogues
 
-    def _talk(self, pool: Pool, wave: Sequence[range], size: int) -> None:
+    def _talk(self, pool: WorkerPool, wave: Sequence[range], size: int) -> None:
         ready: queue.SimpleQueue[_Lane | Exception] = queue.SimpleQueue()
         lanes = [_Lane(self, cases, self._candidate.partner(size), pool, ready) for cases in wave]
         for lane in lanes:
@@ -120,7 +120,7 @@ class Conversing:
             if isinstance(reply, NoReply):
                 self.dialogues[case].stopped = f"turn {turn + 1}: {reply.reason}"
             else:
-                made.append((case, Exchange(message, reply)))
+                made.append((case, DialogueTurn(message, reply)))
         self._journal.write(turn, made)
         for case, exchange in made:
             self.dialogues[case].exchanges.append(exchange)
@@ -135,7 +135,7 @@ class _Lane:
         run: Conversing,
         cases: range,
         partner: Partner,
-        pool: Pool,
+        pool: WorkerPool,
         ready: queue.SimpleQueue[_Lane | Exception],
     ) -> None:
         self._run, self._cases, self._partner, self._pool, self._ready = run, cases, partner, pool, ready
@@ -175,7 +175,7 @@ class _Lane:
         self._run.answer(self._partner, sorted(self._asked, key=lambda asked: asked[0]))
 
 
-class Pool:
+class WorkerPool:
     """Threads for calls to remote models. On an error what was not begun is dropped; what was begun is finished."""
 
     def __init__(self, threads: int) -> None:
@@ -192,7 +192,7 @@ class Pool:
 
         self._executor.submit(call)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -11,19 +11,19 @@ import numpy as np
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.agreement import agreement
+from aloe_jax.benchmark.alignment import AlignmentMetrics, alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
-from aloe_jax.benchmark.calibration import Calibration
+from aloe_jax.benchmark.calibration import JudgeCalibration
 from aloe_jax.benchmark.comparison import Difference, compare_all
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.facts import Way
+from aloe_jax.benchmark.fact_use import Way
+from aloe_jax.benchmark.human_ratings import WithPeople, compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.judge import Verdict, ratings_table, votes_table
-from aloe_jax.benchmark.metrics import AlignmentMetrics, alignment_metrics
+from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
 from aloe_jax.benchmark.pairwise import SideBySide
-from aloe_jax.benchmark.people import WithPeople, compare_with_people, item_id, read_people
 from aloe_jax.benchmark.results import Case, ModelResults, Results, StoredUsage, as_json
 from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
-from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
+from aloe_jax.completeness import Completeness, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
 from aloe_jax.llm.settings import RoleSettings
 
@@ -34,7 +34,7 @@ class Talked:
 
     name: str
     dialogues: list[Dialogue]
-    verdicts: list[list[Verdict]]
+    verdicts: list[list[JudgedReply]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Scored:
     metrics: dict[str, AlignmentMetrics]
     differences: list[Difference]  # of every two models under test
     results: Results
-    coverage: tuple[Coverage, ...] = ()  # of ratings, comparisons and the judges' calibration
+    coverage: tuple[Completeness, ...] = ()  # of ratings, comparisons and the judges' calibration
 
 
 @dataclass(frozen=True)
 class Checks:
     """What speaks for the judges besides their votes."""
 
-    calibrations: Sequence[Calibration] = ()
+    calibrations: Sequence[JudgeCalibration] = ()
     side_by_side: Sequence[SideBySide] = ()
     usage: Mapping[str, Usage] = field(default_factory=dict)
 
@@ -91,10 +91,10 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
 
 def _coverage(
     settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks
-) -> tuple[Coverage, ...]:
+) -> tuple[Completeness, ...]:
     """What there should be, and why some of it is not."""
     votes = len(judges) * settings.judging.votes
-    ratings = Coverage("ratings", sum(len(one.dialogues) for one in talked) * settings.turns * votes)
+    ratings = Completeness("ratings", sum(len(one.dialogues) for one in talked) * settings.turns * votes)
     for one in talked:
         for dialogue, verdicts in zip(one.dialogues, one.verdicts, strict=True):
             ratings.missing.update(
@@ -105,17 +105,17 @@ def _coverage(
                 stopped = dialogue.stopped or "unknown"
                 ratings.missing[f"of dialogues that ended early: {who_and_why(stopped)}"] += lost
                 ratings.for_good += 0 if asked_again(stopped) else lost
-    comparisons = Coverage("comparisons", sum(len(one.outcomes) for one in checks.side_by_side) * len(judges) * 2)
+    comparisons = Completeness("comparisons", sum(len(one.outcomes) for one in checks.side_by_side) * len(judges) * 2)
     for pair in checks.side_by_side:
         comparisons.missing.update(pair.missing)
     known = [given for one in checks.calibrations for given in one.ratings.values()]
-    calibrating = Coverage("ratings of replies of known quality", sum(map(len, known)))
+    calibrating = Completeness("ratings of replies of known quality", sum(map(len, known)))
     for calibration in checks.calibrations:
         calibrating.missing.update(calibration.missing)
     return ratings, comparisons, calibrating
 
 
-def _without_reasons(checks: Sequence[Calibration] | Sequence[SideBySide]) -> Any:
+def _without_reasons(checks: Sequence[JudgeCalibration] | Sequence[SideBySide]) -> Any:
     return [{name: value for name, value in as_json(check).items() if name != "missing"} for check in checks]
 
 

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from aloe_jax.benchmark.calibration import QUALITY, Calibration, calibrate, known_replies, require
+from aloe_jax.benchmark.calibration import QUALITY, JudgeCalibration, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.inputs import check_models, read_cases
@@ -66,7 +66,7 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
     return ResponderCandidate.reference(source.scripted, cast)
 
 
-def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[Calibration]:
+def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[JudgeCalibration]:
     """What the judges make of replies of known quality. Raises MiscalibratedError where that is asked for."""
     judging = settings.judging
     if judging.calibrate == "skip":

@@ -19,7 +19,7 @@ from aloe_jax.storage.files import is_remote
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aloe_jax.coverage import Coverage
+    from aloe_jax.completeness import Completeness
 
 
 @click.command(cls=Command)
@@ -75,13 +75,13 @@ def _output_on_disk[S: (EvaluateSettings, PreferencesSettings)](settings: S) -> 
     click.echo(f"copied to {settings.output}")
 
 
-def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
+def _run_benchmark(settings: EvaluateSettings) -> tuple[Completeness, ...]:
     from aloe_jax.benchmark.results import write_results
     from aloe_jax.benchmark.stages import evaluate
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
-    from aloe_jax.report.terminal import table
+    from aloe_jax.report.summary_table import table
     from aloe_jax.storage.disk import refusals
     from aloe_jax.storage.files import write_atomically
 
@@ -111,9 +111,9 @@ def _show_estimate(settings: EvaluateSettings) -> None:
         console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
 
 
-def _score_preferences(settings: PreferencesSettings) -> tuple[Coverage, ...]:
+def _score_preferences(settings: PreferencesSettings) -> tuple[Completeness, ...]:
     from aloe_jax.benchmark.inputs import check_model
-    from aloe_jax.benchmark.preferences import score_preferences, table, write_preferences
+    from aloe_jax.benchmark.preference_scores import score_preferences, table, write_preferences
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
     from aloe_jax.storage.disk import refusals

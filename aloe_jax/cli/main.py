@@ -7,7 +7,7 @@ import click
 from aloe_jax.cli.command import LazyGroup
 
 MODULES = {  # subcommand -> the module whose `main` it is
-    "datagen": "datagen.cli.main",
+    "datagen": "datagen.cli.group",
     "tokenizer": "aloe_jax.cli.tokenizer",
     "train": "aloe_jax.cli.train",
     "evaluate": "aloe_jax.cli.evaluate",
@@ -17,7 +17,7 @@ MODULES = {  # subcommand -> the module whose `main` it is
     "export": "aloe_jax.cli.export",
     "plan": "aloe_jax.cli.plan",
     "salvage": "aloe_jax.cli.salvage",
-    "demo": "aloe_jax.demo.command",
+    "demo": "aloe_jax.demo.run",
 }
 
 

@@ -67,7 +67,7 @@ def page(
       python -m aloe_jax.rate page runs/eval --items 120 --seed 7
       python -m aloe_jax.rate page runs/base runs/dpo --model dpo --raters 3 --overlap 0.3 --checks 6
     """
-    from aloe_jax.benchmark.rating.page import write_pages
+    from aloe_jax.benchmark.rating.pages import write_pages
 
     pages, key = write_pages(
         runs, output, items=items, raters=raters, overlap=overlap, checks=checks, models=models, seed=seed
@@ -93,8 +93,8 @@ def agreement(files: tuple[str, ...], key: str, bootstrap: int, seed: int, outpu
     Example:
       python -m aloe_jax.rate agreement ratings-anna.json ratings-ben.json --key rate.key.json
     """
-    from aloe_jax.benchmark.people import read_ratings
-    from aloe_jax.benchmark.rating.agreement import compare
+    from aloe_jax.benchmark.human_ratings import read_ratings
+    from aloe_jax.benchmark.rating.analysis import compare
     from aloe_jax.benchmark.rating.key import read_key
     from aloe_jax.benchmark.rating.show import tables
     from aloe_jax.storage.files import as_path, make_directory, write_atomically

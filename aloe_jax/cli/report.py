@@ -41,8 +41,8 @@ def main(
     from aloe_jax.report import tables
     from aloe_jax.report.figure import write_figure
     from aloe_jax.report.gathering import gather
+    from aloe_jax.report.number_text import counted
     from aloe_jax.report.page import write_page
-    from aloe_jax.report.writing import counted
     from aloe_jax.storage.files import as_path, make_directory, together, write_atomically
 
     report = gather(runs, human)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import click
 
 from aloe_jax.cli.command import debugging
-from aloe_jax.demo.stages import Stage
+from aloe_jax.demo.pipeline import DemoStage
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
 
@@ -28,7 +28,7 @@ class Stamp(NamedTuple):
     seconds: float
 
 
-def run_stage(stage: Stage, command: list[str], stamp: Path, digest: str, number: str) -> None:
+def run_stage(stage: DemoStage, command: list[str], stamp: Path, digest: str, number: str) -> None:
     """Run one stage unless its stamp says that it is done. Raises AloeError when it fails, or on another stamp."""
     title = f"[{number}] {stage.does}"
     if stamp.exists():

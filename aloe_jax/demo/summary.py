@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from aloe_jax.demo.pipeline import DemoStage
 from aloe_jax.demo.running import read_stamp
-from aloe_jax.demo.stages import Stage
 from aloe_jax.report.gathering import Report, gather
 from aloe_jax.report.page import write_page
+from aloe_jax.report.summary_table import difference
 from aloe_jax.report.tables import latex, markdown
-from aloe_jax.report.terminal import difference
 from aloe_jax.storage.files import write_atomically
 
 
@@ -23,7 +23,7 @@ def write_report(root: Path) -> Report:
     return report
 
 
-def summary(root: Path, plan: list[Stage], report: Report) -> str:
+def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
     """What was made, what it showed, and what was simulated."""
     times = {s.name: read_stamp(root / "stages" / f"{s.name}.json").seconds for s in plan}
     models = json.loads((root / "metrics.json").read_text())["models"]

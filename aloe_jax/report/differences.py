@@ -17,7 +17,7 @@ LEVEL = 0.05  # of the tests, after correction
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models, and by statistic what `second` has more than `first`."""
 
     first: str
@@ -45,16 +45,18 @@ def least_p(results: Results) -> float:
     return min(1.0, len(results.differences) / (1 + results.settings.get("permutations", 0)))
 
 
-def pairs_within(results: Results) -> list[Pair]:
+def pairs_within(results: Results) -> list[ModelPair]:
     """Of one run, corrected for all its tests."""
     found: dict[tuple[str, str], dict[str, StoredDifference]] = {}
     for difference in results.differences:
         found.setdefault((difference.first, difference.second), {})[difference.statistic] = difference
     models = results.models
-    return [Pair(first, second, models[first].cases, models[first].turns, by) for (first, second), by in found.items()]
+    return [
+        ModelPair(first, second, models[first].cases, models[first].turns, by) for (first, second), by in found.items()
+    ]
 
 
-def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings: Mapping[str, Any]) -> list[Pair]:
+def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings: Mapping[str, Any]) -> list[ModelPair]:
     """Of every two models (label -> cases by person, turns), over the people and the turns that both have.
 
     Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`,
@@ -81,7 +83,7 @@ def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings
         made.append((first, second, len(shared), turns, compare(table(left), table(right), **draws)))
     corrected = iter(holm([by[name].p for *_, by in made for name in STATISTICS]))
     return [
-        Pair(
+        ModelPair(
             first,
             second,
             cases,

@@ -13,10 +13,10 @@ from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, Sto
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
-from aloe_jax.report.differences import Pair, pairs_between, pairs_within
+from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
+from aloe_jax.report.number_text import listed
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
-from aloe_jax.report.writing import listed
 from aloe_jax.storage.files import absolute, as_path, here, is_remote
 
 PersonaKey = tuple[str, str, str]  # id, profile, personality
@@ -59,7 +59,7 @@ class Report:
 
     runs: tuple[Run, ...]
     entries: tuple[Entry, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ModelPair, ...]
     people: tuple[OfPeople, ...] = ()
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
 
@@ -146,7 +146,7 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         )
     ratings = None
     if human:
-        from aloe_jax.benchmark.people import read_people
+        from aloe_jax.benchmark.human_ratings import read_people
 
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
@@ -265,7 +265,7 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
     assert run.results is not None
     if ratings is None:
         return None if run.results.people is None else OfPeople(run.name, run.results.people, {})
-    from aloe_jax.benchmark.people import compare_with_people
+    from aloe_jax.benchmark.human_ratings import compare_with_people
 
     own = [entry for entry in entries if entry.run == run.name]
     judged: dict[str, float] = {}

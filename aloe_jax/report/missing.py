@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from aloe_jax.benchmark.results import ModelResults
-from aloe_jax.report.writing import counted, listed, percent
+from aloe_jax.report.number_text import counted, listed, percent
 
 SHOWN = 3  # reasons that are told in full
 

@@ -11,9 +11,9 @@ import jinja2
 from markupsafe import Markup
 
 from aloe_jax import __version__
-from aloe_jax.benchmark.results import Group, Number, StoredCalibration
+from aloe_jax.benchmark.results import CaseGroup, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets
-from aloe_jax.report import charts, payload, pictures, tables, writing
+from aloe_jax.report import number_text, payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.missing import missing
@@ -29,7 +29,7 @@ class Persons:
 
     text: str
     ids: tuple[str, ...]
-    by_entry: tuple[Group | None, ...]
+    by_entry: tuple[CaseGroup | None, ...]
 
 
 def write_page(report: Report, target: str | Path) -> int:
@@ -74,7 +74,7 @@ def render(report: Report) -> str:
 
 def persons(report: Report, part: Literal["profile", "personality"]) -> list[Persons]:
     """Groups of people by what they share, in the order in which they first come."""
-    groups: dict[str, dict[int, Group]] = {}
+    groups: dict[str, dict[int, CaseGroup]] = {}
     for number, entry in enumerate(report.entries):
         for group in getattr(entry.numbers, f"by_{part}"):
             groups.setdefault(group.text, {})[number] = group
@@ -115,15 +115,22 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for form in (writing.number, writing.signed, writing.percent, writing.interval, writing.p_value, writing.listed):
+    for form in (
+        number_text.number,
+        number_text.signed,
+        number_text.percent,
+        number_text.interval,
+        number_text.p_value,
+        number_text.listed,
+    ):
         environment.filters[form.__name__] = form
     environment.filters |= {
-        "sentence": writing.sentence,
+        "sentence": number_text.sentence,
         "heat": heat,
-        "swatch": lambda look: Markup(charts.swatch(look)),
+        "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
         "means": kind_means,
         "missing": lambda entry: missing(entry.numbers),
     }
-    environment.globals.update(counted=writing.counted, NAMES=writing.NAMES, DIGITS=writing.DIGITS)
+    environment.globals.update(counted=number_text.counted, NAMES=number_text.NAMES, DIGITS=number_text.DIGITS)
     return environment

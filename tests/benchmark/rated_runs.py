@@ -3,7 +3,7 @@
 import random
 
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
-from aloe_jax.benchmark.judge import Verdict, Vote
+from aloe_jax.benchmark.judge import JudgedReply, Vote
 from aloe_jax.benchmark.results import write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
 from aloe_jax.benchmark.settings import EvaluateSettings
@@ -44,7 +44,7 @@ def write_run(directory, models=MODELS, cases=CASES, turns=TURNS, seed=0, hostil
                 rating = rate(model, case, turn) if rate else rating
                 given = [rating, rating and max(1, rating - 1)]
                 votes = (Vote(judge, 0, one, "secretreason") for judge, one in zip(JUDGES, given, strict=True))
-                own.append(Verdict(tuple(votes)))
+                own.append(JudgedReply(tuple(votes)))
             dialogues.append(Dialogue(persona, exchanges))
             verdicts.append(own)
         talked.append(Talked(model, dialogues, verdicts))

@@ -4,7 +4,7 @@ import pytest
 
 from aloe_jax.benchmark.automatic import automatic, measure
 from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
-from aloe_jax.benchmark.facts import facts_of
+from aloe_jax.benchmark.fact_use import facts_of
 from aloe_jax.conversation import Persona
 
 ANNA = Persona(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.benchmark.preferences import PairScore, score_preferences, summarise, write_preferences
+from aloe_jax.benchmark.preference_scores import PairScore, score_preferences, summarise, write_preferences
 from aloe_jax.benchmark.settings import HeldOutSettings, PreferencesSettings
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer

@@ -113,7 +113,7 @@ def write_plain(directory, names=("good", "other"), *, provider="openai", cases=
 
 
 def write_preferences(directory, names=("good", "other"), reference="good"):
-    """As `aloe_jax.benchmark.preferences` writes it; `reference` may be None."""
+    """As `aloe_jax.benchmark.preference_scores` writes it; `reference` may be None."""
 
     def estimate(value):
         return {"value": value, "low": None if value is None else value - 0.1, "high": None if value is None else value}

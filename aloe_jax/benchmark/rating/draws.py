@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
-from aloe_jax.benchmark.rating.weighted import Statistic
 from aloe_jax.benchmark.results import StoredEstimate, as_json
+from aloe_jax.benchmark.weighted import Statistic
 
 
 class Draws:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from aloe_jax.benchmark.dialogue import digest
-from aloe_jax.benchmark.people import item_id
+from aloe_jax.benchmark.human_ratings import item_id
 from aloe_jax.benchmark.rating import key
 from aloe_jax.benchmark.rating.criteria import criteria
-from aloe_jax.benchmark.rating.sample import Candidate, candidates, draw, name_runs
+from aloe_jax.benchmark.rating.sample import RatedReply, candidates, draw, name_runs
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
@@ -115,7 +115,7 @@ def _keep_key(where: Path, found: key.Key) -> None:
 # ---------------------------------------------------------------- what is shown
 
 
-def _shown(one: Candidate) -> Shown:
+def _shown(one: RatedReply) -> Shown:
     return Shown(one.item, one.persona, one.path, one.reply)
 
 

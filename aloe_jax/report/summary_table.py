@@ -8,10 +8,10 @@ from rich.text import Text
 
 from aloe_jax.benchmark.results import Number, StoredEstimate
 from aloe_jax.faults import one_line
-from aloe_jax.report.differences import Pair, significant
+from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
+from aloe_jax.report.number_text import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.report.tables import COLUMNS
-from aloe_jax.report.writing import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.terminal import plain
 
 
@@ -47,7 +47,7 @@ def table(report: Report) -> Table:
     return grid
 
 
-def difference(pair: Pair) -> str:
+def difference(pair: ModelPair) -> str:
     """The difference of two models' averages in a line; nothing where it is undefined."""
     found = pair.by.get("average")
     if found is None or found.value is None:

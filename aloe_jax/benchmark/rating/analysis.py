@@ -8,8 +8,8 @@ from statistics import fmean, median
 import numpy as np
 
 from aloe_jax.benchmark.agreement import spearman
+from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.people import HumanRatings, by_rater, ratings_of
 from aloe_jax.benchmark.rating.draws import Draws
 from aloe_jax.benchmark.rating.figures import (
     Agreed,
@@ -21,8 +21,8 @@ from aloe_jax.benchmark.rating.figures import (
     PeopleAgreement,
 )
 from aloe_jax.benchmark.rating.key import Key
-from aloe_jax.benchmark.rating.weighted import Alpha, Average, Mean, Spearman, Statistic, pairwise_spearman
 from aloe_jax.benchmark.results import as_json
+from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, Statistic, WeightedMean, pairwise_spearman
 from aloe_jax.errors import AloeError
 
 ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to tell apart
@@ -55,7 +55,7 @@ def compare(key: Key, files: Mapping[str, HumanRatings], bootstrap: int = 2000, 
         raters=[_rater(key, files, people, name) for name in people],
         as_drawn=_agreements(table, mean, judges, evenly),
         in_runs=_agreements(table, mean, judges, runs),
-        bias={name: runs.mean(Mean(rated - mean), -FURTHEST, FURTHEST) for name, rated in judges.items()},
+        bias={name: runs.mean(WeightedMean(rated - mean), -FURTHEST, FURTHEST) for name, rated in judges.items()},
         models=_models(key, items, mean, runs),
         missing=_missing(key, files, people, table),
     )
@@ -107,7 +107,7 @@ def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[O
         there = [[place.rating for place in key.items[item].places if place.model == model] for item in items]
         judged[model] = np.array([fmean(given) if given else np.nan for given in there])
         rated[model] = np.where(np.isnan(judged[model]), np.nan, mean)
-    bias = {model: Mean(judged[model] - rated[model]) for model in judged}
+    bias = {model: WeightedMean(judged[model] - rated[model]) for model in judged}
 
     def favour(model: str) -> Statistic:
         others = Average([bias[other] for other in bias if other != model])
@@ -117,8 +117,8 @@ def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[O
         OfModel(
             model=model,
             items=_units(judged[model], mean),
-            people=draws.mean(Mean(rated[model]), 1.0, 5.0),
-            judge=draws.mean(Mean(judged[model]), 1.0, 5.0),
+            people=draws.mean(WeightedMean(rated[model]), 1.0, 5.0),
+            judge=draws.mean(WeightedMean(judged[model]), 1.0, 5.0),
             bias=draws.mean(bias[model], -FURTHEST, FURTHEST),
             favour=draws.mean(favour(model), -2 * FURTHEST, 2 * FURTHEST) if len(bias) > 1 else None,
         )

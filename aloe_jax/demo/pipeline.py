@@ -9,7 +9,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 
 
 @dataclass(frozen=True)
-class Stage:
+class DemoStage:
     """One command of the demo: what it does, its arguments, and overrides that make it tiny."""
 
     name: str
@@ -19,7 +19,7 @@ class Stage:
     miniature: tuple[str, ...] = ()
 
 
-def stages(root: Path) -> list[Stage]:
+def stages(root: Path) -> list[DemoStage]:
     """The line from personas to an exported model, with all its files under `root`."""
     data, trees = root / "data", root / "data/tfds/aloe_trees/1.0.0"
     small_model = "model.architecture={layers: 1, width: 32, query_heads: 2, kv_heads: 1, feed_forward: 64}"
@@ -35,19 +35,19 @@ def stages(root: Path) -> list[Stage]:
     )
     small_run = ("steps=4", "log_every=2", "evaluate_every=4", "checkpoints.every=2", "data.rows=8")
 
-    def datagen(verb: str, does: str) -> Stage:
-        return Stage(verb, does, ("datagen", verb, f"output={data}"), "data.yaml", small_data)
+    def datagen(verb: str, does: str) -> DemoStage:
+        return DemoStage(verb, does, ("datagen", verb, f"output={data}"), "data.yaml", small_data)
 
-    def train(name: str, does: str, model: str, *miniature: str) -> Stage:
+    def train(name: str, does: str, model: str, *miniature: str) -> DemoStage:
         arguments = ("aloe_jax.train", f"output={root / name}", f"data.path={trees}", model)
-        return Stage(name, does, arguments, f"{name}.yaml", (*small_run, *miniature))
+        return DemoStage(name, does, arguments, f"{name}.yaml", (*small_run, *miniature))
 
     models = [f"models.{name}.path={root / name}" for name in ("base", "sft", "dpo")]
     return [
         datagen("personas", "personas: profiles and personalities, grown and filtered"),
         datagen("conversations", "conversation trees: user, inducer, responder and verifier talk"),
         datagen("build", "data sets for training and the benchmark"),
-        Stage(
+        DemoStage(
             "tokenizer",
             "a tokenizer trained on the conversations",
             ("aloe_jax.data.tokenizer", "--data", str(trees), "--output", str(root / "tokenizer"), "--vocab", "1200"),
@@ -60,7 +60,7 @@ def stages(root: Path) -> list[Stage]:
         ),
         train("sft", "SFT on the preferred replies", f"model.path={root / 'base'}"),
         train("dpo", "DPO on the pairs of every turn", f"model.path={root / 'sft'}"),
-        Stage(
+        DemoStage(
             "benchmark",
             "the ALOE benchmark of all three on held-out personas",
             (
@@ -72,7 +72,7 @@ def stages(root: Path) -> list[Stage]:
             "evaluate.yaml",
             ("cases=4", "turns=3", "bootstrap=200", "sampling.max_new_tokens=8"),
         ),
-        Stage(
+        DemoStage(
             "export",
             "the DPO model as a Hugging Face directory",
             ("aloe_jax.export", "--checkpoint", str(root / "dpo"), "--output", str(root / "export")),
@@ -80,7 +80,7 @@ def stages(root: Path) -> list[Stage]:
     ]
 
 
-def command_line(stage: Stage, miniature: bool) -> list[str]:
+def command_line(stage: DemoStage, miniature: bool) -> list[str]:
     """The stage's command as a person would type it, after the interpreter."""
     module, *rest = stage.arguments
     verb = [rest.pop(0)] if module == "datagen" else []

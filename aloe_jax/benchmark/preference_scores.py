@@ -27,12 +27,12 @@ import jax
 import numpy as np
 
 from aloe_jax import __version__
+from aloe_jax.benchmark.alignment import Estimate
 from aloe_jax.benchmark.intervals import Array, interval
-from aloe_jax.benchmark.metrics import Estimate
 from aloe_jax.benchmark.results import as_json
 from aloe_jax.benchmark.settings import PreferencesSettings
+from aloe_jax.completeness import Completeness
 from aloe_jax.conversation import Conversation
-from aloe_jax.coverage import Coverage
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
@@ -43,7 +43,8 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.decoder import Compute
 from aloe_jax.models.directory import load_pretrained, tokenizer_directory
 from aloe_jax.models.spec import check_vocabulary
-from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.parallel.distributed import place
+from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.progress import Progress
 from aloe_jax.settings import dump_settings
 from aloe_jax.storage.files import write_atomically
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 _TOO_LONG = "longer than a row (raise data.row_length)"
 FORMAT, VERSION = "aloe-preferences", 1
 
-Place = tuple[str, int]  # conversation, number of the turn in its list
+PairKey = tuple[str, int]  # conversation, number of the turn in its list
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,11 @@ class PreferenceResults:
     """All models, in the order of the settings."""
 
     models: tuple[PreferenceScores, ...]
-    coverage: tuple[Coverage, ...] = ()  # of the pairs
+    coverage: tuple[Completeness, ...] = ()  # of the pairs
 
 
 def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
-    """Score the pairs of `settings.data` by every model, one after the other; tells its progress.
+    """Score the pairs of `settings.data` by every model, one after the other; shows its progress.
 
     Only pairs that every model could score count, so that all are compared on the same ones. Raises AloeError where
     there are none, and for what is wrong with data and models.
@@ -131,37 +132,37 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
     paired = [
         (one.id, number) for one in conversations for number, turn in enumerate(one.turns) if turn.rejected is not None
     ]
-    lost: dict[Place, str] = {}
+    lost: dict[PairKey, str] = {}
     with Progress() as progress:
 
-        def scores(path: str) -> dict[Place, PairScore]:
+        def scores(path: str) -> dict[PairKey, PairScore]:
             found, unstable = pair_scores(path, conversations, settings, progress)
-            for place in paired:
-                if place not in found:
-                    reason = "that the chat template would rewrite" if place[0] in unstable else _TOO_LONG
-                    lost.setdefault(place, f"{reason} ({path})")
+            for key in paired:
+                if key not in found:
+                    reason = "that the chat template would rewrite" if key[0] in unstable else _TOO_LONG
+                    lost.setdefault(key, f"{reason} ({path})")
             return found
 
         reference = None if settings.reference is None else scores(settings.reference)
         found = {name: scores(path) for name, path in settings.models.items()}
     everyone = [*found.values(), *([reference] if reference is not None else [])]
     shared = set(everyone[0]).intersection(*everyone[1:])
-    coverage = Coverage("pairs", len(paired), Counter(lost.values()), len(lost))
+    coverage = Completeness("pairs", len(paired), Counter(lost.values()), len(lost))
     if not shared:
         raise AloeError(
             f"{settings.data.path}: no turn has two replies that every model could score; "
             + (coverage.line() if paired else "there is none with two replies")
         )
-    places = [place for place in everyone[0] if place in shared]
+    keys = [key for key in everyone[0] if key in shared]
     return PreferenceResults(
-        tuple(summarise(name, scores, reference, places, len(paired), settings) for name, scores in found.items()),
+        tuple(summarise(name, scores, reference, keys, len(paired), settings) for name, scores in found.items()),
         (coverage,),
     )
 
 
 def pair_scores(
     path: str, conversations: Sequence[Conversation], settings: PreferencesSettings, progress: Progress
-) -> tuple[dict[Place, PairScore], set[str]]:
+) -> tuple[dict[PairKey, PairScore], set[str]]:
     """Log-probabilities of every pair that fits a row, by conversation and turn, in their order.
 
     Also the conversations that are passed over because the chat template changes what was said before.
@@ -188,11 +189,7 @@ def pair_scores(
     with jax.set_mesh(mesh):
         scored = jax.jit(reply_logps)
         for number, batch in enumerate(evaluation_batches(rows, size)):
-            placed = {
-                name: jax.device_put(values, sharding(mesh, ("batch", *(None,) * (values.ndim - 1)), values.shape))
-                for name, values in batch.items()
-            }
-            values = np.asarray(scored(model, placed))
+            values = np.asarray(scored(model, place(batch, mesh)))
             for row, ids in enumerate(rows.reply_ids[number * size : (number + 1) * size]):
                 for reply, id in enumerate(ids, 1):
                     logps[id] = float(values[row, reply]), int(batch["reply_length"][row, reply])
@@ -227,7 +224,7 @@ def _trees(
 
 def _pairs(
     trees: Sequence[TokenTree], owner: Sequence[str], logps: Mapping[str, tuple[float, int]]
-) -> list[tuple[Place, PairScore]]:
+) -> list[tuple[PairKey, PairScore]]:
     found = []
     for tree, conversation in zip(trees, owner, strict=True):
         for pair in tree.pairs:
@@ -241,17 +238,17 @@ def _pairs(
 
 def summarise(
     name: str,
-    scores: Mapping[Place, PairScore],
-    reference: Mapping[Place, PairScore] | None,
-    places: Sequence[Place],
+    scores: Mapping[PairKey, PairScore],
+    reference: Mapping[PairKey, PairScore] | None,
+    keys: Sequence[PairKey],
     possible: int,
     settings: PreferencesSettings,
 ) -> PreferenceScores:
-    """The numbers of one model over the pairs at `places`, of `possible` ones."""
-    table = np.array([_numbers(scores[place], reference[place] if reference else None) for place in places])
-    names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in places))}
-    member = np.zeros((len(names), len(places)))
-    member[[names[conversation] for conversation, _ in places], np.arange(len(places))] = 1.0
+    """The numbers of one model over the pairs `keys`, of `possible` ones."""
+    table = np.array([_numbers(scores[key], reference[key] if reference else None) for key in keys])
+    names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in keys))}
+    member = np.zeros((len(names), len(keys)))
+    member[[names[conversation] for conversation, _ in keys], np.arange(len(keys))] = 1.0
     sums, counts = member @ np.nan_to_num(table), member.sum(axis=1)  # by conversation
 
     def means(weights: Array) -> Array:
@@ -263,12 +260,12 @@ def summarise(
         number: Estimate(*(math.nan if undefined[i] else float(x[i]) for x in (value, low, high)))
         for i, number in enumerate(NUMBERS)
     }
-    turns = np.array([scores[place].turn for place in places])
+    turns = np.array([scores[key].turn for key in keys])
     by_turn = tuple(
         ByTurn(int(turn), int((turns == turn).sum()), *(float(x) for x in table[turns == turn].mean(axis=0)))
         for turn in np.unique(turns)
     )
-    return PreferenceScores(name, len(names), len(places), possible - len(places), **estimates, by_turn=by_turn)
+    return PreferenceScores(name, len(names), len(keys), possible - len(keys), **estimates, by_turn=by_turn)
 
 
 def _numbers(own: PairScore, reference: PairScore | None) -> list[float]:
