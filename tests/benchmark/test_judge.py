@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.dialogue import ATTEMPTS, Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import ATTEMPTS, CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.benchmark.judge import Judge, JudgedReply, Ratings, Vote, ratings_table, votes_table
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
@@ -33,7 +33,7 @@ def dialogues(*replies):
     return [
         Dialogue(
             Persona(id=f"p{i}", profile="a", personality="b"),
-            [Exchange(f"m{k}", Reply(text)) for k, text in enumerate(row)],
+            [DialogueTurn(f"m{k}", CandidateReply(text)) for k, text in enumerate(row)],
         )
         for i, row in enumerate(replies)
     ]

@@ -15,7 +15,7 @@ from aloe_jax.benchmark.rating.analysis import ALL_JUDGES, compare
 from aloe_jax.benchmark.rating.figures import PeopleAgreement
 from aloe_jax.benchmark.rating.key import Check, Item, Key, Page, ReplyPlace
 from aloe_jax.benchmark.rating.pages import write_pages
-from aloe_jax.benchmark.rating.sample import Candidate, draw
+from aloe_jax.benchmark.rating.sample import RatedReply, draw
 from aloe_jax.benchmark.weighted import Alpha, Spearman, pairwise_spearman
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
@@ -166,7 +166,7 @@ def trial(seed, favour=None, weighted=True, noise=0.6):
                 rating = rated(quality[item] + (favour or {}).get(model, 0))
                 place = ReplyPlace(model=model, turn=turn + 1, rating=rating, judges={"judge": rating})
                 persona = Persona(id=f"p{case}", profile=f"{case}", personality="x")
-                found.append(Candidate(item, persona, (), "", (place,)))
+                found.append(RatedReply(item, persona, (), "", (place,)))
     sample = draw(found, 1, 90, 1.0, seed)
     (drawn,) = sample.pages
     items = {

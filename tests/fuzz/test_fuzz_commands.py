@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 
 from aloe_jax.cli import chat, evaluate, export, plan, rate, report, tokenizer, train
-from aloe_jax.demo import command as demo
+from aloe_jax.demo import run as demo
 from aloe_jax.faults import one_line
-from datagen.cli import main as datagen
+from datagen.cli import group as datagen
 from tests.fuzz.harness import fuzz
 from tests.report import sample
 
