@@ -80,7 +80,7 @@ def small_frame(lines: Sequence[Line], turns: int, share: bool, most: Number = N
 
 def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
     """An SVG of all lines over turns 1..K; named at their ends where the frame leaves room for it."""
-    ordered = sorted(lines, key=lambda line: line.look.style != "ref")  # reference lines lie below the models'
+    ordered = references_first(lines)
     named = frame.right > 100
     small = "" if named else " small"
     return "\n".join(
@@ -88,13 +88,23 @@ def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
             f'<svg class="chart{small}" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" '
             f'aria-label="{escape(title)}">',
             *_axes(frame),
-            *(_band(line, frame) for line in ordered if line.look.style != "ref" and line.low),
+            *(_band(line, frame) for line in ordered if not is_reference(line) and line.low),
             *(_curve(line, frame) for line in ordered),
             *(_labels(ordered, frame) if named else ()),
             *(_column(turn, frame) for turn in range(frame.turns)),
             "</svg>",
         ]
     )
+
+
+def is_reference(line: Line) -> bool:
+    """Whether it is a reference line and not a model under test."""
+    return line.look.style == "ref"
+
+
+def references_first(lines: Sequence[Line]) -> list[Line]:
+    """In the order in which they are drawn: reference lines are below the models'."""
+    return sorted(lines, key=lambda line: not is_reference(line))
 
 
 def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
