@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply, persistent
 from aloe_jax.conversation import Message
@@ -16,6 +16,7 @@ from aloe_jax.storage.files import as_path, resolved
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate
     from aloe_jax.sampling.sampler import Sampler
+    from aloe_jax.sampling.session import Session
 
 Load = Callable[[str | Path, SamplingSettings], "tuple[Sampler, ChatTemplate]"]
 
@@ -30,7 +31,11 @@ class ModelCandidate:
         # A reply is never cut by max_length (a case stops before that), and rows draw for themselves wherever they are:
         # what they say does not depend on these three, but for rounding.
         settings = sampling.model_dump(exclude={"max_length", "rows", "mesh"})
-        self.identity = {"path": str(resolved(self.path)), "files": fingerprint(path), "sampling": settings}
+        self.identity: dict[str, object] = {
+            "path": str(resolved(self.path)),
+            "files": fingerprint(path),
+            "sampling": settings,
+        }
         self.rows: int | None = sampling.rows
         self._load = load or _load_sampler
         self._parts: tuple[Sampler, ChatTemplate] | None = None
@@ -61,7 +66,7 @@ class SessionPartner:
 
     def __init__(self, candidate: ModelCandidate, rows: int):
         self._candidate, self._size = candidate, rows
-        self._session: Any = None
+        self._session: Session | None = None
         self._places: dict[str, int] = {}  # rows of the session, by persona
         self._asked: dict[str, list[int]] = {}  # ids up to the last prompt, by persona
 
@@ -125,7 +130,7 @@ class ResponderCandidate:
     rows: int | None = None
 
     def __init__(
-        self, cast: Cast, identity: dict[str, Any], informed: bool = False, place: str = "roles.responder"
+        self, cast: Cast, identity: dict[str, object], informed: bool = False, place: str = "roles.responder"
     ) -> None:
         """`place` is where the responder's settings are."""
         self.cast, self.identity, self.informed, self._place = cast, identity, informed, place

@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -95,7 +95,7 @@ class Candidate(Protocol):
     time; None where every dialogue is answered by itself, from any thread.
     """
 
-    identity: dict[str, Any]  # JSON; two candidates with equal identities give equal replies
+    identity: dict[str, object]  # JSON; two candidates with equal identities give equal replies
     rows: int | None
 
     def partner(self, rows: int) -> Partner:
@@ -109,8 +109,8 @@ class Journal:
     def __init__(
         self,
         ledger: Ledger,
-        candidate: dict[str, Any],
-        user: dict[str, Any],
+        candidate: dict[str, object],
+        user: dict[str, object],
         seed: int,
         personas: Sequence[Persona],
     ) -> None:
@@ -155,10 +155,10 @@ def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
     raise AssertionError("seeds do not end")
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """A short content key of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _record(exchange: DialogueTurn) -> dict[str, Any]:
+def _record(exchange: DialogueTurn) -> dict[str, object]:
     return {"user": exchange.user, "reply": exchange.reply.text, "ids": list(exchange.reply.ids)}

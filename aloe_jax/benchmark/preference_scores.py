@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import jax
@@ -29,7 +29,7 @@ import numpy as np
 from aloe_jax import __version__
 from aloe_jax.benchmark.alignment import Estimate
 from aloe_jax.benchmark.intervals import Array, interval
-from aloe_jax.benchmark.results import as_json
+from aloe_jax.benchmark.results import fields_as_json
 from aloe_jax.benchmark.settings import PreferencesSettings
 from aloe_jax.completeness import Completeness
 from aloe_jax.conversation import Conversation
@@ -284,10 +284,15 @@ def write_preferences(settings: PreferencesSettings, results: PreferenceResults)
     """Write preferences.json and config.yaml, each under a temporary name first; returns the former's path."""
     directory = Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "aloe_jax": __version__}
-    record |= {
-        "models": {one.model: {k: v for k, v in as_json(one).items() if k != "model"} for one in results.models},
-        "settings": as_json(settings.model_dump()),
+    models = {one.model: fields_as_json(one) for one in results.models}
+    for values in models.values():
+        del values["model"]
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "aloe_jax": __version__,
+        "models": models,
+        "settings": settings.model_dump(mode="json"),
     }
     write_atomically(directory / "config.yaml", dump_settings(settings))
     write_atomically(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")

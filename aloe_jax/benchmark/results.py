@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
@@ -128,7 +131,7 @@ class ModelResults(Level):
 
     kind: Literal["model", "remote", "reference"]
     reference: bool  # a scripted line to read the others by
-    source: dict[str, Any]  # its settings
+    source: dict[str, object]  # its settings
     complete: bool  # no case stopped early and no vote is missing; where not, the headline says so
     votes_coverage: float  # share of the votes asked for, of all replies there should be, that are there
     stopped: dict[str, str]  # persona -> why its dialogue ended early
@@ -228,7 +231,7 @@ class Results(Stored):
     calibration: list[StoredCalibration]
     people: StoredWithPeople | None
     usage: dict[str, StoredUsage]  # "MODEL/ROLE"
-    settings: dict[str, Any]
+    settings: dict[str, object]
     cases: dict[str, list[Case]] = Field(default={}, exclude=True)  # model -> its dialogues, from transcripts.jsonl
 
 
@@ -272,10 +275,20 @@ def load_results(directory: str | Path) -> Results:
     return results.model_copy(update={"cases": cases})
 
 
-def as_json(value: Any) -> Any:
+def stored[S: Stored](kind: type[S], value: DataclassInstance, without: str = "") -> S:
+    """A dataclass as the record of its name, but for the field `without`."""
+    return kind.model_validate({name: item for name, item in fields_as_json(value).items() if name != without})
+
+
+def fields_as_json(value: DataclassInstance) -> dict[str, object]:
+    """The fields of a dataclass as JSON values."""
+    return {name: as_json(item) for name, item in asdict(value).items()}
+
+
+def as_json(value: object) -> object:
     """Dataclasses, arrays and tuples as JSON values, with None for NaN and infinities."""
     if is_dataclass(value) and not isinstance(value, type):
-        return as_json(asdict(value))
+        return fields_as_json(value)
     if isinstance(value, Mapping):
         return {name: as_json(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -301,14 +314,14 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path} line {number}", line
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
         raise AloeError(f"{where}: not valid JSON ({error}); give the command of the run again") from None
 
 
-def _parsed[R: BaseModel](kind: type[R], value: Any, where: str) -> R:
+def _parsed[R: BaseModel](kind: type[R], value: object, where: str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, as_json, load_results
+from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results, stored
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
@@ -284,4 +284,4 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
             judges, people = (math.fsum(side) / len(both) for side in zip(*both, strict=True))
             models[entry.label] = (len(both), judges, people)
     found = compare_with_people(ratings, judged)
-    return OfPeople(run.name, StoredWithPeople.model_validate(as_json(found)), models)
+    return OfPeople(run.name, stored(StoredWithPeople, found), models)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from aloe_jax.benchmark.results import Number, Stored, StoredEstimate
 from aloe_jax.conversation import read_record
@@ -48,7 +48,7 @@ class Preferences(Stored):
     version: Literal[1]
     aloe_jax: str
     models: dict[str, ModelScores]
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
 
 def load_preferences(directory: str | Path) -> Preferences | None:

@@ -18,7 +18,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.human_ratings import item_id
@@ -161,7 +160,7 @@ def _told(simulated: Sequence[str]) -> str:
 
 def _payload(
     page: str, shown: Sequence[Shown], simulated: str, asked: Sequence[tuple[str, str]], scale: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     personas: dict[tuple[str, str], int] = {}
     items = []
     for one in shown:
