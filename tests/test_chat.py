@@ -158,7 +158,7 @@ def test_streams_that_are_closed_full_or_no_text(directory, tmp_path, around, st
         ["bash", "-c", "set -o pipefail; " + around.format(chat=chat, saved=saved)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("loading", "/help tells"))]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("loading", "/help lists"))]
     assert done.returncode == status and "Traceback" not in done.stderr
     assert lines == [] or (len(lines) == 1 and "No space left" in lines[0]), lines
     assert saved.exists() == ("/save" in around)

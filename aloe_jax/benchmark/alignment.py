@@ -108,7 +108,7 @@ def checked(ratings: ArrayLike) -> Array:
     if wrong.any():
         case, turn = np.argwhere(wrong)[0]
         raise AloeError(
-            f"ratings: case {case}, turn {turn + 1} has {values[case, turn]:g}; ratings lie between 1 and 5 "
+            f"ratings: case {case}, turn {turn + 1} has {values[case, turn]:g}; ratings are between 1 and 5 "
             "and NaN stands for a missing one"
         )
     return values

@@ -40,7 +40,7 @@ class Automatic:
     distinct_2_within: float
     mentioned: float  # share of the replies after a first fact was revealed that mention a revealed one
     leaked: float  # share of the replies that let out a fact that had not been revealed
-    untrue: float  # share of the replies that assert a fact of somebody else; NaN where it cannot be told
+    untrue: float  # share of the replies that assert a fact of somebody else; NaN where it cannot be known
     words_by_turn: tuple[float, ...]
     mentioned_by_turn: tuple[float, ...]
     leaked_by_turn: tuple[float, ...]

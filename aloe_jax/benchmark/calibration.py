@@ -1,4 +1,4 @@
-"""Can a judge tell good replies from bad ones? It rates a set of known quality before anything else is asked.
+"""Can a judge distinguish good replies from bad ones? It rates a set of known quality before anything else is asked.
 
 For each of some personas there is a conversation with five replies to its last message:
 
@@ -68,7 +68,7 @@ class JudgeCalibration:
 
 
 class MiscalibratedError(AloeError):
-    """A judge cannot tell good replies from bad ones."""
+    """A judge cannot distinguish good replies from bad ones."""
 
 
 def calibrate(

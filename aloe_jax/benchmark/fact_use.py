@@ -2,8 +2,8 @@
 
 Two ways, by who the people are:
 
-`exact`, in the simulated world: every fact has a word of its own, and the world says what a message tells. A fact is
-revealed when the user has told it, mentioned when the reply uses its word. Values that are not the persona's own are
+`exact`, in the simulated world: every fact has a word of its own, and the world says what a message reveals. A fact is
+revealed when the user has said it, mentioned when the reply uses its word. Values that are not the persona's own are
 `untrue`.
 
 `overlap`, for everybody else: a fact is a sentence of the profile, its telling words are what is left without the
@@ -53,8 +53,8 @@ def facts_of(way: Way, persona: Persona, messages: Sequence[str], reply: str) ->
 def _exact(persona: Persona, messages: Sequence[str], reply: str) -> Facts:
     own = people.read_profile(persona.profile)
     sentence_of = people.profile_sentences(persona.profile)
-    told, shown = talk.revealed(messages)
-    known = [slot for slot, value in own.items() if told.get(slot) == value]
+    facts, shown = talk.revealed(messages)
+    known = [slot for slot, value in own.items() if facts.get(slot) == value]
     traits = people.personality_sentences(persona.personality)
     poles = people.read_personality(persona.personality)
     signs = [traits[axis] for axis, pole in poles.items() if shown.get(axis) == pole]

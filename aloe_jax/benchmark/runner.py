@@ -70,14 +70,14 @@ class Conversing:
             lane.go_on()
         talking = len(lanes)
         while talking:
-            told = ready.get()
-            if isinstance(told, Exception):
-                raise told
-            if told.done:
+            arrived = ready.get()
+            if isinstance(arrived, Exception):
+                raise arrived
+            if arrived.done:
                 talking -= 1
             else:
-                told.answer()
-                told.go_on()
+                arrived.answer()
+                arrived.go_on()
 
     # What a lane needs of its run, for one case.
 
@@ -182,7 +182,7 @@ class WorkerPool:
         self._executor = ThreadPoolExecutor(threads)
 
     def submit(self, function: Callable[..., None], *args: object, failed: Callable[[Exception], None]) -> None:
-        """Call the function in a thread, first come, first served; `failed` is told of its exception."""
+        """Call the function in a thread, first come, first served; `failed` is called with its exception."""
 
         def call() -> None:
             try:

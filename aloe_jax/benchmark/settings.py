@@ -38,7 +38,7 @@ class JudgingSettings(Section):
 
     judges: dict[str, SteadyRole] = Field(default_factory=dict)  # several, by name; none: `roles.judge` alone
     votes: Several = 1  # ratings of a reply by each judge, each asked with a seed of its own
-    # Before anything else the judges rate replies of known quality. require: one that cannot tell them apart stops
+    # Before anything else the judges rate replies of known quality. require: one that cannot distinguish them stops
     # the run; report: it is only reported.
     calibrate: Literal["require", "report", "skip"] = "require"
     calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 6

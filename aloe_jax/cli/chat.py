@@ -64,7 +64,7 @@ def main(
     mesh = shared_by(devices)
     sampler, template = load_sampler(checkpoint, settings.max_length, 1, settings.cache, settings.dtype, mesh)
     talk = Talk(sampler, template, settings, system, seed)
-    click.echo("/help tells the commands; the first reply takes longer, while the model is compiled", err=True)
+    click.echo("/help lists the commands; the first reply takes longer, while the model is compiled", err=True)
     converse(talk, functools.partial(describe, persona))
 
 
@@ -88,11 +88,11 @@ def describe(persona: Persona | None, messages: Sequence[str]) -> str:
     from aloe_jax.benchmark.fact_use import facts_of
     from aloe_jax.speech import sentences
 
-    told = facts_of("overlap", persona, messages, "").revealed
-    facts = [f"  [{'x' if fact in told else ' '}] {fact}" for fact in sentences(persona.profile)]
+    revealed = facts_of("overlap", persona, messages, "").revealed
+    facts = [f"  [{'x' if fact in revealed else ' '}] {fact}" for fact in sentences(persona.profile)]
     return "\n".join(
         [
-            f"{persona.id}: [x] told so far, by the words that your messages share with a fact; no more is meant by it",
+            f"{persona.id}: [x] revealed so far, by words that your messages share with a fact; no more is meant by it",
             *facts,
             "  character, which shows in the tone and is not marked:",
             *(f"      {trait}" for trait in sentences(persona.personality)),

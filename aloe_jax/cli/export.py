@@ -45,7 +45,7 @@ def main(
 
     transformers and the servers that read its format load the directory. What was written is read back and
     compared before it takes its name. The card states base model, data, settings and licence, and, when a
-    benchmark's metrics.json is given or lies in benchmark/ beside the run, how the model scored.
+    benchmark's metrics.json is given or is in benchmark/ beside the run, how the model scored.
 
     With --format maxtext a model of MaxText's, or a Hugging Face directory of a family that it has, becomes a
     checkpoint of its own, DIR/0/items, with the arguments to read it by in DIR/maxtext.txt.

@@ -89,10 +89,10 @@ def main(
     drawing = plan_sampler(plan.subject, sampler_rows, sampler_length) if sampler else None
     if as_json:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        told = plan.as_json() | {"host_memory": used.ru_maxrss * 1024, "cpu_seconds": used.ru_utime + used.ru_stime}
-        told |= {"override": found.changes} if found else {}
-        told |= {"sampler": drawing.as_json()} if drawing else {}
-        click.echo(json.dumps(told, indent=1))
+        values = plan.as_json() | {"host_memory": used.ru_maxrss * 1024, "cpu_seconds": used.ru_utime + used.ru_stime}
+        values |= {"override": found.changes} if found else {}
+        values |= {"sampler": drawing.as_json()} if drawing else {}
+        click.echo(json.dumps(values, indent=1))
         return
     click.echo(table(plan, price))
     if drawing:

@@ -59,7 +59,7 @@ def main(
         if png is not None:
             write_figure(report, png)
             written.append(png)
-    told = [counted(len(report.models), "model"), counted(len(report.personas), "case")]
-    click.echo(f"{output}: {counted(len(report.runs), 'run')}, {', '.join(told)}, {size / 1e6:.1f} MB")
+    counts = [counted(len(report.models), "model"), counted(len(report.personas), "case")]
+    click.echo(f"{output}: {counted(len(report.runs), 'run')}, {', '.join(counts)}, {size / 1e6:.1f} MB")
     for target in written[1:]:
         click.echo(target)

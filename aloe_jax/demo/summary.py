@@ -47,10 +47,10 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
 def alignment(values: dict) -> str:
     """One model's average AL and improvement rate with their 95% intervals, as text."""
 
-    def told(estimate: dict, form: str) -> str:
+    def text(estimate: dict[str, float | None], form: str) -> str:
         value, low, high = (estimate[key] for key in ("value", "low", "high"))
         if value is None:
             return "undefined"
         return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low is not None else "")
 
-    return f"average AL {told(values['average'], '.2f')}   IR {told(values['ir'], '+.3f')}"
+    return f"average AL {text(values['average'], '.2f')}   IR {text(values['ir'], '+.3f')}"

@@ -169,10 +169,10 @@ def unlike(runs: Sequence[Run]) -> list[str]:
         "turns": lambda r: str(max((model.turns for model in r.models.values()), default=0)),
         "cases": lambda r: str(max((model.cases for model in r.models.values()), default=0)),
     }
-    for what, told in sources.items():
+    for what, describe in sources.items():
         values: dict[str, list[str]] = {}
         for name, results in judged:
-            values.setdefault(told(results), []).append(name)
+            values.setdefault(describe(results), []).append(name)
         if len(values) > 1:
             found.append(f"{what}: " + "; ".join(f"{value} in {listed(names)}" for value, names in values.items()))
     people = {frozenset(key_of(case.persona) for cases in r.cases.values() for case in cases) for _, r in judged}
@@ -189,7 +189,7 @@ def _named(text: str) -> tuple[str | None, Path]:
 
 
 def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
-    """Names as given, else of the directories, with as many parents as it takes to tell them apart."""
+    """Names as given, else of the directories, with as many parents as it takes to distinguish them."""
     parts = [absolute(path).parts for _, path in named]
     depth = [1] * len(named)
     while True:

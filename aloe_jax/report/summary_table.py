@@ -54,14 +54,14 @@ def difference(pair: ModelPair) -> str:
         return ""
     ends = interval(found.low, found.high, sign=True)
     p = p_value(found.p_holm)
-    told = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
-    return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + told
+    test = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
+    return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + test
 
 
 def _estimate(estimate: StoredEstimate, digits: int) -> Text:
-    def told(value: Number) -> str:
+    def text(value: Number) -> str:
         return number(value, digits)
 
     if estimate.low is None:
-        return Text(told(estimate.value))
-    return Text.assemble(told(estimate.value), "\n", (f"{told(estimate.low)}…{told(estimate.high)}", "dim"))
+        return Text(text(estimate.value))
+    return Text.assemble(text(estimate.value), "\n", (f"{text(estimate.low)}…{text(estimate.high)}", "dim"))

@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a chart's things lie, in its own units, and what its vertical axis spans."""
+    """Where the parts of a chart are, in its own units, and what its vertical axis spans."""
 
     least: float
     most: float
@@ -50,7 +50,7 @@ class Frame:
         return self.left + 14 + (span - 28) * (turn / (self.turns - 1) if self.turns > 1 else 0.5)
 
     def y(self, value: float) -> float:
-        """Of a value; what lies outside is drawn at the edge."""
+        """Of a value; what is outside is drawn at the edge."""
         share = (min(max(value, self.least), self.most) - self.least) / (self.most - self.least)
         return self.top + (self.height - self.top - self.bottom) * (1 - share)
 
@@ -257,7 +257,7 @@ def _marker(kind: str, x: float, y: float) -> str:
 
 
 def _labels(lines: Sequence[Line], frame: Frame) -> list[str]:
-    """Names at the line ends, moved apart where they would overlap, with a leader back to their line."""
+    """Names at the line ends, moved away from each other where they would overlap, with a leader back to their line."""
     ends = []
     for line in lines:
         if parts := _parts(line.values):
@@ -293,7 +293,7 @@ class _Pile:
 
 
 def spread(wanted: Sequence[float], frame: Frame) -> list[float]:
-    """Places at least LABEL_GAP apart and inside the chart, as near as may be to `wanted` (ascending)."""
+    """Positions at least LABEL_GAP from each other and inside the chart, as near as may be to `wanted` (ascending)."""
     piles: list[_Pile] = []
     for place in wanted:
         piles.append(_Pile(place))

@@ -23,7 +23,7 @@ HELP = """\
 /undo        take the last exchange back
 /reset       begin anew
 /save FILE   write the conversation: one JSON object of messages; appended where FILE ends in .jsonl
-/persona     the persona given by --persona, and what of it your messages have told
+/persona     the persona given by --persona, and what of it your messages have revealed
 /help        this
 /quit        leave, as Ctrl-D does; Ctrl-C stops a reply"""
 
@@ -109,7 +109,7 @@ def command(line: str, talk: Talk, describe: Describe) -> None:
         case "/help", "":
             click.echo(HELP)
         case _:
-            click.echo(f"({line}: no such command; /help tells them)")
+            click.echo(f"({line}: no such command; /help lists them)")
 
 
 def save(talk: Talk, file: Path) -> str:

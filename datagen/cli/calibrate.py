@@ -17,9 +17,9 @@ from datagen.settings import DatagenSettings
 )
 @configured(DatagenSettings)
 def main(settings: DatagenSettings, texts: Path | None) -> None:
-    """Find the personas.similarity that tells near-copies from new texts for personas.vectors.
+    """Find the personas.similarity that separates near-copies from new texts for personas.vectors.
 
-    Makes near-copies of the pool's own texts (or of the seeds, or of a file) and shows how well thresholds tell
+    Makes near-copies of the pool's own texts (or of the seeds, or of a file) and shows how well thresholds separate
     them from the real ones. Embeddings are paid calls; each text is embedded once.
 
     \b

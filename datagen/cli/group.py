@@ -14,7 +14,7 @@ def main() -> None:
     """Generate personas and preference conversations, and store them as TFDS data sets.
 
     `personas`, `conversations` and `build` run in this order and share one config file. Whatever is finished
-    lies in OUTPUT/journal.sqlite, every paid call included: a run that was stopped or killed goes on when the
+    is in OUTPUT/journal.sqlite, every paid call included: a run that was stopped or killed goes on when the
     same command is given again, and asks nothing twice.
 
     Exit status: 0 when all is there; 4 when something is missing, and 1 when there is nothing or a model could not be

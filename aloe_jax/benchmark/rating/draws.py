@@ -32,7 +32,7 @@ class Draws:
         return _estimate(value, ends)
 
     def mean(self, statistic: Statistic, least: float, most: float) -> StoredEstimate:
-        """A mean of items, or a difference of such means, which lies between `least` and `most`."""
+        """A mean of items, or a difference of such means, which is between `least` and `most`."""
         value = statistic(self._whole)
         return _estimate(value, studentised(value, statistic(self._without)[:, None], self._drawn, least, most))
 

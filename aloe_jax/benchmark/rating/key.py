@@ -1,4 +1,4 @@
-"""The key to rating pages: what lies behind every item. It is kept from the raters, whose pages say nothing of it.
+"""The key to rating pages: what is behind every item. It is kept from the raters, whose pages say nothing of it.
 
     {
       "format": "aloe-rating-key", "version": 1, "seed": 7,

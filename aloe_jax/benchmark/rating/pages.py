@@ -71,7 +71,7 @@ def write_pages(
     offered = candidates(runs, models)
     drawn = draw(offered, raters, items, overlap, seed)
     known = _checks("the users" in simulated, checks)
-    asked, told = criteria(), _told(simulated)
+    asked, notice = criteria(), _simulation_notice(simulated)
     files = [output] if raters == 1 else [output.with_stem(f"{output.stem}-{n}") for n in range(1, raters + 1)]
     pages, texts = [], []
     template, assets = read_text(_PACKAGE, "rating/page.html"), read_assets(_PACKAGE, "rating", _SCRIPTS, ["style"])
@@ -79,7 +79,7 @@ def write_pages(
         shown = _mixed([*(_shown(one) for one in part), *(one for one, _ in known)], f"{seed} {number}")
         page = digest([one.item for one in shown])
         pages.append(key.Page(file=file.name, page=page, items=[one.item for one in shown]))
-        data = _payload(page, shown, told, list(asked.asked), list(asked.scale))
+        data = _payload(page, shown, notice, list(asked.asked), list(asked.scale))
         texts.append(fill(template, assets, as_script_data(data)))
     found = key.Key(
         seed=seed,
@@ -147,7 +147,7 @@ def _mixed(items: Sequence[Shown], seed: str) -> list[Shown]:
     return random.Random(f"order of a rating page {seed}").sample(ordered, len(ordered))
 
 
-def _told(simulated: Sequence[str]) -> str:
+def _simulation_notice(simulated: Sequence[str]) -> str:
     """What a rater has to know of it; which replies are whose is not said."""
     people = "the users" in simulated
     replies = any(part == "the reference lines" or part.startswith("the model") for part in simulated)

@@ -1,6 +1,6 @@
 """Which replies people rate: drawn evenly over models, over the judges' ratings, and over turns and personas.
 
-A page that shows replies as they fall would be full of the commonest rating and could not tell whether judge and
+A page that shows replies as they fall would be full of the commonest rating and could not show whether judge and
 people agree about the others. So every model gives as many replies as the next, as far as it has them, and so does
 every rating within a model; among those that are left, the turn and then the persona that was drawn least comes first.
 
@@ -73,28 +73,28 @@ def candidates(runs: Mapping[str, Results], models: Sequence[str] = ()) -> list[
                 continue
             name = model if count[model] == 1 else f"{run}: {model}"
             for case in cases:
-                for turn, told in enumerate(case.turns):
-                    if told.rating is not None:
-                        new = _candidate(name, case, turn, told, told.rating)
-                        known = found.setdefault(told.item, new)
+                for turn, reply in enumerate(case.turns):
+                    if reply.rating is not None:
+                        new = _candidate(name, case, turn, reply, reply.rating)
+                        known = found.setdefault(reply.item, new)
                         if known is not new:
                             places = (*known.places, *new.places)
-                            found[told.item] = RatedReply(known.item, known.persona, known.path, known.reply, places)
+                            found[reply.item] = RatedReply(known.item, known.persona, known.path, known.reply, places)
     return list(found.values())
 
 
-def _candidate(model: str, case: Case, turn: int, told: StoredTurn, rating: float) -> RatedReply:
+def _candidate(model: str, case: Case, turn: int, reply: StoredTurn, rating: float) -> RatedReply:
     path: list[Message] = []
     for earlier in case.turns[:turn]:
         path += [{"role": "user", "content": earlier.user}, {"role": "assistant", "content": earlier.reply}]
-    path.append({"role": "user", "content": told.user})
+    path.append({"role": "user", "content": reply.user})
     votes: dict[str, list[int]] = {}
-    for vote in told.votes:
+    for vote in reply.votes:
         if vote.rating is not None:
             votes.setdefault(vote.judge, []).append(vote.rating)
     judges = {judge: fmean(given) for judge, given in votes.items()}
     place = ReplyPlace(model=model, turn=turn + 1, rating=rating, judges=judges)
-    return RatedReply(told.item, case.persona, tuple(path), told.reply, (place,))
+    return RatedReply(reply.item, case.persona, tuple(path), reply.reply, (place,))
 
 
 def draw(found: Sequence[RatedReply], pages: int, items: int, overlap: float, seed: int) -> Sample:

@@ -53,8 +53,8 @@ def _raters(found: PeopleAgreement) -> Table:
         cells = [str(one.rated), str(one.passed), str(one.missing), _number(one.mean, 1), _number(one.seconds, 0)]
         cells.append(_number(one.spearman))
         if checked and one.checks is not None:
-            apart = one.checks.told_apart
-            shown = "too few" if apart is None else f"{apart:.0%}"
+            share = one.checks.told_apart
+            shown = "too few" if share is None else f"{share:.0%}"
             cells.append(f"{shown}: careless?" if one.checks.attentive is False else shown)
         table.add_row(plain(one.rater), *cells)
     return table
