@@ -32,7 +32,7 @@ from pydantic import Field
 from aloe_jax.benchmark.agreement import Agreement, agreement
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.results import Stored
+from aloe_jax.benchmark.results import StoredRecord
 from aloe_jax.conversation import Message, Persona, read_record
 from aloe_jax.errors import AloeError
 
@@ -40,7 +40,7 @@ FORMAT: Literal["aloe-human-ratings"] = "aloe-human-ratings"
 VERSION: Literal[1] = 1
 
 
-class HumanRating(Stored):
+class HumanRating(StoredRecord):
     """What one person said of one reply."""
 
     item: str = Field(min_length=1)
@@ -50,7 +50,7 @@ class HumanRating(Stored):
     undecided: bool = False
 
 
-class HumanRatings(Stored):
+class HumanRatings(StoredRecord):
     """All that one person rated on one page."""
 
     format: Literal["aloe-human-ratings"] = FORMAT

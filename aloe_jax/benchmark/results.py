@@ -31,7 +31,7 @@ METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
 Number = float | None  # None: undefined
 
 
-class Stored(BaseModel):
+class StoredRecord(BaseModel):
     """What is written to a file and read again: nothing in it is changed, and no other field is accepted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -40,7 +40,7 @@ class Stored(BaseModel):
 # ---------------------------------------------------------------- transcripts
 
 
-class StoredVote(Stored):
+class StoredVote(StoredRecord):
     """One rating of one reply; None where the judge's answer could not be read."""
 
     judge: str
@@ -49,7 +49,7 @@ class StoredVote(Stored):
     reason: str
 
 
-class StoredTurn(Stored):
+class StoredTurn(StoredRecord):
     """One exchange with all that is known of it. Facts are sentences of the persona's description."""
 
     user: str
@@ -65,7 +65,7 @@ class StoredTurn(Stored):
     untrue: list[str]  # words for facts of somebody else
 
 
-class Case(Stored):
+class Case(StoredRecord):
     """One model's dialogue with one persona. `stopped` says why it ended early."""
 
     model: str
@@ -77,7 +77,7 @@ class Case(Stored):
 # ---------------------------------------------------------------- numbers
 
 
-class StoredEstimate(Stored):
+class StoredEstimate(StoredRecord):
     """A number with its 95% interval."""
 
     value: Number
@@ -85,7 +85,7 @@ class StoredEstimate(Stored):
     high: Number
 
 
-class Level(Stored):
+class Level(StoredRecord):
     """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases."""
 
     cases: int
@@ -101,7 +101,7 @@ class Level(Stored):
     coverage: float
 
 
-class CaseGroup(Stored):
+class CaseGroup(StoredRecord):
     """The cases of one profile or of one personality."""
 
     text: str  # the profile or the personality
@@ -110,7 +110,7 @@ class CaseGroup(Stored):
     ir: StoredEstimate
 
 
-class StoredAutomatic(Stored):
+class StoredAutomatic(StoredRecord):
     """What was counted without a judge; see `aloe_jax.benchmark.automatic`."""
 
     way: Literal["exact", "overlap"]
@@ -142,7 +142,7 @@ class ModelResults(Level):
     automatic: StoredAutomatic
 
 
-class StoredDifference(Stored):
+class StoredDifference(StoredRecord):
     """A number of `second` minus that of `first`, paired over the cases."""
 
     first: str
@@ -155,7 +155,7 @@ class StoredDifference(Stored):
     p_holm: Number  # corrected for all tests of this list
 
 
-class StoredSideBySide(Stored):
+class StoredSideBySide(StoredRecord):
     """What judges prefer of two models' dialogues; see `aloe_jax.benchmark.pairwise`."""
 
     first: str
@@ -173,7 +173,7 @@ class StoredSideBySide(Stored):
     outcomes: list[Literal["first", "second", "tie"] | None]
 
 
-class StoredAgreement(Stored):
+class StoredAgreement(StoredRecord):
     """Krippendorff's ordinal alpha, and Spearman's correlation averaged over pairs of raters."""
 
     raters: int
@@ -182,7 +182,7 @@ class StoredAgreement(Stored):
     spearman: Number
 
 
-class StoredCalibration(Stored):
+class StoredCalibration(StoredRecord):
     """What a judge made of replies of known quality."""
 
     judge: str
@@ -192,7 +192,7 @@ class StoredCalibration(Stored):
     passed: bool
 
 
-class StoredWithPeople(Stored):
+class StoredWithPeople(StoredRecord):
     """Agreement with people; see `aloe_jax.benchmark.human_ratings`."""
 
     raters: list[str]
@@ -203,7 +203,7 @@ class StoredWithPeople(Stored):
     bias: Number
 
 
-class StoredUsage(Stored):
+class StoredUsage(StoredRecord):
     """What the journal holds of one model in one role, all runs into this directory together."""
 
     calls: int
@@ -213,7 +213,7 @@ class StoredUsage(Stored):
     outcomes: dict[str, int]
 
 
-class Results(Stored):
+class Results(StoredRecord):
     """Everything of a run. `models` are in the order of the settings, and `cases` are theirs."""
 
     format: Literal["aloe-benchmark"] = FORMAT
@@ -275,7 +275,7 @@ def load_results(directory: str | Path) -> Results:
     return results.model_copy(update={"cases": cases})
 
 
-def stored[S: Stored](kind: type[S], value: DataclassInstance, without: str = "") -> S:
+def stored[S: StoredRecord](kind: type[S], value: DataclassInstance, without: str = "") -> S:
     """A dataclass as the record of its name, but for the field `without`."""
     return kind.model_validate({name: item for name, item in fields_as_json(value).items() if name != without})
 

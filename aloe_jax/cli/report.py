@@ -37,11 +37,11 @@ def main(
       python -m aloe_jax.report warm=runs/a cool=runs/b --png curves.png --latex table.tex
       python -m aloe_jax.report runs/a --human anna.json --human ben.json
     """
+    from aloe_jax.benchmark.number_text import counted
     from aloe_jax.errors import AloeError
     from aloe_jax.report import tables
     from aloe_jax.report.figure import write_figure
     from aloe_jax.report.gathering import gather
-    from aloe_jax.report.number_text import counted
     from aloe_jax.report.page import write_page
     from aloe_jax.storage.files import as_path, make_directory, together, write_atomically
 

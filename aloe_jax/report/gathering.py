@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from aloe_jax.benchmark.number_text import listed
 from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results, stored
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
-from aloe_jax.report.number_text import listed
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
 from aloe_jax.storage.files import absolute, as_path, here, is_remote
 

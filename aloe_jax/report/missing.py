@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from aloe_jax.benchmark.number_text import counted, listed, percent
 from aloe_jax.benchmark.results import ModelResults
-from aloe_jax.report.number_text import counted, listed, percent
 
 SHOWN = 3  # reasons that are given in full
 

@@ -11,9 +11,10 @@ import jinja2
 from markupsafe import Markup
 
 from aloe_jax import __version__
+from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets
-from aloe_jax.report import number_text, payload, pictures, svg, tables
+from aloe_jax.report import payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.missing import missing

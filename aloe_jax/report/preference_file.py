@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from aloe_jax.benchmark.results import Number, Stored, StoredEstimate
+from aloe_jax.benchmark.results import Number, StoredEstimate, StoredRecord
 from aloe_jax.conversation import read_record
 
 PREFERENCES = "preferences.json"
 
 
-class TurnScores(Stored):
+class TurnScores(StoredRecord):
     """The pairs of one turn; see `aloe_jax.benchmark.preference_scores`."""
 
     turn: int
@@ -25,7 +25,7 @@ class TurnScores(Stored):
     reward_margin: Number
 
 
-class ModelScores(Stored):
+class ModelScores(StoredRecord):
     """One model's scores on the held-out pairs."""
 
     conversations: int
@@ -41,7 +41,7 @@ class ModelScores(Stored):
     by_turn: list[TurnScores]
 
 
-class Preferences(Stored):
+class Preferences(StoredRecord):
     """All models of one run of preference scoring, in the order of its settings."""
 
     format: Literal["aloe-preferences"]

@@ -6,11 +6,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.benchmark.results import Number, StoredEstimate
 from aloe_jax.faults import one_line
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
-from aloe_jax.report.number_text import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.report.tables import COLUMNS
 from aloe_jax.terminal import plain
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from aloe_jax.benchmark.results import Number, Stored, StoredEstimate
+from aloe_jax.benchmark.results import Number, StoredEstimate, StoredRecord
 
 FORMAT: Literal["aloe-people-agreement"] = "aloe-people-agreement"
 VERSION: Literal[1] = 1
 
 
-class Agreed(Stored):
+class Agreed(StoredRecord):
     """Krippendorff's ordinal alpha and Spearman's correlation, over `units` that two have rated."""
 
     units: int
@@ -24,7 +24,7 @@ class Agreed(Stored):
     spearman: StoredEstimate
 
 
-class OfJudge(Stored):
+class OfJudge(StoredRecord):
     """A judge against people. `with_one` is the mean over persons, to be read beside people among themselves."""
 
     judge: str
@@ -32,14 +32,14 @@ class OfJudge(Stored):
     with_mean: Agreed
 
 
-class Agreements(Stored):
+class Agreements(StoredRecord):
     """All agreement under one weighting of the replies."""
 
     people: Agreed  # among themselves
     judges: list[OfJudge]
 
 
-class OfModel(Stored):
+class OfModel(StoredRecord):
     """Mean ratings of one model's replies, and how far the judges' mean is from the people's."""
 
     model: str
@@ -50,7 +50,7 @@ class OfModel(Stored):
     favour: StoredEstimate | None  # its bias less the mean bias of the other models; None for a single model
 
 
-class Checked(Stored):
+class Checked(StoredRecord):
     """What a rater made of replies of known quality."""
 
     given: int
@@ -60,7 +60,7 @@ class Checked(Stored):
     attentive: bool | None
 
 
-class OfRater(Stored):
+class OfRater(StoredRecord):
     """One person. `missing` counts what is on the person's pages and has neither a rating nor was passed over."""
 
     rater: str
@@ -74,7 +74,7 @@ class OfRater(Stored):
     checks: Checked | None
 
 
-class PeopleAgreement(Stored):
+class PeopleAgreement(StoredRecord):
     """Everything. `judges` in `as_drawn` and `in_runs`: each, and their mean first where there are several."""
 
     format: Literal["aloe-people-agreement"] = FORMAT

@@ -20,14 +20,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from aloe_jax.benchmark.results import Stored
+from aloe_jax.benchmark.results import StoredRecord
 from aloe_jax.conversation import read_record
 
 FORMAT: Literal["aloe-rating-key"] = "aloe-rating-key"
 VERSION: Literal[1] = 1
 
 
-class ReplyPlace(Stored):
+class ReplyPlace(StoredRecord):
     """Where a reply was given, and what the judges said of it there."""
 
     model: str  # with its run in front where two runs have one of that name
@@ -36,7 +36,7 @@ class ReplyPlace(Stored):
     judges: dict[str, float]  # mean of each judge's votes, where it gave one
 
 
-class Item(Stored):
+class Item(StoredRecord):
     """A reply in its context."""
 
     case: str
@@ -44,14 +44,14 @@ class Item(Stored):
     places: list[ReplyPlace] = Field(min_length=1)
 
 
-class Check(Stored):
+class Check(StoredRecord):
     """A reply of known quality; see `aloe_jax.benchmark.calibration`."""
 
     kind: str
     quality: int
 
 
-class Page(Stored):
+class Page(StoredRecord):
     """One rater's page; `items` are in its order, checks among them."""
 
     file: str
@@ -59,7 +59,7 @@ class Page(Stored):
     items: list[str]
 
 
-class Key(Stored):
+class Key(StoredRecord):
     """Everything that the pages do not say."""
 
     format: Literal["aloe-rating-key"] = FORMAT
