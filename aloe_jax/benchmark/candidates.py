@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply, persistent
+from aloe_jax.benchmark.settings import ReferenceLine
 from aloe_jax.conversation import Message
 from aloe_jax.roles import Cast, RoleError
 from aloe_jax.sampling.settings import SamplingSettings
@@ -136,7 +137,7 @@ class ResponderCandidate:
         self.cast, self.identity, self.informed, self._place = cast, identity, informed, place
 
     @classmethod
-    def reference(cls, kind: Literal["generic", "informed"], cast: Cast) -> ResponderCandidate:
+    def reference(cls, kind: ReferenceLine, cast: Cast) -> ResponderCandidate:
         """The lower or the upper reference line, played by the cast's responder."""
         return cls(cast, {"reference": kind, "responder": cast.describe("responder")}, kind == "informed")
 

@@ -21,15 +21,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
+from aloe_jax.benchmark.results import FactSearch
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.world import people, talk
 from aloe_jax.llm.world.facts import SLOT_OF_VALUE
 from aloe_jax.llm.world.replies import read_reply
 from aloe_jax.speech import sentences
-
-Way = Literal["exact", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Facts:
     untrue: tuple[str, ...] = ()
 
 
-def facts_of(way: Way, persona: Persona, messages: Sequence[str], reply: str) -> Facts:
+def facts_of(way: FactSearch, persona: Persona, messages: Sequence[str], reply: str) -> Facts:
     """Facts by the user's `messages` up to and including the one that `reply` answers."""
     return _exact(persona, messages, reply) if way == "exact" else _overlap(persona, messages, reply)
 

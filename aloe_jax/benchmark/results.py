@@ -29,6 +29,10 @@ VERSION: Literal[2] = 2
 METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
 
 Number = float | None  # None: undefined
+FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.fact_use`
+Statistic = Literal["average", "ir", "final"]  # that models are compared by
+Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
+CandidateKind = Literal["model", "remote", "reference"]
 
 
 class StoredRecord(BaseModel):
@@ -113,7 +117,7 @@ class CaseGroup(StoredRecord):
 class StoredAutomatic(StoredRecord):
     """What was counted without a judge; see `aloe_jax.benchmark.automatic`."""
 
-    way: Literal["exact", "overlap"]
+    way: FactSearch
     words: Number
     distinct_1: Number
     distinct_2: Number
@@ -129,7 +133,7 @@ class StoredAutomatic(StoredRecord):
 class ModelResults(Level):
     """All numbers of one model."""
 
-    kind: Literal["model", "remote", "reference"]
+    kind: CandidateKind
     reference: bool  # a scripted line to read the others by
     source: dict[str, object]  # its settings
     complete: bool  # no case stopped early and no vote is missing; where not, the headline says so
@@ -147,7 +151,7 @@ class StoredDifference(StoredRecord):
 
     first: str
     second: str
-    statistic: Literal["average", "ir", "final"]
+    statistic: Statistic
     value: Number
     low: Number
     high: Number
@@ -170,7 +174,7 @@ class StoredSideBySide(StoredRecord):
     shown_first: Number
     contradictions: Number
     coverage: float
-    outcomes: list[Literal["first", "second", "tie"] | None]
+    outcomes: list[Outcome | None]
 
 
 class StoredAgreement(StoredRecord):

@@ -16,13 +16,14 @@ from aloe_jax.benchmark.automatic import Measured, automatic, measure
 from aloe_jax.benchmark.calibration import JudgeCalibration
 from aloe_jax.benchmark.comparison import Difference, compare_all
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.fact_use import Way
 from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
 from aloe_jax.benchmark.pairwise import SideBySide
 from aloe_jax.benchmark.results import (
+    CandidateKind,
     Case,
+    FactSearch,
     ModelResults,
     Results,
     StoredAgreement,
@@ -128,7 +129,7 @@ def _coverage(
     return ratings, comparisons, calibrating
 
 
-def kind_of(candidate: CandidateSettings) -> Literal["model", "remote", "reference"]:
+def kind_of(candidate: CandidateSettings) -> CandidateKind:
     """What sort of candidate it is."""
     if candidate.scripted is not None:
         return "reference"
@@ -204,7 +205,7 @@ def _model(
     return ModelResults.model_validate(record)
 
 
-def _way(settings: EvaluateSettings) -> Way:
+def _way(settings: EvaluateSettings) -> FactSearch:
     return "exact" if settings.roles.user.provider == "scripted" else "overlap"
 
 

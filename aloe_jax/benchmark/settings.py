@@ -14,6 +14,7 @@ from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Seed, Several, 
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.settings import Section
 
+ReferenceLine = Literal["generic", "informed"]
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
 
@@ -21,7 +22,7 @@ class CandidateSettings(Section):
     """A model under test: one of our runs, a Hugging Face directory, a remote model, or a scripted reference line."""
 
     path: PathText | None = None
-    scripted: Literal["generic", "informed"] | None = None  # the responder, knowing nothing or the whole persona
+    scripted: ReferenceLine | None = None  # the responder, knowing nothing or the whole persona
     remote: RoleSettings | None = None  # a model behind a provider, asked with the responder's prompt and no hint
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ import numpy as np
 
 from aloe_jax.benchmark.intervals import Array
 
-Statistic = Callable[[Array], Array]  # of weights [S, U]: values [S]
+WeightedStatistic = Callable[[Array], Array]  # of weights [S, U]: values [S]
 Level = Literal["nominal", "ordinal", "interval"]  # of measurement
 
 
@@ -90,7 +90,7 @@ def pairwise_spearman(ratings: Array) -> Average:
 class Average:
     """The mean of some statistics, those that are undefined left out."""
 
-    def __init__(self, each: Sequence[Statistic]) -> None:
+    def __init__(self, each: Sequence[WeightedStatistic]) -> None:
         self._each = each
 
     def __call__(self, weights: Array) -> Array:

@@ -8,15 +8,17 @@ import click
 
 from aloe_jax.cli.command import Command
 from aloe_jax.settings import load_settings
-from datagen.convert import Format
+from datagen.convert import FORMATS, Format
 from datagen.settings import DatagenSettings
 
-FORMATS = click.Choice(["ours", "aloe", "trl", "chat"])
+CONVERSATIONS = click.Choice([name for name in FORMATS if name != "pool"])
 
 
 @click.command(cls=Command)
 @click.option("--data", metavar="PATH", help="A TFDS directory or a file of conversations, instead of a run's journal.")
-@click.option("--from", "source_format", default="ours", type=FORMATS, show_default=True, help="Format of --data.")
+@click.option(
+    "--from", "source_format", default="ours", type=CONVERSATIONS, show_default=True, help="Format of --data."
+)
 @click.option("--output", metavar="FILE", help="The page to write; default OUTPUT/browse.html.")
 @click.option("--config", "path", metavar="FILE", help="YAML file of settings, for the journal in OUTPUT.")
 @click.argument("overrides", nargs=-1, metavar="[section.key=value]...")

@@ -22,7 +22,7 @@ from aloe_jax.benchmark.rating.figures import (
 )
 from aloe_jax.benchmark.rating.key import Key
 from aloe_jax.benchmark.results import as_json
-from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, Statistic, WeightedMean, pairwise_spearman
+from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, WeightedMean, WeightedStatistic, pairwise_spearman
 from aloe_jax.errors import AloeError
 
 ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to rank correctly
@@ -77,7 +77,7 @@ def _judges(key: Key, items: Sequence[str]) -> dict[str, Array]:
 
 
 def _agreements(table: Array, mean: Array, judges: Mapping[str, Array], draws: Draws) -> Agreements:
-    def agreed(units: int, alpha: Statistic, rank: Statistic) -> Agreed:
+    def agreed(units: int, alpha: WeightedStatistic, rank: WeightedStatistic) -> Agreed:
         return Agreed(units=units, alpha=draws.correlation(alpha), spearman=draws.correlation(rank))
 
     def with_one(rated: Array) -> Agreed:
@@ -109,7 +109,7 @@ def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[O
         rated[model] = np.where(np.isnan(judged[model]), np.nan, mean)
     bias = {model: WeightedMean(judged[model] - rated[model]) for model in judged}
 
-    def favour(model: str) -> Statistic:
+    def favour(model: str) -> WeightedStatistic:
         others = Average([bias[other] for other in bias if other != model])
         return lambda weights: bias[model](weights) - others(weights)
 
