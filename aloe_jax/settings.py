@@ -40,7 +40,7 @@ class Section(BaseModel):
         values = dict(values)
         for old, new in cls.renamed.items():
             section, _, key = new.rpartition(".")
-            if old not in values or (old == section and isinstance(values[old], dict)):
+            if old not in values or (old == section and isinstance(values[old], dict | BaseModel)):
                 continue
             value = values.pop(old)
             inner = dict(values.get(section) or {}) if section else values
