@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from aloe_jax.completeness import Completeness, who_and_why, whole_reason
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
+from aloe_jax.coverage import Coverage, who_and_why, whole_reason
 from aloe_jax.errors import AloeError
 from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, recorded_skips, same_settings
 from datagen.settings import ConversationsSettings, DatagenSettings
@@ -54,14 +54,14 @@ class Outcome:
     stopped: str = ""  # the limit that stopped the run
     left: int = 0  # not reached, because the run was stopped
 
-    def coverage(self) -> Completeness:
+    def coverage(self) -> Coverage:
         """Of the planned conversations, those that are missing by reason."""
         missing = Counter(self.reasons)
         if self.unreachable:
             missing["left because a model was out of reach"] = self.unreachable
         if self.left:
             missing["not begun"] = self.left
-        return Completeness("conversations", self.already + self.written + missing.total(), missing)
+        return Coverage("conversations", self.already + self.written + missing.total(), missing)
 
 
 def plan(personas: list[Persona], count: int, seed: int) -> list[tuple[str, Persona]]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
-from aloe_jax.completeness import who_and_why, whole_reason
 from aloe_jax.conversation import Persona
+from aloe_jax.coverage import who_and_why, whole_reason
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.settings import RoleSettings
 from datagen.conversations import (

@@ -4,18 +4,18 @@ from collections import Counter
 
 import pytest
 
-from aloe_jax.completeness import Completeness, last_line, percent, who_and_why, why
+from aloe_jax.coverage import Coverage, last_line, percent, who_and_why, why
 
 
 def test_the_last_line():
     reasons = Counter({"truncated (raise roles.judge.max_output_tokens)": 9, "blocked by a safety filter": 4})
-    assert last_line([Completeness("ratings", 200, reasons), Completeness("comparisons", 40)]) == (
+    assert last_line([Coverage("ratings", 200, reasons), Coverage("comparisons", 40)]) == (
         "coverage 93.5%: 13 of 200 ratings are missing: 9 truncated (raise roles.judge.max_output_tokens), 4 blocked "
         "by a safety filter; the same command asks for them again",
         4,
     )
-    assert last_line([Completeness("ratings", 200), Completeness("comparisons", 0)]) == ("", 0)
-    both = [Completeness("ratings", 2, Counter(empty=1)), Completeness("comparisons", 4, Counter(unreadable=4))]
+    assert last_line([Coverage("ratings", 200), Coverage("comparisons", 0)]) == ("", 0)
+    both = [Coverage("ratings", 2, Counter(empty=1)), Coverage("comparisons", 4, Counter(unreadable=4))]
     assert last_line(both) == (
         "coverage 50.0%: 1 of 2 ratings is missing: 1 empty; coverage 0%: 4 of 4 comparisons are missing: 4 "
         "unreadable; the same command asks for them again",
@@ -24,8 +24,8 @@ def test_the_last_line():
 
 
 def test_what_another_run_does_not_mend_is_not_promised():
-    assert last_line([Completeness("pairs", 9, Counter({"too long": 2}), for_good=2)])[0].endswith("2 too long")
-    assert last_line([Completeness("ratings", 9, Counter({"too long": 2, "empty": 1}), for_good=2)])[0].endswith(
+    assert last_line([Coverage("pairs", 9, Counter({"too long": 2}), for_good=2)])[0].endswith("2 too long")
+    assert last_line([Coverage("ratings", 9, Counter({"too long": 2, "empty": 1}), for_good=2)])[0].endswith(
         "1 empty; the same command asks for 1 of them again"
     )
 

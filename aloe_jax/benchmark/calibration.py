@@ -29,8 +29,8 @@ from typing import Literal
 from aloe_jax.benchmark.agreement import spearman
 from aloe_jax.benchmark.judge import Judge, Vote
 from aloe_jax.benchmark.runner import WorkerPool
-from aloe_jax.completeness import why
 from aloe_jax.conversation import Message, Persona
+from aloe_jax.coverage import why
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.world import people, replies, talk
 from aloe_jax.llm.world.facts import SLOT

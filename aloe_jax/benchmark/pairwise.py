@@ -19,7 +19,7 @@ from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.results import Outcome
 from aloe_jax.benchmark.runner import WorkerPool
-from aloe_jax.completeness import why
+from aloe_jax.coverage import why
 
 _EMPTY = "of dialogues without a turn"
 _WINNER: dict[float, Outcome] = {-1.0: "first", 0.0: "tie", 1.0: "second"}

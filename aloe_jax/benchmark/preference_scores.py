@@ -31,8 +31,8 @@ from aloe_jax.benchmark.alignment import Estimate
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.results import fields_as_json
 from aloe_jax.benchmark.settings import PreferencesSettings
-from aloe_jax.completeness import Completeness
 from aloe_jax.conversation import Conversation
+from aloe_jax.coverage import Coverage
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
@@ -119,7 +119,7 @@ class PreferenceResults:
     """All models, in the order of the settings."""
 
     models: tuple[PreferenceScores, ...]
-    coverage: tuple[Completeness, ...] = ()  # of the pairs
+    coverage: tuple[Coverage, ...] = ()  # of the pairs
 
 
 def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
@@ -147,7 +147,7 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
         found = {name: scores(path) for name, path in settings.models.items()}
     everyone = [*found.values(), *([reference] if reference is not None else [])]
     shared = set(everyone[0]).intersection(*everyone[1:])
-    coverage = Completeness("pairs", len(paired), Counter(lost.values()), len(lost))
+    coverage = Coverage("pairs", len(paired), Counter(lost.values()), len(lost))
     if not shared:
         raise AloeError(
             f"{settings.data.path}: no turn has two replies that every model could score; "

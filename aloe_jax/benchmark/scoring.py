@@ -37,7 +37,7 @@ from aloe_jax.benchmark.results import (
     stored,
 )
 from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
-from aloe_jax.completeness import Completeness, asked_again, who_and_why, why
+from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
 from aloe_jax.llm.settings import RoleSettings
 
@@ -59,7 +59,7 @@ class Scored:
     metrics: dict[str, AlignmentMetrics]
     differences: list[Difference]  # of every two models under test
     results: Results
-    coverage: tuple[Completeness, ...] = ()  # of ratings, comparisons and the judges' calibration
+    coverage: tuple[Coverage, ...] = ()  # of ratings, comparisons and the judges' calibration
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
 
 def _coverage(
     settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks
-) -> tuple[Completeness, ...]:
+) -> tuple[Coverage, ...]:
     """What there should be, and why some of it is not."""
     votes = len(judges) * settings.judging.votes
-    ratings = Completeness("ratings", sum(len(one.dialogues) for one in talked) * settings.turns * votes)
+    ratings = Coverage("ratings", sum(len(one.dialogues) for one in talked) * settings.turns * votes)
     for one in talked:
         for dialogue, verdicts in zip(one.dialogues, one.verdicts, strict=True):
             ratings.missing.update(
@@ -119,11 +119,11 @@ def _coverage(
                 stopped = dialogue.stopped or "unknown"
                 ratings.missing[f"of dialogues that ended early: {who_and_why(stopped)}"] += lost
                 ratings.for_good += 0 if asked_again(stopped) else lost
-    comparisons = Completeness("comparisons", sum(len(one.outcomes) for one in checks.side_by_side) * len(judges) * 2)
+    comparisons = Coverage("comparisons", sum(len(one.outcomes) for one in checks.side_by_side) * len(judges) * 2)
     for pair in checks.side_by_side:
         comparisons.missing.update(pair.missing)
     known = [given for one in checks.calibrations for given in one.ratings.values()]
-    calibrating = Completeness("ratings of replies of known quality", sum(map(len, known)))
+    calibrating = Coverage("ratings of replies of known quality", sum(map(len, known)))
     for calibration in checks.calibrations:
         calibrating.missing.update(calibration.missing)
     return ratings, comparisons, calibrating

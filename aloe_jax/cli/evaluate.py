@@ -19,7 +19,7 @@ from aloe_jax.storage.files import is_remote
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aloe_jax.completeness import Completeness
+    from aloe_jax.coverage import Coverage
 
 
 @click.command(cls=Command)
@@ -75,7 +75,7 @@ def _output_on_disk[S: (EvaluateSettings, PreferencesSettings)](settings: S) -> 
     click.echo(f"copied to {settings.output}")
 
 
-def _run_benchmark(settings: EvaluateSettings) -> tuple[Completeness, ...]:
+def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
     from aloe_jax.benchmark.results import write_results
     from aloe_jax.benchmark.stages import evaluate
     from aloe_jax.llm.budget import BudgetError
@@ -99,7 +99,7 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Completeness, ...]:
 
 
 def _show_estimate(settings: EvaluateSettings) -> None:
-    from aloe_jax.benchmark.expected_calls import estimate, table
+    from aloe_jax.benchmark.estimate import estimate, table
     from aloe_jax.benchmark.inputs import check_models, read_cases
     from aloe_jax.llm.ledger import Ledger
     from aloe_jax.terminal import console
@@ -111,7 +111,7 @@ def _show_estimate(settings: EvaluateSettings) -> None:
         console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))
 
 
-def _score_preferences(settings: PreferencesSettings) -> tuple[Completeness, ...]:
+def _score_preferences(settings: PreferencesSettings) -> tuple[Coverage, ...]:
     from aloe_jax.benchmark.inputs import check_model
     from aloe_jax.benchmark.preference_scores import score_preferences, table, write_preferences
     from aloe_jax.report.gathering import gather

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from aloe_jax.cli.configured import Shortcut
-from aloe_jax.completeness import NOTHING, Completeness, last_line
+from aloe_jax.coverage import NOTHING, Coverage, last_line
 
 LIMITED = 3  # exit status of a run that a limit stopped
 LIMITS = (
@@ -24,7 +24,7 @@ def stop_at_limit(why: str) -> NoReturn:
     sys.exit(LIMITED)
 
 
-def end(parts: Sequence[Completeness], unreachable: bool = False) -> None:
+def end(parts: Sequence[Coverage], unreachable: bool = False) -> None:
     """Print in the last line what is missing, and end with the status for it: 1 where a model was unreachable."""
     line, status = last_line(parts)
     if line:

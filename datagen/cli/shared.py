@@ -25,7 +25,7 @@ def show_estimate(settings: DatagenSettings, seeds: tuple[Sequence[str], Sequenc
         else:
             assert ledger is not None
             estimates = estimate_conversations(ledger, recorded_personas(ledger, settings).training, settings)
-        console().print(table(estimates))
+        console().print(table(estimates, settings))
 
 
 def print_if_simulated(settings: DatagenSettings) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from aloe_jax.completeness import whole_reason
 from aloe_jax.conversation import Conversation, Turn
+from aloe_jax.coverage import whole_reason
 from datagen.conversations import plan, recorded_conversations
 from datagen.journal import BATCH, CONVERSATION, recorded_skips
 from datagen.look.quality import LABELS, Quality, measure

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from aloe_jax.completeness import percent
+from aloe_jax.coverage import percent
 from aloe_jax.errors import AloeError
 from datagen.journal import BATCH, POOL
 from datagen.pool.embeddings import vectors_name, vectors_of

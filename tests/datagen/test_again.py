@@ -5,7 +5,7 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.completeness import whole_reason
+from aloe_jax.coverage import whole_reason
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted

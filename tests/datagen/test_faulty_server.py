@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from aloe_jax.completeness import INCOMPLETE
+from aloe_jax.coverage import INCOMPLETE
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.settings import dump_settings

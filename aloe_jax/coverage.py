@@ -19,7 +19,7 @@ _CONTEXT = "tokens of context are needed"
 
 
 @dataclass
-class Completeness:
+class Coverage:
     """Of `wanted` things (`what`: "ratings"), those that are missing, by reason."""
 
     what: str
@@ -48,7 +48,7 @@ def percent(part: int, whole: int) -> str:
     return f"{min(99.9, max(0.1, math.floor(1000 * part / whole) / 10)):.1f}%"
 
 
-def last_line(parts: Sequence[Completeness]) -> tuple[str, int]:
+def last_line(parts: Sequence[Coverage]) -> tuple[str, int]:
     """The last line on what is missing, "" where nothing is, and the exit status."""
     lacking = [part for part in parts if part.missing.total()]
     if not lacking:
