@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from aloe_jax.data.bins import best_row_length, first_fit
+from aloe_jax.data.settings import Packing
 from aloe_jax.data.trees import Node, TokenTree
 from aloe_jax.errors import AloeError
-
-Packing = Literal["trees", "paths"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Load a tokenizer from a directory, or train a small one: `python -m aloe_jax.data.tokenizer`."""
+"""Load a tokenizer from a directory, or train a small one: `aloe tokenizer`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aloe_jax.command import Command, one_line_errors
 from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.copies import WEIGHTS, local_copy
-from aloe_jax.storage.disk import as_os_error, refusals
-from aloe_jax.storage.files import resolved
-from aloe_jax.storage.replacing import Kind, check_replaceable, replacing
+from aloe_jax.storage.replacing import Kind, replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -184,37 +181,16 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTr
     return tokenizer
 
 
-@click.command(cls=Command)
-@click.option(
-    "--data",
-    required=True,
-    help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations, chats or preferences.",
-)
-@click.option("--output", required=True, help="Directory to write; an earlier tokenizer is replaced.")
-@click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")
-def main(data: str, output: str, vocab: int) -> None:
-    """Train a byte-level BPE tokenizer with a chat template on the messages of a data set.
-
-    Example: python -m aloe_jax.data.tokenizer --data runs/demo/data/tfds/aloe_trees/1.0.0 --output runs/demo/tokenizer
-    """
+def texts_of(data: str) -> tuple[int, Iterable[str]]:
+    """How many conversations a data set of any kind holds, and their messages."""
     from aloe_jax.data.settings import SourceSettings
     from aloe_jax.data.sources import read_trees
 
-    with one_line_errors():
-        least = 256 + len(SPECIAL)
-        if not least <= vocab <= LARGEST:
-            raise AloeError(
-                f"--vocab: is {vocab}, must be from {least} (every byte, and the control tokens) to {LARGEST:,}"
-            )
-        if (resolved(output).parent / "spec.json").exists():
-            raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
-        check_replaceable(output, KIND)
-        conversations = list(read_trees(SourceSettings(path=data)))
-        texts = (text for conversation in conversations for text in conversation.texts())
-        with refusals(Path(output)), as_os_error():
-            tokenizer = train_tokenizer(texts, vocab, output)
-        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {len(conversations)} conversations")
+    conversations = list(read_trees(SourceSettings(path=data)))
+    return len(conversations), (text for conversation in conversations for text in conversation.texts())
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m aloe_jax.data.tokenizer: the same as `aloe tokenizer`
+    from aloe_jax.cli.tokenizer import main
+
     main()

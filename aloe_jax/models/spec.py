@@ -24,8 +24,8 @@ from aloe_jax.data.packing import Packing
 from aloe_jax.data.tokenizer_files import unused_tokens
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
-from aloe_jax.models.attention import Method, preferred
-from aloe_jax.models.settings import LoRASettings, ModelSettings
+from aloe_jax.models.attention import preferred
+from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ CachedAttention = Callable[[int, jax.Array, jax.Array, jax.Array], jax.Array]
 class Compute:
     """How a model is computed; none of it changes what is computed, save rounding."""
 
-    attention: Method = "auto"
+    attention: Attention = "auto"
     remat: Literal["none", "full", "dots"] = "none"  # what the backward pass recomputes of a layer
     unroll: int = 1  # layers a scan step
     dtype: str = "float32"  # of activations and of weights in products; norms and softmax are float32
@@ -261,10 +261,10 @@ class ModelSpec(ABC):
     # ------------------------------------------------------------ what it can compute
 
     @abstractmethod
-    def why_not(self, method: Method, packing: Packing, length: int, platform: str) -> str | None:
+    def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """Why an attention method cannot compute rows of `length` tokens on a platform; None where it can."""
 
-    def attention_method(self, asked: Method, packing: Packing, length: int, platform: str) -> Method:
+    def attention_method(self, asked: Attention, packing: Packing, length: int, platform: str) -> Attention:
         """The method that `model.attention` stands for: `auto` is resolved by this function alone.
 
         `packing` is the layout of rows of `length` tokens, `platform` that of the devices (tpu, gpu, cpu). Raises

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from aloe_jax.data.settings import DataSettings
-from aloe_jax.models.settings import ModelSettings
+from aloe_jax.data.settings import DataSettings, Replies
+from aloe_jax.models.settings import DType, ModelSettings
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import LARGEST, Decay, Factor, Fraction, PathText, Positive, Seed, Several, Thousands, Weight
 from aloe_jax.settings import Section
@@ -21,7 +21,7 @@ class OptimizerSettings(Section):
     """An optax optimizer with linear warm-up, then decay to `final_fraction` of the learning rate."""
 
     name: Literal["adamw", "lion", "adafactor"] = "adamw"
-    moment_dtype: Literal["float32", "bfloat16"] = "float32"  # how the first moment is held (adamw, lion)
+    moment_dtype: DType = "float32"  # how the first moment is stored (adamw, lion)
     learning_rate: Annotated[float, Field(ge=1e-12, le=1000)] = 1e-5
     warmup_steps: Annotated[int, Field(ge=0, le=LARGEST)] = 10
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -36,7 +36,7 @@ class OptimizerSettings(Section):
 class SFTSettings(Section):
     """Supervised fine-tuning on replies in the context in which they were given."""
 
-    replies: Literal["preferred", "plain", "both"] = "preferred"  # plain: written without the persona hint
+    replies: Replies = "preferred"
     normalise: Literal["token", "sequence"] = "token"
 
 
@@ -56,7 +56,9 @@ class DPOSettings(Section):
     # pair less likely as long as the gap grows, until the model says neither.
     sft_weight: Weight = 0.0
     turn_weights: tuple[Weight, ...] = Field(default=(), strict=False, max_length=1000)  # the last goes on
-    reference: PathText | None = None  # directory of reference log-probs that runs share; None: beside `output`
+    reference_cache: PathText | None = None  # directory of reference log-probs that runs share; None: beside `output`
+
+    renamed: ClassVar = {"reference": "reference_cache"}
 
 
 class CheckpointSettings(Section):

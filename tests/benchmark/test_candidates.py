@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from aloe_jax.benchmark.candidates import ModelCandidate, path_tokens
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.conversation import Persona
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
@@ -97,10 +97,10 @@ def test_path_tokens_are_the_template_s_prompt(tokenizer):
     end = template.stop[0]
 
     def reply(text, *more):
-        return Reply(text, (*tokenizer(text, add_special_tokens=False)["input_ids"], *more))
+        return CandidateReply(text, (*tokenizer(text, add_special_tokens=False)["input_ids"], *more))
 
     replies = [reply("good day", end), reply("", end), reply("cut off he"), reply("to you", end)]
-    dialogue = Dialogue(PERSONAS[0], [Exchange(f"hello {i}", answer) for i, answer in enumerate(replies)])
+    dialogue = Dialogue(PERSONAS[0], [DialogueTurn(f"hello {i}", answer) for i, answer in enumerate(replies)])
     path = [*dialogue.history(), {"role": "user", "content": "there"}]
     assert path_tokens(template, dialogue, "there") == template.prompt(path)
     assert path_tokens(template, Dialogue(PERSONAS[0]), "there") == template.prompt(path[-1:])
@@ -143,7 +143,7 @@ def test_every_turn_sees_the_template_s_prompt(family, tmp_path):
         prompt = template.prompt([*dialogue.history(), {"role": "user", "content": user}])
         (reply,) = partner.reply([dialogue], [user], [0])
         assert sessions[-1].rows == {0: [*prompt, *answer]}
-        dialogue.exchanges.append(Exchange(user, reply))
+        dialogue.exchanges.append(DialogueTurn(user, reply))
     assert len(sessions) == 1
 
 
@@ -164,7 +164,7 @@ def test_a_stopped_case_leaves_the_other_rows_where_they_are(tmp_path):
     three = [Dialogue(persona) for persona in (*PERSONAS, PERSONAS[0].model_copy(update={"id": "third"}))]
     partner = candidate.partner(3)
     for dialogue, reply in zip(three, partner.reply(three, ["a", "b", "c"], [0, 1, 2]), strict=True):
-        dialogue.exchanges.append(Exchange("abc"[three.index(dialogue)], reply))
+        dialogue.exchanges.append(DialogueTurn("abc"[three.index(dialogue)], reply))
     before = dict(session.rows)
     partner.reply([three[0], three[2]], ["d", "e"], [0, 2])
     assert all(session.rows[row][: len(before[row])] == before[row] for row in (0, 2))

@@ -116,7 +116,7 @@ def watch(busy: Busy) -> None:
 def main(cases: int, turns: int, latency: float, concurrency: int, width: int, layers: int) -> None:
     """Run the benchmark and print where the time went; exit with 1 when too much of it is overhead."""
     from aloe_jax.benchmark.results import write_results
-    from aloe_jax.evaluate import evaluate
+    from aloe_jax.benchmark.stages import evaluate
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
 

@@ -29,8 +29,9 @@ def write(path: Path, layers: int, stored: str) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from aloe_jax.models.huggingface import stored_keys, write_json
+    from aloe_jax.models.huggingface import write_json
     from aloe_jax.models.native.decoder import DecoderSpec
+    from aloe_jax.models.native.tensors import stored_keys
     from aloe_jax.models.tensor_files import INDEX
 
     spec = DecoderSpec(

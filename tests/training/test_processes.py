@@ -69,7 +69,7 @@ def same_losses(left, right):
 def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path, mesh):
     model = {"path": starting_model, "tokenizer": None}
     one = settings("dpo", "one", model=model, mesh=mesh)
-    two = settings("dpo", "two", model=model, mesh=mesh, dpo={"reference": str(tmp_path / "two-reference")})
+    two = settings("dpo", "two", model=model, mesh=mesh, dpo={"reference_cache": str(tmp_path / "two-reference")})
     train(one)
     (told, _), (silent, _) = finish(launch(two, tmp_path))
     same_losses(one, two)

@@ -17,14 +17,13 @@ from jax.sharding import Mesh, NamedSharding
 from aloe_jax.data.packing import Packing
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.attention import Method
 from aloe_jax.models.maxtext import checkpoints, internals
 from aloe_jax.models.maxtext.config import family_of, family_to_write, read_config, write_config
 from aloe_jax.models.maxtext.kernels import NAMES, why_not
 from aloe_jax.models.maxtext.layers import apart
 from aloe_jax.models.maxtext.shape import MaxTextShape
 from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
-from aloe_jax.models.settings import LoRASettings, ModelSettings
+from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
     ADAPTED,
     JSON,
@@ -109,7 +108,7 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         """See ModelSpec: there are none."""
         raise AloeError(ADAPTED)
 
-    def why_not(self, method: Method, packing: Packing, length: int, platform: str) -> str | None:
+    def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """See ModelSpec."""
         return why_not(self, method, packing, length, platform)
 

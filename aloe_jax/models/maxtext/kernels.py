@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 
-from aloe_jax.data.packing import Packing
-from aloe_jax.models.attention import Method
+from aloe_jax.data.settings import Packing
 from aloe_jax.models.maxtext.shape import MaxTextShape
+from aloe_jax.models.settings import Attention
 
 NAMES: dict[str, str] = {"auto": "dot_product", "dense": "dot_product", "tpu": "flash", "gpu": "flash"}
 BLOCKS = ("sa_block_q", "sa_block_kv", "sa_block_q_dkv", "sa_block_kv_dkv")  # tokens that the TPU kernel takes at once
 
 
-def why_not(shape: MaxTextShape, attention: Method, packing: Packing, length: int, platform: str) -> str | None:
+def why_not(shape: MaxTextShape, attention: Attention, packing: Packing, length: int, platform: str) -> str | None:
     """Why a method cannot compute rows, None where it can; see ModelSpec."""
     why = None
     if attention == "chunked":

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from aloe_jax.data.packing import Packing
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.attention import Method, attend
+from aloe_jax.models.attention import attend
 from aloe_jax.models.native.arithmetic import layer_norm, rematerialised, rms_norm, rope_rotation, rotate
 from aloe_jax.models.native.config_json import read_config, write_config
 from aloe_jax.models.native.families import FAMILIES
@@ -31,7 +31,7 @@ from aloe_jax.models.native.lora import Adapter, added, delta, dense, draw, quan
 from aloe_jax.models.native.products import gated, product
 from aloe_jax.models.native.shape import DecoderShape
 from aloe_jax.models.native.tensors import read_weights, stored_shapes, stored_tensors
-from aloe_jax.models.settings import LoRASettings, ModelSettings
+from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
     JSON,
     Backend,
@@ -133,7 +133,7 @@ class DecoderSpec(DecoderShape, ModelSpec):
         """See ModelSpec."""
         return dataclasses.replace(self, eos_ids=eos_ids, pad_id=pad_id)
 
-    def why_not(self, method: Method, packing: Packing, length: int, platform: str) -> str | None:
+    def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """See ModelSpec: every method takes every row (dense ones of limited length, see attention.py)."""
         return None
 

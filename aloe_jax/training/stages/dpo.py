@@ -48,11 +48,11 @@ class DPO(Stage):
         return {"reference": jax.ShapeDtypeStruct(rows.pairs.shape[1:], jnp.float32)}
 
     def compute_row_arrays(self, model: StartingModel) -> Mapping[Split, Batch]:
-        """Reference log-probs [N, P, 2]: computed once, and kept where other runs find them (`dpo.reference`)."""
+        """Reference log-probs [N, P, 2]: computed once, and kept where other runs find them (`dpo.reference_cache`)."""
         if not self.loss.reference:
             return {}
         cache = ReferenceCache(
-            self.settings.dpo.reference or model.directory.parent / "reference-logps", model.digest()
+            self.settings.dpo.reference_cache or model.directory.parent / "reference-logps", model.digest()
         )
         found: dict[Split, Batch] = {}
         for split, rows in model.rows.items():

@@ -10,8 +10,7 @@ import numpy as np
 from flax import nnx
 
 from aloe_jax.data.loader import Batch
-from aloe_jax.models.huggingface import read_spec
-from aloe_jax.models.opening import load_pretrained
+from aloe_jax.models.opening import load_pretrained, open_model
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import host_memory
@@ -43,7 +42,9 @@ class Run:
         self.turns = task.turns
         self.mesh = make_mesh(self.settings.mesh)
         jax.set_mesh(self.mesh)
-        self.graph, self.reference, self.frozen = build_model(self.settings, read_spec(task.reference), self.mesh)
+        self.graph, self.reference, self.frozen = build_model(
+            self.settings, open_model(self.settings.model).spec(), self.mesh
+        )
         policy = load_pretrained(task.policy, mesh=self.mesh)
         self.params: Any = nnx.to_pure_dict(nnx.split(policy, nnx.Param)[1])
         self._logps = logps_step(self.graph, self.mesh, self.frozen)

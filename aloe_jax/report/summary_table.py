@@ -6,12 +6,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.benchmark.results import Number, StoredEstimate
 from aloe_jax.faults import one_line
-from aloe_jax.report.differences import Pair, significant
+from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.tables import COLUMNS
-from aloe_jax.report.writing import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.terminal import plain
 
 
@@ -47,21 +47,21 @@ def table(report: Report) -> Table:
     return grid
 
 
-def difference(pair: Pair) -> str:
+def difference(pair: ModelPair) -> str:
     """The difference of two models' averages in a line; nothing where it is undefined."""
     found = pair.by.get("average")
     if found is None or found.value is None:
         return ""
     ends = interval(found.low, found.high, sign=True)
     p = p_value(found.p_holm)
-    told = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
-    return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + told
+    test = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
+    return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + test
 
 
 def _estimate(estimate: StoredEstimate, digits: int) -> Text:
-    def told(value: Number) -> str:
+    def text(value: Number) -> str:
         return number(value, digits)
 
     if estimate.low is None:
-        return Text(told(estimate.value))
-    return Text.assemble(told(estimate.value), "\n", (f"{told(estimate.low)}…{told(estimate.high)}", "dim"))
+        return Text(text(estimate.value))
+    return Text.assemble(text(estimate.value), "\n", (f"{text(estimate.low)}…{text(estimate.high)}", "dim"))

@@ -2,8 +2,8 @@
 
 Two ways, by who the people are:
 
-`exact`, in the simulated world: every fact has a word of its own, and the world says what a message tells. A fact is
-revealed when the user has told it, mentioned when the reply uses its word. Values that are not the persona's own are
+`exact`, in the simulated world: every fact has a word of its own, and the world says what a message reveals. A fact is
+revealed when the user has said it, mentioned when the reply uses its word. Values that are not the persona's own are
 `untrue`.
 
 `overlap`, for everybody else: a fact is a sentence of the profile, its telling words are what is left without the
@@ -21,15 +21,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
+from aloe_jax.benchmark.results import FactSearch
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.world import persona_texts, user_messages
 from aloe_jax.llm.world.fact_wording import KIND_OF_VALUE
 from aloe_jax.llm.world.replies import read_reply
 from aloe_jax.speech import sentences
-
-Way = Literal["exact", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Facts:
     untrue: tuple[str, ...] = ()
 
 
-def facts_of(way: Way, persona: Persona, messages: Sequence[str], reply: str) -> Facts:
+def facts_of(way: FactSearch, persona: Persona, messages: Sequence[str], reply: str) -> Facts:
     """Facts by the user's `messages` up to and including the one that `reply` answers."""
     return _exact(persona, messages, reply) if way == "exact" else _overlap(persona, messages, reply)
 
@@ -53,8 +51,8 @@ def facts_of(way: Way, persona: Persona, messages: Sequence[str], reply: str) ->
 def _exact(persona: Persona, messages: Sequence[str], reply: str) -> Facts:
     own = persona_texts.read_profile(persona.profile)
     sentence_of = persona_texts.profile_sentences(persona.profile)
-    told, shown = user_messages.revealed(messages)
-    known = [slot for slot, value in own.items() if told.get(slot) == value]
+    facts, shown = user_messages.revealed(messages)
+    known = [slot for slot, value in own.items() if facts.get(slot) == value]
     traits = persona_texts.personality_sentences(persona.personality)
     poles = persona_texts.read_personality(persona.personality)
     signs = [traits[axis] for axis, pole in poles.items() if shown.get(axis) == pole]

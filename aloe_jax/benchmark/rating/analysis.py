@@ -8,8 +8,8 @@ from statistics import fmean, median
 import numpy as np
 
 from aloe_jax.benchmark.agreement import spearman
+from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.people import HumanRatings, by_rater, ratings_of
 from aloe_jax.benchmark.rating.draws import Draws
 from aloe_jax.benchmark.rating.figures import (
     Agreed,
@@ -21,13 +21,13 @@ from aloe_jax.benchmark.rating.figures import (
     PeopleAgreement,
 )
 from aloe_jax.benchmark.rating.key import Key
-from aloe_jax.benchmark.rating.weighted import Alpha, Average, Mean, Spearman, Statistic, pairwise_spearman
 from aloe_jax.benchmark.results import as_json
+from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, WeightedMean, WeightedStatistic, pairwise_spearman
 from aloe_jax.errors import AloeError
 
-ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to tell apart
+ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to rank correctly
 ALL_JUDGES = "all judges"  # their mean, where there are several
-FURTHEST = 4.0  # that two ratings can be apart
+FURTHEST = 4.0  # the largest difference of two ratings
 
 
 def compare(key: Key, files: Mapping[str, HumanRatings], bootstrap: int = 2000, seed: int = 0) -> PeopleAgreement:
@@ -55,7 +55,7 @@ def compare(key: Key, files: Mapping[str, HumanRatings], bootstrap: int = 2000, 
         raters=[_rater(key, files, people, name) for name in people],
         as_drawn=_agreements(table, mean, judges, evenly),
         in_runs=_agreements(table, mean, judges, runs),
-        bias={name: runs.mean(Mean(rated - mean), -FURTHEST, FURTHEST) for name, rated in judges.items()},
+        bias={name: runs.mean(WeightedMean(rated - mean), -FURTHEST, FURTHEST) for name, rated in judges.items()},
         models=_models(key, items, mean, runs),
         missing=_missing(key, files, people, table),
     )
@@ -77,7 +77,7 @@ def _judges(key: Key, items: Sequence[str]) -> dict[str, Array]:
 
 
 def _agreements(table: Array, mean: Array, judges: Mapping[str, Array], draws: Draws) -> Agreements:
-    def agreed(units: int, alpha: Statistic, rank: Statistic) -> Agreed:
+    def agreed(units: int, alpha: WeightedStatistic, rank: WeightedStatistic) -> Agreed:
         return Agreed(units=units, alpha=draws.correlation(alpha), spearman=draws.correlation(rank))
 
     def with_one(rated: Array) -> Agreed:
@@ -107,9 +107,9 @@ def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[O
         there = [[place.rating for place in key.items[item].places if place.model == model] for item in items]
         judged[model] = np.array([fmean(given) if given else np.nan for given in there])
         rated[model] = np.where(np.isnan(judged[model]), np.nan, mean)
-    bias = {model: Mean(judged[model] - rated[model]) for model in judged}
+    bias = {model: WeightedMean(judged[model] - rated[model]) for model in judged}
 
-    def favour(model: str) -> Statistic:
+    def favour(model: str) -> WeightedStatistic:
         others = Average([bias[other] for other in bias if other != model])
         return lambda weights: bias[model](weights) - others(weights)
 
@@ -117,8 +117,8 @@ def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[O
         OfModel(
             model=model,
             items=_units(judged[model], mean),
-            people=draws.mean(Mean(rated[model]), 1.0, 5.0),
-            judge=draws.mean(Mean(judged[model]), 1.0, 5.0),
+            people=draws.mean(WeightedMean(rated[model]), 1.0, 5.0),
+            judge=draws.mean(WeightedMean(judged[model]), 1.0, 5.0),
             bias=draws.mean(bias[model], -FURTHEST, FURTHEST),
             favour=draws.mean(favour(model), -2 * FURTHEST, 2 * FURTHEST) if len(bias) > 1 else None,
         )
@@ -160,9 +160,9 @@ def _checked(key: Key, ratings: Mapping[str, int]) -> Checked | None:
     good = [rating for quality, rating in given if quality == best]
     bad = [rating for quality, rating in given if quality < best]
     pairs = [g > b for g in good for b in bad]
-    apart = fmean(pairs) if pairs else None
-    attentive = None if apart is None else apart >= ATTENTIVE
-    return Checked(given=len(given), good=_mean(good), bad=_mean(bad), told_apart=apart, attentive=attentive)
+    share = fmean(pairs) if pairs else None
+    attentive = None if share is None else share >= ATTENTIVE
+    return Checked(given=len(given), good=_mean(good), bad=_mean(bad), told_apart=share, attentive=attentive)
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -177,11 +177,11 @@ def _missing(
     key: Key, files: Mapping[str, HumanRatings], people: Mapping[str, Mapping[str, int]], table: Array
 ) -> list[str]:
     """What keeps the numbers from being all that they could be, in words."""
-    told = []
+    gaps = []
     for page in key.pages:
         back = {found.rater: found for found in files.values() if found.page == page.page}
         if not back:
-            told.append(f"{page.file}: nobody has sent ratings back")
+            gaps.append(f"{page.file}: nobody has sent ratings back")
         for rater in back:
             said = {
                 one.item
@@ -191,15 +191,15 @@ def _missing(
                 if not one.undecided
             }
             if left := len(set(page.items) - said):
-                told.append(f"{page.file}: {rater} has not answered {left} of {len(page.items)}")
+                gaps.append(f"{page.file}: {rater} has not answered {left} of {len(page.items)}")
     known = {page.page for page in key.pages}
     for path, found in files.items():
         if found.page not in known:
-            told.append(f"{path}: is of a page that this key does not know; counted as far as it shares replies")
+            gaps.append(f"{path}: is of a page that this key does not know; counted as far as it shares replies")
         if strange := [one for one in found.ratings if one.item not in key.items and one.item not in key.checks]:
-            told.append(f"{path}: {len(strange)} of its ratings are of replies that this key does not know")
+            gaps.append(f"{path}: {len(strange)} of its ratings are of replies that this key does not know")
     if len(people) < 2:
-        told.append("a second person: with one rater nothing can be said about agreement among people")
+        gaps.append("a second person: with one rater nothing can be said about agreement among people")
     elif not ((~np.isnan(table)).sum(axis=0) >= 2).any():
-        told.append("replies that two people rated: there are none, so nothing can be said about agreement among them")
-    return told
+        gaps.append("replies that two people rated: there are none, so nothing can be said about agreement among them")
+    return gaps

@@ -1,4 +1,4 @@
-"""Krippendorff's alpha and Spearman's correlation when units count more or less than once.
+"""Krippendorff's alpha and Spearman's correlation where units count more or less than once.
 
 Weights stand for two things: how often a resample drew a unit's case, and for how many replies of a run a unit of a
 sample stands. With weights of one the numbers are those of `aloe_jax.benchmark.agreement`; a weight of two is the
@@ -9,37 +9,51 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from aloe_jax.benchmark.intervals import Array
 
-Statistic = Callable[[Array], Array]  # of weights [S, U]: values [S]
+WeightedStatistic = Callable[[Array], Array]  # of weights [S, U]: values [S]
+Level = Literal["nominal", "ordinal", "interval"]  # of measurement
 
 
 class Alpha:
-    """Krippendorff's ordinal alpha of ratings [R raters, U units], NaN = not rated."""
+    """Krippendorff's alpha of ratings [R raters, U units], NaN = not rated (Krippendorff 2011, "Computing
+    Krippendorff's Alpha-Reliability").
 
-    def __init__(self, ratings: Array) -> None:
+    Units with fewer than two ratings do not count.
+    """
+
+    def __init__(self, ratings: Array, level: Level = "ordinal") -> None:
+        self._level = level
         rated = ~np.isnan(ratings)
         self._shared = np.flatnonzero(rated.sum(axis=0) >= 2)
         values, rated = ratings[:, self._shared], rated[:, self._shared]
-        scale = np.unique(values[rated])
+        self._scale = scale = np.unique(values[rated])
         counts = (values[:, :, None] == scale).sum(axis=0).astype(float)  # [U, V]
         pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(len(scale))
         self._pairs = pairs / (rated.sum(axis=0) - 1)[:, None, None]  # [U, V, V]
 
     def __call__(self, weights: Array) -> Array:
-        """[S]; NaN where all ratings are equal or no two raters share a unit."""
+        """[S]; NaN where all ratings are equal (there is no variation to agree about) or no two raters share a unit."""
         coincidences = np.tensordot(weights[:, self._shared], self._pairs, axes=1)  # [S, V, V]
         totals = coincidences.sum(axis=2)
-        middle = np.cumsum(totals, axis=1) - totals / 2
-        distances = (middle[:, :, None] - middle[:, None, :]) ** 2
+        distances = self._distances(totals)
         observed = (coincidences * distances).sum(axis=(1, 2))
         expected = (totals[:, :, None] * totals[:, None, :] * distances).sum(axis=(1, 2))
         rest = totals.sum(axis=1) - 1
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(expected > 0, 1 - observed * rest / expected, np.nan)
+
+    def _distances(self, totals: Array) -> Array:
+        """Squared distances of the values, [S or 1, V, V]."""
+        if self._level == "nominal":
+            return 1.0 - np.eye(len(self._scale))[None]
+        # Ordinal: how many ratings are between two values, half of those at both ends counted.
+        place = self._scale[None] if self._level == "interval" else np.cumsum(totals, axis=1) - totals / 2
+        return (place[:, :, None] - place[:, None, :]) ** 2
 
 
 class Spearman:
@@ -76,7 +90,7 @@ def pairwise_spearman(ratings: Array) -> Average:
 class Average:
     """The mean of some statistics, those that are undefined left out."""
 
-    def __init__(self, each: Sequence[Statistic]) -> None:
+    def __init__(self, each: Sequence[WeightedStatistic]) -> None:
         self._each = each
 
     def __call__(self, weights: Array) -> Array:
@@ -87,7 +101,7 @@ class Average:
         return np.where(count > 0, np.where(there, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-class Mean:
+class WeightedMean:
     """Mean of values [U], NaN = left out."""
 
     def __init__(self, values: Array) -> None:

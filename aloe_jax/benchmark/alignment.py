@@ -18,7 +18,6 @@ N-IR and R². With a single case there is nothing to resample: the interval is N
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,7 +54,7 @@ class AlignmentMetrics:
     coverage_by_turn: Array  # share of the cases with a rating
     coverage: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON, with None for NaN."""
         return {name: plain(value) for name, value in asdict(self).items()}
 
@@ -109,7 +108,7 @@ def checked(ratings: ArrayLike) -> Array:
     if wrong.any():
         case, turn = np.argwhere(wrong)[0]
         raise AloeError(
-            f"ratings: case {case}, turn {turn + 1} has {values[case, turn]:g}; ratings lie between 1 and 5 "
+            f"ratings: case {case}, turn {turn + 1} has {values[case, turn]:g}; ratings are between 1 and 5 "
             "and NaN stands for a missing one"
         )
     return values
@@ -148,7 +147,7 @@ def summaries(al: Array) -> dict[str, Array]:
     }
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """`value` with lists for arrays and None for NaN, for JSON."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}

@@ -13,29 +13,26 @@ and that of the personas is drawn.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.benchmark.dialogue import digest
-from aloe_jax.benchmark.people import item_id
+from aloe_jax.benchmark.human_ratings import item_id
 from aloe_jax.benchmark.rating import key
 from aloe_jax.benchmark.rating.criteria import criteria
-from aloe_jax.benchmark.rating.sample import Candidate, candidates, draw, name_runs
+from aloe_jax.benchmark.rating.sample import RatedReply, candidates, draw, name_runs
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.offline_page import as_script_data, fill, read_assets, read_text
 from aloe_jax.speech import sentences
 from aloe_jax.storage.files import together, write_atomically
 
-_HERE = Path(__file__).parent
-_SCRIPTS = ("basics", "state", "files", "view", "app")
+_PACKAGE = "aloe_jax.benchmark"
+_SCRIPTS = ("message", "state", "files", "view", "app")
 PEOPLE = 6  # that replies of known quality are taken from
 
 
@@ -74,14 +71,16 @@ def write_pages(
     offered = candidates(runs, models)
     drawn = draw(offered, raters, items, overlap, seed)
     known = _checks("the users" in simulated, checks)
-    asked, told = criteria(), _told(simulated)
+    asked, notice = criteria(), _simulation_notice(simulated)
     files = [output] if raters == 1 else [output.with_stem(f"{output.stem}-{n}") for n in range(1, raters + 1)]
     pages, texts = [], []
+    template, assets = read_text(_PACKAGE, "rating/page.html"), read_assets(_PACKAGE, "rating", _SCRIPTS, ["style"])
     for number, (file, part) in enumerate(zip(files, drawn.pages, strict=True)):
         shown = _mixed([*(_shown(one) for one in part), *(one for one, _ in known)], f"{seed} {number}")
         page = digest([one.item for one in shown])
         pages.append(key.Page(file=file.name, page=page, items=[one.item for one in shown]))
-        texts.append(_page(_payload(page, shown, told, list(asked.asked), list(asked.scale))))
+        data = _payload(page, shown, notice, list(asked.asked), list(asked.scale))
+        texts.append(fill(template, assets, as_script_data(data)))
     found = key.Key(
         seed=seed,
         simulated=simulated,
@@ -115,7 +114,7 @@ def _keep_key(where: Path, found: key.Key) -> None:
 # ---------------------------------------------------------------- what is shown
 
 
-def _shown(one: Candidate) -> Shown:
+def _shown(one: RatedReply) -> Shown:
     return Shown(one.item, one.persona, one.path, one.reply)
 
 
@@ -148,7 +147,7 @@ def _mixed(items: Sequence[Shown], seed: str) -> list[Shown]:
     return random.Random(f"order of a rating page {seed}").sample(ordered, len(ordered))
 
 
-def _told(simulated: Sequence[str]) -> str:
+def _simulation_notice(simulated: Sequence[str]) -> str:
     """What a rater has to know of it; which replies are whose is not said."""
     people = "the users" in simulated
     replies = any(part == "the reference lines" or part.startswith("the model") for part in simulated)
@@ -161,7 +160,7 @@ def _told(simulated: Sequence[str]) -> str:
 
 def _payload(
     page: str, shown: Sequence[Shown], simulated: str, asked: Sequence[tuple[str, str]], scale: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     personas: dict[tuple[str, str], int] = {}
     items = []
     for one in shown:
@@ -177,28 +176,3 @@ def _payload(
         "personas": people,
         "items": items,
     }
-
-
-# ---------------------------------------------------------------- the file
-
-
-def _page(payload: dict[str, Any]) -> str:
-    scripts = "".join((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{scripts}}})();\n'
-    style = (_HERE / "style.css").read_text(encoding="utf-8")
-    data = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-    parts = {
-        "script": script,
-        "style": style,
-        "script-hash": _source_hash(script),
-        "style-hash": _source_hash(style),
-        # Without these no text can end the element early, or open a comment in it.
-        "data": data.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
-    }
-    template = (_HERE / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _source_hash(text: str) -> str:
-    """As a content security policy names the one script or style that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

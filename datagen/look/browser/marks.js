@@ -1,19 +1,4 @@
-// Building elements, marking search hits, writing numbers. Text always enters the page as text nodes.
-
-const find = (id) => document.getElementById(id);
-
-/** An element: make("button.quiet", {title: "…", onclick: f}, "text", child, …). */
-function make(kind, given = {}, ...children) {
-  const [tag, ...classes] = kind.split(".");
-  const node = document.createElement(tag);
-  if (classes.length) node.className = classes.join(" ");
-  for (const [name, value] of Object.entries(given)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
+// Search hits marked, numbers written, small drawings.
 
 /** The text with what `pattern` finds (null: nothing) in <mark>. */
 function marked(text, pattern) {
@@ -28,8 +13,6 @@ function marked(text, pattern) {
   part.append(text.slice(from));
   return part;
 }
-
-const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
 /** A measure's value as it is written everywhere. */
 function written(measure, value) {

@@ -20,16 +20,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import jax
 import numpy as np
 
 from aloe_jax import __version__
+from aloe_jax.benchmark.alignment import Estimate
 from aloe_jax.benchmark.intervals import Array, interval
-from aloe_jax.benchmark.metrics import Estimate
-from aloe_jax.benchmark.results import as_json
+from aloe_jax.benchmark.results import fields_as_json
 from aloe_jax.benchmark.settings import PreferencesSettings
 from aloe_jax.conversation import Conversation
 from aloe_jax.coverage import Coverage
@@ -43,7 +43,8 @@ from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
 from aloe_jax.models.opening import load_pretrained, tokenizer_directory
 from aloe_jax.models.spec import Compute, check_vocabulary
-from aloe_jax.parallel.mesh import make_mesh, sharding
+from aloe_jax.parallel.distributed import place
+from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.progress import Progress
 from aloe_jax.settings import dump_settings
 from aloe_jax.storage.files import write_atomically
@@ -52,10 +53,10 @@ from aloe_jax.training.logprobs import reply_logps
 if TYPE_CHECKING:
     from rich.table import Table
 
-_TOO_LONG = "longer than a row (raise row_length)"
+_TOO_LONG = "longer than a row (raise data.row_length)"
 FORMAT, VERSION = "aloe-preferences", 1
 
-Place = tuple[str, int]  # conversation, number of the turn in its list
+PairKey = tuple[str, int]  # conversation, number of the turn in its list
 
 
 @dataclass(frozen=True)
@@ -122,24 +123,24 @@ class PreferenceResults:
 
 
 def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
-    """Score the pairs of `settings.data` by every model, one after the other; tells its progress.
+    """Score the pairs of `settings.data` by every model, one after the other; shows its progress.
 
     Only pairs that every model could score count, so that all are compared on the same ones. Raises AloeError where
     there are none, and for what is wrong with data and models.
     """
-    conversations = read_conversations(settings.data, settings.split, settings.limit)
+    conversations = read_conversations(settings.data.path, settings.data.split, settings.data.limit)
     paired = [
         (one.id, number) for one in conversations for number, turn in enumerate(one.turns) if turn.rejected is not None
     ]
-    lost: dict[Place, str] = {}
+    lost: dict[PairKey, str] = {}
     with Progress() as progress:
 
-        def scores(path: str) -> dict[Place, PairScore]:
+        def scores(path: str) -> dict[PairKey, PairScore]:
             found, unstable = pair_scores(path, conversations, settings, progress)
-            for place in paired:
-                if place not in found:
-                    reason = "that the chat template would rewrite" if place[0] in unstable else _TOO_LONG
-                    lost.setdefault(place, f"{reason} ({path})")
+            for key in paired:
+                if key not in found:
+                    reason = "that the chat template would rewrite" if key[0] in unstable else _TOO_LONG
+                    lost.setdefault(key, f"{reason} ({path})")
             return found
 
         reference = None if settings.reference is None else scores(settings.reference)
@@ -149,50 +150,46 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
     coverage = Coverage("pairs", len(paired), Counter(lost.values()), len(lost))
     if not shared:
         raise AloeError(
-            f"{settings.data}: no turn has two replies that every model could score; "
+            f"{settings.data.path}: no turn has two replies that every model could score; "
             + (coverage.line() if paired else "there is none with two replies")
         )
-    places = [place for place in everyone[0] if place in shared]
+    keys = [key for key in everyone[0] if key in shared]
     return PreferenceResults(
-        tuple(summarise(name, scores, reference, places, len(paired), settings) for name, scores in found.items()),
+        tuple(summarise(name, scores, reference, keys, len(paired), settings) for name, scores in found.items()),
         (coverage,),
     )
 
 
 def pair_scores(
     path: str, conversations: Sequence[Conversation], settings: PreferencesSettings, progress: Progress
-) -> tuple[dict[Place, PairScore], set[str]]:
+) -> tuple[dict[PairKey, PairScore], set[str]]:
     """Log-probabilities of every pair that fits a row, by conversation and turn, in their order.
 
     Also the conversations that are passed over because the chat template changes what was said before.
     """
     tokenizer = load_tokenizer(tokenizer_directory(path))
     template = ChatTemplate(tokenizer)
-    trees, owner, unstable = _trees(conversations, template, path, settings.row_length)
-    rows, report = pack(trees, settings.row_length)
+    trees, owner, unstable = _trees(conversations, template, path, settings.data.row_length)
+    rows, report = pack(trees, settings.data.row_length)
     click.echo(f"{path}: {report}")
     mesh = make_mesh(settings.mesh)
-    compute = Compute(attention=settings.attention, dtype=settings.compute_dtype)
-    model = load_pretrained(path, dtype=settings.dtype, mesh=mesh, compute=compute)
+    compute = Compute(attention=settings.model.attention, dtype=settings.model.compute_dtype)
+    model = load_pretrained(path, dtype=settings.model.dtype, mesh=mesh, compute=compute)
     check_vocabulary(tokenizer, model.spec, path)
     longest = int(rows.positions.max()) + 1
     if longest > model.spec.max_length:
         raise AloeError(
-            f"row_length: the longest conversation has {longest} tokens on one path, {path} takes at most "
-            f"{model.spec.max_length}; lower row_length to {model.spec.max_length}"
+            f"data.row_length: the longest conversation has {longest} tokens on one path, {path} takes at most "
+            f"{model.spec.max_length}; lower data.row_length to {model.spec.max_length}"
         )
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    size = -(-settings.rows // shards) * shards
+    size = -(-settings.data.rows // shards) * shards
     logps: dict[str, tuple[float, int]] = {}
     task = progress.add(f"{path}: rows", len(rows))
     with jax.set_mesh(mesh):
         scored = jax.jit(reply_logps)
         for number, batch in enumerate(evaluation_batches(rows, size)):
-            placed = {
-                name: jax.device_put(values, sharding(mesh, ("batch", *(None,) * (values.ndim - 1)), values.shape))
-                for name, values in batch.items()
-            }
-            values = np.asarray(scored(model, placed))
+            values = np.asarray(scored(model, place(batch, mesh)))
             for row, ids in enumerate(rows.reply_ids[number * size : (number + 1) * size]):
                 for reply, id in enumerate(ids, 1):
                     logps[id] = float(values[row, reply]), int(batch["reply_length"][row, reply])
@@ -227,7 +224,7 @@ def _trees(
 
 def _pairs(
     trees: Sequence[TokenTree], owner: Sequence[str], logps: Mapping[str, tuple[float, int]]
-) -> list[tuple[Place, PairScore]]:
+) -> list[tuple[PairKey, PairScore]]:
     found = []
     for tree, conversation in zip(trees, owner, strict=True):
         for pair in tree.pairs:
@@ -241,17 +238,17 @@ def _pairs(
 
 def summarise(
     name: str,
-    scores: Mapping[Place, PairScore],
-    reference: Mapping[Place, PairScore] | None,
-    places: Sequence[Place],
+    scores: Mapping[PairKey, PairScore],
+    reference: Mapping[PairKey, PairScore] | None,
+    keys: Sequence[PairKey],
     possible: int,
     settings: PreferencesSettings,
 ) -> PreferenceScores:
-    """The numbers of one model over the pairs at `places`, of `possible` ones."""
-    table = np.array([_numbers(scores[place], reference[place] if reference else None) for place in places])
-    names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in places))}
-    member = np.zeros((len(names), len(places)))
-    member[[names[conversation] for conversation, _ in places], np.arange(len(places))] = 1.0
+    """The numbers of one model over the pairs `keys`, of `possible` ones."""
+    table = np.array([_numbers(scores[key], reference[key] if reference else None) for key in keys])
+    names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in keys))}
+    member = np.zeros((len(names), len(keys)))
+    member[[names[conversation] for conversation, _ in keys], np.arange(len(keys))] = 1.0
     sums, counts = member @ np.nan_to_num(table), member.sum(axis=1)  # by conversation
 
     def means(weights: Array) -> Array:
@@ -263,12 +260,12 @@ def summarise(
         number: Estimate(*(math.nan if undefined[i] else float(x[i]) for x in (value, low, high)))
         for i, number in enumerate(NUMBERS)
     }
-    turns = np.array([scores[place].turn for place in places])
+    turns = np.array([scores[key].turn for key in keys])
     by_turn = tuple(
         ByTurn(int(turn), int((turns == turn).sum()), *(float(x) for x in table[turns == turn].mean(axis=0)))
         for turn in np.unique(turns)
     )
-    return PreferenceScores(name, len(names), len(places), possible - len(places), **estimates, by_turn=by_turn)
+    return PreferenceScores(name, len(names), len(keys), possible - len(keys), **estimates, by_turn=by_turn)
 
 
 def _numbers(own: PairScore, reference: PairScore | None) -> list[float]:
@@ -287,10 +284,15 @@ def write_preferences(settings: PreferencesSettings, results: PreferenceResults)
     """Write preferences.json and config.yaml, each under a temporary name first; returns the former's path."""
     directory = Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "aloe_jax": __version__}
-    record |= {
-        "models": {one.model: {k: v for k, v in as_json(one).items() if k != "model"} for one in results.models},
-        "settings": as_json(settings.model_dump()),
+    models = {one.model: fields_as_json(one) for one in results.models}
+    for values in models.values():
+        del values["model"]
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "aloe_jax": __version__,
+        "models": models,
+        "settings": settings.model_dump(mode="json"),
     }
     write_atomically(directory / "config.yaml", dump_settings(settings))
     write_atomically(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")

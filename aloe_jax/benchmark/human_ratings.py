@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from aloe_jax.benchmark.agreement import Agreement, agreement
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.results import StoredRecord
 from aloe_jax.conversation import Message, Persona, read_record
 from aloe_jax.errors import AloeError
 
@@ -39,11 +40,7 @@ FORMAT: Literal["aloe-human-ratings"] = "aloe-human-ratings"
 VERSION: Literal[1] = 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class HumanRating(_Record):
+class HumanRating(StoredRecord):
     """What one person said of one reply."""
 
     item: str = Field(min_length=1)
@@ -53,7 +50,7 @@ class HumanRating(_Record):
     undecided: bool = False
 
 
-class HumanRatings(_Record):
+class HumanRatings(StoredRecord):
     """All that one person rated on one page."""
 
     format: Literal["aloe-human-ratings"] = FORMAT

@@ -31,7 +31,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a chart's things lie, in its own units, and what its vertical axis spans."""
+    """Where the parts of a chart are, in its own units, and what its vertical axis spans."""
 
     least: float
     most: float
@@ -50,7 +50,7 @@ class Frame:
         return self.left + 14 + (span - 28) * (turn / (self.turns - 1) if self.turns > 1 else 0.5)
 
     def y(self, value: float) -> float:
-        """Of a value; what lies outside is drawn at the edge."""
+        """Of a value; what is outside is drawn at the edge."""
         share = (min(max(value, self.least), self.most) - self.least) / (self.most - self.least)
         return self.top + (self.height - self.top - self.bottom) * (1 - share)
 
@@ -80,7 +80,7 @@ def small_frame(lines: Sequence[Line], turns: int, share: bool, most: Number = N
 
 def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
     """An SVG of all lines over turns 1..K; named at their ends where the frame leaves room for it."""
-    ordered = sorted(lines, key=lambda line: line.look.style != "ref")  # reference lines lie below the models'
+    ordered = references_first(lines)
     named = frame.right > 100
     small = "" if named else " small"
     return "\n".join(
@@ -88,13 +88,23 @@ def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
             f'<svg class="chart{small}" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" '
             f'aria-label="{escape(title)}">',
             *_axes(frame),
-            *(_band(line, frame) for line in ordered if line.look.style != "ref" and line.low),
+            *(_band(line, frame) for line in ordered if not is_reference(line) and line.low),
             *(_curve(line, frame) for line in ordered),
             *(_labels(ordered, frame) if named else ()),
             *(_column(turn, frame) for turn in range(frame.turns)),
             "</svg>",
         ]
     )
+
+
+def is_reference(line: Line) -> bool:
+    """Whether it is a reference line and not a model under test."""
+    return line.look.style == "ref"
+
+
+def references_first(lines: Sequence[Line]) -> list[Line]:
+    """In the order in which they are drawn: reference lines are below the models'."""
+    return sorted(lines, key=lambda line: not is_reference(line))
 
 
 def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
@@ -247,7 +257,7 @@ def _marker(kind: str, x: float, y: float) -> str:
 
 
 def _labels(lines: Sequence[Line], frame: Frame) -> list[str]:
-    """Names at the line ends, moved apart where they would overlap, with a leader back to their line."""
+    """Names at the line ends, moved away from each other where they would overlap, with a leader back to their line."""
     ends = []
     for line in lines:
         if parts := _parts(line.values):
@@ -283,7 +293,7 @@ class _Pile:
 
 
 def spread(wanted: Sequence[float], frame: Frame) -> list[float]:
-    """Places at least LABEL_GAP apart and inside the chart, as near as may be to `wanted` (ascending)."""
+    """Positions at least LABEL_GAP from each other and inside the chart, as near as may be to `wanted` (ascending)."""
     piles: list[_Pile] = []
     for place in wanted:
         piles.append(_Pile(place))

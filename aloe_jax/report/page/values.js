@@ -1,20 +1,6 @@
-// Building elements and writing numbers. Texts of people and models always enter the page as text nodes.
+// The data of the page, and how numbers are written.
 
-const find = (id) => document.getElementById(id);
 const data = JSON.parse(find("data").textContent);
-
-/** An element: make("button.small", {title: "…", onclick: f}, "text", child, …). */
-function make(kind, given = {}, ...children) {
-  const [tag, ...classes] = kind.split(".");
-  const node = document.createElement(tag);
-  if (classes.length) node.className = classes.join(" ");
-  for (const [name, value] of Object.entries(given)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
-  return node;
-}
 
 const fixed = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 

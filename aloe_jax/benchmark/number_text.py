@@ -54,7 +54,7 @@ def p_value(p: Number) -> str:
 
 
 def spread(estimate: StoredEstimate, digits: int) -> tuple[str, str] | None:
-    """How far the interval's ends lie below and above the printed value, in its digits; None without an interval."""
+    """How far the interval's ends are below and above the printed value, in its digits; None without an interval."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
     value = round(estimate.value, digits)
