@@ -12,7 +12,7 @@ from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import nested, parameter_shardings, weights
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from tests.models.test_attention import depths, random_tree
+from tests.interval_attention import depths, random_tree
 from tests.random_models import random_decoder
 
 SPEC = ModelSpec(
