@@ -13,7 +13,7 @@ from aloe_jax.models.spec import Compute
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from tests.models.test_attention import depths, random_tree
+from tests.interval_attention import depths, random_tree
 from tests.random_models import random_decoder
 
 SPEC = DecoderSpec(

@@ -44,7 +44,9 @@ def save_model(family: str, directory: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("family", SPECS)
+@pytest.mark.parametrize(
+    "family", [name if name in ("qwen2", "olmo2") else pytest.param(name, marks=pytest.mark.soak) for name in SPECS]
+)
 def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
     path = save_model(family, tmp_path / family)
     model = {"path": str(path), "tokenizer": None}

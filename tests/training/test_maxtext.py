@@ -85,7 +85,10 @@ def check_tree(logits, places, tolerance):
     assert np.abs(logits[3, branch] - logits[path, own]).max() > 0.01  # the broken mask shows
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Two with what differs most: caps, windows and scaled norms; experts.
+@pytest.mark.parametrize(
+    "name", [name if name in ("gemma2", "qwen3_moe") else pytest.param(name, marks=pytest.mark.soak) for name in NAMES]
+)
 def test_families_equal_transformers_and_trees_equal_paths(name, tmp_path):
     directory, values = stored(name, tmp_path / "model"), np.load(GOLDEN / name / "golden.npz")
     model = load(directory)

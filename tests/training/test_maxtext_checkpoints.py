@@ -192,6 +192,6 @@ def test_their_training_goes_on_here_and_the_result_goes_back(settings, tmp_path
     _, _, pyconfig = theirs()
     lines = (tmp_path / "out/maxtext.txt").read_text().split()
     with silent(), unchanged():
-        read_by_them = pyconfig._initialize_pydantic(["", str(internals.parts().configs / "base.yml"), *lines])
+        read_by_them = pyconfig.initialize_pydantic(["", str(internals.parts().configs / "base.yml"), *lines])
     assert (read_by_them.emb_dim, read_by_them.num_query_heads, read_by_them.mlp_dim) == (16, 2, 16)
     assert read_by_them.load_parameters_path == f"{tmp_path}/out/0/items"

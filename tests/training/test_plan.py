@@ -253,7 +253,8 @@ def test_adapters_and_sources_have_their_lines():
 
 def test_what_does_not_fit_is_warned_of(monkeypatch):
     monkeypatch.setattr(summary, "limit", lambda mesh: 1000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 0, 1000))
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=1000, used=0, free=1000))
     text = str(made(settings(checkpoints={"keep": 4})))
     assert "a device, which has 1000 B: set model.remat=full" in text
     assert "warning     5 checkpoints and one being written need" in text and "the disk has 1000 B free" in text

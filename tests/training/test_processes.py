@@ -65,7 +65,13 @@ def same_losses(left, right):
             np.testing.assert_allclose(one["grad_norm"], other["grad_norm"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("mesh", [{"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 2, "tensor": 4}], ids=["rows", "tensor"])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        pytest.param({"data": 2, "fsdp": 4}, id="rows"),
+        pytest.param({"data": 1, "fsdp": 2, "tensor": 4}, id="tensor", marks=pytest.mark.soak),
+    ],
+)
 def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path, mesh):
     model = {"path": starting_model, "tokenizer": None}
     one = settings("dpo", "one", model=model, mesh=mesh)
