@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-soak docs lint lock bench bench-quick bench-parts browser
+.PHONY: help setup demo check test test-soak docs lint lock bench bench-quick bench-parts browser
 BIN := .venv/bin
 READY := .venv/.ready
 LIBTPU := .venv/libtpu/.ready
@@ -44,10 +44,13 @@ $(LIBTPU): requirements.libtpu.lock | $(READY)
 	else mkdir -p .venv/libtpu; echo "libtpu exists for Linux on x86-64 only: tests that compile for TPUs are skipped"; fi
 	@touch $@
 
+check: lint  ## The minute before a commit: style, types, and quick tests of every package
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m quick --durations=0 --durations-min=5
+
 test: $(READY) $(LIBTPU)  ## All tests, offline, on a CPU
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-soak: $(READY) $(LIBTPU)  ## Tests that take long by nature: every way in under thousands of bad inputs
+test-soak: $(READY) $(LIBTPU)  ## Tests that take long by nature: thousands of bad inputs, repeated kills, full sizes
 	@$(BIN)/python -m pytest -m soak -n 2 --dist worksteal
 
 browser:  ## Install Chromium, with which the tests open the generated pages (Debian and its kin, as root)

@@ -15,6 +15,8 @@ from aloe_jax.storage.files import is_remote
 
 register(POLICY)
 
+Branching = Literal["random", "both"]  # which replies of a turn the user answers
+
 
 class PersonasSettings(Section):
     """The pool: `profiles` × `personalities_per_profile` for training, and a disjoint benchmark set."""
@@ -43,9 +45,7 @@ class ConversationsSettings(Section):
     concurrency: AtOnce = 8
     hint: bool = True  # one of the two replies is written with the inferred persona; False: two plain draws
     verify_twice: bool = False  # ask the verifier in both orders; replies on which it disagrees are drawn again
-    branch: Literal["random", "both"] = (
-        "random"  # both: the user answers both replies in the first `branch_depth` turns
-    )
+    branch: Branching = "random"  # both: the user answers both replies in the first `branch_depth` turns
     branch_depth: Annotated[int, Field(gt=0, le=12)] = 1  # every turn of it doubles the conversation
     batch: bool = False  # through the Gemini Batch API at half price, turns advancing in waves; provider genai only
     validation_fraction: Fraction = 0.05

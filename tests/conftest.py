@@ -21,12 +21,15 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers find it set by the proces
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-# A shell starts what runs in its background with Ctrl-C ignored, and nohup ignores a closed terminal: tests that press
-# the one and close the other would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A shell starts what runs in its background with Ctrl-C and Ctrl-\ ignored, and nohup ignores a closed terminal: tests
+# that send these signals to a process would have it inherit that.
+for ignored, default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, default)
 
 # The compiler for TPUs, where `make test` has put it: it compiles here, nothing runs on it.
 libtpu = Path(sys.prefix, "libtpu", "libtpu", "libtpu.so")

@@ -7,7 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from aloe_jax.models.attention import attend
-from tests.models.test_attention import depths, inputs, random_tree
+
+
+def random_tree(rng, length):
+    """Parents and exclusive subtree ends of `length` tokens in depth-first order; some tokens start new trees."""
+    parents, path = [], []
+    for token in range(length):
+        keep = rng.integers(0, len(path) + 1) if rng.random() < 0.3 else len(path)
+        del path[keep:]
+        parents.append(path[-1] if path else -1)
+        path.append(token)
+    ends = [token + 1 for token in range(length)]
+    for token in reversed(range(length)):
+        if parents[token] >= 0:
+            ends[parents[token]] = max(ends[parents[token]], ends[token])
+    return parents, np.array(ends, np.int32)
+
+
+def depths(parents):
+    """Of every token, how many come before it on its path."""
+    found = []
+    for parent in parents:
+        found.append(found[parent] + 1 if parent >= 0 else 0)
+    return found
+
+
+def inputs(rng, batch, length, heads=4, kv_heads=2, size=8):
+    shapes = [(batch, length, heads, size), (batch, length, kv_heads, size), (batch, length, kv_heads, size)]
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
 def packed_rows(rng, batch, length, padding=0):

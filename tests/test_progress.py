@@ -15,6 +15,7 @@ from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.progress import EVERY, VARIABLE, Progress
 from aloe_jax.settings import dump_settings
+from tests.forked import Process
 from tests.players import SCRIPTED, small_settings
 from tests.standin import running
 
@@ -29,10 +30,9 @@ def command(*arguments, seconds=0.2):
     """Run a command without a terminal: (status, lines of stderr, seconds that it took)."""
     environment = os.environ | {VARIABLE: str(seconds), "OPENAI_API_KEY": "k", "GEMINI_API_KEY": "k"}
     start = time.monotonic()
-    found = subprocess.run(
-        [sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    return found.returncode, found.stderr.splitlines(), time.monotonic() - start
+    process = Process(*arguments, env=environment)
+    _, errors = process.communicate()
+    return process.returncode, errors.splitlines(), time.monotonic() - start
 
 
 def written(folder, role=None, server=None, model="503x2", provider="openai", **more):

@@ -107,6 +107,12 @@ class RoleSettings(Section):
         return {"model": self.model, "temperature": self.temperature, "thinking_budget": self.thinking_budget}
 
 
+class SteadyRole(RoleSettings):
+    """A role that judges: the same question gets the same answer, where nothing else is set."""
+
+    temperature: Temperature = 0.0
+
+
 class RolesSettings(Section):
     """The cast: who writes personas, talks, infers, replies, verifies and judges.
 
@@ -118,8 +124,8 @@ class RolesSettings(Section):
     user: RoleSettings = RoleSettings()
     inducer: RoleSettings = RoleSettings()
     responder: RoleSettings = RoleSettings()
-    verifier: RoleSettings = RoleSettings(temperature=0.0)
-    judge: RoleSettings = RoleSettings(temperature=0.0)
+    verifier: SteadyRole = SteadyRole()
+    judge: SteadyRole = SteadyRole()
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +137,5 @@ class RolesSettings(Section):
         for name in cls.model_fields:
             own = resolved.get(name, {})
             if isinstance(own, dict):
-                steady = {"temperature": 0.0} if name in ("verifier", "judge") else {}
-                resolved[name] = steady | shared | own
+                resolved[name] = shared | own
         return resolved

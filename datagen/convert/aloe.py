@@ -46,6 +46,7 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
                 )
         if not _MADE.fullmatch(conversation.id):
             note("ids of a conversation and its persona", 1)
+        note("system messages", int(conversation.system is not None))
         note(
             "turns that say which reply was written with the hint",
             sum(t.hinted is not None for t in conversation.turns),
@@ -81,7 +82,7 @@ def _root_to_leaf(conversation: Conversation) -> list[list[tuple[int, Branch]]]:
     A dialogue is a list of (turn, the reply that it follows there); at its last turn the reply marked as continued.
     An ordinary tree has one, its main line.
     """
-    answered = {place[0] for number in range(len(conversation.turns)) if (place := conversation.place(number))}
+    answered = {parent[0] for number in range(len(conversation.turns)) if (parent := conversation.parent(number))}
     return [
         [*conversation.path(number), (number, turn.continued)]
         for number, turn in enumerate(conversation.turns)

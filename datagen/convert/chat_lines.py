@@ -5,8 +5,8 @@ reply of every line is a preferred one; or a conversation (`lines="conversation"
 continued replies, which were drawn at random and so are not all preferred.
 
 Read, a line becomes a conversation with one reply a turn, good for SFT. Lines are not joined: those written a turn
-each come back as so many conversations. A leading system message is an instruction to the assistant, no description
-of the user, and there is no place for it: it is dropped and counted. The persona is "not recorded".
+each come back as so many conversations. A system message, first of the messages or in a column of its own, is kept. The
+persona is "not recorded".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from aloe_jax.conversation import Conversation, Message, Persona, Turn
-from datagen.convert.json_lines import Notes, dump, messages, read_records
+from datagen.convert.json_lines import Notes, dump, messages, note_columns, read_records
 
 Lines = Literal["turn", "conversation"]
 NOT_RECORDED = Persona(id="unrecorded", profile="not recorded", personality="not recorded")
@@ -26,15 +26,13 @@ NOT_RECORDED = Persona(id="unrecorded", profile="not recorded", personality="not
 def read(path: Path, note: Notes) -> Iterator[Conversation]:
     """Yield a conversation for each line. Raises AloeError naming the line and the message that is out of turn."""
     for record in read_records(path):
-        for key in record.value:
-            if key != "messages":
-                note(f"values of the column {key}", 1)
-        has_system, texts = messages(record.value.get("messages"), record.where, "messages", "assistant")
-        note("system messages", int(has_system))
+        note_columns(record, ("messages",), note)
+        system, texts = messages(record, "messages", "assistant")
         digest = hashlib.sha256(dump(texts).encode()).hexdigest()
         yield Conversation(
             id=f"chat-{record.number:06d}-{digest[:12]}",
             persona=NOT_RECORDED,
+            system=system,
             turns=[
                 Turn(user=user, preferred=reply, rejected=None, continued="preferred")
                 for user, reply in zip(texts[::2], texts[1::2], strict=True)

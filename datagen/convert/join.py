@@ -152,4 +152,4 @@ def _conversation(root: _Node, group: RowGroup, names: set[str]) -> Conversation
         copies += 1
         unique = f"{name}.{copies}"
     names.add(unique)
-    return Conversation(id=unique, persona=group.persona or NOT_RECORDED, turns=turns)
+    return Conversation(id=unique, persona=group.persona or NOT_RECORDED, system=group.system, turns=turns)

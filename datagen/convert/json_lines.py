@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aloe_jax.conversation import HALF
-from aloe_jax.data.fields import FLAGS, is_empty, joined
+from aloe_jax.data.fields import FLAGS, SYSTEM, content, is_empty, joined, system_of
 from aloe_jax.data.records import json_records
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from datagen.output_files import replacing_file
 
 
@@ -21,7 +22,7 @@ class Record:
 
     where: str  # "FILE line N", for messages
     number: int  # of the line, from 1
-    value: dict[str, object]
+    value: dict[str, JSON]
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -46,7 +47,7 @@ def _check_file(path: Path) -> None:
         raise AloeError(f"{path}: no such file")
 
 
-def _refuse_half_characters(value: dict[str, object], where: str) -> None:
+def _refuse_half_characters(value: dict[str, JSON], where: str) -> None:
     try:
         dump(value).encode()
     except UnicodeEncodeError:
@@ -135,15 +136,16 @@ def text(value: object, where: str, field: str) -> str:
     return value
 
 
-def messages(value: object, where: str, field: str, ends: str) -> tuple[bool, list[str]]:
-    """The texts of a chat: (whether a system message came first, user and assistant texts in turn).
+def messages(record: Record, field: str, ends: str) -> tuple[str | None, list[str]]:
+    """The texts of a chat: (the system message, user and assistant texts in turn).
 
-    The first text is the user's; `ends` is the role of the last message. Raises AloeError naming the first
-    message that is out of turn or not plain text.
+    The system message is the first of the messages, or in a column of its own. The first text is the user's; `ends` is
+    the role of the last message. Raises AloeError naming the first message that is out of turn or not plain text.
     """
+    value, where = record.value.get(field), record.where
     items = sequence(value, where, field)
     texts: list[str] = []
-    has_system = False
+    system: str | None = None
     role = ""
     for number, item in enumerate(items):
         name = f"{field}.{number}"
@@ -155,18 +157,18 @@ def messages(value: object, where: str, field: str, ends: str) -> tuple[bool, li
             raise AloeError(f"{where}: {name}.{key}: is unknown and would be lost; remove it from every message")
         role = text(item.get("role"), where, f"{name}.role")
         if number == 0 and role == "system":
-            has_system = not is_empty(item.get("content"))
+            system = content(item, where, name, optional=True) or None
             continue
         due = "assistant" if len(texts) % 2 else "user"
         if role != due:
             raise AloeError(f"{where}: {name}.role: is {role!r} where {due!r} is due; user and assistant take turns")
-        content = item.get("content")
-        if isinstance(content, list):
-            content = joined(content, where, f"{name}.content")
-        texts.append(text(content, where, f"{name}.content"))
+        said = item.get("content")
+        if isinstance(said, list):
+            said = joined(said, where, f"{name}.content")
+        texts.append(text(said, where, f"{name}.content"))
     if not texts or role != ends:
         raise AloeError(f"{where}: {field}: must end with a message of the {ends}")
-    return has_system, texts
+    return system_of(record.value, where, system), texts
 
 
 def _says_learn(key: str, value: object) -> bool:
@@ -175,6 +177,13 @@ def _says_learn(key: str, value: object) -> bool:
 
 
 Notes = Callable[[str, int], None]  # counts something that the target cannot hold: (what, how often)
+
+
+def note_columns(record: Record, known: Collection[str], note: Notes) -> None:
+    """Count the columns that are not read: all that are not `known` and no system message."""
+    for key in record.value:
+        if key not in known and key not in SYSTEM:
+            note(f"values of the column {key}", 1)
 
 
 def _kind(value: object) -> str:

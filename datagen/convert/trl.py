@@ -10,8 +10,8 @@ recorded".
 Read, a row joins the tree of a row whose prompt and one of whose replies its own prompt extends, in whatever order
 the file has them; `continued` and the places in a forked tree follow from that (at a fork the reply whose row comes
 first in the file is the main line; where nobody answered, the preferred reply counts as continued). History that has
-no row of its own is kept as turns with one reply. A system message is dropped and counted, as in `chat`, and other
-columns are, too.
+no row of its own is kept as turns with one reply. A system message is kept, as in `chat`; other columns are dropped and
+counted.
 
 Written, which reply had the hint, the inferred persona, and turns with one reply that no later turn has in its prompt
 are lost and counted.
@@ -19,15 +19,15 @@ are lost and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from datagen.convert.chat_lines import NOT_RECORDED
 from datagen.convert.join import Row, RowGroup, join
-from datagen.convert.json_lines import Notes, Record, dump, mapping, messages, read_records, text
+from datagen.convert.json_lines import Notes, Record, dump, mapping, messages, note_columns, read_records, text
 
 _COLUMNS = ("prompt", "chosen", "rejected", "persona", "conversation_id")
 
@@ -66,13 +66,9 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
 
 def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     value, where = record.value, record.where
-    for key in value:
-        if key not in _COLUMNS:
-            note(f"values of the column {key}", 1)
-    has_system, prompt = messages(value.get("prompt"), where, "prompt", "user")
-    note("system messages", int(has_system))
+    note_columns(record, _COLUMNS, note)
     # Rows under different system messages are different dialogues, even if all else is equal.
-    system = _system(value["prompt"]) if has_system else None
+    system, prompt = messages(record, "prompt", "user")
     name = value.get("conversation_id")
     if name is not None:
         name = text(name, where, "conversation_id")
@@ -89,11 +85,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     )
 
 
-def _system(messages: Any) -> str:
-    return str(messages[0]["content"])
-
-
-def _reply(value: dict[str, object], field: str, where: str) -> str:
+def _reply(value: Mapping[str, JSON], field: str, where: str) -> str:
     reply = value.get(field)
     if not isinstance(reply, list) or len(reply) != 1 or not isinstance(reply[0], dict):
         raise AloeError(f"{where}: {field}: expected a list of one message of the assistant")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 from aloe_jax.conversation import Conversation, Persona, Turn
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.offline_page import fill, read_assets, read_text
 from datagen.build import split_by_profile
 from datagen.conversations import recorded_conversations
 from datagen.convert import Format, read
@@ -25,8 +24,7 @@ from datagen.output_files import replacing_file
 from datagen.personas import Personas, recorded_personas
 from datagen.settings import DatagenSettings
 
-_BROWSER = Path(__file__).parent / "browser"
-_SCRIPTS = ("basics", "data", "search", "filters", "list", "dialogue", "persona", "app")
+_SCRIPTS = ("marks", "data", "search", "filters", "list", "dialogue", "persona", "app")
 SAME = 0.6  # share of the fewer content words that an inferred sentence has in common with the persona's
 
 
@@ -216,21 +214,7 @@ def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, object]]
 
 def _page(payload: Mapping[str, object]) -> str:
     packed = gzip.compress(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), 7, mtime=0)
-    scripts = "".join((_BROWSER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{scripts}}})();\n'
-    style = (_BROWSER / "style.css").read_text(encoding="utf-8")
-    parts = {
-        "script": script,
-        "style": style,
-        "script-hash": _source_hash(script),
-        "style-hash": _source_hash(style),
-        # Base64 has no "<", so that no text can end the element early.
-        "data": base64.b64encode(packed).decode(),
-    }
-    template = (_BROWSER / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _source_hash(text: str) -> str:
-    """As a content security policy names the one script or style that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    # Base64 has no "<", so that no text can end the element early.
+    data = base64.b64encode(packed).decode()
+    assets = read_assets("datagen.look", "browser", _SCRIPTS, ["style"])
+    return fill(read_text("datagen.look", "browser/page.html"), assets, data)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.pairwise import side_by_side, sign_test
 from aloe_jax.conversation import Persona
@@ -32,7 +32,7 @@ class Player:
 def dialogues(*replies):
     personas = [Persona(id=f"p{i}", profile="a", personality="b") for i in range(len(replies))]
     return [
-        Dialogue(persona, [Exchange("hi", Reply(text)) for text in row])
+        Dialogue(persona, [DialogueTurn("hi", CandidateReply(text)) for text in row])
         for persona, row in zip(personas, replies, strict=True)
     ]
 
@@ -109,7 +109,7 @@ def test_the_simulated_judge_prefers_who_knows_the_person(tmp_path):
 
     rows = {
         kind: [
-            Dialogue(k.persona, [Exchange(k.path[0]["content"], Reply(k.replies[kind]))])
+            Dialogue(k.persona, [DialogueTurn(k.path[0]["content"], CandidateReply(k.replies[kind]))])
             for k in known_replies(True, 4)
         ]
         for kind in ("generic", "informed")

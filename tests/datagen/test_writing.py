@@ -14,6 +14,7 @@ from aloe_jax.settings import dump_settings
 from aloe_jax.storage.disk import DiskError, refusals
 from datagen.output_files import replacing_file
 from tests.conversations import conversation
+from tests.forked import Process
 from tests.players import small_settings
 
 WRITER = """
@@ -28,18 +29,13 @@ with replacing_file(Path(sys.argv[1])) as partial:
 
 
 def datagen(*arguments, wait=True):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "datagen", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Process("datagen", *arguments)
     return finished(process) if wait else process
 
 
 def finished(process):
     """(status, stdout, stderr)"""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Journal, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn, Journal
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.journal_file import COLUMNS, checksum
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
         ledger.count_fault("m", "judge", "503 Service Unavailable")
         ledger.vectors("m", ["one", "two"], lambda texts: [[1.0, 2.0] for _ in texts])
         kept = Journal(ledger, {"model": "x"}, {"model": "u"}, 0, PEOPLE)
-        kept.write(0, [(0, Exchange("hello", Reply("hi", (1, 2))))])
+        kept.write(0, [(0, DialogueTurn("hello", CandidateReply("hi", (1, 2))))])
         judge = Judge("j", Player(), ledger, 0)
         judge.vote(PEOPLE[0], PATH, "hi")
         judge.compare(PEOPLE[0], PATH, PATH)

@@ -12,7 +12,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.journal_file import CHECKED_WHOLE, COLUMNS
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, Request
-from aloe_jax.salvage import salvage
+from aloe_jax.llm.salvage import salvage
 
 TEXTS = [f"the answer number {n} of a model, in some words" for n in range(60)]
 

@@ -11,21 +11,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models import attention
 from aloe_jax.models.attention import attend
 from aloe_jax.models.kernels import chunked, gpu, tpu
-
-
-def random_tree(rng, length):
-    """Parents and exclusive subtree ends of `length` tokens in depth-first order; some tokens start new trees."""
-    parents, path = [], []
-    for token in range(length):
-        keep = rng.integers(0, len(path) + 1) if rng.random() < 0.3 else len(path)
-        del path[keep:]
-        parents.append(path[-1] if path else -1)
-        path.append(token)
-    ends = [token + 1 for token in range(length)]
-    for token in reversed(range(length)):
-        if parents[token] >= 0:
-            ends[parents[token]] = max(ends[parents[token]], ends[token])
-    return parents, np.array(ends, np.int32)
+from tests.interval_attention import depths, inputs, random_tree
 
 
 def over_ancestors(query, key, value, parents, window=10**6):
@@ -43,11 +29,6 @@ def over_ancestors(query, key, value, parents, window=10**6):
             weights = np.exp(scores - scores.max())
             out[token, head] = weights / weights.sum() @ value[seen, head // share]
     return out
-
-
-def inputs(rng, batch, length, heads=4, kv_heads=2, size=8):
-    shapes = [(batch, length, heads, size), (batch, length, kv_heads, size), (batch, length, kv_heads, size)]
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
 @settings(max_examples=8, deadline=None)
@@ -74,14 +55,6 @@ def test_a_window_counts_along_the_path(seed, window, method):
         patch.setattr(chunked, "STRIP", 4)
         found = attend(query, key, value, ends, method, positions, window)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def depths(parents):
-    """Of every token, how many come before it on its path."""
-    found = []
-    for parent in parents:
-        found.append(found[parent] + 1 if parent >= 0 else 0)
-    return found
 
 
 def test_without_subtree_ends_the_mask_is_causal():

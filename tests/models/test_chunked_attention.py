@@ -10,8 +10,7 @@ from aloe_jax.models.kernels import chunked
 from aloe_jax.models.kernels.chunked import interval_attention
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from tests.interval_attention import differences, outcome, packed_rows
-from tests.models.test_attention import inputs
+from tests.interval_attention import differences, inputs, outcome, packed_rows
 from tests.random_trees import draw_tree
 
 

@@ -134,7 +134,10 @@ LENGTH = 2048
 
 
 @needs_libtpu
-@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize(
+    "topology",
+    ["v5e:2x2", *(pytest.param(name, marks=pytest.mark.soak) for name in ("v4:2x2x1", "v5p:2x2x1", "v6e:2x2"))],
+)
 @pytest.mark.parametrize("windowed", [False, True])
 def test_compiles_for_tpus_without_a_square_of_scores(topology, windowed):
     mesh = tpu_mesh(topology, MeshSettings(fsdp=2, tensor=2))

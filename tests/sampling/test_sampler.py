@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.sampling import cache, programs
+from aloe_jax.sampling import cache
 from aloe_jax.sampling.sampler import Sampler
+from tests.compilations import compilations
 from tests.random_models import random_decoder
 from tests.sampling.tiny import LENGTH, ROWS, SPEC, drawn, following, lively, prompts, replies, session_of
 
@@ -141,11 +142,11 @@ def test_some_conversations_may_be_left_out(model):
 
 def test_other_lengths_and_settings_compile_nothing_new(model):
     replies(model, prompts(17, 20, 31), 20)
-    before = programs.prefill._cache_size(), programs.decode._cache_size()
-    for lengths, new in [((132, 1, 30), 32), ((18, 19, 120), 17)]:
-        settings = {"temperature": 0.5, "top_k": 3, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.2}
-        Sampler(model, max_length=LENGTH).generate(prompts(*lengths), new, stop=(1, 2), seeds=[1] * 3, **settings)
-    assert (programs.prefill._cache_size(), programs.decode._cache_size()) == before
+    with compilations() as compiled:
+        for lengths, new in [((132, 1, 30), 32), ((18, 19, 120), 17)]:
+            settings = {"temperature": 0.5, "top_k": 3, "top_p": 0.8, "min_p": 0.1, "repetition_penalty": 1.2}
+            Sampler(model, max_length=LENGTH).generate(prompts(*lengths), new, stop=(1, 2), seeds=[1] * 3, **settings)
+    assert not compiled.keys() & {"prefill", "decode"}
 
 
 def test_mistakes_name_the_row(model):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import dump_settings
 
@@ -52,6 +52,17 @@ def same(left, right):
     jax.tree.map(np.testing.assert_array_equal, left[1], right[1])
 
 
+def kill_in_a_save(process, output, patience=60.0):
+    """SIGKILL as soon as a checkpoint is half written; returns whether the run was still going."""
+    checkpoints, end = Path(output, "checkpoints"), time.monotonic() + patience
+    while process.poll() is None and time.monotonic() < end:
+        if any(checkpoints.glob("*orbax-checkpoint-tmp*")):
+            process.kill()
+            return True
+        time.sleep(0.001)
+    return False
+
+
 def test_killed_and_stopped_runs_equal_an_undisturbed_one(settings, tmp_path):
     changes = {"steps": STEPS, "evaluate_every": 20, "checkpoints": {"every": 5}}
     whole = settings(output="whole", **changes)
@@ -63,7 +74,7 @@ def test_killed_and_stopped_runs_equal_an_undisturbed_one(settings, tmp_path):
     part = settings(output="part", **changes)
     process = launch(part, tmp_path)
     wait_for_step(process, 12)
-    process.kill()  # SIGKILL, possibly in the middle of a save
+    assert kill_in_a_save(process, part.output)
     finish(process)
     process = launch(part, tmp_path)
     wait_for_step(process, 22)
@@ -76,17 +87,7 @@ def test_killed_and_stopped_runs_equal_an_undisturbed_one(settings, tmp_path):
     same(outcome(part), expected)
 
 
-def kill_in_a_save(process, output, patience=60.0):
-    """SIGKILL as soon as a checkpoint is half written; returns whether the run was still going."""
-    checkpoints, end = Path(output, "checkpoints"), time.monotonic() + patience
-    while process.poll() is None and time.monotonic() < end:
-        if any(checkpoints.glob("*orbax-checkpoint-tmp*")):
-            process.kill()
-            return True
-        time.sleep(0.001)
-    return False
-
-
+@pytest.mark.soak
 def test_ten_kills_some_in_the_middle_of_a_save_change_nothing(settings, tmp_path):
     changes = {"steps": 150, "evaluate_every": 50, "checkpoints": {"every": 3}, "log_every": 1}
     whole, part = settings(output="whole", **changes), settings(output="part", **changes)
