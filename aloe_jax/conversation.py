@@ -6,11 +6,12 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 Branch = Literal["preferred", "rejected"]
 Message = Mapping[str, str]  # {"role": "user" | "assistant", "content": text}
@@ -27,7 +28,7 @@ class _Record(BaseModel):
         return value
 
     @classmethod
-    def parse(cls, value: Any, where: str) -> Self:
+    def parse(cls, value: object, where: str) -> Self:
         """Validate a plain dict. Raises AloeError with `where` (file and record) and the first bad field."""
         try:
             return cls.model_validate(value)
@@ -35,6 +36,13 @@ class _Record(BaseModel):
             raise AloeError(f"{where}: {first_fault(error)}") from None
 
 
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+NotBlank = Annotated[str, AfterValidator(_not_blank)]
 HALF = "has half a character (a lone surrogate such as \\ud83d); mend it"
 
 
@@ -105,27 +113,20 @@ class Turn(_Record):
     says which of the two was written with the inferred persona as a hidden hint; it is None in data that does
     not record it. The inferred texts are what the user's messages up to and including this one had revealed.
 
-    `follows` and `after` place the turn in the tree: it answers the reply `after` of turn number `follows`
+    `follows` and `after` give the position in the tree: the turn answers the reply `after` of turn number `follows`
     (0-based). None, as in every turn of a tree that never forks, means the turn before it in the list and the
     reply that was continued there.
     """
 
-    user: str
-    preferred: str
-    rejected: str | None  # required, so that a reply that was lost is noticed: write null where there is none
+    user: NotBlank
+    preferred: NotBlank
+    rejected: NotBlank | None  # required, so that a reply that was lost is noticed: write null where there is none
     continued: Branch
     hinted: Branch | None = None
     inferred_profile: str = ""
     inferred_personality: str = ""
     follows: int | None = Field(default=None, ge=0)
     after: Branch | None = None
-
-    @field_validator("user", "preferred", "rejected")
-    @classmethod
-    def _not_blank(cls, text: str | None) -> str | None:
-        if text is not None and not text.strip():
-            raise ValueError("is empty")
-        return text
 
     @model_validator(mode="after")
     def _consistent(self) -> Turn:
@@ -164,27 +165,29 @@ class Conversation(_Record):
 
     id: str = Field(min_length=1)
     persona: Persona
+    system: NotBlank | None = None
     turns: list[Turn] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _is_a_tree(self) -> Conversation:
         answered: set[tuple[int, Branch]] = set()
         for number, turn in enumerate(self.turns):
-            place = self.place(number)
-            if place is None:
+            parent = self.parent(number)
+            if parent is None:
                 if number:
                     raise ValueError(f"turns.{number}: only the first turn opens the conversation")
                 continue
-            if place[0] >= number:
+            earlier, branch = parent
+            if earlier >= number:
                 raise ValueError(f"turns.{number}.follows: {turn.follows} is not an earlier turn")
-            if place[1] not in self.turns[place[0]].replies:
-                raise ValueError(f"turns.{number}.after: turn {place[0]} has no {place[1]} reply")
-            if place in answered:
-                raise ValueError(f"turns.{number}: the {place[1]} reply of turn {place[0]} is answered twice")
-            answered.add(place)
+            if branch not in self.turns[earlier].replies:
+                raise ValueError(f"turns.{number}.after: turn {earlier} has no {branch} reply")
+            if parent in answered:
+                raise ValueError(f"turns.{number}: the {branch} reply of turn {earlier} is answered twice")
+            answered.add(parent)
         return self
 
-    def place(self, turn: int) -> tuple[int, Branch] | None:
+    def parent(self, turn: int) -> tuple[int, Branch] | None:
         """The (turn, reply) that `turn` answers, None for the first."""
         this = self.turns[turn]
         if this.follows is not None and this.after is not None:
@@ -193,15 +196,15 @@ class Conversation(_Record):
 
     def path(self, turn: int) -> list[tuple[int, Branch]]:
         """The (turn, reply) pairs that lead to `turn`, the first turn's first."""
-        places: list[tuple[int, Branch]] = []
-        place = self.place(turn)
-        while place is not None:
-            places.append(place)
-            place = self.place(place[0])
-        return places[::-1]
+        replies: list[tuple[int, Branch]] = []
+        parent = self.parent(turn)
+        while parent is not None:
+            replies.append(parent)
+            parent = self.parent(parent[0])
+        return replies[::-1]
 
     def depth(self, turn: int) -> int:
-        """How many turns lie before `turn` on its path: on the main line its own number."""
+        """How many turns come before `turn` on its path: on the main line its own number."""
         return len(self.path(turn))
 
     @property
@@ -210,8 +213,11 @@ class Conversation(_Record):
         return list(itertools.takewhile(lambda turn: turn.follows is None, self.turns))
 
     def messages(self, turn: int, branch: Branch | None = None) -> list[Message]:
-        """The path up to the user message of `turn` (0-based), and its reply when `branch` is given."""
-        messages: list[Message] = []
+        """The path up to the user message of `turn` (0-based), and its reply when `branch` is given.
+
+        A system message comes first.
+        """
+        messages: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
         for earlier, reply in self.path(turn):
             messages.append({"role": "user", "content": self.turns[earlier].user})
             messages.append({"role": "assistant", "content": self.turns[earlier].reply(reply)})
@@ -220,13 +226,12 @@ class Conversation(_Record):
             messages.append({"role": "assistant", "content": self.turns[turn].reply(branch)})
         return messages
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, JSON]:
         """As a plain dict, which `parse` reads back; optional fields that are None are left out."""
-        record = self.model_dump()
-        for turn in record["turns"]:
-            for key in ("hinted", "follows", "after"):
-                if turn[key] is None:
-                    del turn[key]
+        turns = (turn.model_dump() for turn in self.turns)
+        optional = ("hinted", "follows", "after")
+        record: dict[str, JSON] = self.model_dump(exclude={"turns"} if self.system is not None else {"turns", "system"})
+        record["turns"] = [{k: v for k, v in turn.items() if k not in optional or v is not None} for turn in turns]
         return record
 
     def to_json(self) -> str:

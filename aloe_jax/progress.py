@@ -110,7 +110,7 @@ class Progress:
     def _say(self) -> None:
         try:
             print(self.line(), file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # nobody listens, which is no reason to stop working
+        except (OSError, ValueError):  # nobody reads it, which is no reason to stop working
             self._over.set()
 
 

@@ -20,10 +20,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.answers import has_thinking, parse_answer
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
 from aloe_jax.llm.providers import language_model
-from aloe_jax.llm.reading import has_thinking, parse_answer
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
@@ -48,6 +48,9 @@ def derive_seed(*parts: str | int) -> int:
 
 # ---------------------------------------------------------------- forms of answers
 
+# A form's JSON schema, title and docstring included, is part of the key under which the journal stores a call: changed,
+# earlier journals no longer answer. So some titles are not the names of their classes.
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -56,7 +59,7 @@ class _Answer(BaseModel):
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def _clean(text: Any) -> Any:
+def _clean(text: object) -> object:
     if not isinstance(text, str):
         return text
     # An emoji cut in two comes as an escape for half of it, which no file can hold.
@@ -67,7 +70,7 @@ def _clean(text: Any) -> Any:
     return text.strip()
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     if isinstance(value, bool):  # which counts as 0 or 1 otherwise
         raise ValueError("should be a number, not true or false")
     return value
@@ -104,8 +107,10 @@ class UserMessage(_Speech):
     message: Spoken
 
 
-class Reply(_Speech):
+class WrittenReply(_Speech):
     """What the responder answers."""
+
+    model_config = ConfigDict(title="Reply")
 
     reply: Spoken
 
@@ -117,8 +122,10 @@ class Inferred(_Answer):
     personality: Text
 
 
-class Verdict(_Answer):
+class PreferredReply(_Answer):
     """Which of two replies this user would prefer."""
+
+    model_config = ConfigDict(title="Verdict")
 
     reason: Text = ""
     preferred: Literal["A", "B"]
@@ -131,15 +138,17 @@ class Rating(_Answer):
     rating: Annotated[int, BeforeValidator(_number)] = Field(ge=1, le=5)
 
 
-class Comparison(_Answer):
+class PreferredDialogue(_Answer):
     """Which of two assistants suits this user better, by their conversations."""
+
+    model_config = ConfigDict(title="Comparison")
 
     reason: Text = ""
     preferred: Literal["A", "B", "tie"]
 
 
 @cache
-def _schema(form: type[BaseModel]) -> dict[str, Any]:
+def _schema(form: type[BaseModel]) -> dict[str, object]:
     return form.model_json_schema()
 
 
@@ -172,10 +181,10 @@ def transcript(messages: Sequence[Message]) -> str:
     return "\n".join([f"{_SPEAKERS[message['role']]}: {message['content']}" for message in messages])
 
 
-def render(role: str, inputs: Mapping[str, Any]) -> tuple[str, str]:
+def render(role: str, inputs: Mapping[str, object]) -> tuple[str, str]:
     """The system text and the request of a role."""
     system, prompt = _templates(role)
-    shown = dict(inputs)
+    shown: dict[str, Any] = dict(inputs)
     if "history" in shown:
         shown["transcript"] = transcript(shown["history"])
     return system.render(shown), prompt.render(shown)
@@ -207,11 +216,7 @@ class Cast:
         self._roles: dict[str, tuple[LLM, RoleSettings]] = {}
         for name in only or RolesSettings.model_fields:
             role: RoleSettings = getattr(roles, name)
-            if (
-                ledger.budget.max_cost is not None
-                and role.price is None
-                and role.provider not in ("policy", "scripted")
-            ):
+            if ledger.budget.max_cost is not None and role.price is None and role.entry.needs_price:
                 raise AloeError(
                     f"roles.{name}.price: max_cost needs the price of every model; "
                     "give input and output in dollars per million tokens"
@@ -220,7 +225,7 @@ class Cast:
             self._roles[name] = (llm, role)
         self._settings = roles
 
-    def describe(self, name: str, prompt_of: str | None = None) -> dict[str, Any]:
+    def describe(self, name: str, prompt_of: str | None = None) -> dict[str, object]:
         """What a role's answers depend on besides its inputs: its model, its settings and its prompt.
 
         `prompt_of`: the prompt of another name that it answers, the judge's `comparer`.
@@ -270,18 +275,20 @@ class Cast:
             "personality": traits,
             "faithful": faithful,
         }
-        return self._ask("responder", inputs, Reply, seed, _short).reply
+        return self._ask("responder", inputs, WrittenReply, seed, _short).reply
 
     def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
         """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
         inputs = _known(persona, history) | {"first": first, "second": second}
-        return 0 if self._ask("verifier", inputs, Verdict, seed).preferred == "A" else 1
+        return 0 if self._ask("verifier", inputs, PreferredReply, seed).preferred == "A" else 1
 
     def judge(self, persona: Persona, history: Sequence[Message], reply: str, seed: int) -> Rating:
         """Rate a reply to `history`, which ends with a user message, for this persona."""
         return self._ask("judge", _known(persona, history) | {"reply": reply}, Rating, seed)
 
-    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message], seed: int) -> Comparison:
+    def compare(
+        self, persona: Persona, first: Sequence[Message], second: Sequence[Message], seed: int
+    ) -> PreferredDialogue:
         """Which of two dialogues with the persona has the assistant that suits it better; the judge is asked."""
         inputs = {
             "profile": persona.profile,
@@ -290,12 +297,12 @@ class Cast:
             "first": transcript(first),
             "second": transcript(second),
         }
-        return self._ask("comparer", inputs, Comparison, seed, player="judge")
+        return self._ask("comparer", inputs, PreferredDialogue, seed, player="judge")
 
     def _ask[A: BaseModel](
         self,
         role: str,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, object],
         form: type[A],
         seed: int,
         mend: Mend[A] | None = None,
@@ -366,11 +373,11 @@ def _read[A: BaseModel](form: type[A], text: str, mend: Mend[A] | None) -> tuple
     return mend(answer) if mend else (answer, "")
 
 
-def _short(answer: Reply) -> tuple[Reply, str]:
+def _short(answer: WrittenReply) -> tuple[WrittenReply, str]:
     cut = first_sentences(answer.reply, LONGEST_REPLY)
     if cut == answer.reply:
         return answer, ""
-    return Reply(reply=cut), f"the reply has more than {LONGEST_REPLY} sentences"
+    return WrittenReply(reply=cut), f"the reply has more than {LONGEST_REPLY} sentences"
 
 
 def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:
@@ -381,5 +388,5 @@ def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:
     return Inferred(profile=profile, personality=personality), "it has sentences that the description does not have"
 
 
-def _known(persona: Persona, history: Sequence[Message]) -> dict[str, Any]:
+def _known(persona: Persona, history: Sequence[Message]) -> dict[str, object]:
     return {"profile": persona.profile, "personality": persona.personality, "history": list(history)}

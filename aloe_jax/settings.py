@@ -13,16 +13,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from aloe_jax.errors import AloeError
 from aloe_jax.ranges import readable
 from aloe_jax.storage.files import as_path
 from aloe_jax.yaml_text import LARGEST, looks_like_number, parse_yaml, to_yaml
 
-# An override in which somebody may have put a password or a key, which is then refused.
+# An override that may contain a password or a key, which is then refused.
 _SECRET = re.compile(r"((?:^|\.)(?:endpoint|key_variable)=).*", re.DOTALL)
 
 
@@ -30,10 +30,30 @@ class Section(BaseModel):
     """A group of settings: frozen, strictly typed, closed to unknown keys, every number finite and every text plain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}  # keys of earlier versions, which are still read -> their names now
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current_names(cls, values: object) -> object:
+        if not isinstance(values, dict) or not cls.renamed.keys() & values.keys():
+            return values
+        values = dict(values)
+        for old, new in cls.renamed.items():
+            section, _, key = new.rpartition(".")
+            if old not in values or (old == section and isinstance(values[old], dict | BaseModel)):
+                continue
+            value = values.pop(old)
+            inner = dict(values.get(section) or {}) if section else values
+            if key in inner:
+                raise ValueError(f"{old}: is called {new} now, which is given too; give one of them")
+            inner[key] = value
+            if section:
+                values[section] = inner
+        return values
 
     @field_validator("*")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
+    def _plain(cls, value: object) -> object:
         _check_plain(value)
         return value
 
@@ -53,13 +73,13 @@ def _check_plain(value: object) -> None:
             _check_plain(inner)
 
 
-def load_settings[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
-    """Read settings of `kind` from a YAML file and `section.key=value` overrides.
+def load_settings[S: BaseModel](kind: type[S], path: str | Path | None, overrides: Sequence[str] = ()) -> S:
+    """Read settings of `kind` from a YAML file, or without one from the defaults, and `section.key=value` overrides.
 
     Raises AloeError naming the file (or the override), the key and what would be valid.
     """
     try:
-        values = _read(path)
+        values = {} if path is None else _read(path)
     except OSError as error:
         raise AloeError(f"{_short(str(path))}: cannot read the config ({error.strerror})") from None
     except ValueError as error:  # a NUL byte in the name
@@ -77,16 +97,18 @@ def load_settings[S: BaseModel](kind: type[S], path: str | Path, overrides: Sequ
         raise AloeError(_one_line(f"{_whence(path, overrides, error)}: {_explain(kind, error)}")) from None
 
 
-def _whence(path: str | Path, overrides: Sequence[str], error: ValidationError) -> str:
+def _whence(path: str | Path | None, overrides: Sequence[str], error: ValidationError) -> str:
     """The file, and the overrides that set what is wrong, or all of them where it is no single setting."""
     fault = error.errors()[0]
     at = ".".join(str(part) for part in fault["loc"])
     about = [one for one in overrides if f"{at}.".startswith(f"{one.partition('=')[0]}.")] if at else list(overrides)
     shown = " ".join(_SECRET.sub(r"\1…", one) for one in about)
+    if path is None:
+        return _short(shown, 300)
     return f"{path} with {_short(shown, 300)}" if about else f"{path}"
 
 
-def _read(path: str | Path) -> Any:
+def _read(path: str | Path) -> object:
     with as_path(path).open("rb") as stream:  # no more of it than a config has: it may be a device, or weights
         return parse_yaml(stream.read(LARGEST + 1))
 
@@ -96,7 +118,7 @@ def dump_settings(settings: BaseModel) -> str:
     return to_yaml(settings.model_dump())
 
 
-def _apply(values: dict[Any, Any], override: str) -> None:
+def _apply(values: dict[object, object], override: str) -> None:
     shown = _short(repr(_SECRET.sub(r"\1…", override)))
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):

@@ -60,10 +60,10 @@ def sentences(text: str) -> list[str]:
 
 def first_sentences(text: str, count: int) -> str:
     """`text` without what follows its first `count` sentences."""
-    place = 0
+    end = 0
     for sentence in sentences(text)[:count]:
-        place = text.index(sentence, place) + len(sentence)
-    return text[:place]
+        end = text.index(sentence, end) + len(sentence)
+    return text[:end]
 
 
 def quoted_from(description: str) -> Callable[[str], bool]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
@@ -37,8 +36,8 @@ for _each in (_Loader, _Dumper):
     )
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[object, object]:
+    seen: dict[object, object] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         where = f"line {key_node.start_mark.line + 1}"
@@ -79,7 +78,7 @@ _Loader.add_constructor(_INT, _integer)
 _Loader.add_constructor(_FLOAT, _real)
 
 
-def parse_yaml(text: str | bytes) -> Any:
+def parse_yaml(text: str | bytes) -> object:
     """The value of one YAML document. Raises AloeError in one line, without the name of the file."""
     if len(text) > LARGEST:
         raise AloeError(f"its bytes are more than the {LARGEST:,} of any config; is it another file?")
@@ -105,7 +104,7 @@ def parse_yaml(text: str | bytes) -> Any:
         raise AloeError(reason) from None
 
 
-def to_yaml(values: Mapping[str, Any]) -> str:
+def to_yaml(values: Mapping[str, object]) -> str:
     """Text that `parse_yaml` reads back to equal values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
 

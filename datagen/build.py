@@ -11,31 +11,33 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Conversation, Persona
-from aloe_jax.data.dataset import ABSENT
+from aloe_jax.data.tfds_records import stored
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
 from datagen.journal import is_simulated
 from datagen.look.card import card, write_card
+from datagen.output_files import alone
 from datagen.personas import Personas, recorded_personas
 from datagen.settings import DatagenSettings
-from datagen.writing import alone
 
 if TYPE_CHECKING:
     from aloe_jax.llm.ledger import Ledger
+    from datagen.records_builder import RecordsBuilder
 
 VERSION = "1.0.0"
 _LITTLE = 1 << 16  # bytes free of a disk that is full
-Splits = Mapping[str, Sequence[Mapping[str, Any]]]
+Splits = Mapping[str, Sequence[Mapping[str, JSON]]]
 
 
 def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int]]:
     """Write both data sets and their card under OUTPUT/tfds; returns their directories with the records per split.
 
-    A data set is written beside its place and moved there when it is complete, so that a reader finds the
+    A data set is written beside its directory and moved there when it is complete, so that a reader finds the
     old or the new one. The same journal gives the same bytes. Raises AloeError when the journal lacks
     personas or conversations, or holds conversations of fewer than two profiles, when another process is building
     there, and when the disk refuses.
@@ -51,7 +53,7 @@ def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int
     root = Path(settings.output) / "tfds"
     people = {"train": personas.training, "benchmark": personas.benchmark}
     trees = {"train": train, "validation": validation}
-    records = {name: [tree_record(tree) for tree in split] for name, split in trees.items()}
+    records = {name: [stored(tree) for tree in split] for name, split in trees.items()}
     with alone(root, "building"):
         written = {
             write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
@@ -61,7 +63,7 @@ def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int
     return written
 
 
-def _counts(splits: Mapping[str, Sequence[Any]]) -> dict[str, int]:
+def _counts(splits: Mapping[str, Sequence[object]]) -> dict[str, int]:
     return {name: len(split) for name, split in splits.items()}
 
 
@@ -88,7 +90,7 @@ def split_by_profile(
     return train, validation
 
 
-def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, Any]) -> Path:
+def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, object]) -> Path:
     """Write one data set as ROOT/name/1.0.0 in array_record files and return that directory.
 
     For one process at a time. Raises AloeError on an empty split, on an id that occurs twice, and when the disk
@@ -97,7 +99,7 @@ def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, A
     for split, records in splits.items():
         if not records:
             raise AloeError(f"{name}: the split {split} would be empty; generate more first")
-        refuse_duplicates((record["id"] for record in records), f"{name} split {split}")
+        refuse_duplicates((str(record["id"]) for record in records), f"{name} split {split}")
 
     import tensorflow_datasets as tfds
 
@@ -123,7 +125,7 @@ def write_tfds(name: str, splits: Splits, root: Path, provenance: Mapping[str, A
     return final
 
 
-def _prepare(builder: Any, final: Path) -> None:
+def _prepare(builder: RecordsBuilder, final: Path) -> None:
     """Write the data set. The libraries under TFDS have exceptions of their own for a disk that refuses."""
     try:
         builder.download_and_prepare()
@@ -160,16 +162,8 @@ def _persona_splits(personas: Personas) -> Splits:
     }
 
 
-def _persona(persona: Persona) -> dict[str, str]:
+def _persona(persona: Persona) -> dict[str, JSON]:
     return persona.model_dump() | {
         "profile_id": Personas.profile_id(persona),
         "personality_id": Personas.personality_id(persona),
     }
-
-
-def tree_record(conversation: Conversation) -> dict[str, Any]:
-    """A conversation as `aloe_trees` stores it."""
-    record = conversation.model_dump()
-    for turn in record["turns"]:
-        turn.update({key: absent for key, absent in ABSENT.items() if turn[key] is None})
-    return record

@@ -10,16 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
 from aloe_jax.coverage import Coverage, who_and_why, whole_reason
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.budget import BudgetError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import PendingError, UnavailableError
+from aloe_jax.roles import RoleError, derive_seed
 from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, recorded_skips, same_settings
 from datagen.settings import ConversationsSettings, DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 TALKING_ROLES = ("user", "inducer", "responder", "verifier")
 # A turn that a role spoils is tried again with other seeds, and as often again by every later run; a reply
@@ -54,6 +55,18 @@ class Outcome:
     stopped: str = ""  # the limit that stopped the run
     left: int = 0  # not reached, because the run was stopped
 
+    def count(self, reason: str | None) -> None:
+        """Count a conversation as written, or as skipped for a reason."""
+        if reason is None:
+            self.written += 1
+        else:
+            self.skipped[whole_reason(reason)] += 1
+            self.reasons[who_and_why(reason)] += 1
+
+    def stop(self, limit: BudgetError) -> None:
+        """Begin nothing new, because a limit is reached."""
+        self.stopping, self.stopped = True, str(limit)
+
     def coverage(self) -> Coverage:
         """Of the planned conversations, those that are missing by reason."""
         missing = Counter(self.reasons)
@@ -69,8 +82,6 @@ def plan(personas: list[Persona], count: int, seed: int) -> list[tuple[str, Pers
 
     Ids are PERSONA-NUMBER, for instance p0012-t034-0. A larger count only appends.
     """
-    from aloe_jax.roles import derive_seed
-
     order = list(personas)
     random.Random(derive_seed(seed, "order")).shuffle(order)
     rounds = ((f"{persona.id}-{number}", persona) for number in itertools.count() for persona in order)
@@ -127,8 +138,6 @@ def _turn(
     attempts: int,
     name: list[str | int],
 ) -> Turn:
-    from aloe_jax.roles import RoleError, derive_seed
-
     for attempt in range(attempts):
         try:
             return _attempt(cast, persona, history, wanted, derive_seed(*name, attempt))
@@ -139,8 +148,6 @@ def _turn(
 
 
 def _attempt(cast: Players, persona: Persona, history: list[Message], wanted: ConversationsSettings, seed: int) -> Turn:
-    from aloe_jax.roles import RoleError, derive_seed
-
     rng = random.Random(seed)
     user = cast.user_message(persona, history, derive_seed(seed, "user"))
     spoken = [message["content"] for message in history if message["role"] == "user"] + [user]
@@ -192,8 +199,6 @@ def _attempt(cast: Players, persona: Persona, history: list[Message], wanted: Co
 
 def _both[A, B](first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
     """Both results. An answer that is pending does not keep the other question from being asked."""
-    from aloe_jax.llm.protocol import PendingError
-
     try:
         one = first()
     except PendingError:
@@ -210,6 +215,35 @@ def _verify(
     return 1 if (cast.verify(persona, path, first, second, seed) == 1) != flipped else 0
 
 
+def unfinished(
+    ledger: Ledger, personas: list[Persona], settings: DatagenSettings
+) -> tuple[dict[str, Persona], Counter[str], Outcome]:
+    """The planned conversations that the journal does not have, how often each was skipped, and an outcome to count in.
+
+    Raises AloeError on settings other than the recorded ones.
+    """
+    record_settings(ledger, settings)
+    finished = ledger.all(CONVERSATION).keys()
+    work = plan(personas, settings.conversations.count, settings.seed)
+    waiting = {name: persona for name, persona in work if name not in finished}
+    skips = Counter(skip.conversation for skip in recorded_skips(ledger))
+    return waiting, skips, Outcome(already=len(work) - len(waiting))
+
+
+def write_or_skip(
+    ledger: Ledger, cast: Players, name: str, persona: Persona, settings: DatagenSettings, skips: int
+) -> str | None:
+    """Write one conversation and journal it, or else why it is skipped, which is returned. `skips`: of earlier runs."""
+    wanted, attempts = settings.conversations, TURN_ATTEMPTS * (skips + 1)
+    try:
+        conversation = write_conversation(cast, name, persona, wanted, settings.seed, attempts=attempts)
+    except RoleError as error:
+        ledger.put(SKIP, f"{name}/{skips}", {"conversation": name, "reason": str(error)}, replacing=True)
+        return str(error)
+    ledger.put(CONVERSATION, name, conversation.record())
+    return None
+
+
 def write_conversations(
     ledger: Ledger,
     cast: Players,
@@ -217,7 +251,7 @@ def write_conversations(
     settings: DatagenSettings,
     progress: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Outcome:
-    """Write the planned conversations that the journal does not hold yet, `concurrency` at once.
+    """Write the planned conversations that the journal does not have yet, `concurrency` at once.
 
     Each is journaled when it is finished; which ones and what they say does not depend on concurrency or on
     earlier runs that were killed. A conversation that a role spoils is skipped, counted, and tried again by
@@ -225,42 +259,23 @@ def write_conversations(
     can and `left` counts the others. Raises AloeError when a model refuses to be asked or has been out of reach
     for GIVE_UP calls in a row, and on settings other than the recorded ones.
     """
-    from aloe_jax.llm.budget import BudgetError
-    from aloe_jax.llm.protocol import UnavailableError
-    from aloe_jax.roles import RoleError
-
-    wanted = settings.conversations
-    record_settings(ledger, settings)
-    finished = ledger.all(CONVERSATION).keys()
-    skips = Counter(skip.conversation for skip in recorded_skips(ledger))
-    work = plan(personas, wanted.count, settings.seed)
-    waiting = [item for item in work if item[0] not in finished]
-    outcome = Outcome(already=len(work) - len(waiting))
+    waiting, skips, outcome = unfinished(ledger, personas, settings)
     progress(outcome)
-    stop = threading.Event()
-    lock = threading.Lock()
-
+    stop, lock = threading.Event(), threading.Lock()
     unreachable_in_a_row = 0
 
-    def write(item: tuple[str, Persona]) -> None:
+    def write(name: str, persona: Persona) -> None:
         nonlocal unreachable_in_a_row
         if stop.is_set():
             return
-        conversation_id, persona = item
-        earlier = skips[conversation_id]
-        attempts = TURN_ATTEMPTS * (earlier + 1)
         try:
-            conversation = write_conversation(cast, conversation_id, persona, wanted, settings.seed, attempts=attempts)
-        except RoleError as error:
-            record = {"conversation": conversation_id, "reason": str(error)}
-            ledger.put(SKIP, f"{conversation_id}/{earlier}", record, replacing=True)
+            reason = write_or_skip(ledger, cast, name, persona, settings, skips[name])
             with lock:
-                outcome.skipped[whole_reason(str(error))] += 1
-                outcome.reasons[who_and_why(str(error))] += 1
+                outcome.count(reason)
                 unreachable_in_a_row = 0
         except BudgetError as error:
             stop.set()
-            outcome.stopping, outcome.stopped = True, str(error)
+            outcome.stop(error)
         except UnavailableError:
             with lock:
                 outcome.unreachable += 1
@@ -271,14 +286,9 @@ def write_conversations(
         except BaseException:
             stop.set()  # before another thread begins what would fail alike
             raise
-        else:
-            ledger.put(CONVERSATION, conversation_id, conversation.record())
-            with lock:
-                outcome.written += 1
-                unreachable_in_a_row = 0
 
-    with ThreadPoolExecutor(wanted.concurrency, thread_name_prefix="conversation") as threads:
-        futures = [threads.submit(write, item) for item in waiting]
+    with ThreadPoolExecutor(settings.conversations.concurrency, thread_name_prefix="conversation") as threads:
+        futures = [threads.submit(write, *item) for item in waiting.items()]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -323,9 +333,9 @@ def record_settings(ledger: Ledger, settings: DatagenSettings) -> None:
         same_settings(journal_path(settings), "conversations", recorded, shaping)
 
 
-def _shaping(settings: DatagenSettings) -> dict[str, Any]:
+def _shaping(settings: DatagenSettings) -> dict[str, object]:
     """The settings that decide what a conversation says, by dotted name."""
-    shaping: dict[str, Any] = {"seed": settings.seed}
+    shaping: dict[str, object] = {"seed": settings.seed}
     for key in ("turns", "hint", "verify_twice", "branch", "branch_depth"):
         shaping[f"conversations.{key}"] = getattr(settings.conversations, key)
     for role in TALKING_ROLES:

@@ -1,17 +1,16 @@
-"""The journal of a data generation run: where it lies and which records it holds."""
+"""The journal of a data generation run: where it is and which records it has."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.budget import Budget
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.settings import RolesSettings
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 # Kinds of records.
 BATCH = "pool-batch"  # what one call to the persona writer added to a pool
@@ -29,9 +28,6 @@ def journal_path(settings: DatagenSettings) -> Path:
 
 def open_journal(settings: DatagenSettings, *, create: bool = False, writing: bool = True) -> Ledger:
     """Open the journal, with the budget of the settings. Raises AloeError when there is none and `create` is False."""
-    from aloe_jax.llm.budget import Budget
-    from aloe_jax.llm.ledger import Ledger
-
     path = journal_path(settings)
     if not create and not path.is_file():
         raise AloeError(f"{path}: no journal yet; run `python -m datagen personas --config FILE` first")
@@ -50,7 +46,7 @@ def recorded_skips(ledger: Ledger) -> list[Skip]:
     return [ledger.read(Skip, SKIP, id, record) for id, record in ledger.all(SKIP).items()]
 
 
-def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
+def same_settings(path: Path, what: str, recorded: dict[str, object], wanted: dict[str, object]) -> None:
     """Raise AloeError when records were made with other settings than the ones asked for now."""
     for key in sorted(recorded.keys() | wanted.keys()):
         if recorded.get(key) != wanted.get(key):
@@ -61,8 +57,8 @@ def same_settings(path: Path, what: str, recorded: dict[str, Any], wanted: dict[
 
 
 def is_simulated(settings: DatagenSettings) -> bool:
-    """Whether any role is played by the scripted provider instead of a language model."""
-    return any(role["provider"] == "scripted" for role in settings.roles.model_dump().values())
+    """Whether any role is played by a simulation instead of a language model."""
+    return any(getattr(settings.roles, name).entry.simulated for name in RolesSettings.model_fields)
 
 
 SIMULATED = "Simulated: the texts come from the scripted provider, not from a language model or from people."

@@ -7,19 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, Field, model_validator
 
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.roles import derive_seed
 from datagen.journal import POOL, journal_path, same_settings
-from datagen.pool.growth import Pool, grow, journaled_pool
+from datagen.pool.growth import TextPool, grow, journaled_pool
+from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Kind
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
 
 
 class Writer(Protocol):
@@ -62,7 +62,7 @@ class Draw(BaseModel):
     train: list[tuple[int, int]]
     benchmark: list[tuple[int, int]]
     growth: dict[Kind, Growth]
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
     @model_validator(mode="after")
     def _drawn_from_the_pools(self) -> Draw:
@@ -80,8 +80,6 @@ def draw(profiles: int, personalities: int, settings: DatagenSettings) -> dict[s
     Benchmark profiles and personalities are held out first, so the splits share neither. A training profile
     gets `personalities_per_profile` different personalities.
     """
-    from aloe_jax.roles import derive_seed
-
     wanted = settings.personas
     rng = random.Random(derive_seed(settings.seed, "draw"))
     held_profiles = sorted(rng.sample(range(profiles), wanted.benchmark_profiles))
@@ -112,7 +110,7 @@ def write_personas(
     settings: DatagenSettings,
     seeds: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[str, int, int], None] = lambda name, size, target: None,
-) -> tuple[Personas, dict[Kind, Pool]]:
+) -> tuple[Personas, dict[Kind, TextPool]]:
     """Grow both pools, draw the personas and journal the draw as one record.
 
     `seeds` are the profiles and the personalities that the pools start from. Once the draw is recorded, it is
@@ -129,11 +127,11 @@ def write_personas(
         return recorded_personas(ledger, settings), {}
     sizes = pool_sizes(settings)
     writers = {"profiles": writer.write_profiles, "personalities": writer.write_personalities}
-    pools: dict[Kind, Pool] = {}
+    pools: dict[Kind, TextPool] = {}
     for (name, target), start in zip(sizes.items(), seeds, strict=True):
         show = partial(_show, progress, name, target)
         pools[name] = grow(ledger, name, start, target, settings, write=writers[name], progress=show)
-    record: dict[str, Any] = {name: pools[name].members[:target] for name, target in sizes.items()}
+    record: dict[str, object] = {name: pools[name].members[:target] for name, target in sizes.items()}
     record |= draw(sizes["profiles"], sizes["personalities"], settings)
     record |= {
         "growth": {name: {"curve": pool.curve, "refused": dict(pool.refused)} for name, pool in pools.items()},
@@ -174,7 +172,7 @@ def recorded_personas(ledger: Ledger, settings: DatagenSettings) -> Personas:
     )
 
 
-def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Pool]:
+def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, TextPool]:
     """Both pools as far as they have been grown: from the finished draw, or call by call, or the bare seeds.
 
     Raises AloeError when the pools are not finished and their seeds cannot be read.
@@ -184,10 +182,9 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Pool
         members: dict[Kind, list[str]] = {"profiles": record.profiles, "personalities": record.personalities}
         grown = record.growth
         return {
-            name: Pool(name, members[name], Counter(grown[name].refused), grown[name].curve)
+            name: TextPool(name, members[name], Counter(grown[name].refused), grown[name].curve)
             for name in pool_sizes(settings)
         }
-    from datagen.pool.seeds import seed_texts
 
     profiles, personalities = seed_texts(settings)
     return {
@@ -196,9 +193,9 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Pool
     }
 
 
-def _shaping(settings: DatagenSettings) -> dict[str, Any]:
+def _shaping(settings: DatagenSettings) -> dict[str, object]:
     """The settings that decide who the personas are, by dotted name."""
-    shaping: dict[str, Any] = {"seed": settings.seed}
+    shaping: dict[str, object] = {"seed": settings.seed}
     for key, value in settings.personas.model_dump(exclude={"patience"}).items():
         shaping[f"personas.{key}"] = value
     for key, value in settings.roles.persona_writer.shaping().items():

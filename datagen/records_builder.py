@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import tensorflow_datasets as tfds
 
 from aloe_jax.errors import AloeError
+
+# Number and fields of every example.
+Examples = Iterator[tuple[int, Mapping[str, object]]]
 
 
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -16,7 +18,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
     `provenance` is stored as the data set's metadata.
     """
 
-    FEATURES: Mapping[str, Any]
+    FEATURES: Mapping[str, object]
     # Nothing is downloaded, so there are no checksums; TFDS would look for them through importlib_resources,
     # which it does not install.
     url_infos = None
@@ -24,9 +26,9 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
     def __init__(
         self,
         *,
-        records: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-        provenance: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        records: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
+        provenance: Mapping[str, object] | None = None,
+        **kwargs: object,
     ):
         self._records = records
         self._provenance = dict(provenance or {})
@@ -39,7 +41,7 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             disable_shuffling=True,  # `limit` then takes the first conversations of the plan
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, Mapping[str, Any]]]]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Examples]:
         if self._records is None:
             raise AloeError(
                 f"{self.name}: is written from a journal; run `python -m datagen build --config FILE`, "
@@ -47,6 +49,6 @@ class RecordsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             )
         return {split: self._generate_examples(split) for split in self._records}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    def _generate_examples(self, split: str) -> Examples:
         assert self._records is not None
         yield from enumerate(self._records[split])

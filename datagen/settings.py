@@ -6,10 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from aloe_jax.llm.registry import register
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.ranges import AtOnce, Dollars, Fraction, PathText, Positive, Seed, Several, Thousands
+from aloe_jax.sampling.provider import POLICY
 from aloe_jax.settings import Section
 from aloe_jax.storage.files import is_remote
+
+register(POLICY)
+
+Branching = Literal["random", "both"]  # which replies of a turn the user answers
 
 
 class PersonasSettings(Section):
@@ -39,9 +45,7 @@ class ConversationsSettings(Section):
     concurrency: AtOnce = 8
     hint: bool = True  # one of the two replies is written with the inferred persona; False: two plain draws
     verify_twice: bool = False  # ask the verifier in both orders; replies on which it disagrees are drawn again
-    branch: Literal["random", "both"] = (
-        "random"  # both: the user answers both replies in the first `branch_depth` turns
-    )
+    branch: Branching = "random"  # both: the user answers both replies in the first `branch_depth` turns
     branch_depth: Annotated[int, Field(gt=0, le=12)] = 1  # every turn of it doubles the conversation
     batch: bool = False  # through the Gemini Batch API at half price, turns advancing in waves; provider genai only
     validation_fraction: Fraction = 0.05
@@ -56,7 +60,7 @@ class ConversationsSettings(Section):
 class DatagenSettings(Section):
     """`python -m datagen`."""
 
-    output: PathText  # journal.sqlite and the data sets lie here
+    output: PathText  # directory of journal.sqlite and the data sets
     seed: Seed = 0
     max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly

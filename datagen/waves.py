@@ -15,56 +15,42 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
 from aloe_jax.conversation import Persona
-from aloe_jax.coverage import who_and_why, whole_reason
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.batch import JobFailedError
+from aloe_jax.llm.budget import BudgetError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import BatchService, Completion, PendingError, Request
+from aloe_jax.llm.providers import batch_service
+from aloe_jax.llm.registry import providers_with_batches
 from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.roles import Cast
 from datagen.conversations import (
     TALKING_ROLES,
-    TURN_ATTEMPTS,
     Outcome,
-    plan,
-    record_settings,
-    write_conversation,
+    unfinished,
+    write_or_skip,
 )
-from datagen.journal import CONVERSATION, JOB, SKIP, recorded_skips
+from datagen.journal import JOB
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
-    from aloe_jax.llm.protocol import Completion, Request
 
 JOB_BYTES = 15_000_000  # of requests in one job; the service takes 20 MB
 POLL = 20.0  # seconds between looks at the jobs under way
 TRIES = 3  # jobs in which a call may be left unanswered before its conversation waits for a later run
 
 
-class Service(Protocol):
-    """A batch service for one role; see `aloe_jax.llm.batch.GenaiBatch`."""
-
-    name: str
-
-    def size(self, request: Request) -> int: ...  # noqa: D102
-    def submit(self, requests: Sequence[Request], label: str) -> str: ...  # noqa: D102
-    def find(self, label: str) -> str | None: ...  # noqa: D102
-    def poll(self, job: str) -> dict[str, Completion] | None: ...  # noqa: D102
-
-
 class Collector:
     """Stands in for the language model of a role: notes what it is asked, and answers nothing."""
 
-    def __init__(self, service: Service, role: RoleSettings):
+    def __init__(self, service: BatchService, role: RoleSettings):
         self.name, self.role, self.service = service.name, role, service
         self.waiting: dict[str, Request] = {}
 
     def complete(self, request: Request) -> Completion:
         """Note the request. Raises PendingError always."""
-        from aloe_jax.llm.protocol import PendingError
-
         self.waiting[request.key(self.name)] = request
         raise PendingError
 
@@ -77,7 +63,8 @@ class Job:
     name: str  # the service's own
     role: str
     keys: list[str]
-    settle: dict[str, Callable[[Completion], None]] = field(default_factory=dict)  # tells the budget what a call cost
+    # By key: reports the cost of a call to the budget.
+    settle: dict[str, Callable[[Completion], None]] = field(default_factory=dict)
     hold: ExitStack = field(default_factory=ExitStack)  # what the budget holds back until the job is done
 
 
@@ -95,7 +82,7 @@ def write_in_waves(
     settings: DatagenSettings,
     progress: Callable[[Outcome, str], None] = lambda outcome, doing: None,
     *,
-    service: Callable[[RoleSettings, str], Service] | None = None,
+    service: Callable[[RoleSettings, str], BatchService] | None = None,
     poll: float = POLL,
 ) -> Outcome:
     """Write the planned conversations that the journal does not hold yet; see `write_conversations`.
@@ -104,22 +91,15 @@ def write_in_waves(
     Raises AloeError when a role is not played by a batch service, and JobFailedError when a job fails; its calls
     are sent anew by the next run.
     """
-    from aloe_jax.roles import Cast
-
-    record_settings(ledger, settings)
+    waiting, skips, outcome = unfinished(ledger, personas, settings)
     collectors: dict[str, Collector] = {}
 
     def model(role: RoleSettings, name: str) -> Collector:
-        made = service(_batched(role, name), name) if service else _batch_service(_batched(role, name), name, ledger)
+        made = service(role, name) if service else _batch_service(role, name, ledger)
         collectors[name] = Collector(made, role)
         return collectors[name]
 
     cast = Cast(settings.roles, ledger, only=TALKING_ROLES, model=model)
-    work = plan(personas, settings.conversations.count, settings.seed)
-    finished = ledger.all(CONVERSATION).keys()
-    waiting = dict(item for item in work if item[0] not in finished)
-    outcome = Outcome(already=len(work) - len(waiting))
-    skips = Counter(skip.conversation for skip in recorded_skips(ledger))
     jobs = _jobs_under_way(ledger)
     tries: Counter[str] = Counter()
     try:
@@ -127,9 +107,14 @@ def write_in_waves(
             progress(outcome, "writing what the answers allow")
             for collector in collectors.values():
                 collector.waiting.clear()
-            for name in list(waiting):
-                if _advance(ledger, cast, name, waiting[name], settings, skips[name], outcome):
+            for name, persona in list(waiting.items()):
+                try:
+                    outcome.count(write_or_skip(ledger, cast, name, persona, settings, skips[name]))
                     del waiting[name]
+                except PendingError:
+                    continue
+                except BudgetError as error:
+                    outcome.stop(error)
             _forget_hopeless(collectors.values(), tries, outcome)
             if not outcome.stopping:
                 jobs += _submit(ledger, collectors, jobs, tries, outcome)
@@ -143,45 +128,11 @@ def write_in_waves(
     return outcome
 
 
-def _batched(role: RoleSettings, name: str) -> RoleSettings:
-    if role.provider != "genai":
-        raise AloeError(
-            f"roles.{name}.provider: conversations.batch needs genai, which reaches the Gemini Batch API, "
-            f"not {role.provider}"
-        )
-    return role
-
-
-def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> Service:
-    from aloe_jax.llm.batch import GenaiBatch
-
-    return GenaiBatch(role, name, on_fault=ledger.count_fault)
-
-
-def _advance(
-    ledger: Ledger, cast: Any, name: str, persona: Persona, settings: DatagenSettings, earlier: int, outcome: Outcome
-) -> bool:
-    """Write one conversation as far as it goes; whether it is through with, written or skipped."""
-    from aloe_jax.llm.budget import BudgetError
-    from aloe_jax.llm.protocol import PendingError
-    from aloe_jax.roles import RoleError
-
-    attempts = TURN_ATTEMPTS * (earlier + 1)
-    try:
-        tree = write_conversation(cast, name, persona, settings.conversations, settings.seed, attempts=attempts)
-    except PendingError:
-        return False
-    except BudgetError as error:
-        outcome.stopping, outcome.stopped = True, str(error)
-        return False
-    except RoleError as error:
-        ledger.put(SKIP, f"{name}/{earlier}", {"conversation": name, "reason": str(error)}, replacing=True)
-        outcome.skipped[whole_reason(str(error))] += 1
-        outcome.reasons[who_and_why(str(error))] += 1
-    else:
-        ledger.put(CONVERSATION, name, tree.record())
-        outcome.written += 1
-    return True
+def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> BatchService:
+    if role.entry.batch is None:
+        able = providers_with_batches()
+        raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
+    return batch_service(role, name, ledger.count_fault)
 
 
 def _forget_hopeless(collectors: Iterable[Collector], tries: Counter[str], outcome: Outcome) -> None:
@@ -196,8 +147,6 @@ def _submit(
     ledger: Ledger, collectors: dict[str, Collector], jobs: list[Job], tries: Counter[str], outcome: Outcome
 ) -> list[Job]:
     """Send what is waiting and in no job yet, as far as the budget goes."""
-    from aloe_jax.llm.budget import BudgetError
-
     known = {key for job in jobs for key in job.keys}
     sent: list[Job] = []
     for role, collector in collectors.items():
@@ -209,7 +158,7 @@ def _submit(
                     job.settle[key] = job.hold.enter_context(ledger.budget.reserved(collector, request))
                     job.keys.append(key)
             except BudgetError as error:
-                outcome.stopping, outcome.stopped = True, str(error)
+                outcome.stop(error)
             if job.keys:
                 job.label = _label(ledger, role, job.keys)
                 # A process killed between submitting and noting it leaves a job that only its label finds.
@@ -232,7 +181,7 @@ def _label(ledger: Ledger, role: str, keys: Sequence[str]) -> str:
     )
 
 
-def _parts(service: Service, requests: dict[str, Request]) -> Iterable[dict[str, Request]]:
+def _parts(service: BatchService, requests: dict[str, Request]) -> Iterable[dict[str, Request]]:
     part: dict[str, Request] = {}
     size = 0
     for key, request in sorted(requests.items()):
@@ -270,8 +219,6 @@ def _await_one(
 
 
 def _collect(ledger: Ledger, collector: Collector, job: Job) -> bool:
-    from aloe_jax.llm.batch import JobFailedError
-
     try:
         completions = collector.service.poll(job.name)
     except JobFailedError:

@@ -10,6 +10,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from aloe_jax.data.packing import rows_of
 from aloe_jax.data.trees import Node, TokenTree
 
 PAPER, INK, USER, DROPPED, KEPT = "#ffffff", "#222222", "#8a8a8a", "#d9822b", "#2b6cb0"
@@ -37,9 +38,9 @@ def toy() -> tuple[TokenTree, list[str], list[str]]:
 def draw_mask(path: Path) -> None:
     """Which tokens of one tree row see which: black squares are seen keys."""
     tree, words, colours = toy()
-    row = tree.flatten()
+    row = rows_of([[tree]], len(words))
     index = np.arange(len(words))
-    sees = (index[None, :] <= index[:, None]) & (index[:, None] < row.subtree_end[None, :])
+    sees = (index[None, :] <= index[:, None]) & (index[:, None] < row.subtree_end)
     figure, axes = plt.subplots(figsize=(6, 6), facecolor=PAPER)
     for query, key in zip(*np.nonzero(sees), strict=True):
         axes.add_patch(plt.Rectangle((key - 0.42, query - 0.42), 0.84, 0.84, color=colours[key]))

@@ -11,10 +11,9 @@ import time
 
 import pytest
 
-from aloe_jax.chat import shared_by
 from aloe_jax.data.chats import read_chat
 from aloe_jax.errors import AloeError
-from aloe_jax.sampling.loading import load_sampler
+from aloe_jax.sampling.loading import load_sampler, shared_by
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.sampling.talk import Talk
 from tests.sampling.tiny import saved_model
@@ -159,7 +158,7 @@ def test_streams_that_are_closed_full_or_no_text(directory, tmp_path, around, st
         ["bash", "-c", "set -o pipefail; " + around.format(chat=chat, saved=saved)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("loading", "/help tells"))]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("loading", "/help lists"))]
     assert done.returncode == status and "Traceback" not in done.stderr
     assert lines == [] or (len(lines) == 1 and "No space left" in lines[0]), lines
     assert saved.exists() == ("/save" in around)
@@ -229,7 +228,7 @@ def test_there_is_no_silent_wrap(directory):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--temperature", "-1"), "Error: --temperature: "),
+        (("--temperature", "-1"), "Error: temperature=-1.0: temperature: "),
         (("--persona", "nowhere.jsonl:x"), "Error: nowhere.jsonl"),
         (("--checkpoint", "nowhere"), "Error: nowhere"),
         (("--devices", "9"), "Error: --devices 9: 8 are here"),

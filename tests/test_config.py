@@ -81,3 +81,10 @@ def test_only_the_override_at_fault_is_shown(write):
     with pytest.raises(AloeError) as refused:
         load_settings(TrainSettings, write(MINIMAL), ["steps=3", "data.rows=0", "seed=4"])
     assert "with data.rows=0: data.rows: " in str(refused.value) and "steps=3" not in str(refused.value)
+
+
+def test_a_key_of_an_earlier_version_is_still_read(write):
+    settings = load_settings(TrainSettings, write(MINIMAL + "dpo: {reference: cache}\n"))
+    assert settings.dpo.reference_cache == "cache"
+    with pytest.raises(AloeError, match=r"dpo: reference: is called reference_cache now, which is given too"):
+        load_settings(TrainSettings, write(MINIMAL + "dpo: {reference: a, reference_cache: b}\n"))

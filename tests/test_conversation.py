@@ -58,7 +58,7 @@ def test_text_that_is_not_json():
 def test_a_forked_tree_knows_its_paths():
     tree = forked()
     assert [tree.depth(k) for k in range(5)] == [0, 1, 2, 1, 2]
-    assert tree.place(3) == (0, "rejected") and tree.place(4) == (3, "rejected")
+    assert tree.parent(3) == (0, "rejected") and tree.parent(4) == (3, "rejected")
     assert tree.path(4) == [(0, "rejected"), (3, "rejected")]
     assert [m["content"] for m in tree.messages(4)] == [
         tree.turns[0].user, tree.turns[0].rejected, tree.turns[3].user, tree.turns[3].rejected, tree.turns[4].user

@@ -9,7 +9,8 @@ import time
 import pytest
 from safetensors import safe_open
 
-from aloe_jax import demo
+from aloe_jax.demo.pipeline import stages
+from aloe_jax.demo.running import run_stage
 from aloe_jax.errors import AloeError
 
 
@@ -54,7 +55,7 @@ def test_again_it_only_tells(finished):
     before = (root / "metrics.json").read_bytes()
     start = time.perf_counter()
     done = run(root)
-    assert done.returncode == 0 and done.stdout.count("done before") == len(demo.stages(root))
+    assert done.returncode == 0 and done.stdout.count("done before") == len(stages(root))
     assert time.perf_counter() - start < first / 4
     assert (root / "metrics.json").read_bytes() == before
 
@@ -63,4 +64,4 @@ def test_other_settings_are_refused(finished):
     root, _, _ = finished
     stamp = root / "stages" / "personas.json"
     with pytest.raises(AloeError, match="made with other settings"):
-        demo.run_stage(demo.stages(root)[0], ["-m", "datagen"], stamp, "0" * 16, "1/9")
+        run_stage(stages(root)[0], ["-m", "datagen"], stamp, "0" * 16, "1/9")

@@ -12,11 +12,10 @@ from flax import nnx
 from aloe_jax.data.settings import DataSettings
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.export import main
-from aloe_jax.models.decoder import Decoder
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.native.decoder import Decoder, DecoderSpec
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import save_spec
 from aloe_jax.models.settings import ModelSettings
-from aloe_jax.models.spec import ModelSpec
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.settings import TrainSettings
 
@@ -36,7 +35,7 @@ def root(tmp_path_factory):
     benchmark = {"settings": settings, "models": {"dpo": scores}, "simulated": ["the judge"]}
     (root / "benchmark/metrics.json").write_text(json.dumps(benchmark))
     tokenizer = train_tokenizer(["some words to learn from"], 280, run / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=64
     )  # fmt: skip
     save_spec(spec, run)

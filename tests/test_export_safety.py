@@ -20,14 +20,12 @@ from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.export import main
-from aloe_jax.models import lora
-from aloe_jax.models.decoder import Decoder
-from aloe_jax.models.directory import is_huggingface, load_pretrained, tokenizer_directory
 from aloe_jax.models.generation import keep
 from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.native.decoder import Decoder, DecoderSpec
+from aloe_jax.models.opening import is_huggingface, load_pretrained, tokenizer_directory
 from aloe_jax.models.run_directory import save_adapter, save_spec
 from aloe_jax.models.settings import LoRASettings, ModelSettings
-from aloe_jax.models.spec import ModelSpec
 from aloe_jax.sampling.loading import load_sampler
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.settings import TrainSettings
@@ -46,7 +44,7 @@ def base(tmp_path):
     """A base model that ends texts with token 0, where its template ends turns with token 1."""
     tokenizer = train_tokenizer(["some words to learn from"], 280, tmp_path / "tokenizer")
     tokenizer.eos_token = "<|pad|>"
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=64,
         eos_ids=(0,), pad_id=0,
     )  # fmt: skip
@@ -87,7 +85,7 @@ def full_run(base, name="run", keeping=True):
 def adapter_run(base):
     directory = base.parent / "adapters"
     settings = train_settings(base, directory, lora=LoRASettings(rank=2))
-    model = lora.attach(load_pretrained(base), settings.model.lora, seed=0)
+    model = load_pretrained(base).adapted(settings.model.lora, seed=0)
     values = {"adapters": {name: value[...] for name, value in model.adapters.items()}}
     return trained(directory, settings, values)
 

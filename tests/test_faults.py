@@ -16,7 +16,7 @@ import safetensors
 import yaml
 from click.testing import CliRunner, Result
 
-from aloe_jax.command import Command, Group, one_line_errors
+from aloe_jax.cli.command import Command, CommandGroup, one_line_errors
 from aloe_jax.errors import AloeError
 from aloe_jax.faults import LONGEST, explain, one_line
 
@@ -134,7 +134,7 @@ def test_ctrl_c_is_a_line_and_its_own_status() -> None:
 
 
 def test_groups_have_it_too_at_both_ends() -> None:
-    @click.group(cls=Group)
+    @click.group(cls=CommandGroup)
     def main() -> None: ...
 
     @main.command()
@@ -162,7 +162,7 @@ def test_every_command_has_debug(module: str) -> None:
 
 PRINTING = """
 import sys, click
-from aloe_jax.command import Command
+from aloe_jax.cli.command import Command
 @click.command(cls=Command)
 @click.argument("lines", type=int)
 def main(lines):

@@ -12,7 +12,7 @@ import pytest
 
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.settings import RolesSettings
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.progress import EVERY, VARIABLE, Progress
 from aloe_jax.settings import dump_settings
 from tests.forked import Process

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
-from aloe_jax.planning.chips import read_topology
+from aloe_jax.parallel.chips import read_topology
 from aloe_jax.planning.plan import Subject, estimate_plan, sizes_of
 from aloe_jax.planning.workload import Conversations, Shape
 from aloe_jax.settings import load_settings

@@ -15,17 +15,17 @@ from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.llm.world import seed_personalities, seed_profiles
-from aloe_jax.llm.world.people import read_profile
+from aloe_jax.llm.world.persona_texts import read_profile
 from aloe_jax.roles import (
     Cast,
-    Comparison,
     Inferred,
+    PreferredDialogue,
+    PreferredReply,
     Rating,
-    Reply,
     RoleError,
     Texts,
     UserMessage,
-    Verdict,
+    WrittenReply,
     derive_seed,
     parse_answer,
 )
@@ -96,30 +96,30 @@ def test_seeds_are_stable_and_told_apart():
     ],
 )
 def test_answers_are_found_in_what_surrounds_them(text):
-    assert parse_answer(Reply, text) == Reply(reply="Yes.")
+    assert parse_answer(WrittenReply, text) == WrittenReply(reply="Yes.")
 
 
 @pytest.mark.parametrize(
     ("form", "text", "fault"),
     [
-        (Reply, "Yes.", "no JSON object"),
-        (Reply, "", "no JSON object"),
-        (Reply, '{"reply": "  "}', "reply: "),
-        (Reply, '{"answer": "Yes."}', "reply: field required"),
-        (Reply, '{"reply": "*smiles*"}', "asterisks"),
+        (WrittenReply, "Yes.", "no JSON object"),
+        (WrittenReply, "", "no JSON object"),
+        (WrittenReply, '{"reply": "  "}', "reply: "),
+        (WrittenReply, '{"answer": "Yes."}', "reply: field required"),
+        (WrittenReply, '{"reply": "*smiles*"}', "asterisks"),
         (UserMessage, '{"message": "*waves* *nods*"}', "asterisks"),
-        (Reply, '{"reply": "Yes."', "not valid JSON"),
-        (Reply, '{"reply": "Yes}', "not valid JSON"),
-        (Reply, '{"reply": ' + "[" * 100_000, "not valid JSON"),
-        (Reply, '{"reply": "Yes. \\ud83d"}', "within a character"),
+        (WrittenReply, '{"reply": "Yes."', "not valid JSON"),
+        (WrittenReply, '{"reply": "Yes}', "not valid JSON"),
+        (WrittenReply, '{"reply": ' + "[" * 100_000, "not valid JSON"),
+        (WrittenReply, '{"reply": "Yes. \\ud83d"}', "within a character"),
         (Rating, '{"rating": 6}', "rating: "),
         (Rating, '{"rating": "good"}', "rating: "),
         (Texts, '{"texts": []}', "texts: "),
         (Inferred, '{"profile": ""}', "personality: field required"),
-        (Verdict, '{"preferred": "a"}', "preferred: input should be 'A' or 'B'"),  # which the repair quotes
-        (Comparison, '{"preferred": "both"}', "input should be 'A', 'B' or 'tie'"),
-        (Reply, '{"reply": "<think>Be nice.</think> Hello."}', "reply: has thinking in it"),
-        (Reply, '{"reply": "Be nice.\\n</think>\\nHello."}', "reply: has thinking in it"),
+        (PreferredReply, '{"preferred": "a"}', "preferred: input should be 'A' or 'B'"),  # which the repair quotes
+        (PreferredDialogue, '{"preferred": "both"}', "input should be 'A', 'B' or 'tie'"),
+        (WrittenReply, '{"reply": "<think>Be nice.</think> Hello."}', "reply: has thinking in it"),
+        (WrittenReply, '{"reply": "Be nice.\\n</think>\\nHello."}', "reply: has thinking in it"),
         (UserMessage, '{"message": "[THINK]I am shy."}', "message: has thinking in it"),
     ],
 )
@@ -130,7 +130,7 @@ def test_what_is_wrong_with_an_answer_is_told(form, text, fault):
 
 def test_tags_of_thinking_may_be_spoken_of():
     text = "In HTML <think> and </think> mean nothing."
-    assert parse_answer(Reply, json.dumps({"reply": text})).reply == text
+    assert parse_answer(WrittenReply, json.dumps({"reply": text})).reply == text
 
 
 def test_a_rating_in_quotes_and_empty_inferences_are_accepted():
@@ -142,7 +142,7 @@ def test_a_rating_in_quotes_and_empty_inferences_are_accepted():
 def test_any_text_is_read_or_refused_with_a_value_error(text):
     for given_text in (text, f"{{{text}}}", f'{{"reply": {json.dumps(text)}}}'):
         try:
-            assert parse_answer(Reply, given_text).reply
+            assert parse_answer(WrittenReply, given_text).reply
         except ValueError as error:
             assert str(error)
 
@@ -290,8 +290,8 @@ def test_all_prompts_say_json_and_name_every_field():
         "persona_writer": Texts,
         "user": UserMessage,
         "inducer": Inferred,
-        "responder": Reply,
-        "verifier": roles.Verdict,
+        "responder": WrittenReply,
+        "verifier": roles.PreferredReply,
         "judge": Rating,
     }
     assert forms.keys() == RolesSettings.model_fields.keys()

@@ -9,7 +9,8 @@ import sys
 
 import click
 
-from aloe_jax.command import Command, configured
+from aloe_jax.cli.command import Command
+from aloe_jax.cli.configured import configured
 from aloe_jax.models.run_directory import is_finished
 from aloe_jax.training.settings import TrainSettings
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import spearmanr
 
-from aloe_jax.benchmark.intervals import Array
-
-Level = Literal["nominal", "ordinal", "interval"]
+from aloe_jax.benchmark.weighted import Alpha, Level
 
 
 @dataclass(frozen=True)
@@ -32,49 +30,18 @@ def agreement(ratings: ArrayLike) -> Agreement:
 
 
 def krippendorff_alpha(ratings: ArrayLike, level: Level = "ordinal") -> float:
-    """Krippendorff's alpha of `ratings` [raters, units], NaN = not rated (Krippendorff 2011, "Computing
-    Krippendorff's Alpha-Reliability").
-
-    Units with fewer than two ratings do not count. NaN where nothing is left, or where all ratings are equal:
-    then there is no variation that raters could agree about.
-    """
+    """Krippendorff's alpha of `ratings` [raters, units], NaN = not rated; see `Alpha`."""
     values = np.asarray(ratings, np.float64)
-    rated = ~np.isnan(values)
-    values, rated = values[:, rated.sum(axis=0) >= 2], rated[:, rated.sum(axis=0) >= 2]
-    scale = np.unique(values[rated])
-    if len(scale) < 2:
-        return float("nan")
-    counts = np.stack([(values == value).sum(axis=0) for value in scale], axis=1).astype(float)  # [units, values]
-    each = counts.sum(axis=1)
-    # Pairs of ratings of one unit by two raters, every unit weighing as many ratings as it has.
-    coincidences = counts.T @ (counts / (each - 1)[:, None]) - np.diag((counts / (each - 1)[:, None]).sum(axis=0))
-    totals = coincidences.sum(axis=1)
-    distances = _distances(scale, totals, level)
-    observed = (coincidences * distances).sum()
-    expected = (np.outer(totals, totals) * distances).sum() / (totals.sum() - 1)
-    return float(1 - observed / expected)
-
-
-def _distances(scale: Array, totals: Array, level: Level) -> Array:
-    """Squared distances of the values, [values, values]."""
-    if level == "nominal":
-        return 1.0 - np.eye(len(scale))
-    if level == "interval":
-        return np.subtract.outer(scale, scale) ** 2
-    # Ordinal: how many ratings lie between two values, half of those at both ends counted.
-    middle = np.cumsum(totals) - totals / 2
-    return np.subtract.outer(middle, middle) ** 2
+    return float(Alpha(values, level)(np.ones((1, values.shape[1])))[0])
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Rank correlation over the units that both rated, ties at their mean rank; NaN where one side is constant."""
-    left, right = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    both = ~(np.isnan(left) | np.isnan(right))
-    if both.sum() < 2:
+    values = np.asarray([first, second], np.float64)
+    left, right = values[:, ~np.isnan(values).any(axis=0)]
+    if len(left) < 2 or (left == left[0]).all() or (right == right[0]).all():
         return float("nan")
-    a, b = (ranks - ranks.mean() for ranks in (_ranks(left[both]), _ranks(right[both])))
-    norm = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / norm) if norm > 0 else float("nan")
+    return float(spearmanr(left, right).statistic)
 
 
 def mean_spearman(ratings: ArrayLike) -> float:
@@ -82,8 +49,3 @@ def mean_spearman(ratings: ArrayLike) -> float:
     found = [spearman(a, b) for a, b in itertools.combinations(np.asarray(ratings, np.float64), 2)]
     defined = [value for value in found if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
-
-
-def _ranks(values: Array) -> Array:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]

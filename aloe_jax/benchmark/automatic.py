@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.facts import Facts, Way, facts_of
+from aloe_jax.benchmark.fact_use import Facts, facts_of
+from aloe_jax.benchmark.results import FactSearch
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
@@ -33,20 +34,20 @@ class Automatic:
     `distinct_2_within` is the mean of the same over single dialogues: how little a model repeats itself to one person.
     """
 
-    way: Way  # how facts are found
+    way: FactSearch  # how facts are found
     words: float
     distinct_1: float
     distinct_2: float
     distinct_2_within: float
     mentioned: float  # share of the replies after a first fact was revealed that mention a revealed one
     leaked: float  # share of the replies that let out a fact that had not been revealed
-    untrue: float  # share of the replies that assert a fact of somebody else; NaN where it cannot be told
+    untrue: float  # share of the replies that assert a fact of somebody else; NaN where it cannot be known
     words_by_turn: tuple[float, ...]
     mentioned_by_turn: tuple[float, ...]
     leaked_by_turn: tuple[float, ...]
 
 
-def measure(dialogue: Dialogue, way: Way) -> list[Measured]:
+def measure(dialogue: Dialogue, way: FactSearch) -> list[Measured]:
     """Every reply of a dialogue."""
     users = [exchange.user for exchange in dialogue.exchanges]
     return [
@@ -58,7 +59,9 @@ def measure(dialogue: Dialogue, way: Way) -> list[Measured]:
     ]
 
 
-def automatic(dialogues: Sequence[Dialogue], measured: Sequence[Sequence[Measured]], way: Way, turns: int) -> Automatic:
+def automatic(
+    dialogues: Sequence[Dialogue], measured: Sequence[Sequence[Measured]], way: FactSearch, turns: int
+) -> Automatic:
     """The measures of all replies of one model; `measured` is `measure` of each dialogue."""
     texts = [[_words(exchange.reply.text) for exchange in dialogue.exchanges] for dialogue in dialogues]
     every = list(itertools.chain.from_iterable(texts))

@@ -1,4 +1,4 @@
-"""Can a judge tell good replies from bad ones? It rates a set of known quality before anything else is asked.
+"""Can a judge distinguish good replies from bad ones? It rates a set of known quality before anything else is asked.
 
 For each of some personas there is a conversation with five replies to its last message:
 
@@ -28,12 +28,12 @@ from typing import Literal
 
 from aloe_jax.benchmark.agreement import spearman
 from aloe_jax.benchmark.judge import Judge, Vote
-from aloe_jax.benchmark.runner import Pool
+from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.coverage import why
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.world import people, replies, talk
-from aloe_jax.llm.world.facts import SLOT
+from aloe_jax.llm.world import persona_texts, replies, user_messages
+from aloe_jax.llm.world.fact_wording import FACT_KIND
 from aloe_jax.llm.world.style import AXES
 
 Kind = Literal["informed", "generic", "off_persona", "ill_mannered", "empty"]
@@ -51,7 +51,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class JudgeCalibration:
     """What a judge made of the set. `correlation` is None where it is undefined."""
 
     judge: str
@@ -68,7 +68,7 @@ class Calibration:
 
 
 class MiscalibratedError(AloeError):
-    """A judge cannot tell good replies from bad ones."""
+    """A judge cannot distinguish good replies from bad ones."""
 
 
 def calibrate(
@@ -77,7 +77,7 @@ def calibrate(
     threshold: float,
     concurrency: int,
     progress: Callable[[], None] = lambda: None,
-) -> Calibration:
+) -> JudgeCalibration:
     """Have a judge rate every reply of the set. Raises AloeError when it cannot be reached.
 
     `progress` is called for every reply, from several threads.
@@ -90,7 +90,7 @@ def calibrate(
         votes[number, kind] = judge.vote(one.persona, one.path, one.replies[kind])
         progress()
 
-    with Pool(concurrency) as pool:
+    with WorkerPool(concurrency) as pool:
         for number in range(len(known)):
             for kind in QUALITY:
                 pool.submit(rate, number, kind, failed=errors.append)
@@ -103,10 +103,10 @@ def calibrate(
     passed = coverage >= LEAST_READ and correlation >= threshold  # not where it is NaN
     missing = Counter(why(vote.reason) for vote in votes.values() if vote.rating is None)
     found = None if math.isnan(correlation) else correlation
-    return Calibration(judge.name, ratings, found, coverage, passed, missing)
+    return JudgeCalibration(judge.name, ratings, found, coverage, passed, missing)
 
 
-def require(found: Sequence[Calibration], threshold: float) -> None:
+def require(found: Sequence[JudgeCalibration], threshold: float) -> None:
     """Raise MiscalibratedError naming the judges that did not pass, and what they did."""
     failed = [calibration for calibration in found if not calibration.passed]
     if not failed:
@@ -118,7 +118,7 @@ def require(found: Sequence[Calibration], threshold: float) -> None:
     )
 
 
-def _failing(calibration: Calibration, threshold: float) -> str:
+def _failing(calibration: JudgeCalibration, threshold: float) -> str:
     if calibration.coverage < LEAST_READ:
         reasons = ", ".join(f"{count} {reason}" for reason, count in calibration.missing.most_common())
         return f"gave a readable rating in {calibration.coverage:.0%} of the cases (missing: {reasons})"
@@ -153,12 +153,12 @@ def _written() -> tuple[Known, ...]:
 
 def _simulated(number: int) -> Known:
     draw = random.Random(f"calibration {number}")
-    profile, personality = people.write_profile(draw), people.write_personality(draw)
-    facts, poles = people.read_profile(profile), people.read_personality(personality)
-    said = talk.say(facts, poles, (), draw)
-    asked = talk.hear(said).asked
+    profile, personality = persona_texts.write_profile(draw), persona_texts.write_personality(draw)
+    facts, poles = persona_texts.read_profile(profile), persona_texts.read_personality(personality)
+    said = user_messages.say(facts, poles, (), draw)
+    asked = user_messages.hear(said).asked
     assert asked is not None  # every message ends with a question
-    untrue = next(value for value in SLOT[asked].values if value != facts[asked])
+    untrue = next(value for value in FACT_KIND[asked].values if value != facts[asked])
     generic = replies.write_reply(asked, None, {}, draw)
     return Known(
         Persona(id=f"calibration-{number}", profile=profile, personality=personality),

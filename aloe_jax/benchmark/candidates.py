@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from aloe_jax.benchmark.dialogue import Dialogue, NoReply, Reply, persistent
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply, persistent
+from aloe_jax.benchmark.settings import ReferenceLine
 from aloe_jax.conversation import Message
 from aloe_jax.roles import Cast, RoleError
 from aloe_jax.sampling.settings import SamplingSettings
@@ -16,6 +17,7 @@ from aloe_jax.storage.files import as_path, resolved
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate
     from aloe_jax.sampling.sampler import Sampler
+    from aloe_jax.sampling.session import Session
 
 Load = Callable[[str | Path, SamplingSettings], "tuple[Sampler, ChatTemplate]"]
 
@@ -30,7 +32,11 @@ class ModelCandidate:
         # A reply is never cut by max_length (a case stops before that), and rows draw for themselves wherever they are:
         # what they say does not depend on these three, but for rounding.
         settings = sampling.model_dump(exclude={"max_length", "rows", "mesh"})
-        self.identity = {"path": str(resolved(self.path)), "files": fingerprint(path), "sampling": settings}
+        self.identity: dict[str, object] = {
+            "path": str(resolved(self.path)),
+            "files": fingerprint(path),
+            "sampling": settings,
+        }
         self.rows: int | None = sampling.rows
         self._load = load or _load_sampler
         self._parts: tuple[Sampler, ChatTemplate] | None = None
@@ -61,11 +67,13 @@ class SessionPartner:
 
     def __init__(self, candidate: ModelCandidate, rows: int):
         self._candidate, self._size = candidate, rows
-        self._session: Any = None
+        self._session: Session | None = None
         self._places: dict[str, int] = {}  # rows of the session, by persona
         self._asked: dict[str, list[int]] = {}  # ids up to the last prompt, by persona
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+    def reply(
+        self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]
+    ) -> list[CandidateReply | NoReply]:
         """Sample one reply a row; a dialogue that has outgrown the context gets none."""
         sampler, template = self._candidate.parts()
         paths = [
@@ -76,7 +84,7 @@ class SessionPartner:
         fitting = [i for i, path in enumerate(paths) if self._needed(path) <= sampler.max_length]
         drawn = dict(zip(fitting, self._draw(fitting, dialogues, paths, seeds), strict=True)) if fitting else {}
         return [
-            Reply(template.decode(drawn[i]), tuple(int(token) for token in drawn[i]))
+            CandidateReply(template.decode(drawn[i]), tuple(int(token) for token in drawn[i]))
             if i in drawn
             else NoReply(
                 f"{self._needed(path)} tokens of context are needed, {sampler.max_length} are there (the smaller of "
@@ -123,13 +131,13 @@ class ResponderCandidate:
     rows: int | None = None
 
     def __init__(
-        self, cast: Cast, identity: dict[str, Any], informed: bool = False, place: str = "roles.responder"
+        self, cast: Cast, identity: dict[str, object], informed: bool = False, place: str = "roles.responder"
     ) -> None:
         """`place` is where the responder's settings are."""
         self.cast, self.identity, self.informed, self._place = cast, identity, informed, place
 
     @classmethod
-    def reference(cls, kind: Literal["generic", "informed"], cast: Cast) -> ResponderCandidate:
+    def reference(cls, kind: ReferenceLine, cast: Cast) -> ResponderCandidate:
         """The lower or the upper reference line, played by the cast's responder."""
         return cls(cast, {"reference": kind, "responder": cast.describe("responder")}, kind == "informed")
 
@@ -142,16 +150,18 @@ class ResponderCandidate:
         """Itself: it remembers nothing."""
         return self
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+    def reply(
+        self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]
+    ) -> list[CandidateReply | NoReply]:
         """Ask the responder once a row; no reply where none could be read in three attempts."""
         return [self._answer(*row) for row in zip(dialogues, users, seeds, strict=True)]
 
-    def _answer(self, dialogue: Dialogue, user: str, seed: int) -> Reply | NoReply:
+    def _answer(self, dialogue: Dialogue, user: str, seed: int) -> CandidateReply | NoReply:
         persona = dialogue.persona
         hint = (persona.profile, persona.personality) if self.informed else None
         path: list[Message] = [*dialogue.history(), {"role": "user", "content": user}]
         try:
-            return Reply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
+            return CandidateReply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
         except RoleError as error:
             return NoReply(f"no reply: {str(error).replace('roles.responder', self._place)}")
 

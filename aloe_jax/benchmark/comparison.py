@@ -13,17 +13,17 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, summaries
 from aloe_jax.benchmark.intervals import Array, left_out, resamples, studentised
-from aloe_jax.benchmark.metrics import HIGHEST, LOWEST, alignment_level, checked, summaries
+from aloe_jax.benchmark.results import Statistic
 from aloe_jax.errors import AloeError
 
-Statistic = Literal["average", "ir", "final"]
-STATISTICS: tuple[Statistic, ...] = ("average", "ir", "final")
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
 @dataclass(frozen=True)

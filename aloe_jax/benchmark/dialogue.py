@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -24,7 +24,7 @@ ATTEMPTS = 3  # of one run at a role's answer that cannot be had, each with a se
 
 
 @dataclass(frozen=True)
-class Reply:
+class CandidateReply:
     """A candidate's reply. `ids` are its sampled tokens, end of turn included; none where it was not sampled here."""
 
     text: str
@@ -39,14 +39,14 @@ class NoReply:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class DialogueTurn:
     """One finished turn."""
 
     user: str
-    reply: Reply
+    reply: CandidateReply
 
 
-class _Exchange(BaseModel):
+class _JournaledTurn(BaseModel):
     """An exchange as it is stored."""
 
     user: str
@@ -59,7 +59,7 @@ class Dialogue:
     """One case as far as it has come. `stopped` says why it goes no further, if it ended early."""
 
     persona: Persona
-    exchanges: list[Exchange] = field(default_factory=list)
+    exchanges: list[DialogueTurn] = field(default_factory=list)
     stopped: str | None = None
 
     def history(self, turns: int | None = None) -> list[Message]:
@@ -81,7 +81,9 @@ class Dialogue:
 class Partner(Protocol):
     """Replies in a fixed set of dialogues, turn after turn."""
 
-    def reply(self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]) -> list[Reply | NoReply]:
+    def reply(
+        self, dialogues: Sequence[Dialogue], users: Sequence[str], seeds: Sequence[int]
+    ) -> list[CandidateReply | NoReply]:
         """One reply for each dialogue and its new user message. A reply depends on its own row only."""
         ...
 
@@ -93,7 +95,7 @@ class Candidate(Protocol):
     time; None where every dialogue is answered by itself, from any thread.
     """
 
-    identity: dict[str, Any]  # JSON; two candidates with equal identities give equal replies
+    identity: dict[str, object]  # JSON; two candidates with equal identities give equal replies
     rows: int | None
 
     def partner(self, rows: int) -> Partner:
@@ -107,8 +109,8 @@ class Journal:
     def __init__(
         self,
         ledger: Ledger,
-        candidate: dict[str, Any],
-        user: dict[str, Any],
+        candidate: dict[str, object],
+        user: dict[str, object],
         seed: int,
         personas: Sequence[Persona],
     ) -> None:
@@ -116,19 +118,19 @@ class Journal:
         self._ledger = ledger
         self._keys = [digest(candidate, user, seed, persona.model_dump()) for persona in personas]
 
-    def read(self, case: int, turns: int) -> list[Exchange]:
+    def read(self, case: int, turns: int) -> list[DialogueTurn]:
         """The first turns of a case, as far as they are stored without a gap."""
-        exchanges: list[Exchange] = []
+        exchanges: list[DialogueTurn] = []
         for turn in range(turns):
             id = f"{self._keys[case]}/{turn}"
             record = self._ledger.get("exchange", id)
             if record is None:
                 break
-            found = self._ledger.read(_Exchange, "exchange", id, record)
-            exchanges.append(Exchange(found.user, Reply(found.reply, tuple(found.ids))))
+            found = self._ledger.read(_JournaledTurn, "exchange", id, record)
+            exchanges.append(DialogueTurn(found.user, CandidateReply(found.reply, tuple(found.ids))))
         return exchanges
 
-    def write(self, turn: int, exchanges: Iterable[tuple[int, Exchange]]) -> None:
+    def write(self, turn: int, exchanges: Iterable[tuple[int, DialogueTurn]]) -> None:
         """Store one turn of some cases, all of them or none."""
         records = [(f"{self._keys[case]}/{turn}", _record(exchange)) for case, exchange in exchanges]
         self._ledger.put_many("exchange", records)
@@ -153,10 +155,10 @@ def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
     raise AssertionError("seeds do not end")
 
 
-def digest(*parts: Any) -> str:
+def digest(*parts: object) -> str:
     """A short content key of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _record(exchange: Exchange) -> dict[str, Any]:
+def _record(exchange: DialogueTurn) -> dict[str, object]:
     return {"user": exchange.user, "reply": exchange.reply.text, "ids": list(exchange.reply.ids)}

@@ -13,12 +13,12 @@ from pydantic import BaseModel, Field
 
 from aloe_jax.benchmark.dialogue import Dialogue, digest, persistent
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.runner import Pool
+from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Cast, Comparison, RoleError
+from aloe_jax.roles import Cast, PreferredDialogue, RoleError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgedReply:
     """All votes on one reply."""
 
     votes: tuple[Vote, ...]
@@ -85,10 +85,10 @@ class Judge:
             self._ledger.put("rating", key, found.model_dump(), replacing=True)
         return Vote(self.name, number, found.rating, found.reason)
 
-    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message]) -> Comparison | str:
+    def compare(self, persona: Persona, first: Sequence[Message], second: Sequence[Message]) -> PreferredDialogue | str:
         """Which of two dialogues suits the persona better, or why no answer could be read."""
         key = digest(self._comparing, self._seed, [persona.model_dump(), list(first), list(second)])
-        found = self._stored(Comparison, "comparison", key)
+        found = self._stored(PreferredDialogue, "comparison", key)
         if found is None:
             parts = (self._seed, "comparer", persona.id, digest(list(first), list(second)))
             try:
@@ -143,7 +143,7 @@ class Ratings:
     ) -> None:
         """`progress` is called for every vote, from several threads."""
         self._judges, self._votes, self._progress = judges, votes, progress
-        self._pool = Pool(concurrency)
+        self._pool = WorkerPool(concurrency)
         self._lock = threading.Lock()
         self._found: dict[tuple[int, int], dict[tuple[int, int], Vote]] = {}
         self._error: Exception | None = None
@@ -170,10 +170,10 @@ class Ratings:
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
 
-    def verdicts(self, dialogue: Dialogue) -> list[Verdict]:
+    def verdicts(self, dialogue: Dialogue) -> list[JudgedReply]:
         """One verdict for each reply of a dialogue; all of them were wanted, and the context has ended."""
         return [
-            Verdict(tuple(vote for _, vote in sorted(self._found[id(dialogue), turn].items())))
+            JudgedReply(tuple(vote for _, vote in sorted(self._found[id(dialogue), turn].items())))
             for turn in range(len(dialogue.exchanges))
         ]
 
@@ -186,7 +186,7 @@ class Ratings:
             raise self._error
 
 
-def ratings_table(verdicts: Sequence[Sequence[Verdict]], turns: int) -> Array:
+def ratings_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int) -> Array:
     """Ratings [N cases, K turns], the mean over the votes, with NaN for every missing one."""
     table = np.full((len(verdicts), turns), np.nan)
     for case, row in enumerate(verdicts):
@@ -196,7 +196,7 @@ def ratings_table(verdicts: Sequence[Sequence[Verdict]], turns: int) -> Array:
     return table
 
 
-def votes_table(verdicts: Sequence[Sequence[Verdict]], turns: int) -> dict[tuple[str, int], Array]:
+def votes_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int) -> dict[tuple[str, int], Array]:
     """For every judge and vote its own ratings [N, K], with NaN for every missing one."""
     tables: dict[tuple[str, int], Array] = {}
     for case, row in enumerate(verdicts):

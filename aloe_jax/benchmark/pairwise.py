@@ -11,17 +11,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.judge import Judge
-from aloe_jax.benchmark.runner import Pool
+from aloe_jax.benchmark.results import Outcome
+from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.coverage import why
 
-Outcome = Literal["first", "second", "tie"]
 _EMPTY = "of dialogues without a turn"
 _WINNER: dict[float, Outcome] = {-1.0: "first", 0.0: "tie", 1.0: "second"}
 
@@ -86,7 +85,7 @@ def side_by_side(
         progress()
 
     cases = len(dialogues[0])
-    with Pool(concurrency) as pool:
+    with WorkerPool(concurrency) as pool:
         for place in itertools.product(range(cases), range(len(judges)), (0, 1)):
             pool.submit(ask, *place, failed=errors.append)
     if errors:

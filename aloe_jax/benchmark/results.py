@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,21 +21,30 @@ from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
 METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
 
 Number = float | None  # None: undefined
+FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.fact_use`
+Statistic = Literal["average", "ir", "final"]  # that models are compared by
+Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
+CandidateKind = Literal["model", "remote", "reference"]
 
 
-class _Record(BaseModel):
+class StoredRecord(BaseModel):
+    """What is written to a file and read again: nothing in it is changed, and no other field is accepted."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 # ---------------------------------------------------------------- transcripts
 
 
-class StoredVote(_Record):
+class StoredVote(StoredRecord):
     """One rating of one reply; None where the judge's answer could not be read."""
 
     judge: str
@@ -44,7 +53,7 @@ class StoredVote(_Record):
     reason: str
 
 
-class StoredTurn(_Record):
+class StoredTurn(StoredRecord):
     """One exchange with all that is known of it. Facts are sentences of the persona's description."""
 
     user: str
@@ -60,7 +69,7 @@ class StoredTurn(_Record):
     untrue: list[str]  # words for facts of somebody else
 
 
-class Case(_Record):
+class Case(StoredRecord):
     """One model's dialogue with one persona. `stopped` says why it ended early."""
 
     model: str
@@ -72,7 +81,7 @@ class Case(_Record):
 # ---------------------------------------------------------------- numbers
 
 
-class StoredEstimate(_Record):
+class StoredEstimate(StoredRecord):
     """A number with its 95% interval."""
 
     value: Number
@@ -80,7 +89,7 @@ class StoredEstimate(_Record):
     high: Number
 
 
-class Level(_Record):
+class Level(StoredRecord):
     """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases."""
 
     cases: int
@@ -96,7 +105,7 @@ class Level(_Record):
     coverage: float
 
 
-class Group(_Record):
+class CaseGroup(StoredRecord):
     """The cases of one profile or of one personality."""
 
     text: str  # the profile or the personality
@@ -105,10 +114,10 @@ class Group(_Record):
     ir: StoredEstimate
 
 
-class StoredAutomatic(_Record):
+class StoredAutomatic(StoredRecord):
     """What was counted without a judge; see `aloe_jax.benchmark.automatic`."""
 
-    way: Literal["exact", "overlap"]
+    way: FactSearch
     words: Number
     distinct_1: Number
     distinct_2: Number
@@ -124,25 +133,25 @@ class StoredAutomatic(_Record):
 class ModelResults(Level):
     """All numbers of one model."""
 
-    kind: Literal["model", "remote", "reference"]
+    kind: CandidateKind
     reference: bool  # a scripted line to read the others by
-    source: dict[str, Any]  # its settings
+    source: dict[str, object]  # its settings
     complete: bool  # no case stopped early and no vote is missing; where not, the headline says so
     votes_coverage: float  # share of the votes asked for, of all replies there should be, that are there
     stopped: dict[str, str]  # persona -> why its dialogue ended early
     histogram: list[list[int]]  # by turn: how many votes of 1, 2, 3, 4, 5
     judges: dict[str, Level]  # by judge, each from the mean of its votes
-    by_profile: list[Group]
-    by_personality: list[Group]
+    by_profile: list[CaseGroup]
+    by_personality: list[CaseGroup]
     automatic: StoredAutomatic
 
 
-class StoredDifference(_Record):
+class StoredDifference(StoredRecord):
     """A number of `second` minus that of `first`, paired over the cases."""
 
     first: str
     second: str
-    statistic: Literal["average", "ir", "final"]
+    statistic: Statistic
     value: Number
     low: Number
     high: Number
@@ -150,7 +159,7 @@ class StoredDifference(_Record):
     p_holm: Number  # corrected for all tests of this list
 
 
-class StoredSideBySide(_Record):
+class StoredSideBySide(StoredRecord):
     """What judges prefer of two models' dialogues; see `aloe_jax.benchmark.pairwise`."""
 
     first: str
@@ -165,10 +174,10 @@ class StoredSideBySide(_Record):
     shown_first: Number
     contradictions: Number
     coverage: float
-    outcomes: list[Literal["first", "second", "tie"] | None]
+    outcomes: list[Outcome | None]
 
 
-class StoredAgreement(_Record):
+class StoredAgreement(StoredRecord):
     """Krippendorff's ordinal alpha, and Spearman's correlation averaged over pairs of raters."""
 
     raters: int
@@ -177,7 +186,7 @@ class StoredAgreement(_Record):
     spearman: Number
 
 
-class StoredCalibration(_Record):
+class StoredCalibration(StoredRecord):
     """What a judge made of replies of known quality."""
 
     judge: str
@@ -187,8 +196,8 @@ class StoredCalibration(_Record):
     passed: bool
 
 
-class StoredWithPeople(_Record):
-    """Agreement with people; see `aloe_jax.benchmark.people`."""
+class StoredWithPeople(StoredRecord):
+    """Agreement with people; see `aloe_jax.benchmark.human_ratings`."""
 
     raters: list[str]
     items: int
@@ -198,7 +207,7 @@ class StoredWithPeople(_Record):
     bias: Number
 
 
-class StoredUsage(_Record):
+class StoredUsage(StoredRecord):
     """What the journal holds of one model in one role, all runs into this directory together."""
 
     calls: int
@@ -208,7 +217,7 @@ class StoredUsage(_Record):
     outcomes: dict[str, int]
 
 
-class Results(_Record):
+class Results(StoredRecord):
     """Everything of a run. `models` are in the order of the settings, and `cases` are theirs."""
 
     format: Literal["aloe-benchmark"] = FORMAT
@@ -226,7 +235,7 @@ class Results(_Record):
     calibration: list[StoredCalibration]
     people: StoredWithPeople | None
     usage: dict[str, StoredUsage]  # "MODEL/ROLE"
-    settings: dict[str, Any]
+    settings: dict[str, object]
     cases: dict[str, list[Case]] = Field(default={}, exclude=True)  # model -> its dialogues, from transcripts.jsonl
 
 
@@ -270,10 +279,20 @@ def load_results(directory: str | Path) -> Results:
     return results.model_copy(update={"cases": cases})
 
 
-def as_json(value: Any) -> Any:
+def stored[S: StoredRecord](kind: type[S], value: DataclassInstance, without: str = "") -> S:
+    """A dataclass as the record of its name, but for the field `without`."""
+    return kind.model_validate({name: item for name, item in fields_as_json(value).items() if name != without})
+
+
+def fields_as_json(value: DataclassInstance) -> dict[str, object]:
+    """The fields of a dataclass as JSON values."""
+    return {name: as_json(item) for name, item in asdict(value).items()}
+
+
+def as_json(value: object) -> object:
     """Dataclasses, arrays and tuples as JSON values, with None for NaN and infinities."""
     if is_dataclass(value) and not isinstance(value, type):
-        return as_json(asdict(value))
+        return fields_as_json(value)
     if isinstance(value, Mapping):
         return {name: as_json(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -299,14 +318,14 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path} line {number}", line
 
 
-def _json(text: str, where: str) -> Any:
+def _json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except ValueError as error:
         raise AloeError(f"{where}: not valid JSON ({error}); give the command of the run again") from None
 
 
-def _parsed[R: BaseModel](kind: type[R], value: Any, where: str) -> R:
+def _parsed[R: BaseModel](kind: type[R], value: object, where: str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Exchange, Journal, NoReply, Partner, persistent
+from aloe_jax.benchmark.dialogue import Candidate, Dialogue, DialogueTurn, Journal, NoReply, Partner, persistent
 from aloe_jax.conversation import Persona
 from aloe_jax.roles import Cast, RoleError, derive_seed
 
@@ -58,26 +58,26 @@ class Conversing:
                 self._finished(dialogue, turn)
         plan = waves(len(self.dialogues), self._rows, self._lanes)
         size = len(plan[0][0])  # of every session, so that each is computed by what was compiled for the first
-        with Pool(self._concurrency) as pool:
+        with WorkerPool(self._concurrency) as pool:
             for wave in plan:
                 self._talk(pool, wave, size)
         return self.dialogues
 
-    def _talk(self, pool: Pool, wave: Sequence[range], size: int) -> None:
+    def _talk(self, pool: WorkerPool, wave: Sequence[range], size: int) -> None:
         ready: queue.SimpleQueue[_Lane | Exception] = queue.SimpleQueue()
         lanes = [_Lane(self, cases, self._candidate.partner(size), pool, ready) for cases in wave]
         for lane in lanes:
             lane.go_on()
         talking = len(lanes)
         while talking:
-            told = ready.get()
-            if isinstance(told, Exception):
-                raise told
-            if told.done:
+            arrived = ready.get()
+            if isinstance(arrived, Exception):
+                raise arrived
+            if arrived.done:
                 talking -= 1
             else:
-                told.answer()
-                told.go_on()
+                arrived.answer()
+                arrived.go_on()
 
     # What a lane needs of its run, for one case.
 
@@ -120,7 +120,7 @@ class Conversing:
             if isinstance(reply, NoReply):
                 self.dialogues[case].stopped = f"turn {turn + 1}: {reply.reason}"
             else:
-                made.append((case, Exchange(message, reply)))
+                made.append((case, DialogueTurn(message, reply)))
         self._journal.write(turn, made)
         for case, exchange in made:
             self.dialogues[case].exchanges.append(exchange)
@@ -135,7 +135,7 @@ class _Lane:
         run: Conversing,
         cases: range,
         partner: Partner,
-        pool: Pool,
+        pool: WorkerPool,
         ready: queue.SimpleQueue[_Lane | Exception],
     ) -> None:
         self._run, self._cases, self._partner, self._pool, self._ready = run, cases, partner, pool, ready
@@ -175,14 +175,14 @@ class _Lane:
         self._run.answer(self._partner, sorted(self._asked, key=lambda asked: asked[0]))
 
 
-class Pool:
+class WorkerPool:
     """Threads for calls to remote models. On an error what was not begun is dropped; what was begun is finished."""
 
     def __init__(self, threads: int) -> None:
         self._executor = ThreadPoolExecutor(threads)
 
     def submit(self, function: Callable[..., None], *args: object, failed: Callable[[Exception], None]) -> None:
-        """Call the function in a thread, first come, first served; `failed` is told of its exception."""
+        """Call the function in a thread, first come, first served; `failed` is called with its exception."""
 
         def call() -> None:
             try:
@@ -192,7 +192,7 @@ class Pool:
 
         self._executor.submit(call)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

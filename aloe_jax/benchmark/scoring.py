@@ -5,23 +5,37 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.agreement import agreement
+from aloe_jax.benchmark.alignment import AlignmentMetrics, alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
-from aloe_jax.benchmark.calibration import Calibration
+from aloe_jax.benchmark.calibration import JudgeCalibration
 from aloe_jax.benchmark.comparison import Difference, compare_all
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.facts import Way
+from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.judge import Verdict, ratings_table, votes_table
-from aloe_jax.benchmark.metrics import AlignmentMetrics, alignment_metrics
+from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
 from aloe_jax.benchmark.pairwise import SideBySide
-from aloe_jax.benchmark.people import WithPeople, compare_with_people, item_id, read_people
-from aloe_jax.benchmark.results import Case, ModelResults, Results, StoredUsage, as_json
+from aloe_jax.benchmark.results import (
+    CandidateKind,
+    Case,
+    FactSearch,
+    ModelResults,
+    Results,
+    StoredAgreement,
+    StoredCalibration,
+    StoredDifference,
+    StoredSideBySide,
+    StoredUsage,
+    StoredWithPeople,
+    as_json,
+    fields_as_json,
+    stored,
+)
 from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
 from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
@@ -34,7 +48,7 @@ class Talked:
 
     name: str
     dialogues: list[Dialogue]
-    verdicts: list[list[Verdict]]
+    verdicts: list[list[JudgedReply]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ class Scored:
 class Checks:
     """What speaks for the judges besides their votes."""
 
-    calibrations: Sequence[Calibration] = ()
+    calibrations: Sequence[JudgeCalibration] = ()
     side_by_side: Sequence[SideBySide] = ()
     usage: Mapping[str, Usage] = field(default_factory=dict)
 
@@ -77,13 +91,13 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         judges=list(judges),
         votes=settings.judging.votes,
         models=models,
-        differences=as_json(differences),
-        side_by_side=_without_reasons(checks.side_by_side),
+        differences=[stored(StoredDifference, one) for one in differences],
+        side_by_side=[stored(StoredSideBySide, one, without="missing") for one in checks.side_by_side],
         agreement=_agreement(talked, settings.turns),
-        calibration=_without_reasons(checks.calibrations),
-        people=as_json(_people(settings, cases)),
+        calibration=[stored(StoredCalibration, one, without="missing") for one in checks.calibrations],
+        people=_people(settings, cases),
         usage={name: _usage(usage) for name, usage in checks.usage.items()},
-        settings=as_json(settings.model_dump()),
+        settings=settings.model_dump(mode="json"),
         cases=cases,
     )
     return Scored(tables, metrics, differences, results, _coverage(settings, judges, talked, checks))
@@ -115,18 +129,14 @@ def _coverage(
     return ratings, comparisons, calibrating
 
 
-def _without_reasons(checks: Sequence[Calibration] | Sequence[SideBySide]) -> Any:
-    return [{name: value for name, value in as_json(check).items() if name != "missing"} for check in checks]
-
-
-def kind_of(candidate: CandidateSettings) -> Literal["model", "remote", "reference"]:
+def kind_of(candidate: CandidateSettings) -> CandidateKind:
     """What sort of candidate it is."""
     if candidate.scripted is not None:
         return "reference"
     return "remote" if candidate.remote is not None else "model"
 
 
-def judge_roles(settings: EvaluateSettings) -> dict[str, RoleSettings]:
+def judge_roles(settings: EvaluateSettings) -> Mapping[str, RoleSettings]:
     """The judges' roles by name."""
     return settings.judging.judges or {"judge": settings.roles.judge}
 
@@ -134,10 +144,10 @@ def judge_roles(settings: EvaluateSettings) -> dict[str, RoleSettings]:
 def simulated_parts(settings: EvaluateSettings) -> list[str]:
     """The parts of this evaluation that the scripted simulation plays, in words."""
     parts = []
-    if settings.roles.user.provider == "scripted":
+    if settings.roles.user.entry.simulated:
         parts.append("the users")
     roles = judge_roles(settings)
-    simulated = [name for name, role in roles.items() if role.provider == "scripted"]
+    simulated = [name for name, role in roles.items() if role.entry.simulated]
     if simulated:
         some = f"the judge {simulated[0]}" if len(simulated) == 1 else f"the judges {' and '.join(simulated)}"
         everyone = "the judge" if len(roles) == 1 else "the judges"
@@ -145,10 +155,10 @@ def simulated_parts(settings: EvaluateSettings) -> list[str]:
     parts += [
         f"the model {name}"
         for name, candidate in settings.models.items()
-        if candidate.remote is not None and candidate.remote.provider == "scripted"
+        if candidate.remote is not None and candidate.remote.entry.simulated
     ]
     references = any(candidate.scripted for candidate in settings.models.values())
-    if references and settings.roles.responder.provider == "scripted":
+    if references and settings.roles.responder.entry.simulated:
         parts.append("the reference lines")
     return parts
 
@@ -195,8 +205,8 @@ def _model(
     return ModelResults.model_validate(record)
 
 
-def _way(settings: EvaluateSettings) -> Way:
-    return "exact" if settings.roles.user.provider == "scripted" else "overlap"
+def _way(settings: EvaluateSettings) -> FactSearch:
+    return "exact" if settings.roles.user.entry.simulated else "overlap"
 
 
 def _usage(usage: Usage) -> StoredUsage:
@@ -204,7 +214,7 @@ def _usage(usage: Usage) -> StoredUsage:
     return StoredUsage.model_validate({key: value for key, value in asdict(usage).items() if key != "seconds"})
 
 
-def _level(settings: EvaluateSettings, table: Array) -> dict[str, Any]:
+def _level(settings: EvaluateSettings, table: Array) -> dict[str, object]:
     return alignment_metrics(table, settings.bootstrap, settings.seed).to_dict()
 
 
@@ -218,7 +228,7 @@ def _mean(tables: Sequence[Array], like: Array) -> Array:
 
 def _groups(
     settings: EvaluateSettings, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """The cases by profile or by personality, in the order of their first case."""
     members: dict[str, list[int]] = {}
     for case, dialogue in enumerate(dialogues):
@@ -245,7 +255,7 @@ def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]
                     "reason": verdict.reason,
                     "votes": as_json(verdict.votes),
                     "words": counted.words,
-                    **as_json(counted.facts),
+                    **fields_as_json(counted.facts),
                 }
             )
         case = {"model": talked.name, "persona": dialogue.persona, "stopped": dialogue.stopped, "turns": turns}
@@ -253,7 +263,7 @@ def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]
     return found
 
 
-def _agreement(talked: Sequence[Talked], turns: int) -> Any:
+def _agreement(talked: Sequence[Talked], turns: int) -> StoredAgreement | None:
     """Of all votes on all replies; None where every reply had but one."""
     tables = [votes_table(one.verdicts, turns) for one in talked]
     raters = sorted(set(itertools.chain.from_iterable(tables)))
@@ -266,12 +276,12 @@ def _agreement(talked: Sequence[Talked], turns: int) -> Any:
             for one, table in zip(talked, tables, strict=True)
         ]
         rows.append(np.concatenate([values.ravel() for values in own]))
-    return as_json(agreement(np.stack(rows)))
+    return stored(StoredAgreement, agreement(np.stack(rows)))
 
 
-def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> WithPeople | None:
+def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> StoredWithPeople | None:
     if not settings.judging.people:
         return None
     turns = [turn for some in cases.values() for case in some for turn in case.turns]
     judged = {turn.item: turn.rating for turn in turns if turn.rating is not None}
-    return compare_with_people(read_people(settings.judging.people), judged)
+    return stored(StoredWithPeople, compare_with_people(read_people(settings.judging.people), judged))

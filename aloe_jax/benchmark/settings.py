@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from aloe_jax.llm.settings import RoleSettings, RolesSettings
+from aloe_jax.data.settings import RowSettings
+from aloe_jax.llm.registry import register
+from aloe_jax.llm.settings import RoleSettings, RolesSettings, SteadyRole
+from aloe_jax.models.settings import ComputeSettings
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Rows, Seed, Several, Thousands, Tokens
+from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Seed, Several, Thousands
+from aloe_jax.sampling.provider import POLICY
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.settings import Section
 
+register(POLICY)
+
+ReferenceLine = Literal["generic", "informed"]
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
 
@@ -19,7 +26,7 @@ class CandidateSettings(Section):
     """A model under test: one of our runs, a Hugging Face directory, a remote model, or a scripted reference line."""
 
     path: PathText | None = None
-    scripted: Literal["generic", "informed"] | None = None  # the responder, knowing nothing or the whole persona
+    scripted: ReferenceLine | None = None  # the responder, knowing nothing or the whole persona
     remote: RoleSettings | None = None  # a model behind a provider, asked with the responder's prompt and no hint
 
     @model_validator(mode="after")
@@ -34,24 +41,16 @@ class CandidateSettings(Section):
 class JudgingSettings(Section):
     """Who rates the replies, how often, and how it is made sure that the ratings mean something."""
 
-    # Several judges, by name, by default at temperature 0; none: `roles.judge` alone.
-    judges: dict[str, RoleSettings] = Field(default_factory=dict)
+    judges: dict[str, SteadyRole] = Field(default_factory=dict)  # several, by name; none: `roles.judge` alone
     votes: Several = 1  # ratings of a reply by each judge, each asked with a seed of its own
-    # Before anything else the judges rate replies of known quality. require: one that cannot tell them apart stops
-    # the run; report: it is only told.
+    # Before anything else the judges rate replies of known quality. require: one that cannot distinguish them stops
+    # the run; report: it is only reported.
     calibrate: Literal["require", "report", "skip"] = "require"
     calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 6
     threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6  # least rank correlation with the known quality
     # Models whose dialogues are also compared side by side, in both orders.
     pairs: tuple[Annotated[tuple[str, str], Field(strict=False)], ...] = Field(default=(), strict=False)
     people: tuple[PathText, ...] = Field(default=(), strict=False)  # files that the human-rating page saved
-
-    @field_validator("judges", mode="before")
-    @classmethod
-    def _steady(cls, judges: Any) -> Any:
-        if not isinstance(judges, dict):
-            return judges
-        return {name: {"temperature": 0.0} | role if isinstance(role, dict) else role for name, role in judges.items()}
 
 
 class EvaluateSettings(Section):
@@ -87,7 +86,7 @@ class EvaluateSettings(Section):
             if pair[0] == pair[1]:
                 raise ValueError(f"judging.pairs: {pair[0]} cannot be compared with itself")
         for name, judge in (self.judging.judges or {"roles.judge": self.roles.judge}).items():
-            if self.judging.votes > 1 and judge.temperature == 0 and judge.provider != "scripted":
+            if self.judging.votes > 1 and judge.temperature == 0 and not judge.entry.simulated:
                 raise ValueError(
                     f"judging.votes: {name} at temperature 0 gives the same vote again; raise its temperature, "
                     "or name several judges"
@@ -95,20 +94,28 @@ class EvaluateSettings(Section):
         return self
 
 
+class HeldOutSettings(RowSettings):
+    """Which held-out conversations, and how they are laid out in rows."""
+
+    path: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversation trees
+    split: str = "validation"
+    limit: Positive | None = None  # first so many conversations only
+
+
 class PreferencesSettings(Section):
     """`python -m aloe_jax.evaluate --preferences`: how models score held-out pairs of replies, without any judge."""
 
     output: PathText
-    data: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file of conversation trees
+    data: HeldOutSettings
     models: dict[str, PathText] = Field(min_length=1)  # name -> a Hugging Face directory or one of our runs
     reference: PathText | None = None  # such a directory, for implicit rewards; None: log-probs alone
-    split: str = "validation"
-    limit: Positive | None = None  # first so many conversations only
-    row_length: Tokens = 2048
-    rows: Rows = 8  # computed together, over all devices
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"
+    model: ComputeSettings = ComputeSettings()
     mesh: MeshSettings = MeshSettings()
     bootstrap: Annotated[int, Field(gt=0, le=100_000)] = 2000
     seed: Seed = 0
+
+    renamed: ClassVar = {
+        "data": "data.path",
+        **{key: f"data.{key}" for key in ("split", "limit", "row_length", "rows")},
+        **{key: f"model.{key}" for key in ("dtype", "compute_dtype", "attention")},
+    }

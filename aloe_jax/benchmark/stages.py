@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 
-from aloe_jax.benchmark.calibration import QUALITY, Calibration, calibrate, known_replies, require
+from aloe_jax.benchmark.calibration import QUALITY, JudgeCalibration, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
+from aloe_jax.benchmark.inputs import check_models, read_cases
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
 from aloe_jax.benchmark.pairwise import SideBySide, side_by_side
 from aloe_jax.benchmark.runner import Conversing
 from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
+from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.progress import Progress, Task
 from aloe_jax.roles import Cast
+
+
+def evaluate(settings: EvaluateSettings) -> tuple[Scored, list[Talked]]:
+    """The benchmark of all models in `settings.models`, one after the other, with progress on stderr.
+
+    Everything that can be wrong with paths, personas, keys and judges raises AloeError before the first dialogue;
+    BudgetError when the next call would exceed a limit.
+    """
+    check_models(settings)
+    personas = read_cases(settings)
+    if any(candidate.path is not None for candidate in settings.models.values()):
+        from aloe_jax.sampling.loading import spread
+
+        spread(settings.sampling.mesh)  # no judge is asked for a mesh that cannot be
+    budget = Budget(settings.max_cost, settings.max_calls)
+    with Ledger(Path(settings.output) / "journal.sqlite", budget=budget) as ledger:
+        return run(settings, personas, ledger)
 
 
 def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> tuple[Scored, list[Talked]]:
@@ -46,7 +66,7 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
     return ResponderCandidate.reference(source.scripted, cast)
 
 
-def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[Calibration]:
+def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[JudgeCalibration]:
     """What the judges make of replies of known quality. Raises MiscalibratedError where that is asked for."""
     judging = settings.judging
     if judging.calibrate == "skip":
@@ -54,8 +74,8 @@ def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress:
     found = []
     task = progress.add("calibration", len(judges) * judging.calibration_personas * len(QUALITY))
     for judge in judges:
-        scripted = judge_roles(settings)[judge.name].provider == "scripted"
-        known = known_replies(scripted, judging.calibration_personas)
+        simulated = judge_roles(settings)[judge.name].entry.simulated
+        known = known_replies(simulated, judging.calibration_personas)
         found.append(calibrate(judge, known, judging.threshold, settings.concurrency, task.advance))
     task.total = task.done  # the set may be smaller
     if judging.calibrate == "require":
@@ -95,7 +115,7 @@ def _talk(
                 turns=settings.turns,
                 seed=settings.seed,
                 concurrency=settings.concurrency,
-                waits=settings.roles.user.provider != "scripted",
+                waits=not settings.roles.user.entry.simulated,
                 finished=finished,
             ).run()
             del candidate

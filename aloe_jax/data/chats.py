@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from aloe_jax.conversation import Message, quoted
+from aloe_jax.conversation import quoted
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
 from aloe_jax.data.messages import Exchange, MessageTree, Reply, hashed
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 FIELDS = ("messages", "conversations")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Chat:
     """A dialogue: the texts of user and assistant in turn, the user's first."""
 
     system: str | None
@@ -33,7 +33,7 @@ class Said:
     learned: list[bool | None]  # what is said of learning from each
 
 
-def read_chat(record: Mapping[str, Any], where: str, others: dict[str, None] | None = None) -> MessageTree:
+def read_chat(record: Mapping[str, JSON], where: str, others: dict[str, None] | None = None) -> MessageTree:
     """The dialogue as a message tree of one path; a user message without a reply at its end is left out.
 
     The names of fields that are passed over are added to `others`. Raises AloeError naming `where` (file and record),
@@ -44,21 +44,18 @@ def read_chat(record: Mapping[str, Any], where: str, others: dict[str, None] | N
     if others is not None:
         others |= dict.fromkeys(passed_over)
     system = system_of(record, where, said.system)
-    opening: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
     exchanges: list[Exchange] = []
     path = hashed(None, system)
     for user, reply, learned in zip(said.texts[::2], said.texts[1::2], said.learned[1::2], strict=False):
         path = hashed(path, user, reply)
-        asked: Message = {"role": "user", "content": user}
         follows = (len(exchanges) - 1, 0) if exchanges else None
         answer = Reply(reply, path.hexdigest(), None if learned is False else "preferred")
         # Nobody was given a hint to write it with.
-        exchanges.append(Exchange((*opening, asked), (answer,), follows=follows, plain="preferred"))
-        opening = ()
-    return MessageTree(where, where, tuple(exchanges))
+        exchanges.append(Exchange(user, (answer,), follows=follows, plain="preferred"))
+    return MessageTree(where, where, tuple(exchanges), system)
 
 
-def _said(record: Mapping[str, Any], where: str) -> tuple[Said, tuple[str, ...]]:
+def _said(record: Mapping[str, JSON], where: str) -> tuple[Chat, tuple[str, ...]]:
     """The dialogue, and the fields that it is of."""
     field = next((name for name in FIELDS if record.get(name) is not None), None)
     if field is None and not is_empty(record.get("completion")):
@@ -66,7 +63,7 @@ def _said(record: Mapping[str, Any], where: str) -> tuple[Said, tuple[str, ...]]
         said = _completed(record, where)
     elif field is None and not is_empty(record.get("instruction")):
         used = ("instruction", "input", "output")
-        said = Said(None, [instruction(record, where), text(record.get("output"), where, "output")], [None, None])
+        said = Chat(None, [instruction(record, where), text(record.get("output"), where, "output")], [None, None])
     else:
         field = field or FIELDS[0]
         used = (field,)
@@ -76,15 +73,15 @@ def _said(record: Mapping[str, Any], where: str) -> tuple[Said, tuple[str, ...]]
     return said, used
 
 
-def instruction(record: Mapping[str, Any], where: str) -> str:
+def instruction(record: Mapping[str, JSON], where: str) -> str:
     """An instruction with its input, as one user message. Raises AloeError where either is no text."""
     asked = text(record.get("instruction"), where, "instruction")
     return asked if is_empty(record.get("input")) else f"{asked}\n{text(record['input'], where, 'input')}"
 
 
-def _completed(record: Mapping[str, Any], where: str) -> Said:
+def _completed(record: Mapping[str, JSON], where: str) -> Chat:
     """A prompt and its completion, whose replies alone are learned from."""
-    parts: list[list[Any]] = []
+    parts: list[list[JSON]] = []
     for name, role in (("prompt", "user"), ("completion", "assistant")):
         value = record.get(name)
         parts.append(value if isinstance(value, list) else [{"role": role, "content": text(value, where, name)}])
@@ -94,16 +91,17 @@ def _completed(record: Mapping[str, Any], where: str) -> Said:
     whole = read_messages([*parts[0], *parts[1]], where, "prompt and completion")
     before = len(prompt.texts)
     context: list[bool | None] = [False] * before
-    return Said(whole.system, whole.texts, [*context, *whole.learned[before:]])
+    return Chat(whole.system, whole.texts, [*context, *whole.learned[before:]])
 
 
-def ends_unanswered(record: Mapping[str, Any]) -> bool:
+def ends_unanswered(record: Mapping[str, JSON]) -> bool:
     """Whether a chat that `read_chat` takes ends with a user message."""
     messages = next((record[name] for name in (*FIELDS, "completion") if record.get(name) is not None), None)
-    return isinstance(messages, list) and bool(messages) and role_of(messages[-1]) == "user"
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and role_of(last) == "user"
 
 
-def read_messages(value: Any, where: str, field: str) -> Said:
+def read_messages(value: object, where: str, field: str) -> Chat:
     """The system message, None where there is none or it is empty, and what user and assistant say in turn.
 
     Raises AloeError naming the first message that is out of turn, not plain text, or has a field that would be lost.
@@ -128,10 +126,10 @@ def read_messages(value: Any, where: str, field: str) -> Said:
                 f"{where}: {name}.role: is {quoted(given)} where {due!r} is due{opens}; "
                 "mend or remove the record: user and assistant take turns"
             )
-    return Said(system, texts, learned)
+    return Chat(system, texts, learned)
 
 
-def _messages(value: Any, where: str, field: str) -> Sequence[Mapping[str, Any]]:
+def _messages(value: object, where: str, field: str) -> Sequence[Mapping[str, JSON]]:
     if not isinstance(value, list) or not value:
         found = "is missing" if value is None else "is empty" if value == [] else "is not a list"
         raise AloeError(f'{where}: {field}: {found}; give a list of {{"role": …, "content": …}}')

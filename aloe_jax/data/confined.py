@@ -50,7 +50,7 @@ def render(
     with _LOCK:
         process = _process()
         found = process.ask(data, seconds)
-        if "killed" in found:  # by somebody, or by a machine short of memory: that says nothing of the template
+        if "killed" in found:  # by a person, or by a machine short of memory: that says nothing of the template
             found = (process := _process()).ask(data, seconds)
         if len(data) > LARGE or "spent" in found:  # what it may still hold of that does not count against the next
             process.close()
@@ -89,7 +89,7 @@ class _Process:
         return self.owner == os.getpid() and self._child.poll() is None
 
     def ask(self, data: bytes, seconds: float) -> Mapping[str, object]:
-        """The answer to a request; `error` in it where there is none, `killed` where somebody ended the process."""
+        """The answer to a request; `error` in it where there is none, `killed` where it was ended from outside."""
         assert self._child.stdin is not None and self._child.stdout is not None
         end = time.monotonic() + PATIENCE * seconds
         try:

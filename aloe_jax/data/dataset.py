@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.records import json_records
+from aloe_jax.data.tfds_records import restored
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.files import here
+from aloe_jax.json_value import JSON
+from aloe_jax.storage.copies import local_copy
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 # Records per read: one call into the reader for many records is quicker than one each.
 CHUNK = 256
-# How a stored turn, whose fields cannot be None, says that there is none.
-ABSENT: Mapping[str, Any] = {"rejected": "", "hinted": "", "follows": -1, "after": ""}
 
 
 def read_conversations(path: str | Path, split: str = "train", limit: int | None = None) -> list[Conversation]:
@@ -27,7 +29,7 @@ def read_conversations(path: str | Path, split: str = "train", limit: int | None
     Raises AloeError naming the file and the record when something is missing, empty or damaged.
     """
     conversations: list[Conversation] = []
-    for where, record in read_records(here(path), split, limit):
+    for where, record in read_records(local_copy(path), split, limit):
         conversations.append(Conversation.parse(record, where))
     return conversations
 
@@ -39,7 +41,7 @@ def read_personas(path: str | Path, split: str = "benchmark", limit: int | None 
     Raises AloeError as `read_conversations` does.
     """
     personas: list[Persona] = []
-    for where, record in read_records(here(path), split, limit):
+    for where, record in read_records(local_copy(path), split, limit):
         # The stored record also has profile_id and personality_id, which the id spells out again.
         fields = {key: value for key, value in record.items() if key not in ("profile_id", "personality_id")}
         personas.append(Persona.parse(fields, where))
@@ -51,7 +53,7 @@ def fingerprint(path: str | Path) -> str:
 
     Raises AloeError when `path` is missing.
     """
-    path = here(path)
+    path = local_copy(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
     else:
@@ -67,13 +69,13 @@ def fingerprint(path: str | Path) -> str:
 
 def has_split(path: str | Path, split: str) -> bool:
     """Whether a TFDS directory has the split, or a JSONL file a sibling NAME.SPLIT.jsonl. Raises AloeError."""
-    path = here(path)
+    path = local_copy(path)
     if path.is_dir():
         return split in _builder(path).info.splits
     return _sibling(path, split).is_file()
 
 
-def read_records(path: Path, split: str, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_records(path: Path, split: str, limit: int | None = None) -> Iterator[tuple[str, dict[str, JSON]]]:
     """Yield (file and record, plain dict) as `read_conversations` finds them; raises AloeError when there is none."""
     if path.is_dir():
         records = _tfds_records(path, split, limit)
@@ -107,20 +109,28 @@ def _dataset_name(path: Path) -> str:
     return "aloe_personas" if "personas" in str(path) else "aloe_trees"
 
 
-def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
     source, shards = _open(path, split)
     total = len(source) if limit is None else min(len(source), limit)
     for start in range(0, total, CHUNK):
         indices = range(start, min(start + CHUNK, total))
         try:
-            chunk = [_decode(record) for record in source.__getitems__(list(indices))]
+            chunk = [restored(record) for record in source.__getitems__(list(indices))]
         except Exception:  # whatever is damaged, find out which record it is
             chunk = [_one_record(source, index, shards) for index in indices]
         for index, record in zip(indices, chunk, strict=True):
             yield _named(shards, index), record
 
 
-def _builder(path: Path) -> Any:
+class _Source(Protocol):
+    """The records of a split in random access."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Mapping[str, object]: ...
+    def __getitems__(self, indices: list[int]) -> list[Mapping[str, object]]: ...
+
+
+def _builder(path: Path) -> tfds.core.DatasetBuilder:
     if not (path / "dataset_info.json").is_file():
         raise AloeError(f"{path}: a directory without dataset_info.json; {_missing(path).partition('; ')[2]}")
     try:
@@ -139,7 +149,7 @@ def _builder(path: Path) -> Any:
 Shards = list[tuple[Path, int]]  # file and number of records
 
 
-def _open(path: Path, split: str) -> tuple[Any, Shards]:
+def _open(path: Path, split: str) -> tuple[_Source, Shards]:
     """The records of a split in random access, and the files that hold them."""
     builder = _builder(path)
     splits = builder.info.splits
@@ -155,9 +165,9 @@ def _open(path: Path, split: str) -> tuple[Any, Shards]:
 _BUILD_AGAIN = "the journal is the truth: `python -m datagen build --config FILE` writes it again"
 
 
-def _one_record(source: Any, index: int, shards: Shards) -> dict[str, Any]:
+def _one_record(source: _Source, index: int, shards: Shards) -> dict[str, JSON]:
     try:
-        return _decode(source[index])
+        return restored(source[index])
     except Exception as error:
         raise AloeError(f"{_named(shards, index)}: damaged ({_first_line(error)}); {_BUILD_AGAIN}") from None
 
@@ -173,25 +183,3 @@ def _named(shards: Shards, index: int) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _decode(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo the TFDS layout: bytes, a dict of lists instead of a list of turns, "" and -1 for what is not there."""
-    plain = _plain(record)
-    if isinstance(turns := plain.get("turns"), dict):
-        rows = [dict(zip(turns, values, strict=True)) for values in zip(*turns.values(), strict=True)]
-        plain["turns"] = [
-            {key: None if key in ABSENT and value == ABSENT[key] else value for key, value in row.items()}
-            for row in rows
-        ]
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from aloe_jax.conversation import shown
 from aloe_jax.errors import AloeError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 FENCE = "\x01"  # a control character: vocabularies merge it with nothing
 # Where a piece begins: a chat, or right behind a control token, or in the middle of text.
-Place = Literal["start", "token", "text"]
+Beginning = Literal["start", "token", "text"]
 
 
 class Encoder:
@@ -21,7 +24,7 @@ class Encoder:
     the anchor and a character that merges with nothing, whose ids are then dropped.
     """
 
-    def __init__(self, tokenizer: Any, anchor: str):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, anchor: str):
         self._tokenizer = tokenizer
         token, fence, word, fenced = self._batch([anchor, anchor + FENCE, anchor + "a", anchor + FENCE + "a"])
         if len(token) != 1:
@@ -31,21 +34,21 @@ class Encoder:
             )
         self.anchor_id: int = token[0]
         adds_space = fenced[: len(fence)] == fence and fenced[len(fence) :] != word[1:]
-        self._before: dict[Place, tuple[str, list[int]]] = {
+        self._before: dict[Beginning, tuple[str, list[int]]] = {
             "start": ("", []),
             "token": (anchor, token),
             "text": (anchor + FENCE, fence) if adds_space else (anchor, token),
         }
 
-    def __call__(self, texts: Sequence[str], mark: str = "", place: Place = "start") -> list[list[int]]:
-        """Ids of every text, which begins at `place`. At every `mark`, which is dropped, no token may span the cut.
+    def __call__(self, texts: Sequence[str], mark: str = "", beginning: Beginning = "start") -> list[list[int]]:
+        """Ids of every text, which begins at `beginning`. At every `mark`, which is dropped, no token may span the cut.
 
         Special tokens that stand in the text are not added again.
         """
-        pieces: list[tuple[int, Place, str]] = []
+        pieces: list[tuple[int, Beginning, str]] = []
         for owner, text in enumerate(texts):
             first, *more = text.split(mark) if mark else [text]
-            pieces += [(owner, place, first), *((owner, "text", piece) for piece in more)]
+            pieces += [(owner, beginning, first), *((owner, "text", piece) for piece in more)]
         ids: list[list[int]] = [[] for _ in texts]
         behind = self._batch([self._before[where][0] + piece for _, where, piece in pieces])
         for (owner, where, piece), found in zip(pieces, behind, strict=True):
@@ -53,7 +56,7 @@ class Encoder:
             if found[: len(before)] == before:
                 ids[owner] += found[len(before) :]
             else:  # the fence merged with the piece after all
-                ids[owner] += self([piece], place="token")[0]
+                ids[owner] += self([piece], beginning="token")[0]
         return ids
 
     def _batch(self, texts: list[str]) -> list[list[int]]:

@@ -7,10 +7,10 @@ the messages only those fields are refused that would change what is learned; th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from aloe_jax.conversation import HALF, is_whole, shown
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 ROLES = {
     "system": "system",
@@ -55,18 +55,18 @@ REFUSED = dict.fromkeys(("tools", "functions", "function", "tool_calls"), "tools
 }
 
 
-def role_of(message: Mapping[str, Any]) -> str | None:
+def role_of(message: Mapping[str, JSON]) -> str | None:
     """system, user or assistant, under whichever name; None where it is none of them."""
     given = message.get("role") if message.get("role") is not None else message.get("from")
     return ROLES.get(given) if isinstance(given, str) else None
 
 
-def is_empty(value: Any) -> bool:
+def is_empty(value: object) -> bool:
     """Whether a field says nothing."""
     return value is None or (isinstance(value, (str, list, dict)) and not value)
 
 
-def text(value: Any, where: str, name: str) -> str:
+def text(value: object, where: str, name: str) -> str:
     """A string that is not blank and can be encoded, or a list of such parts, joined. Raises AloeError."""
     found = joined(value, where, name)
     if not found.strip():
@@ -74,7 +74,7 @@ def text(value: Any, where: str, name: str) -> str:
     return found
 
 
-def joined(value: Any, where: str, name: str) -> str:
+def joined(value: object, where: str, name: str) -> str:
     """A string, or the text of a list of content parts one after the other, as chat templates write them.
 
     Raises AloeError when it is neither, or has half a character.
@@ -89,7 +89,7 @@ def joined(value: Any, where: str, name: str) -> str:
     return value
 
 
-def _part(part: Any, where: str, name: str) -> str:
+def _part(part: object, where: str, name: str) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else None
@@ -105,7 +105,7 @@ def _part(part: Any, where: str, name: str) -> str:
     return part["text"]
 
 
-def content(message: Mapping[str, Any], where: str, name: str, optional: bool = False) -> str:
+def content(message: Mapping[str, JSON], where: str, name: str, optional: bool = False) -> str:
     """A message's text; `optional`: it may be empty or missing. Raises AloeError when there is more than text."""
     given = [key for key in ("content", "value") if message.get(key) is not None]
     key = given[0] if given else "content" if "content" in message or "value" not in message else "value"
@@ -116,7 +116,7 @@ def content(message: Mapping[str, Any], where: str, name: str, optional: bool = 
     return text(message.get(key), where, f"{name}.{key}")
 
 
-def is_learned(message: Mapping[str, Any], where: str, name: str) -> bool | None:
+def is_learned(message: Mapping[str, JSON], where: str, name: str) -> bool | None:
     """What a message's flags say of learning from it; None where it has none.
 
     Raises AloeError for flags that are none or contradict each other, and for every field that would be lost.
@@ -150,7 +150,7 @@ def is_learned(message: Mapping[str, Any], where: str, name: str) -> bool | None
     return next(iter(found.values()), None)
 
 
-def system_of(record: Mapping[str, Any], where: str, said: str | None = None) -> str | None:
+def system_of(record: Mapping[str, JSON], where: str, said: str | None = None) -> str | None:
     """The system message of a record: of its column, or what is `said` first; None where there is none.
 
     Raises AloeError when two of them differ.
@@ -164,7 +164,7 @@ def system_of(record: Mapping[str, Any], where: str, said: str | None = None) ->
     return next(iter(found.values()), None)
 
 
-def check_others(record: Mapping[str, Any], used: Collection[str], where: str) -> list[str]:
+def check_others(record: Mapping[str, JSON], used: Collection[str], where: str) -> list[str]:
     """The fields of a record that are passed over. Raises AloeError for one that would change what is learned."""
     others = []
     for key, value in record.items():

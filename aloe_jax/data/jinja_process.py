@@ -1,6 +1,6 @@
 """Renders chat templates in a process of its own, under limits: what a template does to memory and time ends with it.
 
-A chat template is a program that came with somebody's model. Jinja's sandbox keeps it from files and from Python's
+A chat template is a program that came with a model. Jinja's sandbox keeps it from files and from Python's
 inside, not from looping for ever or from writing a text of a thousand gigabytes, and what happens inside C code cannot
 be interrupted in a thread. So `confined.py` runs this file: the standard library and Jinja only, no secrets in the
 environment. Requests and answers are JSON behind a length of eight bytes.
@@ -14,15 +14,28 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 import jinja2
 import jinja2.ext
+import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LARGEST = 1 << 20  # characters that a rendered chat may always have; beyond, TIMES as many as its messages
 TIMES = 32
+
+
+class RenderRequest(TypedDict):
+    """What is asked. `nodes` are messages, a job is the number of its last message and whether a prompt follows."""
+
+    template: str
+    values: Mapping[str, object]  # further variables of the template
+    nodes: Sequence[tuple[int, str, str]]  # number of the message before it or -1, role, content
+    jobs: Sequence[tuple[int, bool]]
+    seconds: float  # of computing
+    memory: int  # bytes of address space, and more by the size of the request
 
 
 class Generation(jinja2.ext.Extension):
@@ -30,47 +43,51 @@ class Generation(jinja2.ext.Extension):
 
     tags = {"generation"}  # noqa: RUF012 - so named by Jinja
 
-    def parse(self, parser: Any) -> Any:
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         """The content as a block that is called with nothing."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return jinja2.nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
 
-    def _content(self, caller: Any) -> str:
+    def _content(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
 class Namespace(jinja2.utils.Namespace):
     """Jinja's namespace without names that begin with an underscore."""
 
-    def __init__(*args: Any, **values: Any):  # so that a value may be called self
+    def __init__(*args: object, **values: object):  # so that a value may be called self
         self, *rest = args
         found = dict(*rest, **values)
         for name in found:
             _check_name(name)
         jinja2.utils.Namespace.__init__(self, found)
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: object) -> None:
         _check_name(name)
         super().__setitem__(name, value)
 
 
-def _check_name(name: Any) -> None:
+def _check_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace cannot have the name {name!r}")
 
 
-def _dict(*args: Any, **values: Any) -> dict[Any, Any]:
+def _dict(*args: Mapping[str, object], **values: object) -> dict[str, object]:
     return dict(*args, **values)  # a function, since a class has attributes that lead elsewhere
 
 
 def _dump(
-    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _refuse(message: Any) -> None:
+def _refuse(message: str) -> None:
     raise jinja2.exceptions.TemplateError(message)
 
 
@@ -96,12 +113,8 @@ def _compiled(template: str) -> jinja2.Template:
     return environment().from_string(template)
 
 
-def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """`texts`, one for every job, or `error`: what went wrong, in words; `spent`, where memory was used up.
-
-    `nodes` are messages as [number of the one before it or -1, role, content]; a job is the number of its last message
-    and whether the prompt for a reply follows.
-    """
+def answer(request: RenderRequest) -> Mapping[str, object]:
+    """`texts`, one for every job, or `error`: what went wrong, in words; `spent`, where memory was used up."""
     try:
         return {"texts": list(_rendered(request))}
     except MemoryError:
@@ -116,7 +129,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {str(error)[:1000]}"}
 
 
-def _rendered(request: dict[str, Any]) -> Any:
+def _rendered(request: RenderRequest) -> Iterator[str]:
     template, nodes = _compiled(request["template"]), request["nodes"]
     made = [{"role": role, "content": content} for _, role, content in nodes]
     for last, prompt in request["jobs"]:
@@ -150,7 +163,7 @@ def main() -> None:
     source, target = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(8)) == 8:
         data = source.read(int.from_bytes(head, "big"))
-        request = json.loads(data)
+        request: RenderRequest = json.loads(data)
         _limit(request["seconds"], request["memory"] + 16 * len(data))
         del data
         found = answer(request)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from aloe_jax.data.packing import Part, Rows
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 Batch = dict[str, np.ndarray]
 FIELDS = (
@@ -32,27 +33,30 @@ class Loader:
 
     An epoch has of each part `weight` times as many rows as the part has: whole passes over all its rows and, of a
     weight that is no whole number, a share that moves on from epoch to epoch until it has been everywhere. All of them
-    are shuffled together, by seed and epoch. `parts` None: all rows once. `extra` holds further arrays with one entry
-    a row (reference log-probs).
+    are shuffled together, by seed and epoch. `parts` None: all rows once.
     """
 
-    def __init__(
-        self, rows: Rows, size: int, seed: int, extra: Batch | None = None, parts: Sequence[Part] | None = None
-    ):
+    def __init__(self, rows: Rows, size: int, seed: int, parts: Sequence[Part] | None = None):
         self.rows, self.size, self.seed = rows, size, seed
         self.parts = tuple(parts) if parts is not None else (Part("the data", 0, len(rows)),)
-        self._fields: Batch = {name: getattr(rows, name) for name in FIELDS} | (extra or {})
+        self._fields: Batch = {name: getattr(rows, name) for name in FIELDS}
         # At least one row: a part of small weight is seen in every epoch.
         self._taken = [max(1, int(part.weight * (part.stop - part.start) + 0.5)) for part in self.parts]
         self.rows_per_epoch = sum(self._taken)
+
+    def with_arrays(self, arrays: Batch) -> Loader:
+        """The same batches with further arrays that have one entry per row, such as reference log-probs."""
+        loader = copy.copy(self)
+        loader._fields = self._fields | arrays
+        return loader
 
     def indices(self, step: int) -> np.ndarray:
         """Row numbers of batch `step` (0-based). An epoch's last batch goes on into the next epoch."""
         start = step * self.size
         found: list[np.ndarray] = []
         while (left := (step + 1) * self.size - start) > 0:
-            epoch, place = divmod(start, self.rows_per_epoch)
-            found.append(self._order(epoch)[place : place + left])
+            epoch, offset = divmod(start, self.rows_per_epoch)
+            found.append(self._order(epoch)[offset : offset + left])
             start += len(found[-1])
         return np.concatenate(found)
 
@@ -70,24 +74,26 @@ class Loader:
         return -(-self.rows_per_epoch // self.size)
 
     @functools.cached_property
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, JSON]:
         """What a saved position refers to: batch size, seed, and each part's rows in their order and weight. JSON."""
-        parts = [{"name": p.name, "rows": _digest(self.rows, p), "weight": p.weight} for p in self.parts]
+        parts: list[JSON] = [{"name": p.name, "rows": _digest(self.rows, p), "weight": p.weight} for p in self.parts]
         return {"data.rows": self.size, "seed": self.seed, "parts": parts}
 
-    def position(self, step: int) -> dict[str, Any]:
+    def position(self, step: int) -> dict[str, JSON]:
         """What to save so that a later run goes on with batch `step`. JSON."""
         return {"step": step, "fingerprint": self.fingerprint}
 
-    def resume(self, position: Mapping[str, Any]) -> int:
+    def resume(self, position: Mapping[str, JSON]) -> int:
         """The step to go on with. Raises AloeError that says what of data, mixture, batch size and seed changed."""
+        step = position["step"]
+        assert isinstance(step, int)
         if position["fingerprint"] != self.fingerprint:
             raise AloeError(
-                f"the data changed since step {position['step']} was saved: "
+                f"the data changed since step {step} was saved: "
                 f"{_difference(position['fingerprint'], self.fingerprint)}; "
                 "restore data, tokenizer, data.* and seed, or give a new output"
             )
-        return int(position["step"])
+        return step
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a loader lives as long as its run
     def _order(self, epoch: int) -> np.ndarray:
@@ -118,25 +124,31 @@ def _digest(rows: Rows, part: Part) -> str:
     return digest.hexdigest()[:16]
 
 
-def _difference(before: Any, now: Mapping[str, Any]) -> str:
+def _difference(before: JSON, now: dict[str, JSON]) -> str:
     """What changed, in words."""
-    if not isinstance(before, Mapping):
+    if not isinstance(before, dict):
         return "it was saved by another version of this program"
-    told = [
+    changes = [
         f"{name} was {before.get(name)}, now {now[name]}"
         for name in ("seed", "data.rows")
         if before.get(name) != now[name]
     ]
-    old, new = ({part["name"]: part for part in each.get("parts", [])} for each in (before, now))
-    told += [f"{name} is no longer part of it" for name in old if name not in new]
+    old, new = _parts(before), _parts(now)
+    changes += [f"{name} is no longer part of it" for name in old if name not in new]
     for name, part in new.items():
         if name not in old:
-            told.append(f"{name} was not part of it")
+            changes.append(f"{name} was not part of it")
         elif part["rows"] != old[name]["rows"]:
-            told.append(f"{name} gives other rows (its content, the tokenizer or data.row_length changed)")
+            changes.append(f"{name} gives other rows (its content, the tokenizer or data.row_length changed)")
         elif part["weight"] != old[name]["weight"]:
-            told.append(f"the weight of {name} was {old[name]['weight']:g}, now {part['weight']:g}")
-    return ", ".join(told) or "the order of its sources"
+            changes.append(f"the weight of {name} was {old[name]['weight']:g}, now {part['weight']:g}")
+    return ", ".join(changes) or "the order of its sources"
+
+
+def _parts(fingerprint: dict[str, JSON]) -> dict[JSON, dict[str, JSON]]:
+    """The parts of a fingerprint by name."""
+    parts = fingerprint.get("parts")
+    return {part["name"]: part for part in (parts if isinstance(parts, list) else []) if isinstance(part, dict)}
 
 
 def evaluation_batches(rows: Rows, size: int, extra: Batch | None = None) -> list[Batch]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 
 from aloe_jax.data.bins import best_row_length, first_fit
+from aloe_jax.data.settings import Packing
 from aloe_jax.data.trees import Node, TokenTree
 from aloe_jax.errors import AloeError
-
-Packing = Literal["trees", "paths"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def pack_sources(
             filled[row].append(tree)
         members += filled
         ends.append(len(members))
-    rows = _lay_out(members, row_length)
+    rows = rows_of(members, row_length)
     reports = [
         _report(rows, slice(start, stop), trees)
         for start, stop, trees in zip([0, *ends], ends, fitted.values(), strict=False)
@@ -222,7 +220,8 @@ def _report(rows: Rows, part: slice, trees: Sequence[Sequence[tuple[TokenTree, T
 SCORED = 64  # the number of scored tokens a row is rounded up to a multiple of this
 
 
-def _lay_out(members: list[list[TokenTree]], row_length: int) -> Rows:
+def rows_of(members: Sequence[Sequence[TokenTree]], row_length: int) -> Rows:
+    """Rows of `row_length` tokens: of each its trees, one after the other, which have to fit."""
     n = len(members)
     max_replies = max(sum(1 for tree in row for node in tree.nodes if node.scored) for row in members)
     max_pairs = max(sum(len(tree.pairs) for tree in row) for row in members)
@@ -243,27 +242,51 @@ def _lay_out(members: list[list[TokenTree]], row_length: int) -> Rows:
         tree_ids=[[tree.id for tree in row] for row in members],
     )
     for index, row in enumerate(members):
-        start, pair = 0, 0
+        start = pair = 0
         for tree in row:
-            flat = tree.flatten()
-            here = slice(start, start + tree.length)
-            rows.tokens[index, here] = flat.tokens
-            rows.positions[index, here] = flat.positions
-            rows.subtree_end[index, here] = flat.subtree_end + start
-            rows.parent[index, here] = flat.parent + start
-            numbers = np.zeros(len(tree.nodes) + 1, np.int32)
-            for i, node in enumerate(tree.nodes):
-                if node.scored:
-                    rows.reply_ids[index].append(node.id)
-                    numbers[i + 1] = len(rows.reply_ids[index])
-                    rows.reply_length[index, numbers[i + 1]] = node.scored
-            rows.reply[index, here] = numbers[flat.node]
+            numbers = _write(rows, index, start, tree)
+            start += tree.length
             for each in tree.pairs:
-                rows.pairs[index, pair] = numbers[each.preferred + 1], numbers[each.rejected + 1]
+                rows.pairs[index, pair] = numbers[each.preferred], numbers[each.rejected]
                 rows.pair_turn[index, pair] = each.turn + 1
                 pair += 1
-            start += tree.length
         # A row's first token has no token before it, so it is never scored, and its number is free to mean "none".
         scored = np.flatnonzero(rows.reply[index])
         rows.scored[index, : len(scored)] = scored
     return rows
+
+
+def _write(rows: Rows, index: int, start: int, tree: TokenTree) -> list[int]:
+    """Write the tokens of a tree into a row from `start` on; returns the reply number of every node, or 0."""
+    count = len(tree.nodes)
+    sizes = np.array([len(node.tokens) for node in tree.nodes], np.int32)
+    bounds = np.zeros(count + 1, np.int32)
+    np.cumsum(sizes, out=bounds[1:])
+    bounds += start
+    ends = bounds[1:].tolist()
+    depth = [0] * count  # tokens on the path before the node
+    before = bounds[:-1].tolist()  # the token before the node; at a root its own first one, which is never scored
+    numbers = [0] * count
+    for i, node in enumerate(tree.nodes):
+        if node.parent >= 0:
+            depth[i] = depth[node.parent] + len(tree.nodes[node.parent].tokens)
+            before[i] = int(bounds[node.parent + 1]) - 1
+        if node.scored:
+            rows.reply_ids[index].append(node.id)
+            numbers[i] = len(rows.reply_ids[index])
+            rows.reply_length[index, numbers[i]] = node.scored
+    for i in range(count - 1, -1, -1):  # children before parents
+        parent = tree.nodes[i].parent
+        if parent >= 0:
+            ends[parent] = max(ends[parent], ends[i])
+    owner = np.repeat(np.arange(count), sizes)
+    span = slice(start, start + tree.length)
+    token = np.arange(span.start, span.stop, dtype=np.int32)
+    within = token - bounds[owner]
+    scored = np.array([node.scored for node in tree.nodes], np.int32)[owner]
+    rows.tokens[index, span] = np.concatenate([np.asarray(node.tokens, np.int32) for node in tree.nodes])
+    rows.positions[index, span] = np.array(depth, np.int32)[owner] + within
+    rows.subtree_end[index, span] = np.array(ends, np.int32)[owner]
+    rows.parent[index, span] = np.where(within == 0, np.array(before, np.int32)[owner], token - 1)
+    rows.reply[index, span] = np.where(within < scored, np.array(numbers, np.int32)[owner], 0)
+    return numbers

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from aloe_jax.conversation import Message
+from aloe_jax.conversation import Branch
 from aloe_jax.data.chats import FIELDS, instruction, read_messages
 from aloe_jax.data.fields import check_others, content, is_empty, is_learned, role_of, system_of, text
-from aloe_jax.data.messages import Choice, Exchange, MessageTree, Reply, hashed
+from aloe_jax.data.messages import Choice, Exchange, Hash, MessageTree, Reply, ReplyIndex, hashed
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Comparison:
     rejected: str
 
 
-def read_comparison(record: Mapping[str, Any], where: str, others: dict[str, None] | None = None) -> Comparison:
+def read_comparison(record: Mapping[str, JSON], where: str, others: dict[str, None] | None = None) -> Comparison:
     """Validate a record. Raises AloeError naming `where` (file and record), the field and what to do.
 
     The names of fields that are passed over are added to `others`.
@@ -65,8 +65,9 @@ def read_comparison(record: Mapping[str, Any], where: str, others: dict[str, Non
     if _is_whole(preferred) and _is_whole(rejected):  # the prompt is in both, whether or not it is given besides
         given = prompt
         prompt, preferred, rejected = _parted(preferred, rejected, where)
-        if given is not None and isinstance(record["prompt"], str):  # perhaps written in another form
-            if others is not None and given[0]["content"].strip() not in _texts(prompt):
+        stated = record.get("prompt")
+        if given is not None and isinstance(stated, str):  # perhaps written in another form
+            if others is not None and stated.strip() not in _texts(prompt):
                 others["prompt"] = None
         elif given is not None:
             prompt = _agreed(given, prompt, where)
@@ -79,7 +80,7 @@ def read_comparison(record: Mapping[str, Any], where: str, others: dict[str, Non
     return Comparison(where, system_of(record, where, said.system), tuple(said.texts), *replies)
 
 
-def _as_messages(value: Any, role: str, where: str, name: str) -> list[Any] | None:
+def _as_messages(value: object, role: str, where: str, name: str) -> list[JSON] | None:
     """Text becomes one message of `role`, and a message a list of one."""
     if value is None or isinstance(value, list):
         return value
@@ -88,12 +89,12 @@ def _as_messages(value: Any, role: str, where: str, name: str) -> list[Any] | No
     return [{"role": role, "content": text(value, where, name)}]
 
 
-def _is_whole(messages: list[Any]) -> bool:
+def _is_whole(messages: list[JSON]) -> bool:
     """Whether messages are a dialogue from its start, not only a reply."""
     return bool(messages) and isinstance(messages[0], dict) and role_of(messages[0]) in ("system", "user")
 
 
-def _parted(one: list[Any], other: list[Any], where: str) -> tuple[list[Any], list[Any], list[Any]]:
+def _parted(one: list[JSON], other: list[JSON], where: str) -> tuple[list[JSON], list[JSON], list[JSON]]:
     """Two dialogues as their common beginning and what is left of each; equal ones part before their last message."""
     shared = 0
     for left, right in zip(one[:-1], other[:-1], strict=False):
@@ -107,11 +108,11 @@ def _parted(one: list[Any], other: list[Any], where: str) -> tuple[list[Any], li
     return one[:shared], one[shared:], other[shared:]
 
 
-def _texts(messages: list[Any]) -> list[str]:
-    return [str(message.get("content", message.get("value"))).strip() for message in messages]
+def _texts(messages: list[JSON]) -> list[str]:
+    return [str(m.get("content", m.get("value"))).strip() for m in messages if isinstance(m, dict)]
 
 
-def _agreed(given: list[Any], shared: list[Any], where: str) -> list[Any]:
+def _agreed(given: list[JSON], shared: list[JSON], where: str) -> list[JSON]:
     """The beginning of two dialogues, with the system message of a prompt that is given besides and says the same."""
     one, other = read_messages(given, where, "prompt"), read_messages(shared, where, "chosen")
     if one.texts != other.texts[-len(one.texts) :] or (
@@ -121,7 +122,7 @@ def _agreed(given: list[Any], shared: list[Any], where: str) -> list[Any]:
     return given[:1] + shared if one.system is not None and other.system is None else shared
 
 
-def _reply(messages: list[Any], where: str, name: str) -> str:
+def _reply(messages: list[JSON], where: str, name: str) -> str:
     if len(messages) != 1 or not isinstance(messages[0], dict) or role_of(messages[0]) != "assistant":
         raise AloeError(
             f"{where}: {name}: expected one message of the assistant behind the prompt, found {len(messages)} "
@@ -186,35 +187,32 @@ class Forest:
 
 def _message_tree(system: str | None, root: _Prompt) -> MessageTree:
     exchanges: list[Exchange] = []
-    opening: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
-    waiting: list[tuple[_Prompt, tuple[int, int] | None, Any]] = [(root, None, hashed(None, system))]
+    waiting: list[tuple[_Prompt, ReplyIndex | None, Hash]] = [(root, None, hashed(None, system))]
     firsts: list[str] = []
     while waiting:
         prompt, follows, path = waiting.pop()
         # Replies that were answered come last, next to their answers.
         replies = sorted(prompt.replies.values(), key=lambda reply: bool(reply.answers))
-        place = {reply.text: number for number, reply in enumerate(replies)}
+        index = {reply.text: number for number, reply in enumerate(replies)}
         paths = [hashed(path, prompt.user, reply.text) for reply in replies]
-        asked: Message = {"role": "user", "content": prompt.user}
         exchanges.append(
             Exchange(
-                (*opening, asked),
+                prompt.user,
                 tuple(
-                    Reply(reply.text, here.hexdigest(), _branch(reply))
-                    for reply, here in zip(replies, paths, strict=True)
+                    Reply(reply.text, through.hexdigest(), _branch(reply))
+                    for reply, through in zip(replies, paths, strict=True)
                 ),
-                tuple(Choice(place[one], place[other], where) for one, other, where in prompt.choices),
+                tuple(Choice(index[one], index[other], where) for one, other, where in prompt.choices),
                 follows,
             )
         )
-        opening = ()
         firsts += [where for _, _, where in prompt.choices[:1]]
         number = len(exchanges) - 1
         for which in reversed(range(len(replies))):
             waiting += [(answer, (number, which), paths[which]) for answer in reversed(replies[which].answers.values())]
-    return MessageTree(firsts[0], firsts[0], tuple(exchanges), joined=True)
+    return MessageTree(firsts[0], firsts[0], tuple(exchanges), system, joined=True)
 
 
-def _branch(reply: _Reply) -> Any:
+def _branch(reply: _Reply) -> Branch | None:
     """A reply that is preferred in one judgement and rejected in another counts as preferred."""
     return ("preferred" if reply.preferred else "rejected") if reply.judged else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from aloe_jax.conversation import shown
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 
 LINE = 1 << 30  # bytes that one line may have, and a file that is one array
 DIGITS = 4000  # that a whole number may have
@@ -32,7 +33,7 @@ OTHERS = {
 MARK = b"\xef\xbb\xbf"  # a byte-order mark, as some editors write it, is no part of the first record
 
 
-def json_records(path: Path, limit: int | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_records(path: Path, limit: int | None = None) -> Iterator[tuple[str, dict[str, JSON]]]:
     """Yield (file and line or record, object), at most `limit` of them.
 
     A file may be one JSON array of objects, or an object with such an array under `data`. Raises AloeError naming the
@@ -50,7 +51,7 @@ def json_records(path: Path, limit: int | None = None) -> Iterator[tuple[str, di
         raise AloeError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _records(path: Path, stream: BinaryIO, head: bytes, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(path: Path, stream: BinaryIO, head: bytes, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
     start = stream.tell()
     if head.lstrip()[:1] == b"[":
         yield from _array(path, stream, limit)
@@ -103,37 +104,39 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _array(path: Path, stream: BinaryIO, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _array(path: Path, stream: BinaryIO, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
     data = stream.read(LINE)
     if stream.read(1):
         raise AloeError(f"{path}: is one JSON array of more than {LINE >> 30} GiB; give one record a line")
-    yield from _numbered(path, _parsed(data, str(path)), limit)
+    found = _parsed(data, str(path))
+    assert isinstance(found, list)  # it begins with a bracket
+    yield from _numbered(path, found, limit)
 
 
-def _wrapper(record: dict[str, Any]) -> list[Any] | None:
+def _wrapper(record: dict[str, JSON]) -> list[JSON] | None:
     """The records in an object that holds nothing else but them, and words about them."""
     lists = [name for name, value in record.items() if isinstance(value, list)]
     if len(lists) != 1 or lists[0] not in WRAPPERS or any(isinstance(value, dict) for value in record.values()):
         return None
-    found: list[Any] = record[lists[0]]
-    return found
+    found = record[lists[0]]
+    return found if isinstance(found, list) else None
 
 
-def _unwrapped(path: Path, record: Any, where: str, limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _unwrapped(path: Path, record: JSON, where: str, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
     if not isinstance(record, dict):
         raise AloeError(f"{where}: expected a JSON object, found {type(record).__name__}")
     inside = _wrapper(record)
     yield from _numbered(path, [record] if inside is None else inside, limit)
 
 
-def _numbered(path: Path, records: list[Any], limit: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _numbered(path: Path, records: list[JSON], limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
     for number, record in enumerate(records[:limit], 1):
         if not isinstance(record, dict):
             raise AloeError(f"{path} record {number}: expected a JSON object, found {type(record).__name__}")
         yield f"{path} record {number}", record
 
 
-def _parsed(data: bytes, where: str) -> Any:
+def _parsed(data: bytes, where: str) -> JSON:
     """The value of JSON text. Raises AloeError that begins with `where`."""
     try:
         text = data.decode("utf-8")
@@ -152,7 +155,7 @@ def _parsed(data: bytes, where: str) -> Any:
         raise AloeError(f"{where}: {error}; mend or remove the line") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

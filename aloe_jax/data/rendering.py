@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.confined import Job, Node, render
 from aloe_jax.data.tokenizer import chat_template, named_tokens
 from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Stands inside text that only looks like a control token, where it is cut before it is encoded. Unicode keeps
 # these code points for a program's own use; they are no part of any text.
@@ -31,7 +34,7 @@ class Renderer:
     Raises AloeError when there is no template, or when it ends a reply without a token of its own.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.name: str = tokenizer.name_or_path
         self._values = {**named_tokens(tokenizer), "enable_thinking": False}
         self._template = chat_template(tokenizer)
@@ -82,9 +85,12 @@ class Renderer:
         """The text of every job's path of messages, as the template writes it. Raises AloeError when it refuses."""
         return render(self.name, self._template, self._values, nodes, jobs)
 
-    def system_folded(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages, with a system message put before the first user message where the template takes none."""
-        if not self._folds or not messages or messages[0]["role"] != "system":
+    def system_folded(self, messages: Sequence[Message], always: bool = False) -> list[Message]:
+        """The messages, with a system message put into the first user message where the template takes none.
+
+        `always`: even where it takes one. Raises AloeError when no user message follows.
+        """
+        if not (self._folds or always) or not messages or messages[0]["role"] != "system":
             return list(messages)
         if len(messages) == 1 or messages[1]["role"] != "user":
             raise AloeError(f"{self.name}: the chat template takes no system message, and no user message follows it")

@@ -1,4 +1,4 @@
-"""Data sets of a mixture: what each holds, which of its conversations are held out, and these one by one."""
+"""Data sets of a mixture: what kind each is, which conversations are held out, and reading them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from typing import Literal
 
 import numpy as np
 
-from aloe_jax.conversation import Conversation, shown
+from aloe_jax.conversation import shown
 from aloe_jax.data.chats import ends_unanswered, read_chat
 from aloe_jax.data.dataset import has_split, read_conversations, read_records
 from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.files import here
+from aloe_jax.storage.copies import local_copy
 
 Kind = Literal["trees", "chat", "preferences"]
 Split = Literal["train", "validation"]
-Talk = Conversation | MessageTree
 
 
 @dataclass(frozen=True)
-class Talks:
+class SplitSource:
     """The conversations of one split of a source."""
 
     kind: Kind
     count: int
-    talks: Iterator[Talk]
+    trees: Iterator[MessageTree]
     remarks: tuple[str, ...]  # what a person should know about how they were read
     unused: tuple[str, ...] = ()  # fields of the records that are passed over
 
 
-def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Talks:
+def open_source(source: SourceSettings, split: Split, data: DataSettings) -> SplitSource:
     """Validate every record that a split of a source is taken from, then give its conversations.
 
     A source without a validation split of its own has `data.validation_fraction` of its conversations held out (see
@@ -48,7 +47,7 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Tal
     stored: Split = split if own else "train"
     limit = source.limit if stored == "train" else None
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind]
-    digests, talks, remarks, unused = read(here(source.path), stored, limit)
+    digests, trees, remarks, unused = read(local_copy(source.path), stored, limit)
     chosen = np.ones(len(digests), bool)
     if not own:
         held = held_out(digests, data.validation_fraction, source.path)
@@ -56,31 +55,31 @@ def open_source(source: SourceSettings, split: Split, data: DataSettings) -> Tal
     if split == "validation":
         given = chosen & (np.cumsum(chosen) <= (data.validation_limit or len(chosen)))
         if not own:
-            remarks = [  # the others were told with the train split
+            remarks = [  # the others were shown with the train split
                 f"{source.path}: has no validation split: {held.sum()} of {len(held)} conversations are held out "
                 f"(data.validation_fraction), {given.sum()} of them used (data.validation_limit)"
             ]
         chosen = given
         unused = dict.fromkeys(unused) if own else {}
-    return Talks(kind, int(chosen.sum()), compress(talks, chosen), tuple(remarks), tuple(unused))
+    return SplitSource(kind, int(chosen.sum()), compress(trees, chosen), tuple(remarks), tuple(unused))
 
 
-def read_talks(source: SourceSettings) -> Iterator[MessageTree]:
+def read_trees(source: SourceSettings) -> Iterator[MessageTree]:
     """All conversations of a source's train split, whatever its kind. Raises AloeError as `open_source` does."""
     read = {"trees": _open_trees, "chat": _open_chats, "preferences": _open_preferences}[kind_of(source)]
-    return (MessageTree.of(talk) for talk in read(here(source.path), "train", source.limit)[1])
+    return read(local_copy(source.path), "train", source.limit)[1]
 
 
 def kind_of(source: SourceSettings) -> Kind:
-    """What a source holds: as configured, or as its first record tells. Raises AloeError when that is unclear."""
-    directory = here(source.path).is_dir()
+    """What a source holds: as configured, or as its first record shows. Raises AloeError when that is unclear."""
+    directory = local_copy(source.path).is_dir()
     if source.format != "auto":
         if directory and source.format != "trees":
             raise AloeError(f"{source.path}: a TFDS directory holds conversation trees; give {source.format} as JSONL")
         return source.format
     if directory:
         return "trees"
-    where, record = next(read_records(here(source.path), "train", 1))
+    where, record = next(read_records(local_copy(source.path), "train", 1))
     fields = {name for name, value in record.items() if value is not None}
     if {"chosen", "rejected"} & fields:
         return "preferences"
@@ -107,7 +106,7 @@ def kind_of(source: SourceSettings) -> Kind:
 
 
 def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray:
-    """Which records are held out, bool [N]: those whose digest lies in the first `fraction` of all digests.
+    """Which records are held out, bool [N]: those whose digest is in the first `fraction` of all digests.
 
     A record's side depends on its content alone, so that further records do not move it; only where that would leave
     one side without any record, the one with the smallest or largest digest goes over. Raises AloeError when all
@@ -127,26 +126,27 @@ def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray
 
 
 Opened = tuple[
-    list[bytes], Iterator[Talk], list[str], dict[str, None]
+    list[bytes], Iterator[MessageTree], list[str], dict[str, None]
 ]  # digests, conversations, remarks, unused fields
 
 
 def _open_trees(path: Path, split: str, limit: int | None) -> Opened:
     conversations = read_conversations(path, split, limit)
-    return [_digest(talk.to_json()) for talk in conversations], iter(conversations), [], {}
+    digests = [_digest(conversation.to_json()) for conversation in conversations]
+    return digests, map(MessageTree.of, conversations), [], {}
 
 
 def _open_chats(path: Path, split: str, limit: int | None) -> Opened:
-    """Reads the file twice, so that a fault at its end is told first and its texts need not be held."""
+    """Reads the file twice, so that a fault at its end is found first and its texts need not be kept in memory."""
     digests: list[bytes] = []
     unanswered = unlearned = 0
     unused: dict[str, None] = {}
     for where, record in read_records(path, split, limit):
-        talk = read_chat(record, where, unused)
+        chat = read_chat(record, where, unused)
         # The name of the last reply is a digest of the whole chat.
-        digests.append(bytes.fromhex(talk.exchanges[-1].replies[0].name))
+        digests.append(bytes.fromhex(chat.exchanges[-1].replies[0].name))
         unanswered += ends_unanswered(record)
-        unlearned += all(exchange.replies[0].branch is None for exchange in talk.exchanges)
+        unlearned += all(exchange.replies[0].branch is None for exchange in chat.exchanges)
     remarks = [f"{path}: {unanswered} chats end with a user message, which is left out"] if unanswered else []
     if unlearned:
         remarks.append(f"{path}: {unlearned} chats have no reply that is to be learned from, and are left out")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from aloe_jax.conversation import Conversation, Message
-from aloe_jax.data.encoding import Encoder
-from aloe_jax.data.encoding import Place as Beginning
-from aloe_jax.data.laying import LaidOut, Piece, lay_out
-from aloe_jax.data.messages import MessageTree
+from aloe_jax.conversation import Message
+from aloe_jax.data.encoding import Beginning, Encoder
+from aloe_jax.data.laying import EncodedExchange, LaidOut, lay_out
+from aloe_jax.data.messages import MessageTree, ReplyIndex
 from aloe_jax.data.paths import Paths, Written
 from aloe_jax.data.rendering import Renderer
 from aloe_jax.data.tokenizer import generation_stops
-from aloe_jax.data.trees import Place, TokenTree
 from aloe_jax.errors import AloeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class UnstableTemplateError(AloeError):
@@ -26,7 +27,7 @@ class _RewrittenError(Exception):
     """The template rewrites what was said before."""
 
 
-ROUGHLY = 100_000  # characters by which the length of a long text is judged
+SAMPLE = 100_000  # characters by which the number of tokens of a long text is estimated
 FIRST_LEVELS = 8  # turns that are rendered before it is looked whether more of them can be in a row
 
 
@@ -39,7 +40,7 @@ class ChatTemplate:
     control token stays text. `stop`: more ids that end a reply, such as those of the model's own settings.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[int] = ()):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self._renderer = Renderer(tokenizer)
         self._encode = Encoder(tokenizer, self._renderer.end)
@@ -61,7 +62,7 @@ class ChatTemplate:
     def continuation(self, messages: Sequence[Message]) -> list[int]:
         """Ids to append to a session whose last reply ended with its end of turn, up to the next reply's prompt.
 
-        `messages` ends with the new user message; when no reply lies before it, this is the whole prompt.
+        `messages` ends with the new user message; when no reply comes before it, this is the whole prompt.
         Raises UnstableTemplateError when the rendered path is not an extension of what the session was fed: then it
         has to start anew with `prompt`.
         """
@@ -79,27 +80,24 @@ class ChatTemplate:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a reply, without special tokens."""
         # Some tokenizers tidy up what they decode ("it 's" -> "it's"); the tokens do not say that.
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text.strip()
 
-    def lookalikes(self, talk: Conversation | MessageTree) -> int:
-        """How many messages hold the text of a control token, which is taken as text."""
-        return sum(self._renderer.looks_like_control(text) for text in MessageTree.of(talk).texts())
+    def lookalikes(self, tree: MessageTree) -> int:
+        """How many messages contain the text of a control token, which is taken as text."""
+        return sum(self._renderer.looks_like_control(text) for text in tree.texts())
 
-    def trees(self, talk: Conversation | MessageTree) -> list[TokenTree]:
-        """One token tree; where the template is not prefix-stable over turns, one small tree a turn.
+    def laid_out(self, tree: MessageTree, longest: int | None = None, system_in_user: bool = False) -> LaidOut:
+        """One token tree; where the template is not prefix-stable over turns, one small tree per turn.
 
-        Raises UnstableTemplateError when not even a turn's prompt is a prefix of its replies, or a reply has no end.
+        What leads to an exchange is rendered and encoded only up to `longest` tokens: an exchange that answers a reply
+        whose path is longer is left out, since no row of `longest` tokens has room for it. The trees are otherwise the
+        same. Every path is rendered whole, so the time grows with the square of the turns that are laid out, not of
+        all turns. `system_in_user`: the system message is part of the first user message. Raises UnstableTemplateError
+        when not even a turn's prompt is a prefix of its replies, or a reply has no end.
         """
-        return self.laid_out(talk).trees
-
-    def laid_out(self, talk: Conversation | MessageTree, longest: int | None = None) -> LaidOut:
-        """The same as `trees`; what leads to an exchange is rendered and encoded only up to `longest` tokens.
-
-        An exchange that answers a reply whose path is longer is left out: no row of `longest` tokens could have it.
-        What stands in the trees is the same. Every path is rendered whole, so the time grows with the square of the
-        turns that are laid out, not of those that there are.
-        """
-        paths = Paths(self._renderer, MessageTree.of(talk))
+        paths = Paths(self._renderer, tree, system_in_user)
         try:
             return self._as_one(paths, longest)
         except _RewrittenError:
@@ -107,57 +105,57 @@ class ChatTemplate:
 
     def _as_one(self, paths: Paths, longest: int | None) -> LaidOut:
         """One tree. Raises _RewrittenError where a path does not begin with the path before it."""
-        follows = [exchange.follows for exchange in paths.talk.exchanges]
-        pieces: dict[int, Piece] = {}
-        lengths: dict[Place, int] = {}  # tokens of the path through a reply
-        closed: dict[Place, str] = {}  # its text, where it is answered by what is not rendered yet
+        follows = [exchange.follows for exchange in paths.tree.exchanges]
+        pieces: dict[int, EncodedExchange] = {}
+        lengths: dict[ReplyIndex, int] = {}  # tokens of the path through a reply
+        closed: dict[ReplyIndex, str] = {}  # its text, where it is answered by what is not rendered yet
         following, levels = [0], FIRST_LEVELS
         while following:
             window = paths.below(following, levels)
             written = self._written(paths, window, longest)
             starts = dict.fromkeys(window, 0)
             for number, text in written.items():
-                self._check(paths.talk, number, text)
+                self._check(paths.tree, number, text)
                 for which, reply in enumerate(text.replies):
                     if (number, which) in paths.answers:
                         closed[number, which] = reply[: self._renderer.reply_end(reply)]
-                if (place := follows[number]) is not None:
-                    if not text.prompt.startswith(closed[place]):
+                if (parent := follows[number]) is not None:
+                    if not text.prompt.startswith(closed[parent]):
                         raise _RewrittenError
-                    starts[number] = len(closed[place])
+                    starts[number] = len(closed[parent])
             made = self._pieces(paths, written, starts, longest)
             following = []
             for number in window:
-                if (place := follows[number]) is not None and _over(lengths.get(place), longest):
+                if (parent := follows[number]) is not None and _over(lengths.get(parent), longest):
                     continue
                 piece = pieces[number] = made[number]
-                before = len(piece.prompt) + (0 if place is None else lengths[place])
+                before = len(piece.prompt) + (0 if parent is None else lengths[parent])
                 for which, ids in enumerate(piece.replies):
                     lengths[number, which] = before + len(ids)
                     if not _over(lengths[number, which], longest):
                         following += [n for n in paths.answers.get((number, which), ()) if n not in starts]
             kept = {follows[number] for number in following}
-            kept |= {place for place, length in lengths.items() if _over(length, longest)}
-            closed = {place: text for place, text in closed.items() if place in kept}
+            kept |= {parent for parent, length in lengths.items() if _over(length, longest)}
+            closed = {parent: text for parent, text in closed.items() if parent in kept}
             levels = max(FIRST_LEVELS, len(pieces) // 8)
         return lay_out(paths, pieces, self._rate(paths, pieces, closed))
 
     def _turn_by_turn(self, paths: Paths, longest: int | None) -> LaidOut:
         """A tree for every exchange."""
-        pieces: dict[int, Piece] = {}
+        pieces: dict[int, EncodedExchange] = {}
         following = [0]
         while following:
             window = paths.below(following, FIRST_LEVELS)
             written = self._written(paths, window, longest)
             for number, text in written.items():
-                self._check(paths.talk, number, text)
+                self._check(paths.tree, number, text)
             made = self._pieces(paths, written, dict.fromkeys(window, 0), longest)
-            opening = paths.texts_of(0)[0][-1].strip()
+            opening = paths.prompt_texts(0)[-1].strip()
             following = []
             for number in window:
-                place = paths.talk.exchanges[number].follows
-                if place is not None and (
-                    place[0] not in pieces or place[0] in paths.unread_prompts or place in paths.unread_replies
+                parent = paths.tree.exchanges[number].follows
+                if parent is not None and (
+                    parent[0] not in pieces or parent[0] in paths.unread_prompts or parent in paths.unread_replies
                 ):
                     continue  # behind a message of which only the beginning was rendered
                 pieces[number] = made[number]
@@ -183,45 +181,41 @@ class ChatTemplate:
             size *= 4
         return False
 
-    def _check(self, talk: MessageTree, number: int, text: Written) -> None:
-        where = f"{self._renderer.name}: {talk.where}, turn {number + 1}"
+    def _check(self, tree: MessageTree, number: int, text: Written) -> None:
+        where = f"{self._renderer.name}: {tree.where}, turn {number + 1}"
         for which, reply in enumerate(text.replies):
             if not reply.startswith(text.prompt):
                 raise UnstableTemplateError(f"{where}: {self._renderer.why_no_prefix(text.prompt, reply)}")
             if self._renderer.reply_end(reply) <= len(text.prompt):
-                branch = talk.exchanges[number].replies[which].branch or "earlier"
+                branch = tree.exchanges[number].replies[which].branch or "earlier"
                 raise UnstableTemplateError(f"{where}: the chat template does not end the {branch} reply")
 
-    def _rate(self, paths: Paths, pieces: dict[int, Piece], closed: dict[Place, str]) -> float:
-        """Tokens a character of the messages that are left out or unread, about.
+    def _rate(self, paths: Paths, pieces: dict[int, EncodedExchange], closed: dict[ReplyIndex, str]) -> float:
+        """Tokens per character of the messages that are left out or unread, about.
 
-        Raises _RewrittenError where the path to the deepest of them does not begin with what is laid out of it.
+        It is that of a sample: the text between what is laid out and the deepest exchange that is left out, or the
+        longest text that was not read to its end. Raises _RewrittenError where the path to that exchange does not begin
+        with what is laid out of it.
         """
         left_out = [number for number in range(len(paths.depth)) if number not in pieces]
-        last = max(left_out, key=lambda number: paths.depth[number], default=None)
-        if last is not None:
-            (text,) = (written.prompt for written in paths.write([last]).values())
-            place, said = paths.talk.exchanges[last].follows, sum(map(len, paths.texts_of(last)[0]))
-            while place is not None and place[0] not in pieces:
-                asked, replies = paths.texts_of(place[0])
-                said += sum(map(len, asked)) + len(replies[place[1]])
-                place = paths.talk.exchanges[place[0]].follows
-            if place in closed:
-                if not text.startswith(closed[place]):
+        if left_out:
+            deepest = max(left_out, key=lambda number: paths.depth[number])
+            sample = paths.write([deepest])[deepest].prompt
+            parent, characters = paths.between(deepest, pieces)
+            if parent in closed:
+                if not sample.startswith(closed[parent]):
                     raise _RewrittenError
-                text = text[len(closed[place]) :]
+                sample = sample[len(closed[parent]) :]
         elif paths.unread:
-            texts = [text for number in paths.unread_prompts for text in paths.texts_of(number)[0]]
-            texts += [paths.texts_of(number)[1][which] for number, which in paths.unread_replies]
-            text = max(texts, key=len)
-            said = len(text)
+            sample = max(paths.unread_texts(), key=len)
+            characters = len(sample)
         else:
             return 0.0
-        return len(self._encode([text[:ROUGHLY]], paths.mark)[0]) * max(1.0, len(text) / ROUGHLY) / said
+        return len(self._encode([sample[:SAMPLE]], paths.mark)[0]) * max(1.0, len(sample) / SAMPLE) / characters
 
     def _pieces(
         self, paths: Paths, written: dict[int, Written], starts: dict[int, int], longest: int | None
-    ) -> dict[int, Piece]:
+    ) -> dict[int, EncodedExchange]:
         """Encode each exchange's prompt from `starts` on, and each reply behind it up to its end of turn.
 
         For what was not read to its end there are zeros, more than any row has room for.
@@ -237,7 +231,7 @@ class ChatTemplate:
         ends = [self._renderer.reply_end(reply) for _, reply in replies]
         bare = [reply[len(written[n].prompt) : end] for (n, reply), end in zip(replies, ends, strict=True)]
         behind = [openings[n][0] + text for (n, _), text in zip(replies, bare, strict=True)]
-        pieces = {number: Piece(ids[number], [], []) for number in written}
+        pieces = {number: EncodedExchange(ids[number], [], []) for number in written}
         encoded = self._encode(behind, mark)
         for (number, reply), end, text, whole in zip(replies, ends, bare, encoded, strict=True):
             piece, opening = pieces[number], openings[number][1]
@@ -262,11 +256,11 @@ class ChatTemplate:
             return self._renderer.end + prompt[start:], [self._encode.anchor_id, *ids]
         return prompt, list(ids)
 
-    def _known(self, text: str, place: Beginning = "start") -> list[int]:
+    def _known(self, text: str, where: Beginning = "start") -> list[int]:
         """Ids of text that the template writes again and again."""
-        if (text, place) not in self._seen:
-            self._seen[text, place] = self._encode([text], place=place)[0]
-        return self._seen[text, place]
+        if (text, where) not in self._seen:
+            self._seen[text, where] = self._encode([text], beginning=where)[0]
+        return self._seen[text, where]
 
 
 def _over(length: int | None, longest: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""Load a tokenizer from a directory, or train a small one: `python -m aloe_jax.data.tokenizer`."""
+"""Load a tokenizer from a directory, or train a small one: `aloe tokenizer`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from aloe_jax.command import Command, one_line_errors
 from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.disk import as_os_error, refusals
-from aloe_jax.storage.files import WEIGHTS, here, resolved
-from aloe_jax.storage.replacing import Kind, check_replaceable, replacing
+from aloe_jax.storage.copies import WEIGHTS, local_copy
+from aloe_jax.storage.replacing import Kind, replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LARGEST = 1_000_000  # tokens that a vocabulary may have
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -38,13 +39,13 @@ KIND = Kind(
 )
 
 
-def load_tokenizer(path: str | Path) -> Any:
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a directory, through transformers, from local files only and without remote code.
 
     Where the tokenizer begins every text with a BOS token and its chat template writes none, the template gets one:
-    training, sampling and whoever serves an export then all see the same single BOS.
+    training, sampling and servers of an export then all see the same single BOS.
     """
-    path = here(path, leave=WEIGHTS)
+    path = local_copy(path, leave=WEIGHTS)
     if not path.is_dir():
         raise AloeError(f"{path}: no tokenizer directory there")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would speak of torch, which is not used
@@ -88,7 +89,7 @@ def _without_panics() -> Iterator[None]:
                     os.write(2, kept.read())
 
 
-def chat_template(tokenizer: Any) -> str:
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokenizer's chat template, the default one of several. Raises AloeError when it has none."""
     templates = tokenizer.chat_template
     if isinstance(templates, dict):
@@ -108,12 +109,12 @@ def chat_template(tokenizer: Any) -> str:
     return templates
 
 
-def named_tokens(tokenizer: Any) -> dict[str, str]:
+def named_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """What a chat template may call the tokenizer's special tokens by: bos_token, eos_token and so on."""
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
 
 
-def _write_bos(tokenizer: Any, path: str | Path) -> None:
+def _write_bos(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
     bos = tokenizer.bos_token_id
     try:
         if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
@@ -126,7 +127,7 @@ def _write_bos(tokenizer: Any, path: str | Path) -> None:
         template = chat_template(tokenizer)
         (text,) = render(str(path), template, named_tokens(tokenizer), [(-1, "user", "a")], [(0, False)])
     except AloeError:
-        return  # told, with what is wrong, when the template is put to use
+        return  # reported, with what is wrong, when the template is used
     if tokenizer.bos_token not in text:
         tokenizer.chat_template = "{{ bos_token }}" + template
         click.echo(f"{path}: the chat template writes no {tokenizer.bos_token}; it is put before every chat", err=True)
@@ -151,7 +152,7 @@ def generation_stops(path: str | Path) -> tuple[int, ...]:
     return tuple(one for one in ids if one >= 0)  # -1 stands for none
 
 
-def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
+def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTrainedTokenizerBase:
     """Train a byte-level BPE tokenizer with a prefix-stable chat template and save it in `path`.
 
     Every message is its role token, the text and the end-of-turn token, so the ids of a path are always a
@@ -175,53 +176,21 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> Any:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
     tokenizer.chat_template = TEMPLATE
-    with replacing(path, KIND) as place:
-        save_tokenizer(tokenizer, place)
+    with replacing(path, KIND) as directory:
+        save_tokenizer(tokenizer, directory)
     return tokenizer
 
 
-@click.command(cls=Command)
-@click.option(
-    "--data",
-    required=True,
-    help="TFDS directory (…/aloe_trees/1.0.0) or JSONL file of conversations, chats or preferences.",
-)
-@click.option("--output", required=True, help="Directory to write; an earlier tokenizer is replaced.")
-@click.option("--vocab", default=1024, show_default=True, help="Size of the vocabulary, special tokens included.")
-def main(data: str, output: str, vocab: int) -> None:
-    """Train a byte-level BPE tokenizer with a chat template on the messages of a data set.
-
-    Example: python -m aloe_jax.data.tokenizer --data runs/demo/data/tfds/aloe_trees/1.0.0 --output runs/demo/tokenizer
-    """
-    with one_line_errors():
-        least = 256 + len(SPECIAL)
-        if not least <= vocab <= LARGEST:
-            raise AloeError(
-                f"--vocab: is {vocab}, must be from {least} (every byte, and the control tokens) to {LARGEST:,}"
-            )
-        if (resolved(output).parent / "spec.json").exists():
-            raise AloeError(f"{output}: is in the directory of a run, which is read with its tokenizer; give another")
-        check_replaceable(output, KIND)
-        count, texts = _texts(data)
-        with refusals(Path(output)), as_os_error():
-            tokenizer = train_tokenizer(texts, vocab, output)
-        click.echo(f"{output}: {len(tokenizer)} tokens, trained on {count} conversations")
-
-
-def _texts(data: str) -> tuple[int, Iterable[str]]:
+def texts_of(data: str) -> tuple[int, Iterable[str]]:
     """How many conversations a data set of any kind holds, and their messages."""
-    from aloe_jax.data.dataset import read_conversations
     from aloe_jax.data.settings import SourceSettings
-    from aloe_jax.data.sources import kind_of, read_talks
+    from aloe_jax.data.sources import read_trees
 
-    source = SourceSettings(path=data)
-    if kind_of(source) == "trees":
-        conversations = read_conversations(data)
-        turns = (turn for conversation in conversations for turn in conversation.turns)
-        return len(conversations), (text for turn in turns for text in (turn.user, *turn.replies.values()))
-    talks = list(read_talks(source))
-    return len(talks), (text for talk in talks for text in talk.texts())
+    conversations = list(read_trees(SourceSettings(path=data)))
+    return len(conversations), (text for conversation in conversations for text in conversation.texts())
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m aloe_jax.data.tokenizer: the same as `aloe tokenizer`
+    from aloe_jax.cli.tokenizer import main
+
     main()

@@ -6,12 +6,16 @@ import inspect
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from aloe_jax.errors import AloeError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Settings = dict[str, object]  # of a JSON file
 SETTINGS, CORE = "tokenizer_config.json", "tokenizer.json"
 CLASS = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in every version of transformers
 # What transformers 5 writes that says how or from where a tokenizer was loaded here, or names code to run.
@@ -22,7 +26,7 @@ LOCAL = {
 }  # fmt: skip
 
 
-def save_tokenizer(tokenizer: Any, directory: str | Path, vocab: int | None = None) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path, vocab: int | None = None) -> None:
     """Write a transformers tokenizer into a directory, which is made where it is missing.
 
     transformers 5 names a class that 4 does not have, lists special tokens under a key that 4 takes for something
@@ -38,8 +42,10 @@ def save_tokenizer(tokenizer: Any, directory: str | Path, vocab: int | None = No
         if vocab is not None and (unused := unused_tokens(tokenizer, vocab)):
             settings = _without(settings, unused, tokenizer)
             core = _read(directory / CORE)
-            core["added_tokens"] = [token for token in core["added_tokens"] if token["content"] not in unused]
-            if (core.get("padding") or {}).get("pad_token") in unused:
+            added, padding = core["added_tokens"], core.get("padding")
+            assert isinstance(added, list)
+            core["added_tokens"] = [token for token in added if token["content"] not in unused]
+            if isinstance(padding, dict) and padding.get("pad_token") in unused:
                 core["padding"] = None
             _write(directory / CORE, core)
     _write(directory / SETTINGS, settings)
@@ -50,7 +56,7 @@ def local_settings(kind: type) -> set[str]:
     return LOCAL | set(inspect.signature(kind.from_pretrained).parameters)  # type: ignore[attr-defined]
 
 
-def portable(settings: dict[str, Any], local: Collection[str]) -> dict[str, Any]:
+def portable(settings: Settings, local: Collection[str]) -> Settings:
     """The content of a tokenizer_config.json that transformers 4 and 5 both understand.
 
     `local`: keys to leave out. Paths of this machine are left out whatever their key.
@@ -63,13 +69,13 @@ def portable(settings: dict[str, Any], local: Collection[str]) -> dict[str, Any]
     extra = kept.pop("extra_special_tokens", None)
     if isinstance(extra, dict):  # tokens with a name of their own: 4 reads those as they are
         kept["extra_special_tokens"] = extra
-    elif extra:
+    elif isinstance(extra, list) and extra:
         kept["additional_special_tokens"] = list(extra)
     kept["tokenizer_class"] = CLASS
     return kept
 
 
-def unused_tokens(tokenizer: Any, vocab: int) -> list[str]:
+def unused_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
     """Added tokens that an embedding of `vocab` vectors has none for; a model cannot have learned to use them.
 
     Only special tokens are accepted: their text in a message is read as plain text. Raises AloeError naming a token
@@ -95,13 +101,13 @@ def unused_tokens(tokenizer: Any, vocab: int) -> list[str]:
     return sorted(beyond)
 
 
-def _without(settings: dict[str, Any], unused: list[str], tokenizer: Any) -> dict[str, Any]:
+def _without(settings: Settings, unused: list[str], tokenizer: PreTrainedTokenizerBase) -> Settings:
     """Settings that name none of the tokens; padding becomes the token that ends texts."""
-    kept: dict[str, Any] = {}
+    kept: Settings = {}
     for key, value in settings.items():
         if isinstance(value, list):
             kept[key] = [entry for entry in value if _text(entry) not in unused]
-        elif key == "added_tokens_decoder":
+        elif key == "added_tokens_decoder" and isinstance(value, dict):
             kept[key] = {number: entry for number, entry in value.items() if _text(entry) not in unused}
         elif _text(value) not in unused:
             kept[key] = value
@@ -111,11 +117,11 @@ def _without(settings: dict[str, Any], unused: list[str], tokenizer: Any) -> dic
     return kept
 
 
-def _text(entry: Any) -> Any:
+def _text(entry: object) -> object:
     return entry.get("content") if isinstance(entry, dict) else entry
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Settings:
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -124,5 +130,5 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _write(file: Path, values: dict[str, Any]) -> None:
+def _write(file: Path, values: Settings) -> None:
     file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -8,11 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
-
 from aloe_jax.conversation import Branch
-
-Place = tuple[int, int]  # (exchange, reply) of a message tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +29,9 @@ class Node:
     """
 
     parent: int  # index in TokenTree.nodes, -1 at a root
-    tokens: Sequence[int] = field(hash=False)  # held as an array of 4-byte integers, whatever it is given as
+    tokens: Sequence[int] = field(hash=False)  # stored as an array of 4-byte integers, whatever is given
     scored: int = 0
-    turn: int = 0  # depth: how many turns lie before it on its path
+    turn: int = 0  # depth: how many turns come before it on its path
     id: str = ""  # of a reply that counts: its name and a digest of its path, what log-probs are stored under
     source: int = 0  # of a reply: its turn's number in the conversation's list; on a main line equal to `turn`
     branch: Branch | None = None  # of a reply that counts
@@ -75,41 +71,18 @@ class TokenTree:
         """Tokens of the conversation, about, where not all of it is laid out."""
         return self.length + (0 if self.beyond is None else self.beyond.tokens)
 
-    def flatten(self) -> FlatTree:
-        """Lay the tree out as one sequence, with the fields that rebuild its shape."""
-        count = len(self.nodes)
-        sizes = np.array([len(node.tokens) for node in self.nodes], np.int32)
-        starts = np.zeros(count + 1, np.int32)
-        np.cumsum(sizes, out=starts[1:])
-        ends = starts[1:].tolist()
-        depth = [0] * count  # tokens on the path before the node
-        above = starts[:-1].tolist()  # the token before the node; at a root its own first one, which is never scored
-        for index, node in enumerate(self.nodes):
-            if node.parent >= 0:
-                depth[index] = depth[node.parent] + len(self.nodes[node.parent].tokens)
-                above[index] = int(starts[node.parent + 1]) - 1
-        for index in range(count - 1, -1, -1):  # children before parents
-            parent = self.nodes[index].parent
-            if parent >= 0:
-                ends[parent] = max(ends[parent], ends[index])
-        owner = np.repeat(np.arange(count), sizes)
-        here = np.arange(int(starts[-1]), dtype=np.int32)
-        within = here - starts[owner]
-        scored = np.array([node.scored for node in self.nodes], np.int32)[owner]
-        return FlatTree(
-            tokens=np.concatenate([np.asarray(node.tokens, np.int32) for node in self.nodes]),
-            positions=np.array(depth, np.int32)[owner] + within,
-            subtree_end=np.array(ends, np.int32)[owner],
-            parent=np.where(within == 0, np.array(above, np.int32)[owner], here - 1),
-            node=np.where(within < scored, owner + 1, 0).astype(np.int32),
-        )
-
-    def keep_replies(self, wanted: Collection[int], context: Collection[int] = ()) -> TokenTree:
-        """Keep only the wanted replies, `context` and what leads to them, and score only the wanted ones.
-
-        Pairs are dropped.
-        """
-        return self._part(wanted, (), context)
+    def keep_replies(
+        self, wanted: Collection[int], context: Collection[int] = (), pairs: Iterable[Pair] = ()
+    ) -> TokenTree:
+        """The wanted replies, `context` and what leads to them; only the wanted ones are scored, with these `pairs`."""
+        wanted = set(wanted)
+        kept: dict[int, int] = {-1: -1}
+        nodes: list[Node] = []
+        for index in sorted(self._paths({*wanted, *context})):
+            node = self.nodes[index]
+            kept[index] = len(nodes)
+            nodes.append(replace(node, parent=kept[node.parent], scored=node.scored if index in wanted else 0))
+        return TokenTree(self.id, tuple(nodes), _renumbered(pairs, kept))
 
     @property
     def turns(self) -> int:
@@ -152,22 +125,22 @@ class TokenTree:
         ]
         units += [((i,), ()) for i, node in enumerate(self.nodes) if node.scored and i not in paired]
         trees: list[TokenTree] = []
-        held: set[int] = set()  # nodes of the tree that is being filled
+        taken: set[int] = set()  # nodes of the tree that is being filled
         room, wanted, pairs = length, list[int](), list[Pair]()
         for replies, pair in sorted(units, key=lambda unit: max(unit[0])):  # depth-first: neighbours share most
-            more = self._paths(replies) - held
+            more = self._paths(replies) - taken
             size = sum(len(self.nodes[node].tokens) for node in more)
             if wanted and size > room:
-                trees.append(self._part(wanted, pairs))
+                trees.append(self.keep_replies(wanted, pairs=pairs))
                 more = self._paths(replies)
                 size = sum(len(self.nodes[node].tokens) for node in more)
-                held, room, wanted, pairs = set(), length, [], []
-            held |= more
+                taken, room, wanted, pairs = set(), length, [], []
+            taken |= more
             room -= size
             wanted += replies
             pairs += pair
         if wanted:
-            trees.append(self._part(wanted, pairs))
+            trees.append(self.keep_replies(wanted, pairs=pairs))
         return [*trees, *self.unlaid()]
 
     def unlaid(self) -> list[TokenTree]:
@@ -186,28 +159,6 @@ class TokenTree:
                 node = self.nodes[node].parent  # noqa: PLW2901 - on to the node before it
         return nodes
 
-    def _part(self, wanted: Collection[int], pairs: Iterable[Pair], context: Collection[int] = ()) -> TokenTree:
-        wanted = set(wanted)
-        kept: dict[int, int] = {-1: -1}
-        nodes: list[Node] = []
-        for index in sorted(self._paths({*wanted, *context})):
-            node = self.nodes[index]
-            kept[index] = len(nodes)
-            scored = node.scored if index in wanted else 0
-            nodes.append(replace(node, parent=kept[node.parent], scored=scored))
-        return TokenTree(self.id, tuple(nodes), _renumbered(pairs, kept))
-
 
 def _renumbered(pairs: Iterable[Pair], kept: dict[int, int]) -> tuple[Pair, ...]:
     return tuple(replace(pair, preferred=kept[pair.preferred], rejected=kept[pair.rejected]) for pair in pairs)
-
-
-@dataclass(frozen=True)
-class FlatTree:
-    """A token tree as one sequence; every array is int32 [T]."""
-
-    tokens: np.ndarray
-    positions: np.ndarray  # depth on the token's own path
-    subtree_end: np.ndarray  # query q sees key k iff k <= q < subtree_end[k]
-    parent: np.ndarray  # index of the token before this one on its path
-    node: np.ndarray  # 1 + index of the reply that the token is scored for, or 0

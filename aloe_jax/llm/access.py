@@ -11,15 +11,10 @@ from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.complaint import plain
+from aloe_jax.llm.error_response import plain
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.settings import RoleSettings
 
-KEY_VARIABLES = {
-    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "genai": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "openai": ("OPENAI_API_KEY",),
-}
 _LONGEST_MESSAGE = 600  # characters of a server's message that are passed on
 _KEY_PART = 6  # so many characters of a key in a row are taken for a part of it, if it is long enough
 _LONGEST_HOST = 253  # characters that a name in the net may have
@@ -153,7 +148,7 @@ def _check_model(role: RoleSettings, name: str) -> None:
     """A model's name stands in the address of a call, and in the journal."""
     model = role.model or ""
     fits = model.isprintable() and model == model.strip()
-    if role.provider != "openai":
+    if not role.entry.any_model_name:
         fits = fits and bool(re.fullmatch(r"[\w./:@-]*", model, re.ASCII)) and ".." not in model
     if not fits:
         raise AloeError(
@@ -165,9 +160,11 @@ def _find_key(role: RoleSettings, name: str) -> tuple[str, str]:
     """The (variable, key) of a role; both are "" where no key is needed."""
     if role.project is not None:  # Vertex AI asks Google Cloud's own credentials
         return "", ""
-    variables: Sequence[str] = (role.key_variable,) if role.key_variable else KEY_VARIABLES[role.provider]
-    if role.provider == "openai" and role.endpoint is not None and role.key_variable is None:
-        return "", ""  # OpenAI's key is nothing to show to another server
+    variables = (role.key_variable,) if role.key_variable else role.entry.key_variables
+    if role.endpoint is not None and role.key_variable is None and not role.entry.key_at_endpoint:
+        return "", ""  # the usual key is nothing to show to another server
+    if not variables:
+        return "", ""
     for variable in variables:
         key = os.environ.get(variable, "").strip()
         if key and key.isascii() and key.isprintable() and " " not in key:

@@ -8,20 +8,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.complaint import Complaint
 from aloe_jax.llm.dialect import Dialect
-from aloe_jax.llm.faults import TransientError, passing, settled
-from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, meaning
-from aloe_jax.llm.generated import body_of, read
+from aloe_jax.llm.error_response import ErrorResponse
+from aloe_jax.llm.failures import TransientError, passing, settled
+from aloe_jax.llm.genai import FIELDS, SERVER, client, contents, generation, meaning, read_response
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.registry import providers_with_batches
+from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.retry import FaultHook, Patience
 from aloe_jax.llm.settings import RoleSettings
 
-DISCOUNT = 0.5  # of the price of single calls
 _LARGEST = 256 << 20  # bytes of a finished job with all its answers
 _SLOWNESS = 10.0  # times the role's timeout, which is that of a single read, for the whole of a job's answers
 _AROUND = 1000  # bytes of a request besides its texts and its schema
@@ -50,10 +49,10 @@ class GenaiBatch:
         draw: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """`player` is the role's name, for messages. Raises AloeError when the role cannot be played in batches."""
-        if role.provider != "genai" or role.project is not None or role.model is None:
+        if role.entry.batch is None or role.project is not None or role.model is None:
             raise AloeError(
-                f"roles.{player}: batches need provider genai with a model, and no project: Vertex AI takes batches "
-                "only from Cloud Storage, the Gemini API from here"
+                f"roles.{player}: batches need provider {providers_with_batches()} with a model, "
+                "and no project: Vertex AI takes batches only from Cloud Storage, the Gemini API also from a request"
             )
         import httpx2
 
@@ -121,7 +120,7 @@ class GenaiBatch:
                 return str(job.get("name"))
         return None
 
-    def _list(self) -> Iterator[Mapping[str, Any]]:
+    def _list(self) -> Iterator[Mapping[str, object]]:
         page, seen = "", {""}
         while True:
             body = self._get("batches", {"pageSize": str(_PAGE)} | ({"pageToken": page} if page else {}))
@@ -157,11 +156,11 @@ class GenaiBatch:
                     answers[key] = completion
         return answers
 
-    def _read(self, answer: Mapping[str, Any]) -> Completion:
+    def _read(self, answer: Mapping[str, object]) -> Completion:
         error = _mapping(answer.get("error"))
         if error:
             code = error.get("code")
-            complaint = Complaint.of(400, error)
+            complaint = ErrorResponse.of(400, error)
             message = self._access.scrub(complaint.message)
             if code in _PASSING or (isinstance(code, int) and passing(code)):
                 raise TransientError(f"batch: error {code}", detail=message)
@@ -169,19 +168,19 @@ class GenaiBatch:
             if code in _INVALID and self._dialect.learn(complaint, self._dialect.steps()):
                 raise TransientError(f"batch: error {code}", detail=message)
             return Completion("", outcome="blocked", detail=f"request refused: {message}")
-        completion = self._access.clean(read(_mapping(answer.get("response"))))
+        completion = self._access.clean(read_response(_mapping(answer.get("response"))))
         price = self.role.price
         if price is None:
             return completion
-        cost = DISCOUNT * price.cost(completion.input_tokens, completion.output_tokens)
+        cost = self.role.entry.batch_price * price.cost(completion.input_tokens, completion.output_tokens)
         return replace(completion, cost=cost)
 
     # ------------------------------------------------------------ calls
 
-    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, Any]:
+    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, object]:
         try:
             response = self._http.get(path, params=query)
-        except Complaint as complaint:
+        except ErrorResponse as complaint:
             if complaint.status != HTTPStatus.NOT_FOUND:
                 raise
         else:
@@ -196,7 +195,7 @@ class GenaiBatch:
                 fault: Exception = error
             except Exception as error:
                 fault = meaning(self._access, error)
-            if isinstance(fault, Complaint):
+            if isinstance(fault, ErrorResponse):
                 # What it refuses is left out, and the call made again: a step at a time, so not for ever.
                 if self._dialect.learn(fault, self._dialect.steps()):
                     return once()
@@ -214,17 +213,17 @@ class GenaiBatch:
             self._on_fault(self.name, self._player, fault)
 
 
-def _described(job: Mapping[str, Any]) -> Mapping[str, Any]:
+def _described(job: Mapping[str, object]) -> Mapping[str, object]:
     return _mapping(job.get("metadata"))
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _items(value: object) -> list[Mapping[str, Any]]:
+def _items(value: object) -> list[Mapping[str, object]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def _state(job: Mapping[str, Any]) -> str:
+def _state(job: Mapping[str, object]) -> str:
     return str(_described(job).get("state", "")).rpartition("STATE_")[2]

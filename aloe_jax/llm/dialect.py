@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from aloe_jax.llm import notices
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.complaint import Complaint
-from aloe_jax.llm.faults import TransientError, garbled, meaning, no_room, refused
-from aloe_jax.llm.outcome import blocked_prompt
-from aloe_jax.llm.protocol import Completion
+from aloe_jax.llm.error_response import ErrorResponse
+from aloe_jax.llm.failures import TransientError, garbled, meaning, no_room, refused
+from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import blocked_prompt
 from aloe_jax.llm.settings import RoleSettings
 
 _FILTERED = ("content_filter", "content_policy_violation")  # a prompt that some servers hold back with a 400
@@ -44,7 +45,7 @@ class Field:
     shapes: bool = True  # whether it shapes what is answered or what can be repeated
     certain: bool = False  # a refusal that has its name is meant for it, whatever else it says
 
-    def fits(self, complaint: Complaint) -> bool:
+    def fits(self, complaint: ErrorResponse) -> bool:
         """Whether the complaint is about this field, and not about its value's range."""
         pointed = any(self.names.search(name) for name in complaint.fields)
         if not pointed and not self.names.search(complaint.message):
@@ -96,7 +97,7 @@ class Dialect:
         with _learning:
             return dict(_known.get(self._server, {}))
 
-    def learn(self, complaint: Complaint, sent: Steps) -> bool:
+    def learn(self, complaint: ErrorResponse, sent: Steps) -> bool:
         """Whether the request, sent after the steps `sent`, may be sent again in another form.
 
         Each step is taken once a process and reported then, so a server cannot be asked for ever.
@@ -122,7 +123,7 @@ class Dialect:
     def ask(self, once: Callable[[Steps, float], Completion], timeout: float) -> Completion:
         """The completion of `once`, which makes one request after the steps given to it, in the seconds given.
 
-        All requests together take `timeout` seconds. `once` raises Complaint for an answer with an error; what is
+        All requests together take `timeout` seconds. `once` raises ErrorResponse for an answer with an error; what is
         not mended becomes a TransientError, a GarbledError or an AloeError.
         """
         end = time.monotonic() + timeout
@@ -131,9 +132,9 @@ class Dialect:
             steps = self.steps()
             try:
                 return self.access.clean(once(steps, left))
-            except (Complaint, TransientError) as error:
+            except (ErrorResponse, TransientError) as error:
                 fault = meaning(self.access, error)
-            if not isinstance(fault, Complaint):
+            if not isinstance(fault, ErrorResponse):
                 raise fault
             complaint = fault
             if complaint.code in _FILTERED:
@@ -148,3 +149,22 @@ class Dialect:
     @property
     def _server(self) -> tuple[str, str | None, str | None]:
         return self.role.provider, self.role.endpoint, self.role.model
+
+
+class RemoteModel:
+    """A model behind a server, asked in a form that the server takes. A provider says how one request is made."""
+
+    fields: tuple[Field, ...]  # that its servers may refuse
+
+    def __init__(self, role: RoleSettings, access: Access) -> None:
+        assert role.model is not None
+        self.name, self._role, self._access = role.model, role, access
+        self.dialect = Dialect(role, access, self.fields)
+
+    def ask(self, request: Request, timeout: float) -> Completion:
+        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
+        return self.dialect.ask(partial(self._once, request), timeout)
+
+    def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
+        """The completion of one request, sent after these steps. Raises as `Dialect.ask` wants it."""
+        raise NotImplementedError

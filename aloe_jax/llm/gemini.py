@@ -7,60 +7,50 @@ import json
 import threading
 import warnings
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from types import ModuleType
 from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.dialect import SYSTEM, TEMPERATURE, Dialect, Steps
-from aloe_jax.llm.faults import TransientError, meaning
-from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents
-from aloe_jax.llm.generated import body_of, read
+from aloe_jax.llm.dialect import SYSTEM, TEMPERATURE, RemoteModel, Steps
+from aloe_jax.llm.failures import TransientError, meaning, translated
+from aloe_jax.llm.genai import JSON, LIMIT, SCHEMA, SERVER, contents, read_response
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.settings import RoleSettings
 
-_FIELDS = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 
-
-class Gemini:
+class Gemini(RemoteModel):
     """A Gemini model by the SDK whose support has ended; `genai` has the maintained one, and more settings.
 
     The SDK knows neither a seed nor a thinking budget. Its own retries are switched off. It makes the request; the
     reply is read as it came, because its types cannot hold everything that servers send.
     """
 
+    fields = (TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
+
     def __init__(self, role: RoleSettings, access: Access) -> None:
-        assert role.model is not None
-        self.name = role.model
-        self._role, self._access = role, access
-        self.dialect = Dialect(role, access, _FIELDS)
+        super().__init__(role, access)
         self._received = _Received()
         self._client = _client(access.key, role.endpoint or SERVER, self._received)
-
-    def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
-        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
 
     def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
         system = "" if steps.get("system message") else request.system
         model = _model_class()(self._client, self.name, system)
         options = {"timeout": timeout, "retry": None, "metadata": [("x-request-id", request.key(self.name))]}
         self._received.content = b""
-        try:
-            model.generate_content(
+        translated(
+            lambda: model.generate_content(
                 contents(request, steps), generation_config=self._settings(request, steps), request_options=options
-            )
-        except Exception as error:
-            fault = _meaning(self._access, error)
-        else:
-            return read(_named(body_of(self._received.content)))
-        # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+            ),
+            partial(_meaning, self._access),
+        )
+        return read_response(_named(body_of(self._received.content)))
 
-    def _settings(self, request: Request, steps: Steps) -> dict[str, Any]:
-        settings: dict[str, Any] = {}
+    def _settings(self, request: Request, steps: Steps) -> dict[str, object]:
+        settings: dict[str, object] = {}
         if not steps.get("temperature"):
             settings["temperature"] = request.temperature
         if not steps.get("max_output_tokens"):
@@ -100,7 +90,7 @@ def _client(key: str, endpoint: str, received: _Received) -> Any:
 
     from aloe_jax.llm.wire import Wire
 
-    class Adapter(BaseAdapter):
+    class WireAdapter(BaseAdapter):
         """Sends the SDK's requests over our wire and keeps the reply; the SDK itself sees an empty one."""
 
         def __init__(self) -> None:
@@ -131,16 +121,16 @@ def _client(key: str, endpoint: str, received: _Received) -> Any:
         def close(self) -> None:
             self._wire.close()
 
-    class Transport(GenerativeServiceRestTransport):
+    class WireTransport(GenerativeServiceRestTransport):
         """REST over our wire."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             for scheme in ("https://", "http://"):
-                self._session.mount(scheme, Adapter())
+                self._session.mount(scheme, WireAdapter())
 
     options = {"api_key": key, "api_endpoint": endpoint.rstrip("/")}
-    return generativelanguage.GenerativeServiceClient(transport=Transport, client_options=options)
+    return generativelanguage.GenerativeServiceClient(transport=WireTransport, client_options=options)
 
 
 def _text(value: str | bytes) -> str:
@@ -167,7 +157,7 @@ def _form(schema: str) -> Any:
     return None if said is None else _sdk().protos.Schema(said)
 
 
-def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
+def _named(body: Mapping[str, object]) -> Mapping[str, object]:
     """The reply with the names of its reasons: this SDK asks for their numbers."""
     protos = _sdk().protos
     kinds = {
@@ -176,7 +166,7 @@ def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
         "category": protos.HarmCategory,
     }
 
-    def named(value: Any, depth: int = 0) -> Any:
+    def named(value: object, depth: int = 0) -> Any:
         if isinstance(value, list) and depth < 8:
             return [named(one, depth + 1) for one in value]
         if not isinstance(value, dict) or depth >= 8:
@@ -189,7 +179,7 @@ def _named(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {key: named(value) if key in wanted else value for key, value in body.items()}
 
 
-def _name(kind: Any, value: Any) -> Any:
+def _name(kind: Any, value: object) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     try:

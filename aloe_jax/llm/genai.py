@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm import faults
+from aloe_jax.llm import failures
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.complaint import Complaint
-from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Steps, pattern
-from aloe_jax.llm.faults import TransientError
-from aloe_jax.llm.generated import body_of, read
+from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Field, RemoteModel, Steps, pattern
+from aloe_jax.llm.error_response import ErrorResponse
+from aloe_jax.llm.failures import TransientError, translated
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import blocked_prompt, body_of, completion, tokens, unreadable
 from aloe_jax.llm.settings import RoleSettings
+
+if TYPE_CHECKING:
+    from google import genai
+    from google.genai import types
 
 SERVER = "https://generativelanguage.googleapis.com"
 JSON = Field(
@@ -37,19 +43,14 @@ _THINKING = Field("thinking_budget", pattern("thinking(?:_?config|_?budget)?"), 
 FIELDS = (SEED, _THINKING, TEMPERATURE, LIMIT, SYSTEM, JSON, SCHEMA)
 
 
-class Genai:
+class Genai(RemoteModel):
     """A Gemini model by the maintained SDK. Its own retries stay off."""
 
-    def __init__(self, role: RoleSettings, access: Access) -> None:
-        assert role.model is not None
-        self.name = role.model
-        self._role, self._access = role, access
-        self.dialect = Dialect(role, access, FIELDS)
-        self._client = client(role, access)
+    fields = FIELDS
 
-    def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
-        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
+    def __init__(self, role: RoleSettings, access: Access) -> None:
+        super().__init__(role, access)
+        self._client = client(role, access)
 
     def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
         from google.genai import types
@@ -60,19 +61,19 @@ class Genai:
         )
         # The body as it came: the SDK's types cost time and know no reasons younger than themselves.
         settings.should_return_http_response = True
-        try:
-            answer = self._client.models.generate_content(
-                model=self.name, contents=contents(request, steps), config=settings
-            ).sdk_http_response
-        except Exception as error:
-            fault = meaning(self._access, error)
-        else:
-            return read(body_of(answer.body or ""))
-        # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+        answer = translated(
+            lambda: (
+                self._client.models.generate_content(
+                    model=self.name, contents=contents(request, steps), config=settings
+                ).sdk_http_response
+            ),
+            partial(meaning, self._access),
+        )
+        assert answer is not None  # as asked for above
+        return read_response(body_of(answer.body or ""))
 
 
-def client(role: RoleSettings, access: Access) -> Any:
+def client(role: RoleSettings, access: Access) -> genai.Client:
     """A client for the Gemini API, or for Vertex AI when the role names a project."""
     from google import genai
     from google.genai import types
@@ -100,7 +101,7 @@ def _not_about_keys(record: logging.LogRecord) -> bool:
     return "GOOGLE_API_KEY" not in str(record.msg)
 
 
-def generation(role: RoleSettings, request: Request, steps: Steps) -> Any:
+def generation(role: RoleSettings, request: Request, steps: Steps) -> types.GenerateContentConfig:
     """The SDK's settings for one request, without what the server was found to refuse."""
     from google.genai import types
 
@@ -130,8 +131,34 @@ def contents(request: Request, steps: Steps) -> str:
     return request.prompt
 
 
+def read_response(body: Mapping[str, object]) -> Completion:
+    """The completion in a GenerateContentResponse. Raises TransientError when it is none."""
+    try:
+        reply: Mapping[str, Any] = body
+        usage = reply.get("usageMetadata") or {}
+        spent = tokens(usage.get("promptTokenCount"))
+        written = tokens(usage.get("candidatesTokenCount")) + tokens(usage.get("thoughtsTokenCount"))
+        if not reply.get("candidates"):
+            feedback = reply.get("promptFeedback") or {}
+            if reason := feedback.get("blockReason"):
+                return blocked_prompt(str(reason), str(feedback.get("blockReasonMessage") or ""), spent, written)
+            if not usage and not feedback and "candidates" not in body:
+                raise ValueError
+            return completion("", "no candidates", "", spent, written)
+        candidate = reply["candidates"][0]
+        parts = (candidate.get("content") or {}).get("parts") or []
+        text = "".join(part.get("text") or "" for part in parts if not part.get("thought"))
+        ratings = [str(rating["category"]) for rating in candidate.get("safetyRatings") or [] if rating.get("blocked")]
+        said = candidate.get("finishMessage")
+        detail = ", ".join([str(said)] * bool(said) + ratings)
+        return completion(text, str(candidate.get("finishReason") or ""), detail, spent, written)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        pass
+    raise unreadable("not of the expected form", body)
+
+
 def meaning(access: Access, error: Exception) -> Exception:
-    """What an exception of the SDK or the wire means: as in `faults.meaning`, a defect is itself."""
+    """What an exception of the SDK or the wire means: as in `failures.meaning`, a defect is itself."""
     import httpx2
     from google.auth.exceptions import GoogleAuthError, TransportError
     from google.genai.errors import APIError
@@ -140,7 +167,7 @@ def meaning(access: Access, error: Exception) -> Exception:
     match error:
         case APIError():
             body = error.details if isinstance(error.details, dict | list) else error.message
-            fault = Complaint.of(error.code, body)
+            fault = ErrorResponse.of(error.code, body)
         case httpx2.TimeoutException():
             fault = TransientError("timeout")
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
@@ -157,4 +184,4 @@ def meaning(access: Access, error: Exception) -> Exception:
         case GoogleAuthError():
             advice = "run `gcloud auth application-default login`"
             fault = AloeError(access.message(f"no Google Cloud credentials ({error}); {advice}"))
-    return faults.meaning(access, fault)
+    return failures.meaning(access, fault)

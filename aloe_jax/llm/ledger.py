@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +19,9 @@ from pydantic import BaseModel, ValidationError
 from aloe_jax.conversation import first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
-from aloe_jax.llm.protocol import LLM, Completion, Request
-from aloe_jax.llm.store import (
+from aloe_jax.llm.journal_file import (
     COLUMNS,
-    Opened,
+    JournalFile,
     Value,
     checksum,
     damaged,
@@ -31,6 +30,7 @@ from aloe_jax.llm.store import (
     only_writer,
     transaction,
 )
+from aloe_jax.llm.protocol import LLM, Completion, Request
 from aloe_jax.storage.locks import Lock
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Ledger:
     A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: the
     caller goes on to another seed, and finds by `asked_now` whether this process has made the call.
 
-    Raises AloeError from every method when the file is no journal, is damaged (see store.py), the disk is full, or
-    another process is writing.
+    Raises AloeError from every method when the file is no journal, is damaged (see journal_file.py), the disk is full,
+    or another process is writing.
     """
 
     def __init__(self, path: str | Path, *, writing: bool = True, budget: Budget | None = None) -> None:
@@ -82,7 +82,7 @@ class Ledger:
                 raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
             self._guard = only_writer(self.path)
         try:
-            self._store = Opened(self.path, writing=writing)
+            self._store = JournalFile(self.path, writing=writing)
         except BaseException:
             if self._guard is not None:
                 self._guard.release(remove=True)  # leave no trace beside a file that is not ours
@@ -160,7 +160,8 @@ class Ledger:
             where = "WHERE model = ? AND role = ? AND fault = ?"
             query = f"SELECT {self._store.columns('faults')} FROM faults {where}"
             row = self._database.execute(query, (model, role, fault)).fetchone()
-            count = 1 + (self._store.verified("faults", row)[-1] if row else 0)
+            known: tuple[Any, ...] = self._store.verified("faults", row) if row else (0,)
+            count = 1 + known[-1]
             self._insert("faults", [model, role, fault, count], "INSERT OR REPLACE")
 
     def _find(self, key: str) -> Completion | None:
@@ -169,7 +170,8 @@ class Ledger:
             row = self._database.execute(query, (key,)).fetchone()
         if row is None:
             return None
-        _, _, _, text, spent, written, outcome, detail, cost, _, attempts, _ = self._store.verified("calls", row)
+        call: tuple[Any, ...] = self._store.verified("calls", row)
+        _, _, _, text, spent, written, outcome, detail, cost, _, attempts, _ = call
         return Completion(text, spent, written, outcome, detail, cost, attempts)
 
     def usage(self) -> dict[str, Usage]:
@@ -239,14 +241,16 @@ class Ledger:
 
     # ------------------------------------------------------------ records
 
-    def put(self, kind: str, id: str, value: dict[str, Any], *, replacing: bool = False) -> None:
+    def put(self, kind: str, id: str, value: Mapping[str, object], *, replacing: bool = False) -> None:
         """Store a finished record (persona, conversation, rating ...). Durable on return.
 
         Storing an equal value again does nothing; another value under the same id raises AloeError, unless `replacing`.
         """
         self.put_many(kind, [(id, value)], replacing=replacing)
 
-    def put_many(self, kind: str, items: Iterable[tuple[str, dict[str, Any]]], *, replacing: bool = False) -> None:
+    def put_many(
+        self, kind: str, items: Iterable[tuple[str, Mapping[str, object]]], *, replacing: bool = False
+    ) -> None:
         """Store records of one kind in one transaction: all of them or none.
 
         `replacing` puts them in the place of others of their ids, such as an earlier version's notes of no answer.
@@ -262,18 +266,18 @@ class Ledger:
                         "start in another output directory"
                     )
 
-    def get(self, kind: str, id: str) -> dict[str, Any] | None:
+    def get(self, kind: str, id: str) -> dict[str, object] | None:
         """The record, or None."""
         with explained(self.path), self._lock:
             text = self._stored(kind, id)
         return None if text is None else self._parsed(kind, id, text)
 
-    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+    def all(self, kind: str) -> dict[str, dict[str, object]]:
         """All records of one kind by id, in the order in which they were stored."""
         rows = self._rows("records", "WHERE kind = ? ORDER BY number", kind)
         return {id: self._parsed(kind, id, text) for _, id, text in rows}
 
-    def read[R: BaseModel](self, form: type[R], kind: str, id: str, value: dict[str, Any]) -> R:
+    def read[R: BaseModel](self, form: type[R], kind: str, id: str, value: Mapping[str, object]) -> R:
         """A record as what it should be. Raises AloeError naming it and the field that is wrong."""
         try:
             return form.model_validate(value)
@@ -283,9 +287,9 @@ class Ledger:
     def _stored(self, kind: str, id: str) -> str | None:
         query = f"SELECT {self._store.columns('records')} FROM records WHERE kind = ? AND id = ?"
         row = self._database.execute(query, (kind, id)).fetchone()
-        return None if row is None else self._store.verified("records", row)[2]
+        return None if row is None else str(self._store.verified("records", row)[2])
 
-    def _parsed(self, kind: str, id: str, text: object) -> dict[str, Any]:
+    def _parsed(self, kind: str, id: str, text: object) -> dict[str, object]:
         try:
             value = json.loads(text) if isinstance(text, str) else None
         except (ValueError, RecursionError):
@@ -342,7 +346,7 @@ def _short(key: str) -> int:
     return int(key[:16], 16)
 
 
-def _json(value: dict[str, Any]) -> str:
+def _json(value: Mapping[str, object]) -> str:
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 

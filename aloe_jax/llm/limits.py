@@ -13,7 +13,7 @@ _TICK = 1e-6  # seconds that are no wait: what rounding leaves of one
 
 
 @dataclass(eq=False)
-class Slot:
+class AdmittedRequest:
     """One request that was let through, and the tokens that it counts for."""
 
     start: float
@@ -40,11 +40,11 @@ class Limits:
         self._clock, self._wait = clock, wait
         self._line = threading.Lock()  # held by the one who waits for room; the others stand behind
         self._changed = threading.Condition()  # guards what follows; notified when room may have come early
-        self._slots: deque[Slot] = deque()
+        self._slots: deque[AdmittedRequest] = deque()
         self._tokens = 0  # of all slots
         self._paused_until = clock()
 
-    def acquire(self, tokens: int) -> Slot:
+    def acquire(self, tokens: int) -> AdmittedRequest:
         """Wait until a request of about so many tokens may start, and count it.
 
         A request of more tokens than a minute allows waits until it is the only one.
@@ -52,12 +52,12 @@ class Limits:
         with self._line, self._changed:
             while (seconds := self._until_room(tokens)) > _TICK:
                 self._wait(self._changed, seconds)
-            slot = Slot(self._clock(), tokens)
+            slot = AdmittedRequest(self._clock(), tokens)
             self._slots.append(slot)
             self._tokens += tokens
             return slot
 
-    def settle(self, slot: Slot, tokens: int) -> None:
+    def settle(self, slot: AdmittedRequest, tokens: int) -> None:
         """Replace the estimate of a request that was let through by what it really took."""
         with self._changed:
             if slot.counted:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Dialect, Field, Steps, pattern
-from aloe_jax.llm.faults import TransientError, meaning
-from aloe_jax.llm.generated import body_of, unreadable
-from aloe_jax.llm.outcome import completion, tokens
+from aloe_jax.llm.dialect import SEED, SYSTEM, TEMPERATURE, Field, RemoteModel, Steps, pattern
+from aloe_jax.llm.failures import TransientError, meaning, translated
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.responses import body_of, completion, tokens, unreadable
 from aloe_jax.llm.settings import RoleSettings
 
 _OWN = "https://api.openai.com/v1"
@@ -39,18 +39,17 @@ _FIELDS = (
 _THOUGHTS = ("thinking", "reasoning", "reasoning_content", "redacted_thinking", "summary")
 
 
-class OpenAI:
+class OpenAI(RemoteModel):
     """A model behind OpenAI's protocol. The SDK's own retries are switched off."""
+
+    fields = _FIELDS
 
     def __init__(self, role: RoleSettings, access: Access) -> None:
         import openai
 
         from aloe_jax.llm.wire import Transport
 
-        assert role.model is not None
-        self.name = role.model
-        self._role, self._access = role, access
-        self.dialect = Dialect(role, access, _FIELDS)
+        super().__init__(role, access)
         # Servers of one's own mostly want no key, but the SDK wants one. The address is the settings' alone: left
         # open, the SDK would take one from the environment.
         self._client = openai.OpenAI(
@@ -63,21 +62,15 @@ class OpenAI:
         own = str(self._client.base_url).startswith("https://api.openai.com/")
         self._limits = _LIMITS[::-1] if own else _LIMITS
 
-    def ask(self, request: Request, timeout: float) -> Completion:
-        """Make one attempt. Raises TransientError, GarbledError or AloeError."""
-        return self.dialect.ask(lambda steps, seconds: self._once(request, steps, seconds), timeout)
-
     def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
-        try:
-            reply = self._client.chat.completions.with_raw_response.create(
-                **self._body(request, steps), timeout=timeout, extra_headers={"X-Request-Id": request.key(self.name)}
-            )
-        except Exception as error:
-            fault = _meaning(self._access, error)
-        else:
-            return _read(reply.http_response.content)
-        # Raised outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+        headers = {"X-Request-Id": request.key(self.name)}
+        reply = translated(
+            lambda: self._client.chat.completions.with_raw_response.create(
+                **self._body(request, steps), timeout=timeout, extra_headers=headers
+            ),
+            partial(_meaning, self._access),
+        )
+        return _read(reply.http_response.content)
 
     def _body(self, request: Request, steps: Steps) -> dict[str, Any]:
         system, prompt = request.system, request.prompt
@@ -104,8 +97,8 @@ class OpenAI:
 
 
 def _read(content: bytes) -> Completion:
-    """The completion in a reply. Raises TransientError when it is none, and Complaint when it is an error."""
-    body = body_of(content)
+    """The completion in a reply. Raises TransientError when it is none, and ErrorResponse when it is an error."""
+    body: Mapping[str, Any] = body_of(content)
     try:
         usage = body.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
@@ -143,7 +136,7 @@ def _text(content: object) -> str:
     return str(content)
 
 
-def _from_thoughts(message: Mapping[str, Any], reason: str) -> tuple[str, str]:
+def _from_thoughts(message: Mapping[str, object], reason: str) -> tuple[str, str]:
     """The answer that a server took for thinking, and a word on it.
 
     Thoughts are full of drafts. Only what was finished and ends with the closing brace of an object is an answer.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from aloe_jax.errors import AloeError
 
@@ -22,10 +22,10 @@ class Request:
     """
 
     role: str
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, object]
     system: str
     prompt: str
-    schema: Mapping[str, Any]
+    schema: Mapping[str, object]
     temperature: float
     seed: int
     thinking_budget: int | None = None
@@ -71,9 +71,31 @@ class LLM(Protocol):
         ...
 
 
+class BatchService(Protocol):
+    """Many calls of one role as jobs that are answered later, for less."""
+
+    name: str  # the model's
+
+    def size(self, request: Request) -> int:
+        """About how many bytes a request takes in a job, rather too many."""
+        ...
+
+    def submit(self, requests: Sequence[Request], label: str) -> str:
+        """Make a job of the requests and return its name; `label` is for `find`."""
+        ...
+
+    def find(self, label: str) -> str | None:
+        """The name of the newest job of that label, if one was made and did not fail."""
+        ...
+
+    def poll(self, job: str) -> dict[str, Completion] | None:
+        """The answers of a job by the keys of their requests, or None while it runs."""
+        ...
+
+
 class UnavailableError(AloeError):
     """No answer in all attempts: nothing was wrong with the request, and a later run may succeed."""
 
 
 class PendingError(Exception):
-    """The answer will come with a batch: whoever asked is to be asked again then."""
+    """The answer will come with a batch: the caller asks again then."""

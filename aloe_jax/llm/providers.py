@@ -6,58 +6,46 @@ import threading
 from weakref import WeakValueDictionary
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.access import Access
 from aloe_jax.llm.limits import Limits
-from aloe_jax.llm.protocol import LLM
-from aloe_jax.llm.retry import Backend, FaultHook
+from aloe_jax.llm.protocol import LLM, BatchService
+from aloe_jax.llm.registry import load_class
+from aloe_jax.llm.retry import Backend, FaultHook, Persistent
 from aloe_jax.llm.settings import RoleSettings
-
-_EXAMPLES = {"gemini": "gemini-3.5-flash-lite", "genai": "gemini-3.5-flash-lite", "openai": "gpt-5-mini"}
 
 
 def language_model(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> LLM:
     """The model that `role.provider` names, for the role `name` ("user", "judge" ...).
 
-    `on_fault` is called with (model, role, fault) for every attempt that failed. `scripted` is the simulation that
-    is part of this package. Raises AloeError when no call could succeed: no model, no key, an address that is
-    none, or limits other than those of another role that speaks to the same model.
+    `on_fault` is called with (model, role, fault) for every attempt that failed. Raises AloeError when no call could
+    succeed: no model, no key, an address that is none, a role that the provider does not play, or limits other than
+    those of another role that speaks to the same model.
     """
-    match role.provider:
-        case "scripted":
-            from aloe_jax.llm.scripted import Scripted
-
-            return Scripted()
-        case "policy":
-            from aloe_jax.sampling.policy import Policy
-
-            return Policy(role)
-    from aloe_jax.llm.retry import Persistent
-
-    return Persistent(backend(role, name), role, shared_limits(role, name), on_fault=on_fault)
+    entry = role.entry
+    if entry.roles and name not in entry.roles:
+        raise AloeError(f"roles.{name}.provider: {entry.name} plays the {' and the '.join(entry.roles)} only")
+    if role.model is None and entry.example_model is not None:
+        raise AloeError(
+            f"roles.{name}.model: provider {entry.name} needs a model, for example {entry.example_model}; "
+            "roles.provider=scripted simulates one offline"
+        )
+    if entry.remote:
+        return Persistent(backend(role, name), role, shared_limits(role, name), on_fault=on_fault)
+    model: LLM = load_class(entry.build)(role)
+    return model
 
 
 def backend(role: RoleSettings, name: str) -> Backend:
     """What makes one attempt at a call to a remote model. Raises AloeError as `language_model` does."""
-    if role.model is None:
-        raise AloeError(
-            f"roles.{name}.model: provider {role.provider} needs a model, for example {_EXAMPLES[role.provider]}; "
-            "roles.provider=scripted simulates one offline"
-        )
-    from aloe_jax.llm.access import Access
+    made: Backend = load_class(role.entry.build)(role, Access(role, name))
+    return made
 
-    access = Access(role, name)
-    match role.provider:
-        case "gemini":
-            from aloe_jax.llm.gemini import Gemini
 
-            return Gemini(role, access)
-        case "genai":
-            from aloe_jax.llm.genai import Genai
-
-            return Genai(role, access)
-        case _:
-            from aloe_jax.llm.openai import OpenAI
-
-            return OpenAI(role, access)
+def batch_service(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> BatchService:
+    """What sends many calls of a role as one job, for a provider that has batches. Raises AloeError as it does."""
+    assert role.entry.batch is not None
+    service: BatchService = load_class(role.entry.batch)(role, name, on_fault=on_fault)
+    return service
 
 
 # ---------------------------------------------------------------- limits

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from aloe_jax.llm import notices
 from aloe_jax.llm.budget import expected_tokens
-from aloe_jax.llm.faults import GarbledError, TransientError
+from aloe_jax.llm.failures import GarbledError, TransientError
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.settings import RoleSettings
@@ -56,7 +56,7 @@ class Patience:
     setting: str = "roles.longest_wait"
 
     def call[T](self, once: Callable[[], T], who: str, failed: Callable[[TransientError], None]) -> tuple[T, int]:
-        """The value of `once`, and the number of attempts. `failed` is told of every failed one.
+        """The value of `once`, and the number of attempts. `failed` is called for every failed one.
 
         Raises UnavailableError naming `who`, the last fault and the attempts when all have failed.
         """

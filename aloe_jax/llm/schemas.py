@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Schema = Mapping[str, Any]
+Schema = Mapping[str, object]
+_Node = Mapping[str, Any]  # a schema within, taken to be well formed: pydantic wrote it
 
 
 class _InexpressibleError(Exception):
     pass
 
 
-def gemini(schema: Schema) -> dict[str, Any] | None:
+def gemini(schema: Schema) -> dict[str, object] | None:
     """The `Schema` message of google-generativeai as a dict, or None where it cannot express the form.
 
     It knows type, enum (of strings), nullable, items with their number, properties and required; neither bounds
@@ -28,7 +29,7 @@ def gemini(schema: Schema) -> dict[str, Any] | None:
         return None
 
 
-def _gemini(schema: Schema, root: Schema) -> dict[str, Any]:
+def _gemini(schema: _Node, root: _Node) -> dict[str, object]:
     schema = _resolved(schema, root)
     if "anyOf" in schema:
         rest = [option for option in schema["anyOf"] if option.get("type") != "null"]
@@ -39,7 +40,7 @@ def _gemini(schema: Schema, root: Schema) -> dict[str, Any]:
     kind = schema.get("type") or ("string" if values else None)
     if not isinstance(kind, str) or kind == "null" or "oneOf" in schema or "allOf" in schema:
         raise _InexpressibleError
-    said: dict[str, Any] = {"type": kind.upper()}
+    said: dict[str, object] = {"type": kind.upper()}
     if "description" in schema:
         said["description"] = schema["description"]
     if values:
@@ -64,14 +65,14 @@ def _gemini(schema: Schema, root: Schema) -> dict[str, Any]:
 _LOOSE = ("title", "default", "minLength", "maxLength", "$defs")  # what OpenAI's strict mode refuses
 
 
-def strict(schema: Schema) -> dict[str, Any]:
+def strict(schema: Schema) -> dict[str, object]:
     """JSON Schema as OpenAI's strict mode wants it: every property required, no others allowed."""
     return _strict(schema, schema)
 
 
-def _strict(schema: Schema, root: Schema) -> dict[str, Any]:
+def _strict(schema: _Node, root: _Node) -> dict[str, object]:
     schema = _resolved(schema, root)
-    said = {key: value for key, value in schema.items() if key not in _LOOSE}
+    said: dict[str, Any] = {key: value for key, value in schema.items() if key not in _LOOSE}
     if "properties" in said:
         said["properties"] = {name: _strict(inner, root) for name, inner in said["properties"].items()}
         said |= {"required": list(said["properties"]), "additionalProperties": False}
@@ -82,7 +83,7 @@ def _strict(schema: Schema, root: Schema) -> dict[str, Any]:
     return said
 
 
-def _resolved(schema: Schema, root: Schema) -> Schema:
+def _resolved(schema: _Node, root: _Node) -> _Node:
     while "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         schema = {**root["$defs"][name], **{key: value for key, value in schema.items() if key != "$ref"}}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from aloe_jax.llm.registry import PROVIDERS, RESTRICTED, ProviderEntry, known_provider, providers_taking
 from aloe_jax.ranges import LARGEST, Positive, Several, Temperature
 from aloe_jax.settings import Section
 
@@ -22,7 +23,7 @@ class Price(Section):
         return (self.input * input_tokens + self.output * output_tokens) / 1e6
 
 
-Provider = Literal["gemini", "genai", "openai", "policy", "scripted"]
+Provider = Annotated[str, AfterValidator(known_provider)]  # a name in the table of registry.py
 
 
 class RoleSettings(Section):
@@ -31,7 +32,7 @@ class RoleSettings(Section):
     provider: Provider = "gemini"
     model: str | None = None  # as the provider names it; for `policy`, one of our runs or a Hugging Face directory
     temperature: Temperature = 0.8
-    max_output_tokens: Positive = 8192  # thinking included; 128 for `policy`
+    max_output_tokens: Positive = 8192  # thinking included; a provider may have a default of its own
     thinking_budget: Annotated[int, Field(ge=0, le=LARGEST)] | None = None  # genai only; None: the model's own
     endpoint: str | None = None  # base URL of another server; required by `openai` unless it is OpenAI's own
     key_variable: str | None = None  # environment variable with the key; None: the provider's usual ones
@@ -49,10 +50,9 @@ class RoleSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_replies(cls, values: Any) -> Any:
-        # A policy's context is small, and all of it that a reply may take is held free.
-        if isinstance(values, dict) and values.get("provider") == "policy":
-            return {"max_output_tokens": 128} | values
+    def _provider_defaults(cls, values: object) -> object:
+        if isinstance(values, dict) and (entry := PROVIDERS.get(str(values.get("provider")))):
+            return {**entry.defaults, **values}
         return values
 
     @field_validator("endpoint")
@@ -89,18 +89,28 @@ class RoleSettings(Section):
         return variable
 
     @model_validator(mode="after")
-    def _reachable(self) -> RoleSettings:
-        if self.thinking_budget is not None and self.provider != "genai":
-            raise ValueError(f"thinking_budget: only provider genai can set it, not {self.provider}")
-        if self.project is not None and self.provider != "genai":
-            raise ValueError(f"project: only provider genai reaches Vertex AI, not {self.provider}")
+    def _taken(self) -> RoleSettings:
+        for key in RESTRICTED:
+            if getattr(self, key) is not None and key not in self.entry.takes:
+                raise ValueError(f"{key}: only provider {providers_taking(key)} takes it, not {self.provider}")
         return self
 
-    def shaping(self) -> dict[str, Any]:
+    @property
+    def entry(self) -> ProviderEntry:
+        """What there is to know of the provider."""
+        return PROVIDERS[self.provider]
+
+    def shaping(self) -> dict[str, str | float | int | None]:
         """The settings that decide what the role says; the rest decides only how and how fast it is reached."""
-        if self.provider == "scripted":
-            return {"model": "scripted", "temperature": self.temperature}
+        if self.entry.simulated:
+            return {"model": self.provider, "temperature": self.temperature}
         return {"model": self.model, "temperature": self.temperature, "thinking_budget": self.thinking_budget}
+
+
+class SteadyRole(RoleSettings):
+    """A role that judges: the same question gets the same answer, where nothing else is set."""
+
+    temperature: Temperature = 0.0
 
 
 class RolesSettings(Section):
@@ -114,12 +124,12 @@ class RolesSettings(Section):
     user: RoleSettings = RoleSettings()
     inducer: RoleSettings = RoleSettings()
     responder: RoleSettings = RoleSettings()
-    verifier: RoleSettings = RoleSettings(temperature=0.0)
-    judge: RoleSettings = RoleSettings(temperature=0.0)
+    verifier: SteadyRole = SteadyRole()
+    judge: SteadyRole = SteadyRole()
 
     @model_validator(mode="before")
     @classmethod
-    def _share(cls, values: Any) -> Any:
+    def _share(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
         shared = {key: value for key, value in values.items() if key in RoleSettings.model_fields}
@@ -127,6 +137,5 @@ class RolesSettings(Section):
         for name in cls.model_fields:
             own = resolved.get(name, {})
             if isinstance(own, dict):
-                steady: dict[str, Any] = {"temperature": 0.0} if name in ("verifier", "judge") else {}
-                resolved[name] = steady | shared | own
+                resolved[name] = shared | own
         return resolved

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import httpcore2
 import httpx2
 
-from aloe_jax.llm.complaint import Complaint, Redirected, plain
-from aloe_jax.llm.faults import TransientError
+from aloe_jax.llm.error_response import ErrorResponse, Redirected, plain
+from aloe_jax.llm.failures import TransientError
 
 LARGEST = 16 << 20  # bytes of a reply, decompressed
 _KEEP_OPEN = 60.0  # seconds for which an idle connection is kept
@@ -55,7 +55,7 @@ class Wire:
     ) -> Answer:
         """One request.
 
-        Raises TransientError for what another attempt may mend, Complaint for an error status, Redirected for a
+        Raises TransientError for what another attempt may mend, ErrorResponse for an error status, Redirected for a
         redirect, but no AloeError: who asked knows the role that it is about.
         """
         given = [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
@@ -75,7 +75,7 @@ class Wire:
                 raise Redirected(status, found["location"])
             whole = b"".join(_decoded(response.iter_stream(), found.get("content-encoding", ""), self._largest))
         if not _HTTP[0] <= status < _HTTP[1]:
-            raise Complaint.read(status, found, whole)
+            raise ErrorResponse.read(status, found, whole)
         try:
             whole.decode()
         except UnicodeDecodeError:
@@ -258,11 +258,11 @@ class _Stream(httpcore2.NetworkStream):
         self._inner.close()
 
     def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
         return _Stream(self._inner.start_tls(ssl_context, server_hostname, _until.left(timeout)))
 
-    def get_extra_info(self, info: str) -> Any:
+    def get_extra_info(self, info: str) -> object:
         return self._inner.get_extra_info(info)
 
 

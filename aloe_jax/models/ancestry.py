@@ -82,8 +82,8 @@ def _named(directory: Path) -> Iterator[tuple[str, str]]:
             yield stage.model.path, f"the model that {directory} was trained from"
         if stage.model.tokenizer is not None:
             yield stage.model.tokenizer, f"the tokenizer {trained}"
-        if stage.dpo.reference is not None:
-            yield stage.dpo.reference, f"the reference {trained}"
+        if stage.dpo.reference_cache is not None:
+            yield stage.dpo.reference_cache, f"the reference {trained}"
         for data in (stage.data.path, *(part.path for part in stage.data.mixture)):
             if data:
                 yield data, f"the data {trained}"

@@ -8,16 +8,14 @@ keys with positions[q] - positions[k] < W: the last W tokens of the query's own 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from aloe_jax.errors import AloeError
+from aloe_jax.models.settings import Attention
 
-Method = Literal["auto", "dense", "chunked", "tpu", "gpu"]
-
-OWN_KERNEL: dict[str, Method] = {"tpu": "tpu", "gpu": "gpu"}  # by platform
+OWN_KERNEL: dict[str, Attention] = {"tpu": "tpu", "gpu": "gpu"}  # by platform
 DENSE_LIMIT = 256  # tokens: `auto` computes shorter rows whole where the platform has no kernel of its own
 SQUARE_LIMIT = 2048  # tokens: no row longer than this ever has all its scores at once
 HIDDEN = -1e30  # a score that softmax turns into 0; -inf would turn a row without any key into NaN
@@ -28,7 +26,7 @@ def attend(
     key: jax.Array,
     value: jax.Array,
     subtree_end: jax.Array | None = None,
-    method: Method = "auto",
+    method: Attention = "auto",
     positions: jax.Array | None = None,
     window: jax.Array | int | None = None,
 ) -> jax.Array:
@@ -43,17 +41,17 @@ def attend(
     batch, length = query.shape[:2]
     if subtree_end is None:
         subtree_end = jnp.full((batch, length), length, jnp.int32)
-    kernel = _kernel(preferred(length) if method == "auto" else method)
+    kernel = _kernel(preferred(length, jax.default_backend()) if method == "auto" else method)
     return kernel(query, key, value, subtree_end, positions, window)
 
 
-def preferred(length: int) -> Method:
-    """The method that `auto` stands for on this platform, for rows of `length` tokens."""
-    on_cpu: Method = "dense" if length <= DENSE_LIMIT else "chunked"
-    return OWN_KERNEL.get(jax.default_backend(), on_cpu)
+def preferred(length: int, platform: str) -> Attention:
+    """The method that `auto` stands for on a platform (tpu, gpu, cpu), for rows of `length` tokens."""
+    on_cpu: Attention = "dense" if length <= DENSE_LIMIT else "chunked"
+    return OWN_KERNEL.get(platform, on_cpu)
 
 
-def _kernel(method: Method) -> Callable[..., jax.Array]:
+def _kernel(method: Attention) -> Callable[..., jax.Array]:
     if method == "tpu":
         from aloe_jax.models.kernels import tpu
 

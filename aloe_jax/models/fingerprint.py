@@ -10,7 +10,8 @@ from pathlib import Path
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.known_digests import digests
-from aloe_jax.storage.files import as_path, is_remote, store_of, told, versions
+from aloe_jax.storage.copies import versions
+from aloe_jax.storage.files import as_path, bucket_errors, is_remote, store_of
 from aloe_jax.storage.integrity import DIGESTS
 
 BY_TIMES = 16  # hex digits of a fingerprint of the kind that earlier versions recorded; today's are longer
@@ -58,7 +59,7 @@ def _chosen(names: Iterable[str]) -> list[str]:
 def _in_bucket(root: Path) -> dict[str, str]:
     """The store's own digest of every object below a path."""
     store, place = store_of(root)
-    with told(root, "read"):
+    with bucket_errors(root, "read"):
         found = store.find(place, detail=True)
     below = {name.removeprefix(f"{place}/"): info for name, info in found.items() if name.startswith(f"{place}/")}
     return {

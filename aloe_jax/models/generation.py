@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import token_id, token_ids
 from aloe_jax.settings import load_settings
@@ -48,16 +48,11 @@ def of_source(path: Path) -> dict[str, Any]:
     return read(path)
 
 
-def with_settings[S: Any](spec: S, values: Mapping[str, Any]) -> S:
+def with_settings[S: ModelSpec](spec: S, values: Mapping[str, Any]) -> S:
     """A spec with the ids that end a reply by these settings, too, and with their padding where it has none."""
     pad = spec.pad_id if spec.pad_id is not None else token_id(values.get("pad_token_id"), "pad_token_id", FILE)
-    return dataclasses.replace(ending(spec, token_ids(values.get("eos_token_id"))), pad_id=pad)
-
-
-def ending[S: Any](spec: S, ids: Iterable[int]) -> S:
-    """A spec whose replies end at these ids, too; those beyond its vocabulary are left out."""
-    ours = tuple(dict.fromkeys((*spec.eos_ids, *(one for one in ids if 0 <= one < spec.vocab))))
-    return dataclasses.replace(spec, eos_ids=ours) if ours != tuple(spec.eos_ids) else spec
+    ending = spec.ending(token_ids(values.get("eos_token_id")))
+    return ending if pad == ending.pad_id else ending.with_ids(ending.eos_ids, pad)
 
 
 def template_ends(tokenizer: Any) -> tuple[int, ...]:
@@ -68,7 +63,7 @@ def template_ends(tokenizer: Any) -> tuple[int, ...]:
         return ()
 
 
-def merged(spec: Any, source: Mapping[str, Any]) -> dict[str, Any]:
+def merged(spec: ModelSpec, source: Mapping[str, Any]) -> dict[str, Any]:
     """What to write for a model: the settings of its source, and its own special tokens."""
     kept = {key: value for key, value in source.items() if key not in NOTES}
     ends = list(dict.fromkeys((*spec.eos_ids, *token_ids(source.get("eos_token_id")))))

@@ -1,18 +1,12 @@
-"""Hugging Face directories: safetensors, config.json, tokenizer, model card; read and written.
-
-One table of keys a family serves both directions.
-"""
+"""Writing a Hugging Face directory: safetensors, config.json, generation_config.json, tokenizer, model card."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, SingleDeviceSharding
 from safetensors.numpy import save_file
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.decoder import Compute, Decoder, assemble
-from aloe_jax.models.families import keys, resembling
 from aloe_jax.models.model_card import short_card
-from aloe_jax.models.placement import Source, place
-from aloe_jax.models.spec import ModelSpec, check_vocabulary
-from aloe_jax.models.tensor_files import (
-    DTYPES,
-    INDEX,
-    SINGLE,
-    Stored,
-    check_weights,
-    open_tensors,
-    other_head,
-    read_json,
-    say_once,
-)
-from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.models.spec import LanguageModel, check_vocabulary
+from aloe_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 from aloe_jax.storage.disk import as_os_error
-from aloe_jax.storage.files import as_path, here, is_remote
+from aloe_jax.storage.files import as_path
 from aloe_jax.storage.replacing import Kind, replacing
 
-MOST_THREADS = 16  # that read files
 # What earlier versions wrote had no digests.json.
 KIND = Kind(
     "export",
@@ -61,61 +38,8 @@ KIND = Kind(
 )  # fmt: skip
 
 
-def load_huggingface(
-    path: str | Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
-) -> Decoder:
-    """The model in a Hugging Face directory, its parameters in `dtype`, laid out over `mesh` where one is given.
-
-    The files are mapped, and every device reads its own part. Raises AloeError naming the file, the key and what was
-    expected: a file missing, cut short or a pickle, a tensor missing, left over, of another shape or type, with NaN
-    or infinity in it, a model of another family.
-    """
-    given, path = path, here(path)
-    spec = read_spec(path)
-    if is_remote(given) and spec != read_spec(path, weights_there=False):
-        raise AloeError(
-            f"{given}: config.json ties the head to the embedding, but the weights have another head; set "
-            "tie_word_embeddings to false in config.json to use it"
-        )
-    described = weights(spec)
-    tensors = open_tensors(path)
-    _check_tensors(path, tensors, described, spec)
-    check_weights(path)
-    table = keys(spec.family)
-    alone = SingleDeviceSharding(jax.devices()[0])
-    streamed = layer_by_layer()
-    values = {}
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        for name, weight in described.items():
-            pattern, inputs = table[name]
-            stored = [tensors[key] for key, _ in stored_keys(name, weight, spec.family)]
-            source = Source(stored, weight.shape, "{}" in pattern, inputs, dtype)
-            sharding = alone if mesh is None else weight_sharding(weight, mesh)
-            values[name] = place(source, sharding, pool, streamed)
-    return assemble(spec, nested(values), compute)
-
-
-def layer_by_layer() -> bool:
-    """Whether the host should hold one layer of a weight at a time: not where its memory is the device's."""
-    return jax.devices()[0].platform != "cpu"
-
-
-def read_spec(path: Path, weights_there: bool = True) -> ModelSpec:
-    """The spec in `path`/config.json; a generation_config.json adds the ids that end a reply, and the padding's.
-
-    Where config.json ties the head to the embedding and the weights, if they are there, hold another head, the spec
-    is not tied: that head was trained, and is computed with.
-    """
-    spec = ModelSpec.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
-    spec = generation.with_settings(spec, generation.read(path))
-    if weights_there and spec.tie_embeddings and other_head(path):
-        say_once(f"{path}: config.json ties the head to the embedding, but the weights have another head; it is used")
-        spec = dataclasses.replace(spec, tie_embeddings=False)
-    return spec
-
-
 def save_pretrained(
-    model: Decoder,
+    model: LanguageModel,
     path: str | Path,
     max_shard_size: str | int = "5GB",
     dtype: str | None = None,
@@ -136,7 +60,7 @@ def save_pretrained(
         check_vocabulary(tokenizer, model.spec, str(path))
     stored = str(jnp.dtype(dtype or jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype))
     if jax.process_index() != 0:  # of several hosts, one writes
-        for _ in stored_tensors(model, jnp.dtype(stored)):  # all take part in bringing the weights to it
+        for _ in model.stored_tensors(jnp.dtype(stored)):  # all take part in bringing the weights to it
             pass
         return
     with replacing(path, KIND, last="config.json") as directory:
@@ -172,57 +96,16 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n")
 
 
-# ---------------------------------------------------------------- reading
-
-
-def _check_tensors(path: Path, tensors: dict[str, Stored], described: dict[str, Weight], spec: ModelSpec) -> None:
-    """Raise AloeError unless the files hold what `spec` describes: every tensor, in its shape, and no other."""
-    family = spec.family
-    expected = {key: shape for name, weight in described.items() for key, shape in stored_keys(name, weight, family)}
-    alike = resembling(tensors)
-    hint = f"; the tensors are those of {' or '.join(alike)}" if alike and family not in alike else ""
-    for key, shape in expected.items():
-        if key not in tensors:
-            raise AloeError(f"{path}: tensor {key} {list(shape)} is missing from the safetensors files{hint}")
-        stored = tensors[key]
-        if stored.dtype not in DTYPES:
-            raise AloeError(f"{stored.file}: tensor {key} is stored as {stored.dtype}; supported: {', '.join(DTYPES)}")
-        if stored.shape != shape:
-            raise AloeError(
-                f"{stored.file}: tensor {key} is {list(stored.shape)}, config.json makes it {list(shape)}{hint}"
-            )
-    for key, stored in tensors.items():
-        copy_of_embedding = spec.tie_embeddings and key == keys(family)["head"][0]
-        if key not in expected and not copy_of_embedding and not key.endswith("rotary_emb.inv_freq"):
-            raise AloeError(
-                f"{stored.file}: tensor {key} has no place in a {family} of {spec.layers} layers by config.json" + hint
-            )
-
-
-def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The keys that one of our weights is stored under there, with their shapes; one a layer where stacked."""
-    pattern, inputs = keys(family)[name]
-    stacked = "{}" in pattern
-    shape = weight.shape[1:] if stacked else weight.shape
-    if inputs:
-        shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
-    for layer in range(weight.shape[0] if stacked else 1):
-        yield pattern.format(layer), shape
-
-
-# ---------------------------------------------------------------- writing
-
-
-def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str) -> dict[str, int]:
+def _write_tensors(model: LanguageModel, directory: Path, limit: int, dtype: str) -> dict[str, int]:
     """Write all shards and the index; returns a checksum for every key."""
-    sizes = {key: math.prod(shape) * jnp.dtype(dtype).itemsize for key, shape in stored_shapes(model.spec).items()}
+    sizes = {key: math.prod(shape) * jnp.dtype(dtype).itemsize for key, shape in model.spec.stored_shapes().items()}
     shards = _plan(sizes, limit)
     single = len(shards) == 1
     names = [SINGLE if single else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     sums: dict[str, int] = {}
     held: dict[str, np.ndarray] = {}
     current = 0
-    for key, tensor in stored_tensors(model, jnp.dtype(dtype)):
+    for key, tensor in model.stored_tensors(jnp.dtype(dtype)):
         held[key] = tensor
         sums[key] = zlib.crc32(tensor.view(np.uint8).data)
         if key == shards[current][-1]:
@@ -236,28 +119,6 @@ def _write_tensors(model: Decoder, directory: Path, limit: int, dtype: str) -> d
     return sums
 
 
-def stored_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor of a model by its key there."""
-    if not isinstance(spec, ModelSpec):
-        from aloe_jax.models.maxtext.huggingface import pieces
-
-        return {piece.key: piece.stored for parts in pieces(spec).values() for piece in parts}
-    described = weights(spec).items()
-    return {key: shape for name, weight in described for key, shape in stored_keys(name, weight, spec.family)}
-
-
-def stored_tensors(model: Decoder, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of a model, in the order of `stored_shapes`; the host holds one weight at a time."""
-    if not isinstance(model.spec, ModelSpec):
-        from aloe_jax.models.maxtext.huggingface import tensors
-
-        yield from tensors(model, dtype, _host)
-        return
-    parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    for name, weight in weights(model.spec).items():
-        yield from _tensors(name, weight, _host(_leaf(parameters, name)), dtype, model.spec.family)
-
-
 def _plan(sizes: dict[str, int], limit: int) -> list[list[str]]:
     """Keys by shard, in order; a shard passes the limit only where one tensor alone does."""
     shards: list[list[str]] = [[]]
@@ -269,28 +130,6 @@ def _plan(sizes: dict[str, int], limit: int) -> list[list[str]]:
         shards[-1].append(key)
         used += size
     return shards
-
-
-def _tensors(
-    name: str, weight: Weight, host: np.ndarray, dtype: np.dtype, family: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    pattern, inputs = keys(family)[name]
-    parts = host if "{}" in pattern else host[None]
-    for part, (key, shape) in zip(parts, stored_keys(name, weight, family), strict=True):
-        tensor = part.reshape(shape[::-1]).T if inputs else part
-        yield key, np.ascontiguousarray(tensor.astype(dtype))
-
-
-def _leaf(tree: dict[str, Any], name: str) -> jax.Array:
-    for part in name.split("."):
-        tree = tree[part]
-    return tree  # type: ignore[return-value]
-
-
-def _host(value: jax.Array) -> np.ndarray:
-    if not value.is_fully_addressable:
-        value = multihost_utils.process_allgather(value, tiled=True)
-    return np.asarray(value)
 
 
 def _verify(directory: Path, path: Path, sums: dict[str, int]) -> None:

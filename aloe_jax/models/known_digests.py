@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.files import cache_directory, write_atomically
+from aloe_jax.storage.copies import cache_directory
+from aloe_jax.storage.files import write_atomically
 from aloe_jax.storage.integrity import digest_file
 
 SMALL = 2**20  # bytes: what is quickly read is always read

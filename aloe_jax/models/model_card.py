@@ -12,7 +12,6 @@ import yaml
 
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
-from aloe_jax.models.families import FAMILIES
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
@@ -33,20 +32,11 @@ class Origin:
     simulated: tuple[str, ...] = ()  # what the card of that model says was simulated
 
 
-def title(spec: ModelSpec) -> str:
-    """What a model's family is called."""
-    if not isinstance(spec, ModelSpec):
-        from aloe_jax.models.maxtext.settings import family_to_write
-
-        return family_to_write(spec).title
-    return FAMILIES[spec.family].title
-
-
 def short_card(spec: ModelSpec) -> str:
     """A card for a model of which nothing but its shape is known."""
     return (
         _front_matter(NOT_STATED)
-        + f"# {title(spec)}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
+        + f"# {spec.title}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
         + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
     )
 
@@ -69,7 +59,7 @@ def trace_origin(path: Path) -> Origin:
 def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
     """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
     by a script in data and benchmark, said at the top."""
-    family = title(spec)
+    family = spec.title
     heading = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
     lines = [f"# {', '.join([heading, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
     if simulated:

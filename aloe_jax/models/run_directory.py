@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,13 @@ import jax
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models import backend
+from aloe_jax.models.backends import implementation
 from aloe_jax.models.checkpoint_files import CHECKPOINTS, PARAMS, checkpoint_steps, only_params, reading
-from aloe_jax.models.decoder import Compute, Decoder
 from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_times
 from aloe_jax.models.finite import not_finite
-from aloe_jax.models.generation import ending
-from aloe_jax.models.lora import adapters, merged, with_adapters
 from aloe_jax.models.settings import LoRASettings, ModelSettings
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.models.spec import Compute, LanguageModel, ModelSpec
+from aloe_jax.models.weights import Weight, nested, weight_sharding
 from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.integrity import DIGESTS, check, record
 
@@ -37,14 +34,15 @@ TOKENIZER = "tokenizer"
 
 def save_spec(spec: ModelSpec, directory: Path) -> None:
     """Write spec.json."""
-    write_atomically(directory / SPEC, json.dumps(backend.to_json(spec), indent=1) + "\n")
+    write_atomically(directory / SPEC, json.dumps(spec.to_json(), indent=1) + "\n")
 
 
 def load_spec(directory: str | Path) -> ModelSpec:
     """Read spec.json. Raises AloeError naming the file and what is wrong."""
     path = as_path(directory) / SPEC
     try:
-        spec = backend.from_json(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        spec = implementation(values.get("backend", "native")).from_json(values)
     except OSError as error:
         raise AloeError(f"{path}: cannot read the model's spec ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -120,20 +118,17 @@ def load_adapter(directory: str | Path) -> tuple[str, LoRASettings] | None:
     return base, lora
 
 
-def load_run(
+def read_run(
     directory: str | Path,
-    dtype: str = "float32",
-    mesh: Mesh | None = None,
-    compute: Compute | None = None,
-    step: int | None = None,
-    *,
-    merge: bool = True,
-) -> Decoder:
-    """The model of a run at `step` (default: the newest), cast to `dtype`, each device reading its own shards.
+    dtype: str,
+    mesh: Mesh | None,
+    compute: Compute | None,
+    step: int | None,
+    load_base: Callable[[str], LanguageModel],
+) -> LanguageModel:
+    """The model of a run at `step`; where it trained adapters, with them, around the model that `load_base` loads.
 
-    Where the run trained adapters, they are added to the weights of the model they belong to; with `merge` False
-    the model comes with its adapters beside its weights (see lora.py). Raises AloeError when the run has no such
-    checkpoint, when it holds another model than spec.json says, or when the adapters' model is not there.
+    See opening.load_run.
     """
     while True:
         steps = checkpoint_steps(directory)
@@ -143,7 +138,7 @@ def load_run(
             raise AloeError(f"{directory}: no checkpoint{missing}; there are: {have}")
         chosen = steps[-1] if step is None else step
         try:
-            return _load_step(directory, chosen, dtype, mesh, compute, merge)
+            return _read_step(directory, chosen, dtype, mesh, compute, load_base)
         except Exception:
             # A run that trains on deletes what it no longer keeps: then there is a newer one.
             newest = max(checkpoint_steps(directory), default=chosen)
@@ -151,26 +146,28 @@ def load_run(
                 raise
 
 
-def _load_step(
-    directory: str | Path, step: int, dtype: str, mesh: Mesh | None, compute: Compute | None, merge: bool
-) -> Decoder:
+def _read_step(
+    directory: str | Path,
+    step: int,
+    dtype: str,
+    mesh: Mesh | None,
+    compute: Compute | None,
+    load_base: Callable[[str], LanguageModel],
+) -> LanguageModel:
     spec = load_spec(directory)
     check_description(directory, f"{TOKENIZER}/")
     path = absolute(directory) / CHECKPOINTS / str(step) / PARAMS
     adapter = load_adapter(directory)
     if adapter is None:
         with reading(directory, step, only_params):
-            params = _restore(path, weights(spec), mesh)
-        return backend.assemble(spec, jax.tree.map(lambda x: x.astype(dtype), params), compute)
-    from aloe_jax.models.directory import load_pretrained
-
+            params = _restore(path, spec.weights(), mesh)
+        return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
     base, lora = adapter
-    expected = {f"adapters.{name}": weight for name, weight in adapters(spec, lora).items()}
     with reading(directory, step, only_params):
-        values = _restore(path, expected, mesh)["adapters"]
-    model = with_adapters(load_pretrained(base, dtype, mesh, compute), lora, values)
-    model.spec = ending(model.spec, spec.eos_ids)
-    return merged(model) if merge else model
+        values = _restore(path, spec.trained(lora), mesh)["adapters"]
+    model = load_base(base).with_adapters(lora, values)
+    model.spec = model.spec.ending(spec.eos_ids)
+    return model
 
 
 def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> Any:

@@ -9,6 +9,10 @@ from pydantic import Field
 from aloe_jax.ranges import Factor, Heads, PathText, Several, Tokens, Width
 from aloe_jax.settings import Section
 
+Attention = Literal["auto", "dense", "chunked", "tpu", "gpu"]  # auto: the kernel of the platform
+Remat = Literal["none", "full", "dots"]  # what the backward pass recomputes of a layer
+DType = Literal["float32", "bfloat16"]
+
 
 class ArchitectureSettings(Section):
     """A decoder trained from scratch. Ignored when `model.path` is given."""
@@ -37,7 +41,15 @@ class LoRASettings(Section):
     base: Literal["as_loaded", "int8", "int4", "nf4"] = "as_loaded"  # how the frozen weights are held; nf4: QLoRA
 
 
-class ModelSettings(Section):
+class ComputeSettings(Section):
+    """How a model is computed."""
+
+    attention: Attention = "auto"
+    dtype: DType = "float32"  # of parameters; in training bfloat16 ones have float32 master copies
+    compute_dtype: DType = "float32"
+
+
+class ModelSettings(ComputeSettings):
     """Which model, and how it is computed."""
 
     backend: Literal["native", "maxtext"] = "native"  # our decoder, or one of MaxText's models
@@ -50,9 +62,6 @@ class ModelSettings(Section):
     overrides: dict[str, Any] = Field(default_factory=dict)
     architecture: ArchitectureSettings = ArchitectureSettings()
     tokenizer: PathText | None = None  # defaults to the tokenizer in `path`
-    attention: Literal["auto", "dense", "chunked", "tpu", "gpu"] = "auto"  # auto: the kernel of the platform
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Remat = "none"
     unroll: Several = 1  # layers per scan step: more compiles longer and runs faster on CPU
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters; bfloat16 ones have float32 master copies
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     lora: LoRASettings | None = None  # None: all parameters are trained

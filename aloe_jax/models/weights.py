@@ -1,19 +1,20 @@
-"""Every weight, once: shape, logical axes, initial value. Shardings, checkpoints and conversion read this."""
+"""What is known of a weight: shape, logical axes, initial value. Shardings, checkpoints and conversion read this."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.mesh import sharding
 
 Initialiser = Callable[[jax.Array, tuple[int, ...]], jax.Array]
+type Tree[T] = dict[str, T | Tree[T]]  # values by nested names
 
 
 @dataclass(frozen=True)
@@ -40,74 +41,26 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.ones(shape, jnp.float32)
 
 
-def weights(spec: ModelSpec) -> dict[str, Weight]:
-    """All weights of a model by their dotted name; those of a decoder under `layers.` are stacked over L."""
-    if not isinstance(spec, ModelSpec):  # one of MaxText's, which tells its own
-        return spec.weights()
-    vocab, layers, width = spec.vocab, spec.layers, spec.width
-    queries, keys, size, inner = spec.query_heads, spec.kv_heads, spec.head_size, spec.feed_forward
-    plain = normal(width**-0.5)
-    # What is added to the residual stream starts at zero: every layer begins as the identity, so a token's own
-    # embedding is what attention sees first. Small models learn to look things up in fewer steps that way.
-    residual = zeros
-
-    def layer(axes: tuple[str | None, ...], shape: tuple[int, ...], initialiser: Initialiser) -> Weight:
-        return Weight((layers, *shape), ("layers", *axes), initialiser)
-
-    described = {
-        "embedding": Weight((vocab, width), ("vocab", "width"), plain),
-        "layers.attention_norm": layer((None,), (width,), ones),
-        "layers.query": layer(("width", "query_heads", "head_size"), (width, queries, size), plain),
-        "layers.key": layer(("width", "kv_heads", "head_size"), (width, keys, size), plain),
-        "layers.value": layer(("width", "kv_heads", "head_size"), (width, keys, size), plain),
-        "layers.output": layer(("query_heads", "head_size", "width"), (queries, size, width), residual),
-        "layers.feed_forward_norm": layer((None,), (width,), ones),
-        "layers.gate": layer(("width", "feed_forward"), (width, inner), plain),
-        "layers.up": layer(("width", "feed_forward"), (width, inner), plain),
-        "layers.down": layer(("feed_forward", "width"), (inner, width), residual),
-        "final_norm": Weight((width,), (None,), ones),
-    }
-    if spec.norm == "layer":  # has no weights
-        described = {name: weight for name, weight in described.items() if not name.endswith("_norm")}
-    if not spec.tie_embeddings:
-        described["head"] = Weight((width, vocab), ("width", "vocab"), plain)
-    if spec.qk_norm != "none":
-        for name, heads in (("query", queries), ("key", keys)):
-            length = size if spec.qk_norm == "head" else heads * size
-            described[f"layers.{name}_norm"] = layer((None,), (length,), ones)
-    # Biases are vectors, those of heads too (all heads' one after the other): weight decay leaves vectors out.
-    spans: dict[str, tuple[str | None, int]] = {
-        "query": ("query_heads", queries * size),
-        "key": ("kv_heads", keys * size),
-        "value": ("kv_heads", keys * size),
-        "output": (None, width),
-        "gate": ("feed_forward", inner),
-        "up": ("feed_forward", inner),
-        "down": (None, width),
-    }
-    for name in spec.biases:
-        axis, length = spans[name]
-        described[f"layers.{name}_bias"] = layer((axis,), (length,), zeros)
-    return described
-
-
-def nested(values: dict[str, Any]) -> dict[str, Any]:
+def nested[T](values: Mapping[str, T]) -> Tree[T]:
     """{"layers.query": x} as {"layers": {"query": x}}, the form of `nnx.to_pure_dict`."""
-    tree: dict[str, Any] = {}
+    tree: Tree[T] = {}
+    groups: dict[str, dict[str, T]] = {}
     for name, value in values.items():
-        *groups, last = name.split(".")
-        inner = tree
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[last] = value
-    return tree
+        first, _, rest = name.partition(".")
+        if rest:
+            groups.setdefault(first, {})[rest] = value
+        else:
+            tree[first] = value
+    return tree | {name: nested(group) for name, group in groups.items()}
 
 
 def weight_sharding(weight: Weight, mesh: Mesh) -> NamedSharding:
-    """Where one weight lies on a mesh; dimensions that the mesh does not divide are replicated."""
+    """The sharding of one weight on a mesh; dimensions that the mesh does not divide are replicated."""
     return sharding(mesh, weight.axes, weight.shape)
 
 
-def parameter_shardings(spec: ModelSpec, mesh: Mesh) -> dict[str, Any]:
-    """The sharding of every parameter, as a nested dict like `nnx.to_pure_dict(nnx.state(model, nnx.Param))`."""
-    return nested({name: weight_sharding(weight, mesh) for name, weight in weights(spec).items()})
+def on_host(value: jax.Array) -> np.ndarray:
+    """All of an array; on several hosts each of them gets it, and all must call this."""
+    if not value.is_fully_addressable:
+        value = multihost_utils.process_allgather(value, tiled=True)
+    return np.asarray(value)

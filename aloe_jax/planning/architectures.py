@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from aloe_jax.models.backend import MAXTEXT, from_scratch
+from aloe_jax.models.backends import implementation
 from aloe_jax.models.settings import ModelSettings
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.spec import ModelSpec, TokenizerIds
 
 
 def _sizes(family: str, vocab: int, layers: int, width: int, heads: int, keys: int, inner: int, longest: int) -> dict:
@@ -58,20 +58,18 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def published(path: str, model: ModelSettings | None = None) -> tuple[str, Any] | None:
+def published(path: str, model: ModelSettings | None = None) -> tuple[str, ModelSpec] | None:
     """Name and sizes of the published model that a directory is named after; None where it is named otherwise.
 
     `model` says by its backend what is to be made of them, and may itself name one of MaxText's models.
     """
     if model is not None and model.name is not None:
-        return model.name, from_scratch(model, vocab=None)
+        return model.name, implementation(model.backend).from_scratch(model, TokenizerIds())
     name = PurePosixPath(path.rstrip("/")).name
     found = [each for each in ARCHITECTURES if name.lower().startswith(each.lower())]
     if not found:
         return None
     known = max(found, key=len)
-    if model is not None and model.backend == MAXTEXT:
-        from aloe_jax.models.maxtext.settings import from_huggingface
-
-        return known, from_huggingface(ARCHITECTURES[known], f"sizes of {known}", model.overrides)
-    return known, ModelSpec.from_huggingface(ARCHITECTURES[known], f"sizes of {known}")
+    kind = implementation("native" if model is None else model.backend)
+    overrides = None if model is None else model.overrides
+    return known, kind.from_huggingface(ARCHITECTURES[known], f"sizes of {known}", overrides)

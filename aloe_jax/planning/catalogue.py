@@ -8,7 +8,6 @@ what refuses it in a run refuses it here, in the same words.
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Iterable
@@ -18,13 +17,12 @@ from typing import Any
 
 from aloe_jax import terminal
 from aloe_jax.errors import AloeError
-from aloe_jax.models import families as own
-from aloe_jax.models.backend import MAXTEXT
 from aloe_jax.models.maxtext import families as theirs
+from aloe_jax.models.native import families as own
 from aloe_jax.planning.architectures import ARCHITECTURES, published
 from aloe_jax.storage.files import write_atomically
 
-NATIVE = "native"
+NATIVE, MAXTEXT = "native", "maxtext"  # backends
 ABILITIES = {  # of a model, as the columns of the table
     "tree": "trees",  # conversation trees in rows
     "paths": "paths",  # every path of a tree by itself
@@ -87,30 +85,24 @@ def families() -> list[dict[str, Any]]:
 
 def ask(name: str) -> Named:
     """What becomes of one of MaxText's models in a run, found out by building it of shapes."""
-    from aloe_jax.models.maxtext.decoder import uncached
-    from aloe_jax.models.maxtext.settings import family_to_write
-    from aloe_jax.models.maxtext.spec import BLOCKS, named
+    from aloe_jax.models.maxtext.decoder import MaxTextSpec
+    from aloe_jax.models.spec import TokenizerIds
 
     kind = None
     try:
-        spec = named(_options(name), None)
+        spec = MaxTextSpec.from_scratch(_options(name), TokenizerIds())
         kind = spec.family or str(spec.resolved.decoder_block.value)
-        weights = spec.weights()
+        active = spec.active_count()
     except AloeError as error:
         return Named(MAXTEXT, name, kind, refused=dict.fromkeys(ABILITIES, _short(str(error), name)))
-    share = spec.resolved.num_experts_per_tok / spec.experts if spec.experts > 1 else 1.0
-    active = sum(
-        math.prod(weight.shape) * (share if key.rpartition(".")[2] in BLOCKS else 1.0)
-        for key, weight in weights.items()
-    )
     refused = {}
     try:
-        family_to_write(spec)
+        _ = spec.title
     except AloeError as error:
         refused = dict.fromkeys(("huggingface_in", "huggingface_out"), _short(str(error), name))
-    if (what := uncached(spec)) is not None:
+    if (what := spec.uncached()) is not None:
         refused["sampling"] = f"has {what}"
-    return Named(MAXTEXT, name, kind, spec.parameter_count(), round(active), refused)
+    return Named(MAXTEXT, name, kind, spec.parameter_count(), active, refused)
 
 
 def as_kept(found: Iterable[Named]) -> str:

@@ -11,9 +11,8 @@ import math
 import jax.numpy as jnp
 
 from aloe_jax.data.packing import Rows
-from aloe_jax.models.backend import stacked
 from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import weight_sharding, weights
+from aloe_jax.models.weights import weight_sharding
 from aloe_jax.planning.demand import AnyMesh, Demand, Exchange, exchange, summed
 from aloe_jax.training import memory
 from aloe_jax.training.head import piece_size
@@ -47,10 +46,10 @@ def _traffic(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows
     state = 2 * sum(size for name, size in found.state.items() if not name.startswith("frozen"))
     gradients = 2 * found.working.get("gradients", 0) * parts
     again = options.remat != "none"
-    layered = stacked(spec)
+    layered = spec.stacked()
     here = sum(
         width * math.prod(weight.shape) // (mesh.shape["tensor"] if "feed_forward" in weight.axes else 1)
-        for name, weight in weights(spec).items()
+        for name, weight in spec.weights().items()
         if name in layered
     )
     passes = 2 + 1 + again  # written when gathered, read forward, (again) and backward
@@ -71,9 +70,9 @@ def _exchanges(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh) -> list[
     wide, narrow = options.compute_dtype, jnp.dtype(options.compute_dtype).itemsize
     dtype = {"bfloat16": "bf16", "float32": "f32"}[wide]
     found: list[Exchange] = []
-    layered = stacked(spec)
+    layered = spec.stacked()
     split = whole = 0
-    for name, weight in weights(spec).items():
+    for name, weight in spec.weights().items():
         shard = math.prod(int(size) for size in weight_sharding(weight, mesh).shard_shape(weight.shape))
         if "width" in weight.axes and len(weight.axes) > 1:
             passes = 2 if name in layered else 1

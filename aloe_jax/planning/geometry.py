@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jax.sharding import Mesh
 
+from aloe_jax.parallel.chips import Slice
 from aloe_jax.parallel.mesh import AXES
-from aloe_jax.planning.chips import Slice
 from aloe_jax.planning.demand import AnyMesh, Exchange
 
 

@@ -13,21 +13,21 @@ import jax
 from jax.stages import Compiled
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models import backend
-from aloe_jax.models.directory import is_huggingface
-from aloe_jax.models.run_directory import load_spec
+from aloe_jax.models.opening import open_model
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.parallel.chips import Slice
 from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
 from aloe_jax.planning import flops
 from aloe_jax.planning.architectures import ARCHITECTURES, published
-from aloe_jax.planning.chips import Slice
 from aloe_jax.planning.demand import AnyMesh, Demand, measured
 from aloe_jax.planning.estimate import estimated
 from aloe_jax.planning.geometry import Geometry
-from aloe_jax.planning.program import abstract_step
 from aloe_jax.planning.roofline import Roofline, roofline
-from aloe_jax.planning.workload import Conversations, Workload, check, reachable
+from aloe_jax.planning.workload import Conversations, Workload, reachable
+from aloe_jax.training.fit import check_fit
+from aloe_jax.training.program import abstract_program
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.start import resolve
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,7 @@ def sizes_of(settings: TrainSettings, named: str | None = None) -> tuple[ModelSp
     """
     path = settings.model.path
     if settings.model.name is None and named is None and path is not None and reachable(path):
-        if not is_huggingface(path):
-            return load_spec(path), path
-        return backend.read_huggingface_spec(path, settings.model), path
+        return open_model(settings.model).spec(), path
     if found := published(named or path or "", settings.model):
         return found[1], f"published sizes of {found[0]}"
     if path is None and named is None:
@@ -177,7 +175,7 @@ def mesh_of(settings: TrainSettings, where: Slice, real: bool) -> AnyMesh:
 
 def estimate_plan(subject: Subject) -> Plan:
     """The plan from formulas. Raises AloeError where settings, model and mesh do not fit each other."""
-    mesh, workload = _prepared(subject, real=False)
+    subject, mesh, workload = _prepared(subject, real=False)
     demand = estimated(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
     return _plan(subject, mesh, workload, demand)
 
@@ -188,7 +186,7 @@ def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> 
     A step that the compiler finds too large for the chip gives a plan that does not fit, with the memory that the
     compiler says it needs.
     """
-    mesh, workload = _prepared(subject, real=True)
+    subject, mesh, workload = _prepared(subject, real=True)
     before = time.process_time()
     try:
         compiled = compile_step(subject, mesh, workload, options)
@@ -205,8 +203,8 @@ def compile_step(
     subject: Subject, mesh: AnyMesh, workload: Workload, options: Mapping[str, Any] | None = None
 ) -> Compiled:
     """The training step itself, compiled for the slice."""
-    made = abstract_step(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
-    return compile_for(mesh, made.step.compiled, made.state, made.frozen, made.batch, options=options)
+    program = abstract_program(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
+    return compile_for(mesh, program.step.compiled, program.state, program.frozen, program.batch, options=options)
 
 
 def too_large(message: str) -> int | None:
@@ -217,17 +215,18 @@ def too_large(message: str) -> int | None:
     return math.ceil(float(found.group(1)) * 1024 ** (1 + "KMGT".index(found.group(2))))
 
 
-def _prepared(subject: Subject, real: bool) -> tuple[AnyMesh, Workload]:
-    """Mesh and work, which fit each other."""
+def _prepared(subject: Subject, real: bool) -> tuple[Subject, AnyMesh, Workload]:
+    """The subject with what `auto` stands for on its chips, its mesh and its work, which fit each other."""
     mesh = mesh_of(subject.settings, subject.where, real)
+    platform = "tpu" if subject.where.chip.is_tpu else "gpu"
+    subject = replace(subject, settings=resolve(subject.settings, subject.spec, mesh, platform))
     workload = subject.conversations.workload(subject.settings, subject.spec)
-    check(subject.settings, subject.spec, workload, mesh.shape["data"] * mesh.shape["fsdp"])
-    return mesh, workload
+    check_fit(subject.settings, subject.spec, [workload.packed.rows], mesh.shape["data"] * mesh.shape["fsdp"])
+    return subject, mesh, workload
 
 
 def _plan(subject: Subject, mesh: AnyMesh, workload: Workload, demand: Demand, spent: float = 0.0) -> Plan:
-    dense = subject.settings.model.attention == "dense"
-    pairs = float(subject.settings.data.row_length**2) if dense else workload.packed.scores
-    computed = flops.computed(subject.settings, subject.spec, workload.packed.rows.scored.shape[1], pairs)
+    scored, pairs = workload.packed.rows.scored.shape[1], workload.packed.scores
+    computed = flops.computed(subject.settings, subject.spec, scored, pairs)
     times = roofline(computed.total, demand, subject.where, Geometry(subject.where, mesh))
     return Plan(subject, dict(mesh.shape), workload, computed, demand, times, spent)

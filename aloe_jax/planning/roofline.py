@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from aloe_jax.planning.chips import Slice
+from aloe_jax.parallel.chips import Slice
 from aloe_jax.planning.demand import Demand
 from aloe_jax.planning.geometry import Geometry
 

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aloe_jax.models.backend import unstacked_axes
+from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.mesh import RULES, sharding
 from aloe_jax.parallel.topology import compile_for
 from aloe_jax.planning.demand import Demand, measured
 from aloe_jax.planning.geometry import Geometry
 from aloe_jax.planning.plan import Subject, mesh_of
-from aloe_jax.planning.program import abstract_model
 from aloe_jax.planning.roofline import Roofline, roofline
 from aloe_jax.sampling import programs
 from aloe_jax.sampling.cache import PAGE, block_sizes
@@ -79,10 +78,9 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     rows = -(-rows // shards) * shards
     group = max(1, rows // shards // 2) * shards
-    model = subject.settings.model.model_copy(
-        update={"lora": None, "dtype": subject.settings.model.compute_dtype, "attention": "auto"}
-    )
-    graph, params, _ = abstract_model(model, subject.spec, mesh)
+    dtype = subject.settings.model.compute_dtype
+    model = subject.spec.abstract(dtype, mesh, Compute(dtype=dtype))
+    graph, params = model.graph, model.trained
     given = _Abstract(mesh)
 
     def place(axes: tuple[str | None, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -91,11 +89,9 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         made = jax.eval_shape(lambda params: programs.unstack(graph, params), params)
         empty = jax.eval_shape(
-            lambda: programs.new_cache(
-                subject.spec, rows, tuple(block_sizes(length, undivided=False)), model.compute_dtype
-            )
+            lambda: programs.new_cache(subject.spec, rows, tuple(block_sizes(length, undivided=False)), dtype)
         )
-    layers = jax.tree.map(lambda leaf, axes: place(axes, leaf), made, unstacked_axes(subject.spec))
+    layers = jax.tree.map(lambda leaf, axes: place(axes, leaf), made, subject.spec.unstacked_axes())
     cache = jax.tree.map(lambda leaf: place(("batch", "kv_heads", *(None,) * (leaf.ndim - 2)), leaf), empty)
     geometry = Geometry(subject.where, mesh)
 
@@ -104,7 +100,7 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
         heads = subject.spec.forward_flops(tokens, tokens * length)
         return demand, roofline(heads, demand, subject.where, geometry)
 
-    same = {"shards": shards, "dtype": model.compute_dtype}
+    same = {"shards": shards, "dtype": dtype}
     prefill = compile_for(
         mesh, _bound(programs.prefill, graph, same), params, layers, cache,
         given.rows(group), given.rows(group, PAGE), given.rows(group), given.rows(group),

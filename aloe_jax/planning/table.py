@@ -26,7 +26,7 @@ def table(plan: Plan, price: float | None = None) -> str:
         ("data", work.said),
         ("", str(work.packed.report)),
         ("step", f"{settings.data.rows} rows x {settings.data.row_length:,}: {work.tokens:,.0f} tokens"
-         + (f", {work.pairs:,.0f} pairs" if settings.stage == "dpo" else "") + f", {work.trees:.1f} conversations"),
+         + (f", {work.pairs:,.0f} pairs" if work.pairs else "") + f", {work.trees:.1f} conversations"),
         ("memory", f"{demand.peak / GIB:.2f} GiB a chip of {subject.where.chip.memory / GIB:.2f}: {verdict} ({made})"),
         ("", f"{demand.arguments / GIB:.2f} GiB arguments (parameters, optimizer, batch), "
          f"{demand.temporaries / GIB:.2f} GiB temporary"),
@@ -40,7 +40,7 @@ def table(plan: Plan, price: float | None = None) -> str:
         ("utilisation", f"MFU at most {plan.mfu:.1%} ({plan.mfu_serial:.1%} if exchanges run alone); "
          f"the chips compute {plan.possible:.0%} of the shortest time"),
         ("speed", f"at most {work.tokens / times.bound:,.0f} tokens/s"
-         + (f", {work.pairs / times.bound:,.1f} pairs/s" if settings.stage == "dpo" else "")),
+         + (f", {work.pairs / times.bound:,.1f} pairs/s" if work.pairs else "")),
         ("run", f"{work.steps:,} steps, at least {_hours(plan.seconds)}, {plan.chip_hours:.2f} chip-hours"),
     ]  # fmt: skip
     if price is not None:

@@ -14,8 +14,10 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
 from aloe_jax.storage.files import exists, is_remote
-from aloe_jax.training.metrics import Work
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import Stage, stage_of
+from aloe_jax.training.start import gather_material, load_template
+from aloe_jax.training.work import Work, mean_step, times_shown
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Workload:
     flops: float  # useful ones, see `Work`
 
 
-def trees_of(shape: Shape, stage: str, seed: int = 0) -> list[TokenTree]:
+def trees_of(shape: Shape, stage: Stage, seed: int = 0) -> list[TokenTree]:
     """Token trees of the assumed shape: every turn a user's message and two replies, one of which is continued.
 
     In SFT one reply a turn is scored and the others are context only where the conversation went on from them.
@@ -88,7 +90,7 @@ def trees_of(shape: Shape, stage: str, seed: int = 0) -> list[TokenTree]:
             preferred, rejected = replies if draw.random() < 0.5 else replies[::-1]
             pairs.append(Pair(turn, preferred, rejected))
         tree = TokenTree(f"assumed-{number}", tuple(nodes), tuple(pairs))
-        made.append(tree if stage == "dpo" else tree.keep_replies([pair.preferred for pair in pairs]))
+        made.append(tree if stage.selection.pairs else tree.keep_replies([pair.preferred for pair in pairs]))
     return made
 
 
@@ -101,26 +103,24 @@ class Conversations:
         self.said = (
             f"assumed, since {reason}: {shape}" if reason else f"read from {settings.data.path or 'data.mixture'}"
         )
-        self._trees = trees_of(shape, settings.stage) if reason else []
+        self._trees = trees_of(shape, stage_of(settings)) if reason else []
         self._packed: dict[int, Packed] = {}
 
     def workload(self, settings: TrainSettings, spec: ModelSpec) -> Workload:
         """The work of a run with these settings, which differ from the first ones in sizes only."""
         packed = self.packed(settings)
         work, shown = Work.of(packed.rows, spec, settings.model.lora), packed.shown
-
-        def in_a_step(of_rows: np.ndarray) -> float:
-            return settings.data.rows * float((shown * of_rows).sum() / shown.sum())
-
+        tokens, pairs, flops = work.mean_step(shown, settings.data.rows)
+        trees = np.array([len(ids) for ids in packed.rows.tree_ids])
         return Workload(
             packed,
             self.said,
             self.assumed,
             steps=settings.steps or settings.epochs * math.ceil(shown.sum() / settings.data.rows),
-            trees=in_a_step(np.array([len(ids) for ids in packed.rows.tree_ids])),
-            tokens=in_a_step(work.tokens),
-            pairs=in_a_step(work.pairs),
-            flops=in_a_step(work.flops),
+            trees=mean_step(trees, shown, settings.data.rows),
+            tokens=tokens,
+            pairs=pairs,
+            flops=flops,
         )
 
     def longest(self, settings: TrainSettings) -> int:
@@ -135,13 +135,9 @@ class Conversations:
                 rows, report = pack(self._trees, length, settings.data.packing)
                 self._packed[length] = Packed(rows, report, np.ones(len(rows)))
             else:
-                from aloe_jax.training.start import gather_material
-
-                train = gather_material(settings).train
-                shown = np.zeros(len(train.rows))
-                for part in train.parts:
-                    shown[part.start : part.stop] = part.weight
-                self._packed[length] = Packed(train.rows, train.report, shown)
+                _, template = load_template(settings.model)
+                train = gather_material(settings, stage_of(settings), template).train
+                self._packed[length] = Packed(train.rows, train.report, times_shown(len(train.rows), train.parts))
         return self._packed[length]
 
 
@@ -159,20 +155,3 @@ def missing(settings: TrainSettings) -> str:
     tokenizer = settings.model.tokenizer or settings.model.path or ""
     gone = [place for place in (*places, tokenizer) if not reachable(place)]
     return f"{gone[0]} is {'not there or cannot be read' if is_remote(gone[0]) else 'not here'}" if gone else ""
-
-
-def check(settings: TrainSettings, spec: ModelSpec, workload: Workload, shards: int) -> None:
-    """Raise AloeError where rows, model and mesh do not fit each other, as a run would."""
-    parts = settings.data.accumulate
-    if settings.data.rows % (shards * parts):
-        raise AloeError(
-            f"data.rows: {settings.data.rows} rows a step cannot be split over {shards} parts of the mesh (data x fsdp)"
-            + (f" in {parts} parts (data.accumulate)" if parts > 1 else "")
-            + f"; give a multiple of {shards * parts}"
-        )
-    longest = int(workload.packed.rows.positions.max()) + 1
-    if longest > spec.max_length:
-        raise AloeError(
-            f"data.row_length: the longest conversation has {longest} tokens on one path, the model's maximum is "
-            f"{spec.max_length}; lower data.row_length to {spec.max_length}"
-        )

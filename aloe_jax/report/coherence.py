@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from aloe_jax.benchmark.results import METRICS, Case, Level, ModelResults, Number, Results
 from aloe_jax.errors import AloeError
@@ -97,7 +96,7 @@ def _case(case: Case, model: ModelResults, results: Results) -> Iterator[str]:
                 yield f"{where} has a vote of {vote.rating}"
 
 
-def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
+def _settings(settings: Mapping[str, object]) -> Iterator[str]:
     for name in _COUNTS:
         value = settings.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:

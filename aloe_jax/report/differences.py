@@ -6,18 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from aloe_jax.benchmark.comparison import STATISTICS, compare, holm
-from aloe_jax.benchmark.results import Case, Results, StoredDifference, as_json
+from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.results import Case, Results, StoredDifference, fields_as_json
 
 LEVEL = 0.05  # of the tests, after correction
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models, and by statistic what `second` has more than `first`."""
 
     first: str
@@ -42,26 +42,32 @@ def significant(difference: StoredDifference) -> bool:
 
 def least_p(results: Results) -> float:
     """The smallest corrected p-value that the tests of a run can have: it is bounded by their permutations."""
-    return min(1.0, len(results.differences) / (1 + results.settings.get("permutations", 0)))
+    return min(1.0, len(results.differences) / (1 + (_count(results.settings, "permutations") or 0)))
 
 
-def pairs_within(results: Results) -> list[Pair]:
+def pairs_within(results: Results) -> list[ModelPair]:
     """Of one run, corrected for all its tests."""
     found: dict[tuple[str, str], dict[str, StoredDifference]] = {}
     for difference in results.differences:
         found.setdefault((difference.first, difference.second), {})[difference.statistic] = difference
     models = results.models
-    return [Pair(first, second, models[first].cases, models[first].turns, by) for (first, second), by in found.items()]
+    return [
+        ModelPair(first, second, models[first].cases, models[first].turns, by) for (first, second), by in found.items()
+    ]
 
 
-def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings: Mapping[str, Any]) -> list[Pair]:
+def pairs_between[K](
+    models: Mapping[str, tuple[Mapping[K, Case], int]], settings: Mapping[str, object]
+) -> list[ModelPair]:
     """Of every two models (label -> cases by person, turns), over the people and the turns that both have.
 
     Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`,
     and corrected by Holm's method for all tests together. Permutations are at least as many as it takes for a
     corrected p-value of LEVEL / 2.
     """
-    draws = {key: settings[key] for key in ("bootstrap", "permutations", "seed") if key in settings}
+    draws = {
+        key: found for key in ("bootstrap", "permutations", "seed") if (found := _count(settings, key)) is not None
+    }
     tests = len(STATISTICS) * math.comb(len(models), 2)
     draws["permutations"] = max(draws.get("permutations", 0), math.ceil(2 * tests / LEVEL))
     made = []
@@ -71,7 +77,7 @@ def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings
         if not shared or not turns:
             continue
 
-        def table(cases: Mapping[Any, Case], keys: list[Any] = shared, length: int = turns) -> Any:
+        def table(cases: Mapping[K, Case], keys: list[K] = shared, length: int = turns) -> Array:
             rated = np.full((len(keys), length), np.nan)
             for row, key in enumerate(keys):
                 for column, turn in enumerate(cases[key].turns[:length]):
@@ -81,20 +87,26 @@ def pairs_between(models: Mapping[str, tuple[Mapping[Any, Case], int]], settings
         made.append((first, second, len(shared), turns, compare(table(left), table(right), **draws)))
     corrected = iter(holm([by[name].p for *_, by in made for name in STATISTICS]))
     return [
-        Pair(
+        ModelPair(
             first,
             second,
             cases,
             turns,
             {
                 name: StoredDifference.model_validate(
-                    as_json(by[name]) | {"first": first, "second": second, "p_holm": _plain(next(corrected))}
+                    fields_as_json(by[name]) | {"first": first, "second": second, "p_holm": _plain(next(corrected))}
                 )
                 for name in STATISTICS
             },
         )
         for first, second, cases, turns, by in made
     ]
+
+
+def _count(settings: Mapping[str, object], name: str) -> int | None:
+    """A setting of a run, which `check_results` found to be a whole number; None where it has none."""
+    value = settings.get(name)
+    return value if isinstance(value, int) else None
 
 
 def _plain(value: float) -> float | None:

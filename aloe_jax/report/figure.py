@@ -1,19 +1,27 @@
 """The AL(k) curves as a picture for a paper or a README: PNG, PDF or SVG, by the file's ending.
 
-Drawn by matplotlib, which is not installed by default (`pip install 'aloe-jax[report]'`): a picture needs fonts,
-antialiasing and a writer for each format, which nobody should keep up beside a language-model trainer.
+The lines are those of the page. matplotlib draws them, which is not installed by default (`pip install
+'aloe-jax[report]'`): a picture needs fonts, antialiasing and a writer per format, and the page must not need them.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
 from aloe_jax.report.gathering import Report
+from aloe_jax.report.pictures import line_charts
+from aloe_jax.report.svg import is_reference, references_first
 from aloe_jax.storage.files import as_path, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 FORMATS = (".png", ".pdf", ".svg")
 _MARKERS = {"circle": "o", "square": "s", "triangle": "^", "diamond": "D", "cross": "P", "": ""}
@@ -30,7 +38,11 @@ def write_figure(report: Report, target: str | Path) -> None:
         raise AloeError(f"{target}: a figure ends in {', '.join(FORMATS)}")
     matplotlib = _matplotlib()
     # Without the time of writing and without random names, so that the same runs give the same file.
-    unsigned: dict[str, Any] = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+    unsigned: dict[str, dict[str, None]] = {
+        ".png": {"Software": None},
+        ".pdf": {"CreationDate": None},
+        ".svg": {"Date": None},
+    }
     ending = target.suffix.lower()
     drawn = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "aloe", "font.size": 9, "font.family": "sans-serif"}):
@@ -38,7 +50,7 @@ def write_figure(report: Report, target: str | Path) -> None:
     write_atomically(target, drawn.getvalue())
 
 
-def _matplotlib() -> Any:
+def _matplotlib() -> ModuleType:
     try:
         import matplotlib
     except ImportError:
@@ -49,25 +61,24 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _draw(report: Report) -> Any:
+def _draw(report: Report) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    lines: dict[str, Any] = {}
-    for entry in sorted(report.entries, key=lambda entry: not entry.numbers.reference):
-        turns = range(1, entry.numbers.turns + 1)
-        look, reference = entry.look, entry.numbers.reference
+    drawn: dict[int, Line2D] = {}
+    for line in references_first(line_charts(report)["al"].lines):
+        look, reference = line.look, is_reference(line)
         level, low, high = (
-            [float("nan") if value is None else value for value in values]
-            for values in (entry.numbers.al, entry.numbers.al_low, entry.numbers.al_high)
+            [math.nan if value is None else value for value in values] for values in (line.values, line.low, line.high)
         )
+        turns = range(1, len(level) + 1)
         if not reference:
             axes.fill_between(turns, low, high, color=look.colour, alpha=0.14, linewidth=0)
         dash = tuple(float(part) / 1.6 for part in look.dash.split())
-        (lines[entry.label],) = axes.plot(
+        (drawn[line.entry],) = axes.plot(
             turns,
             level,
             color=look.colour,
@@ -87,7 +98,7 @@ def _draw(report: Report) -> Any:
     axes.spines["bottom"].set_color(_SOFT)
     axes.tick_params(colors=_SOFT, length=0)
     figure.legend(
-        [lines[entry.label] for entry in report.entries],
+        [drawn[number] for number in range(len(report.entries))],
         [_plain(entry.label) + ("" if entry.numbers.complete else " (incomplete)") for entry in report.entries],
         loc="outside right upper",
         frameon=False,

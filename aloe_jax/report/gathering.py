@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, as_json, load_results
+from aloe_jax.benchmark.number_text import listed
+from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results, stored
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
-from aloe_jax.report.differences import Pair, pairs_between, pairs_within
+from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
-from aloe_jax.report.writing import listed
-from aloe_jax.storage.files import absolute, as_path, here, is_remote
+from aloe_jax.storage.copies import local_copy
+from aloe_jax.storage.files import absolute, as_path, is_remote
 
 PersonaKey = tuple[str, str, str]  # id, profile, personality
 
@@ -59,7 +60,7 @@ class Report:
 
     runs: tuple[Run, ...]
     entries: tuple[Entry, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ModelPair, ...]
     people: tuple[OfPeople, ...] = ()
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
 
@@ -146,7 +147,7 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         )
     ratings = None
     if human:
-        from aloe_jax.benchmark.people import read_people
+        from aloe_jax.benchmark.human_ratings import read_people
 
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
@@ -169,10 +170,10 @@ def unlike(runs: Sequence[Run]) -> list[str]:
         "turns": lambda r: str(max((model.turns for model in r.models.values()), default=0)),
         "cases": lambda r: str(max((model.cases for model in r.models.values()), default=0)),
     }
-    for what, told in sources.items():
+    for what, describe in sources.items():
         values: dict[str, list[str]] = {}
         for name, results in judged:
-            values.setdefault(told(results), []).append(name)
+            values.setdefault(describe(results), []).append(name)
         if len(values) > 1:
             found.append(f"{what}: " + "; ".join(f"{value} in {listed(names)}" for value, names in values.items()))
     people = {frozenset(key_of(case.persona) for cases in r.cases.values() for case in cases) for _, r in judged}
@@ -189,7 +190,7 @@ def _named(text: str) -> tuple[str | None, Path]:
 
 
 def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
-    """Names as given, else of the directories, with as many parents as it takes to tell them apart."""
+    """Names as given, else of the directories, with as many parents as it takes to distinguish them."""
     parts = [absolute(path).parts for _, path in named]
     depth = [1] * len(named)
     while True:
@@ -208,7 +209,7 @@ def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
 
 
 def _read(name: str, path: Path) -> Run:
-    place = here(path, leave=(".sqlite",))  # not the journal, which may be large
+    place = local_copy(path, leave=(".sqlite",))  # not the journal, which may be large
     if not place.is_dir():
         raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
     preferences = load_preferences(place)
@@ -265,7 +266,7 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
     assert run.results is not None
     if ratings is None:
         return None if run.results.people is None else OfPeople(run.name, run.results.people, {})
-    from aloe_jax.benchmark.people import compare_with_people
+    from aloe_jax.benchmark.human_ratings import compare_with_people
 
     own = [entry for entry in entries if entry.run == run.name]
     judged: dict[str, float] = {}
@@ -284,4 +285,4 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
             judges, people = (math.fsum(side) / len(both) for side in zip(*both, strict=True))
             models[entry.label] = (len(both), judges, people)
     found = compare_with_people(ratings, judged)
-    return OfPeople(run.name, StoredWithPeople.model_validate(as_json(found)), models)
+    return OfPeople(run.name, stored(StoredWithPeople, found), models)

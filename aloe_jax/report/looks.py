@@ -1,4 +1,4 @@
-"""How the lines of a chart are told apart: by colour, by marker and by dash, so that no one needs all three.
+"""How the lines of a chart are distinguished: by colour, by marker and by dash, so that no one needs all three.
 
 The colours are after Okabe & Ito's palette, darkened (and lightened for dark pages) until text in them has a contrast
 of 4.5 to its ground; `page/style.css` has them as --c0 … --c5 for both.

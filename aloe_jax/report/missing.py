@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from aloe_jax.benchmark.number_text import counted, listed, percent
 from aloe_jax.benchmark.results import ModelResults
-from aloe_jax.report.writing import counted, listed, percent
 
-SHOWN = 3  # reasons that are told in full
+SHOWN = 3  # reasons that are given in full
 
 
 def missing(numbers: ModelResults) -> list[str]:
@@ -30,6 +30,6 @@ def missing(numbers: ModelResults) -> list[str]:
 
 def _reasons(reasons: Iterable[str]) -> str:
     often = Counter(reasons)
-    told = [reason + (f" ({count} times)" if count > 1 else "") for reason, count in often.most_common(SHOWN)]
-    more = len(often) - len(told)
-    return "; ".join(told) + (f"; and {counted(more, 'other reason')}" if more else "")
+    shown = [reason + (f" ({count} times)" if count > 1 else "") for reason, count in often.most_common(SHOWN)]
+    more = len(often) - len(shown)
+    return "; ".join(shown) + (f"; and {counted(more, 'other reason')}" if more else "")

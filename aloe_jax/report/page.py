@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -14,14 +11,16 @@ import jinja2
 from markupsafe import Markup
 
 from aloe_jax import __version__
-from aloe_jax.benchmark.results import Group, Number, StoredCalibration
-from aloe_jax.report import charts, payload, pictures, tables, writing
+from aloe_jax.benchmark import number_text
+from aloe_jax.benchmark.results import CaseGroup, Number, StoredCalibration
+from aloe_jax.offline_page import as_script_data, read_assets
+from aloe_jax.report import payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.missing import missing
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
-SCRIPTS = ("basics", "charts", "cases", "transcripts", "app")
+SCRIPTS = ("values", "charts", "cases", "transcripts", "app")
 STYLES = ("style", "charts", "transcripts", "print")
 
 
@@ -31,7 +30,7 @@ class Persons:
 
     text: str
     ids: tuple[str, ...]
-    by_entry: tuple[Group | None, ...]
+    by_entry: tuple[CaseGroup | None, ...]
 
 
 def write_page(report: Report, target: str | Path) -> int:
@@ -46,8 +45,7 @@ def write_page(report: Report, target: str | Path) -> int:
 def render(report: Report) -> str:
     """The page. The same report gives the same bytes."""
     found = pictures.line_charts(report)
-    style = "".join(_file(f"{name}.css") for name in STYLES)
-    script = f'"use strict";\n(() => {{\n{"".join(_file(f"{name}.js") for name in SCRIPTS)}}})();\n'
+    assets = read_assets("aloe_jax.report", "page", SCRIPTS, STYLES)
     return (
         _environment()
         .get_template("page.html")
@@ -64,12 +62,12 @@ def render(report: Report) -> str:
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],
             markdown=tables.markdown(report) if report.entries else "",
             latex=tables.latex(report) if report.entries else "",
-            data=payload.embedded(payload.overview(report, found)),
-            cases=[payload.embedded(case) for case in payload.cases(report)],
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=_hash(style),
-            script_hash=_hash(script),
+            data=Markup(as_script_data(payload.overview(report, found))),
+            cases=[Markup(as_script_data(case)) for case in payload.cases(report)],
+            style=Markup(assets.style),
+            script=Markup(assets.script),
+            style_hash=assets.style_hash,
+            script_hash=assets.script_hash,
             version=__version__,
         )
     )
@@ -77,7 +75,7 @@ def render(report: Report) -> str:
 
 def persons(report: Report, part: Literal["profile", "personality"]) -> list[Persons]:
     """Groups of people by what they share, in the order in which they first come."""
-    groups: dict[str, dict[int, Group]] = {}
+    groups: dict[str, dict[int, CaseGroup]] = {}
     for number, entry in enumerate(report.entries):
         for group in getattr(entry.numbers, f"by_{part}"):
             groups.setdefault(group.text, {})[number] = group
@@ -118,24 +116,22 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for form in (writing.number, writing.signed, writing.percent, writing.interval, writing.p_value, writing.listed):
+    for form in (
+        number_text.number,
+        number_text.signed,
+        number_text.percent,
+        number_text.interval,
+        number_text.p_value,
+        number_text.listed,
+    ):
         environment.filters[form.__name__] = form
     environment.filters |= {
-        "sentence": writing.sentence,
+        "sentence": number_text.sentence,
         "heat": heat,
-        "swatch": lambda look: Markup(charts.swatch(look)),
+        "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
         "means": kind_means,
         "missing": lambda entry: missing(entry.numbers),
     }
-    environment.globals.update(counted=writing.counted, NAMES=writing.NAMES, DIGITS=writing.DIGITS)
+    environment.globals.update(counted=number_text.counted, NAMES=number_text.NAMES, DIGITS=number_text.DIGITS)
     return environment
-
-
-def _file(name: str) -> str:
-    return resources.files("aloe_jax.report").joinpath(f"page/{name}").read_text(encoding="utf-8")
-
-
-def _hash(source: str) -> str:
-    """As a content security policy names the one script or style that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

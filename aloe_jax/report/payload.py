@@ -6,20 +6,17 @@ once. Whatever the texts hold, they cannot end their element.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from markupsafe import Markup
 
 from aloe_jax.benchmark.results import Case, StoredTurn
 from aloe_jax.conversation import Persona
+from aloe_jax.llm.registry import simulates
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.pictures import Chart
 from aloe_jax.speech import sentences
 
 
-def overview(report: Report, charts: Mapping[str, Chart]) -> dict[str, Any]:
+def overview(report: Report, charts: Mapping[str, Chart]) -> dict[str, object]:
     """All but the texts: the models, the curves of `charts`, and a line about every case."""
     roles = {run.name: run.results for run in report.judged if run.results is not None}
     return {
@@ -50,12 +47,12 @@ def overview(report: Report, charts: Mapping[str, Chart]) -> dict[str, Any]:
     }
 
 
-def cases(report: Report) -> list[dict[str, Any]]:
+def cases(report: Report) -> list[dict[str, object]]:
     """Every person with the dialogues that models had with them, in the order of `overview`.
 
     A fact is the number of a sentence, counted through profile and personality, or its own text where it is none.
     """
-    found = []
+    found: list[dict[str, object]] = []
     for key, persona in report.personas.items():
         profile, personality = sentences(persona.profile), sentences(persona.personality)
         numbers: dict[str, int] = {}
@@ -70,15 +67,7 @@ def cases(report: Report) -> list[dict[str, Any]]:
     return found
 
 
-def embedded(value: Any) -> Markup:
-    """JSON that may stand in a script element whatever the texts hold."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign in "&<>\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return Markup(text)
-
-
-def _column(report: Report, case: Case, numbers: Mapping[str, int]) -> dict[str, Any]:
+def _column(report: Report, case: Case, numbers: Mapping[str, int]) -> dict[str, object]:
     known: set[str] = set()
     turns = []
     for turn in case.turns:
@@ -87,7 +76,7 @@ def _column(report: Report, case: Case, numbers: Mapping[str, int]) -> dict[str,
     return {"stopped": case.stopped, "turns": turns}
 
 
-def _turn(report: Report, turn: StoredTurn, known: set[str], numbers: Mapping[str, int]) -> dict[str, Any]:
+def _turn(report: Report, turn: StoredTurn, known: set[str], numbers: Mapping[str, int]) -> dict[str, object]:
     """One exchange; what is empty is left out, since there are thousands of them."""
     names = list(dict.fromkeys(vote.judge for vote in turn.votes))
     people = {rater: by[turn.item] for rater, by in (report.ratings or {}).items() if turn.item in by}
@@ -113,7 +102,7 @@ def _turn(report: Report, turn: StoredTurn, known: set[str], numbers: Mapping[st
 
 def _scripted(report: Report, run: str, role: str) -> bool:
     results = next(one.results for one in report.judged if one.name == run)
-    return results is not None and results.providers.get(role, "").partition("/")[0] == "scripted"
+    return results is not None and simulates(results.providers.get(role, "").partition("/")[0])
 
 
 def _mean(case: Case | None) -> float | None:

@@ -8,14 +8,14 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from aloe_jax.benchmark.number_text import listed
 from aloe_jax.benchmark.results import Number
-from aloe_jax.report import charts
-from aloe_jax.report.charts import Line
-from aloe_jax.report.differences import Pair, significant
+from aloe_jax.report import svg
+from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
 from aloe_jax.report.looks import Look, model_look
 from aloe_jax.report.preference_file import ModelScores
-from aloe_jax.report.writing import listed
+from aloe_jax.report.svg import Line
 
 Unit = Literal["rating", "share", "words", "nats"]
 
@@ -81,13 +81,13 @@ def drawn(found: Mapping[str, Chart]) -> dict[str, Markup]:
     for name, chart in found.items():
         turns = max(len(line.values) for line in chart.lines)
         if name == "al":
-            frame = charts.rating_frame(turns, len(chart.lines))
+            frame = svg.rating_frame(turns, len(chart.lines))
             title = f"Alignment level by turn of {listed([line.label for line in chart.lines])}"
         else:
             most = 1.0 if name.endswith("accuracy") else None
-            frame = charts.small_frame(chart.lines, turns, chart.unit == "share", most)
+            frame = svg.small_frame(chart.lines, turns, chart.unit == "share", most)
             title = TITLES[name]
-        pictures[name] = Markup(charts.line_chart(chart.lines, frame, f"{title}; the table below has the numbers"))
+        pictures[name] = Markup(svg.line_chart(chart.lines, frame, f"{title}; the table below has the numbers"))
     return pictures
 
 
@@ -114,11 +114,11 @@ def stacks(report: Report) -> list[tuple[Entry, int, Markup]]:
         results = judging[entry.run]
         due = entry.numbers.cases * len(results.judges) * results.votes
         title = f"Ratings of {entry.label} from 1 to 5 by turn; the table below has the numbers"
-        found.append((entry, due, Markup(charts.stacked_chart(entry.numbers.histogram, due, title))))
+        found.append((entry, due, Markup(svg.stacked_chart(entry.numbers.histogram, due, title))))
     return found
 
 
-def forest(pairs: Sequence[Pair]) -> list[tuple[Pair, dict[str, Markup]]]:
+def forest(pairs: Sequence[ModelPair]) -> list[tuple[ModelPair, dict[str, Markup]]]:
     """Every pair with the drawing of each of its differences; those of one statistic share a scale."""
     spans: dict[str, tuple[float, float]] = {}
     for pair in pairs:
@@ -129,7 +129,7 @@ def forest(pairs: Sequence[Pair]) -> list[tuple[Pair, dict[str, Markup]]]:
         (
             pair,
             {
-                name: Markup(charts.difference_chart(one.value, one.low, one.high, spans[name], significant(one)))
+                name: Markup(svg.difference_chart(one.value, one.low, one.high, spans[name], significant(one)))
                 for name, one in pair.by.items()
             },
         )

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.benchmark.results import Number, StoredEstimate, StoredRecord
 from aloe_jax.conversation import read_record
 
 PREFERENCES = "preferences.json"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class TurnScores(_Record):
-    """The pairs of one turn; see `aloe_jax.benchmark.preferences`."""
+class TurnScores(StoredRecord):
+    """The pairs of one turn; see `aloe_jax.benchmark.preference_scores`."""
 
     turn: int
     pairs: int
@@ -31,7 +25,7 @@ class TurnScores(_Record):
     reward_margin: Number
 
 
-class ModelScores(_Record):
+class ModelScores(StoredRecord):
     """One model's scores on the held-out pairs."""
 
     conversations: int
@@ -47,14 +41,14 @@ class ModelScores(_Record):
     by_turn: list[TurnScores]
 
 
-class Preferences(_Record):
+class Preferences(StoredRecord):
     """All models of one run of preference scoring, in the order of its settings."""
 
     format: Literal["aloe-preferences"]
     version: Literal[1]
     aloe_jax: str
     models: dict[str, ModelScores]
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
 
 def load_preferences(directory: str | Path) -> Preferences | None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import zip_longest
 
+from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, interval, listed, p_value, percent, signed
+from aloe_jax.benchmark.number_text import number as written
+from aloe_jax.benchmark.number_text import spread as reach
 from aloe_jax.benchmark.results import StoredEstimate
-from aloe_jax.report.differences import Pair, significant
+from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
-from aloe_jax.report.writing import DIGITS, MINUS, NAMES, interval, listed, p_value, percent, signed
-from aloe_jax.report.writing import number as written
-from aloe_jax.report.writing import spread as reach
 
 COLUMNS = ("average", "ir", "n_ir", "r2")
 TESTED = ("average", "ir")
@@ -125,7 +125,7 @@ def _markdown_cell(report: Report, entry: Entry, name: str) -> str:
     return f"{text} ± {above}" if below == above else f"{text} +{above} {MINUS}{below}"
 
 
-def _markdown_pair(pair: Pair) -> list[str]:
+def _markdown_pair(pair: ModelPair) -> list[str]:
     cells = []
     for name in ("average", "ir", "final"):
         found = pair.by.get(name)

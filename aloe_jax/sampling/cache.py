@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,6 @@ from jax import lax
 from aloe_jax.models.attention import HIDDEN, grouped, ungrouped
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.mesh import constrain
-
-Kind = Literal["compute", "bfloat16", "int8"]  # how keys and values are held; `compute`: in the type of activations
 
 PAGE = 64  # tokens: the most that one call adds to a row
 BLOCK = 256  # tokens: the first block; each later one is as long as all before it

@@ -11,21 +11,20 @@ from jax.sharding import Mesh
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.directory import load_pretrained, tokenizer_directory
-from aloe_jax.models.spec import check_vocabulary
+from aloe_jax.models.opening import load_pretrained, tokenizer_directory
+from aloe_jax.models.spec import Compute, check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.sampling.cache import Kind
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.storage.files import cache_directory
+from aloe_jax.sampling.settings import CacheType
+from aloe_jax.storage.copies import cache_directory
 
 
 def load_sampler(
     path: str | Path,
     max_length: int,
     rows: int = 64,
-    cache: Kind = "compute",
+    cache: CacheType = "compute",
     dtype: str = "float32",
     mesh: Mesh | None = None,
 ) -> tuple[Sampler, ChatTemplate]:
@@ -44,6 +43,15 @@ def load_sampler(
 def spread(shape: MeshSettings) -> Mesh | None:
     """The mesh over the devices that are here; None where there is only one. Raises AloeError, as `make_mesh`."""
     return make_mesh(shape) if jax.device_count() > 1 else None
+
+
+def shared_by(devices: int) -> Mesh | None:
+    """A mesh over the first so many devices (0: all) that share the model; None where that is only one."""
+    here = jax.devices()
+    if not 0 <= devices <= len(here):
+        raise AloeError(f"--devices {devices}: {len(here)} are here")
+    taken = here[: devices or len(here)]
+    return make_mesh(MeshSettings(fsdp=1, tensor=-1), taken) if len(taken) > 1 else None
 
 
 def keep_compiled() -> None:

@@ -7,19 +7,23 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion, Request
+from aloe_jax.llm.registry import register
 from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.models.fingerprint import fingerprint
+from aloe_jax.sampling.provider import POLICY
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.storage.files import as_path
 
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate
     from aloe_jax.sampling.sampler import Sampler
+
+register(POLICY)
 
 ROWS = 8  # replies drawn together; always so many, so that their number compiles nothing anew
 GATHER = 0.02  # seconds to wait for more requests once there is one
@@ -110,7 +114,8 @@ class Policy:
 
 def _messages(request: Request) -> list[Message]:
     hint: list[Message] = [{"role": "system", "content": request.system}] if request.inputs["hinted"] else []
-    return [*hint, *request.inputs["history"]]
+    history: Any = request.inputs["history"]
+    return [*hint, *history]
 
 
 def _completion(template: ChatTemplate, prompt: int, ids: list[int] | None, room: int) -> Completion:

@@ -15,8 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from aloe_jax.models.decoder import Decoder, Layer
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.spec import LanguageModel, Layers, ModelSpec
 from aloe_jax.parallel.mesh import constrain
 from aloe_jax.sampling.cache import (
     PAGE,
@@ -34,7 +33,7 @@ from aloe_jax.sampling.cache import (
 )
 from aloe_jax.sampling.draw import Settings, draw, penalised
 
-Graph = nnx.GraphDef[Decoder]
+Graph = nnx.GraphDef[LanguageModel]
 
 
 class Drawn(NamedTuple):
@@ -64,8 +63,8 @@ class Ends(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def unstack(graph: Graph, state: nnx.State) -> tuple[Layer, ...]:
-    """See `Decoder.unstacked`."""
+def unstack(graph: Graph, state: nnx.State) -> Layers:
+    """See `LanguageModel.unstacked`."""
     return nnx.merge(graph, state).unstacked()
 
 
@@ -79,7 +78,7 @@ def new_cache(spec: ModelSpec, rows: int, blocks: tuple[int, ...], dtype: str) -
 def prefill(
     graph: Graph,
     state: nnx.State,
-    layers: tuple[Layer, ...],
+    layers: Layers,
     cache: Cache,
     rows: jax.Array,
     tokens: jax.Array,
@@ -118,7 +117,7 @@ def prefill(
 def decode(
     graph: Graph,
     state: nnx.State,
-    layers: tuple[Layer, ...],
+    layers: Layers,
     cache: Cache,
     rows: Rows,
     settings: Settings,

@@ -12,11 +12,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from aloe_jax.models.decoder import Decoder
+from aloe_jax.models.spec import LanguageModel
 from aloe_jax.parallel.mesh import RULES, sharding
 from aloe_jax.sampling import programs
-from aloe_jax.sampling.cache import Cache, Kind
+from aloe_jax.sampling.cache import Cache
 from aloe_jax.sampling.session import LEAST_LENGTH, Session, bucket
+from aloe_jax.sampling.settings import CacheType
 
 
 class Sampler:
@@ -32,7 +33,12 @@ class Sampler:
     """
 
     def __init__(
-        self, model: Decoder, tokenizer: Any = None, max_length: int = 4096, rows: int = 64, cache: Kind = "compute"
+        self,
+        model: LanguageModel,
+        tokenizer: Any = None,
+        max_length: int = 4096,
+        rows: int = 64,
+        cache: CacheType = "compute",
     ) -> None:
         self.model = model
         self.max_length = min(max_length, model.spec.max_length)

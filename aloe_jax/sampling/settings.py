@@ -6,33 +6,57 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from aloe_jax.models.settings import DType
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import Rows, Temperature, Tokens
 from aloe_jax.settings import Section
 
+CacheType = Literal["compute", "bfloat16", "int8"]  # of keys and values; compute: that of the activations
 
-class SamplingSettings(Section):
-    """How replies are drawn. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 do not cut."""
+
+class ReplySettings(Section):
+    """How replies are drawn. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 do not cut.
+
+    The defaults, and those of a conversation in the terminal where they differ:
+
+    | setting | evaluation and data | chat |
+    | --- | --- | --- |
+    | temperature | 1.0 | 0.7 |
+    | top_p | 1.0 | 0.95 |
+    | max_new_tokens | 128 | 512 |
+    """
 
     temperature: Temperature = 1.0
     top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
     top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 1.0
     min_p: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # cuts what is less likely than this share of the likeliest
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = (
-        1.0  # above 1 makes tokens that the context has less likely
-    )
+    # Above 1 makes tokens that the context contains less likely.
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     max_new_tokens: Tokens = 128
     max_length: Tokens = 4096
-    rows: Rows = 64  # conversations whose replies are drawn together; more wait their turn
-    cache: Literal["compute", "bfloat16", "int8"] = "compute"  # how keys and values are held
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of parameters and activations
-    # Of a model that fits on one device every device gets some rows; over `tensor` the model itself is split.
-    mesh: MeshSettings = MeshSettings(data=-1, fsdp=1)
+    cache: CacheType = "compute"  # how keys and values are stored
+    dtype: DType = "float32"  # of parameters and activations
 
     @model_validator(mode="after")
-    def _room(self) -> SamplingSettings:
+    def _room(self) -> ReplySettings:
         if self.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"max_new_tokens: {self.max_new_tokens} leave no room for a prompt in max_length {self.max_length}"
             )
         return self
+
+
+class SamplingSettings(ReplySettings):
+    """How the replies of many conversations are drawn together."""
+
+    rows: Rows = 64  # conversations whose replies are drawn together; more wait their turn
+    # Of a model that fits on one device every device gets some rows; over `tensor` the model itself is split.
+    mesh: MeshSettings = MeshSettings(data=-1, fsdp=1)
+
+
+class ChatSettings(ReplySettings):
+    """How replies are drawn in a conversation in the terminal."""
+
+    temperature: Temperature = 0.7
+    top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 0.95
+    max_new_tokens: Tokens = 512

@@ -10,7 +10,7 @@ from aloe_jax.conversation import Message
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
 from aloe_jax.sampling.generation import Reason
-from aloe_jax.sampling.settings import SamplingSettings
+from aloe_jax.sampling.settings import ReplySettings
 
 if TYPE_CHECKING:
     from aloe_jax.sampling.sampler import Sampler
@@ -28,7 +28,7 @@ class Talk:
 
     sampler: Sampler
     template: ChatTemplate
-    sampling: SamplingSettings
+    sampling: ReplySettings
     system: str | None = None
     seed: int = 0
     messages: list[Message] = field(init=False)

@@ -2,9 +2,9 @@
 
 A local path is pathlib's. A path in a bucket is that of etils, through gcsfs, with the same methods. An object store
 has no directories, no renaming, no appending and no links, but an object is there whole or not at all. So in a bucket a
-file is written as it is (`write_atomically`); of a directory that belongs together one object is written last and tells
-that it is whole (`uploading`); files that grow are kept on the disk and copied there now and then (mirror.py); and what
-a library must map or open itself is read from a copy on the disk (`here`).
+file is written as it is (`write_atomically`); of a directory that belongs together one object is written last and shows
+that it is whole, and what a library must map or open itself is read from a copy on the disk (copies.py); files that
+grow are kept on the disk and copied to the bucket now and then (mirror.py).
 """
 
 from __future__ import annotations
@@ -12,31 +12,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import re
 import secrets
-import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.disk import REFUSES
-from aloe_jax.storage.object_names import as_files, without_markers
-from aloe_jax.storage.scratch import scratch
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 BUCKET = "gs://"
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LEFTOVER_SECONDS = 3600.0
-OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
-WEIGHTS = (".safetensors", *OTHER_WEIGHTS)  # large files of a model directory
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is in a bucket. Raises AloeError for a place that is neither there nor on a disk."""
+    """Whether a path is in a bucket. Raises AloeError for one that is neither there nor on a disk."""
     text = os.fspath(path)
     scheme = re.match(r"([a-zA-Z][\w+.-]*)://?", text)
     if scheme is None or scheme[1] == "gs" or Path(text).exists():
@@ -56,8 +52,8 @@ def as_path(path: str | Path) -> Path:
     _connect(path)
     from etils import epath
 
-    # pathlib makes one slash of two.
-    return cast(Path, epath.Path(re.sub(r"^gs:/+", BUCKET, os.fspath(path))))
+    found: Path = epath.Path(re.sub(r"^gs:/+", BUCKET, os.fspath(path)))  # pathlib makes one slash of two
+    return found
 
 
 def absolute(path: str | Path) -> Path:
@@ -66,13 +62,13 @@ def absolute(path: str | Path) -> Path:
 
 
 def resolved(path: str | Path) -> Path:
-    """The absolute path without links: the same for the same place."""
+    """The absolute path without links: the same for the same file."""
     return as_path(path) if is_remote(path) else Path(path).resolve()
 
 
 def exists(path: str | Path) -> bool:
     """Whether there is a file or a directory. Raises AloeError when a bucket cannot be asked."""
-    with told(path, "read"):
+    with bucket_errors(path, "read"):
         return as_path(path).exists()
 
 
@@ -103,7 +99,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         ) from None
     if is_remote(path):
         store, name = store_of(path)
-        with told(path, "written"):
+        with bucket_errors(path, "written"):
             store.pipe_file(name, data)  # through an open file a refusal would come when it is closed
         return
     target = path.resolve() if path.is_symlink() else path  # a link stays one
@@ -120,7 +116,7 @@ def _replace(path: Path, data: bytes, called: Path) -> None:
         _remove_leftovers(path.parent)
         _write_new(partial, data, path)
         os.replace(partial, path)
-        _sync(path.parent)
+        _sync_directory(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(called)) from None
     finally:
@@ -154,7 +150,7 @@ def _write_new(partial: Path, data: bytes, target: Path) -> None:
             os.fchmod(descriptor, target.stat().st_mode & 0o777)
         stream.write(data)
         stream.flush()
-        _sync_descriptor(descriptor)
+        sync(descriptor)
 
 
 def _remove_leftovers(directory: Path) -> None:
@@ -167,162 +163,22 @@ def _remove_leftovers(directory: Path) -> None:
                 os.unlink(one.path)
 
 
-def _sync(directory: Path) -> None:
+def _sync_directory(directory: Path) -> None:
     """Have the directory itself written: that a file has its name."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _sync_descriptor(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _sync_descriptor(descriptor: int) -> None:
+def sync(descriptor: int) -> None:
+    """Have an open file written to its disk."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # some file systems have no such call
             raise
-
-
-def versions(path: str | Path) -> dict[str, tuple[int, str]]:
-    """Of every object below a path in a bucket, by its name from there: size in bytes, and what changes with it."""
-    store, root = store_of(path)
-    with told(path, "read"):
-        found = store.find(root, detail=True)
-    below = {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
-    names = without_markers({name: int(info["size"]) for name, info in below.items()})
-    return {name: (int(below[name]["size"]), str(below[name]["generation"])) for name in sorted(names)}
-
-
-# ---------------------------------------------------------------- reading what a library must open itself
-
-
-def here(path: str | Path, leave: tuple[str, ...] = ()) -> Path:
-    """The path itself where it is local, else a copy on the disk: of a directory, or of a file and its siblings.
-
-    (NAME.validation.jsonl is a sibling of NAME.jsonl.) Objects whose names end as `leave` says are not copied: weights
-    where sizes are asked for. Copies lie under ~/.cache/aloe-jax/files, are made once, and again when an object has
-    changed. Where there is nothing to copy, the path in the bucket is given back. Raises AloeError when the disk has
-    no room.
-    """
-    if not is_remote(path):
-        return Path(path)
-    path = as_path(path)
-    wanted = {f"{path.name}/{name}": version for name, version in _without_copies(versions(path)).items()}
-    if not wanted:
-        wanted = {
-            name: version
-            for name, version in versions(path.parent).items()
-            if name.startswith(path.stem) and name.endswith(path.suffix) and "/" not in name
-        }
-        if path.name not in wanted:
-            return path
-    wanted = {name: version for name, version in wanted.items() if not name.endswith(leave)}
-    digest = hashlib.sha256(" without ".join([str(path), *leave]).encode()).hexdigest()[:16]
-    base = cache_directory() / "files"
-    base.mkdir(parents=True, exist_ok=True)
-    place = base / digest / path.parent.name
-    with (base / f"{digest}.lock").open("w") as lock:  # several processes of one machine want the same files
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        note = base / digest / "copied.json"
-        if not _is_copied(note, wanted, place):
-            note.unlink(missing_ok=True)  # first: a copy without it counts for nothing
-            shutil.rmtree(base / digest, ignore_errors=True)
-            try:
-                download(path.parent, wanted, place)
-            except BaseException:
-                shutil.rmtree(base / digest, ignore_errors=True)  # a disk that was full has its room back
-                raise
-            write_atomically(note, json.dumps(wanted))
-    return place / path.name
-
-
-def cache_directory() -> Path:
-    """~/.cache/aloe-jax, or below XDG_CACHE_HOME. Raises AloeError where the user has no home directory."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aloe-jax"
-    except RuntimeError:
-        raise AloeError("this user has no home directory; set HOME, or XDG_CACHE_HOME to where caches may be") from None
-
-
-def _is_copied(note: Path, wanted: Mapping[str, tuple[int, str]], place: Path) -> bool:
-    """Whether the copy was finished, is of these objects, and has its sizes still."""
-    try:
-        before = json.loads(note.read_bytes())
-        return before == json.loads(json.dumps(wanted)) and all(
-            (place / name).stat().st_size == size for name, (size, _) in wanted.items()
-        )
-    except (OSError, ValueError):
-        return False
-
-
-def _without_copies(found: Mapping[str, tuple[int, str]]) -> Mapping[str, tuple[int, str]]:
-    """Model directories often hold their weights several times over; beside safetensors the rest is not read."""
-    if not any(name.endswith(".safetensors") for name in found):
-        return found
-    return {name: version for name, version in found.items() if not name.endswith(OTHER_WEIGHTS)}
-
-
-def download(root: Path, wanted: Mapping[str, tuple[int, str]], place: Path) -> None:
-    """Copy the objects `wanted` below `root` into a new directory, and nowhere else.
-
-    Raises AloeError when the disk has no room, and for an object whose name is not that of a file below it.
-    """
-    names = as_files(root, wanted)
-    needed = sum(size for size, _ in wanted.values())
-    place.mkdir(parents=True)
-    if (free := shutil.disk_usage(place).free) < needed:
-        raise AloeError(
-            f"{root}: a copy takes {needed / 2**20:,.1f} MiB and {free / 2**20:,.1f} MiB are free in {place}; "
-            "set XDG_CACHE_HOME to a directory on a larger disk"
-        )
-    store, source = store_of(root)
-    for name in names:
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-    with told(root, "copied"):
-        store.get([f"{source}/{name}" for name in names], [str(place / name) for name in names])
-    for name, (size, _) in wanted.items():
-        with (place / name).open("rb") as copied:
-            if os.fstat(copied.fileno()).st_size != size:
-                raise AloeError(f"{root}/{name}: changed while it was copied; run the same command again")
-            _sync_descriptor(copied.fileno())
-
-
-# ---------------------------------------------------------------- writing
-
-
-@contextlib.contextmanager
-def uploading(path: Path, last: str = "") -> Iterator[Path]:
-    """A directory to fill in place of `path`: `path` itself where it is local, else one that is copied there.
-
-    In a bucket what was there before is replaced; the object `last` is taken away first and written last, so that a
-    directory that has it is whole.
-    """
-    if not is_remote(path):
-        yield path
-        return
-    with scratch() as temporary:
-        local = temporary / path.name
-        local.mkdir()
-        yield local
-        names = sorted(file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file())
-        if not names:  # another process writes
-            return
-        store, root = store_of(path)
-        before = versions(path)
-        with told(path, "written"):
-            gone = [last] if last in before else []
-            gone += [name for name in before if name not in names and name != last]
-            for name in gone:
-                store.rm_file(f"{root}/{name}")
-            send(store, local, root, [name for name in names if name != last])
-            send(store, local, root, [name for name in names if name == last])
-
-
-def send(store: Any, local: Path, root: str, names: list[str]) -> None:
-    """Copy files of a local directory to the names below `root`."""
-    if names:
-        store.put([str(local / name) for name in names], [f"{root}/{name}" for name in names])
 
 
 # ---------------------------------------------------------------- the bucket
@@ -341,7 +197,7 @@ def _connect(path: str | Path) -> None:
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
 
-def store_of(path: str | Path) -> tuple[Any, str]:
+def store_of(path: str | Path) -> tuple[AbstractFileSystem, str]:
     """The bucket's file system, and the path there: bucket and name, without gs://."""
     path = as_path(path)
     import fsspec
@@ -350,7 +206,7 @@ def store_of(path: str | Path) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def told(path: str | Path, done: str) -> Iterator[None]:
+def bucket_errors(path: str | Path, done: str) -> Iterator[None]:
     """Turn what the bucket refuses into one line: gcsfs and google-auth raise exceptions of their own."""
     try:
         yield

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.files import PARTIAL, as_path, download, is_remote, send, store_of, told, versions
+from aloe_jax.storage.copies import download, send, versions
+from aloe_jax.storage.files import PARTIAL, as_path, bucket_errors, is_remote, store_of
 from aloe_jax.storage.scratch import scratch
 
 
@@ -45,7 +46,7 @@ class Mirror:
         """Copy what has changed since the last time. Raises AloeError when the bucket cannot be written."""
         if self.local == self.directory:
             return
-        with self._turn, told(self.directory, "written"), scratch() as still:
+        with self._turn, bucket_errors(self.directory, "written"), scratch() as still:
             changed = self._changed()
             for name in changed:
                 (still / name).parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +70,7 @@ class Mirror:
 
     def _publish_every(self, seconds: float) -> None:
         while not self._over.wait(seconds):
-            with contextlib.suppress(AloeError, OSError):  # told at the end, if it is still so
+            with contextlib.suppress(AloeError, OSError):  # reported at the end, if it is still so
                 self.publish()
 
     def __enter__(self) -> Mirror:
@@ -87,7 +88,7 @@ class Mirror:
 
 
 def _snapshot(file: Path, target: Path) -> None:
-    """A copy of a file as it is now, whole, though somebody writes it."""
+    """A copy of a file as it is now, whole, though it is being written."""
     if file.suffix == ".sqlite":
         with contextlib.closing(sqlite3.connect(file)) as source, contextlib.closing(sqlite3.connect(target)) as copy:
             source.backup(copy)

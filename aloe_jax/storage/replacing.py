@@ -19,7 +19,8 @@ from pathlib import Path
 
 from aloe_jax.errors import AloeError
 from aloe_jax.storage import integrity
-from aloe_jax.storage.files import as_path, is_remote, resolved, uploading, versions
+from aloe_jax.storage.copies import uploading, versions
+from aloe_jax.storage.files import as_path, is_remote, resolved
 from aloe_jax.storage.locks import locked
 
 NEW, OLD = "aloe-new", "aloe-old"  # .NAME.aloe-new and .NAME.aloe-old are beside NAME while it is replaced
@@ -43,9 +44,9 @@ class Kind:
 
 @contextlib.contextmanager
 def replacing(target: str | Path, kind: Kind, last: str = "") -> Iterator[Path]:
-    """A directory to fill, which takes the place of `target` at the end; nothing changes where the block raises.
+    """A directory to fill, which replaces `target` at the end; nothing changes where the block raises.
 
-    `target` may be missing, empty, or a directory of this `kind` in which nobody has added or changed a file; a link
+    `target` may be missing, empty, or a directory of this `kind` without added or changed files; a link
     stays one, and what it points to is replaced. In a bucket the object `last` is written last. Raises AloeError naming
     the file that is in the way, or when another process is writing there.
     """

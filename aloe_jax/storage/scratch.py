@@ -24,7 +24,7 @@ def scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as made:
         lock = os.open(Path(made) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with contextlib.suppress(OSError):  # without locks, others take it for one that nobody uses: never
+            with contextlib.suppress(OSError):  # without locks, no other process removes it
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             inner = Path(made) / "files"
             inner.mkdir()
@@ -41,7 +41,7 @@ def _sweep(parent: Path) -> None:
 
 
 def _remove_unused(left: Path) -> None:
-    """Remove a directory whose lock nobody has. One without a lock is just being made."""
+    """Remove a directory whose lock is free. One without a lock is just being made."""
     if left.stat().st_uid != os.getuid() or not (left / "files").is_dir():
         return
     lock = os.open(left / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aloe_jax.training.metrics import FORMATS, line
+from aloe_jax.training.metrics import formats, line
+from aloe_jax.training.stages.stage import Shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 LOG = "train.log"
 COMPILING = "compiling"  # the stage of a run's first step
-BY_TURN = {"accuracy": "{:.2f}", "margin": "{:+.2f}"}  # told turn by turn after a validation
 TURNS = 10  # in a line, so that it fits 80 columns
+NOTHING_MORE = Shown({})
 
 
 class Display:
@@ -41,6 +42,7 @@ class Display:
         total_steps: int,
         started_at: int = 0,
         *,
+        shown: Shown = NOTHING_MORE,
         quiet: bool = False,
         console: Console | None = None,
     ):
@@ -52,6 +54,7 @@ class Display:
         self._live: Any = None
         self._file = None if quiet else (directory / LOG).open("a", buffering=1)
         self._quiet = quiet
+        self._formats, self._by_turn = formats(shown.formats), shown.by_turn
         self._total, self._step, self._first = total_steps, started_at, started_at
         self._pace = Pace(total_steps)
         self._stages: list[Stage] = [Stage("starting")]
@@ -80,7 +83,7 @@ class Display:
         self._stages[0].name = "training"
         self._step, self._values = step, values
         self._pace.reach(step)
-        text = line(f"step {step}/{self._total}", values)
+        text = line(f"step {step}/{self._total}", values, self._formats)
         if (left := self._pace.left()) is not None and step < self._total:
             text += f" | {duration(left)} left"
         self.record(text)
@@ -89,7 +92,7 @@ class Display:
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         """The values of a validation after `step` steps; margin and accuracy by turn in lines of their own."""
-        text = "\n".join([line(f"validation at step {step}", values), *by_turn(values)])
+        text = "\n".join([line(f"validation at step {step}", values, self._formats), *by_turn(values, self._by_turn)])
         self.record(text)
         self._print(text if self._live is None else folded(text, self._console.width), soft_wrap=True)
 
@@ -187,7 +190,7 @@ class Display:
 
         labels, values = Text(no_wrap=True, style="dim"), Text(no_wrap=True)
         used = 0
-        for name, form in FORMATS.items():
+        for name, form in self._formats.items():
             if name not in self._values:
                 continue
             label, number = re.sub(r" ?\{.*\} ?", "", form), re.search(r"\{.*\}", form)
@@ -271,9 +274,9 @@ def folded(text: str, width: int) -> str:
     return "\n".join(rows)
 
 
-def by_turn(values: Mapping[str, float]) -> list[str]:
-    """Margin and accuracy by turn as aligned lines, TURNS turns in each; none where the values are not by turn."""
-    found: dict[str, dict[int, float]] = {name: {} for name in BY_TURN}
+def by_turn(values: Mapping[str, float], forms: Mapping[str, str]) -> list[str]:
+    """The statistics in `forms` by turn as aligned lines, TURNS turns in each; none where no value is by turn."""
+    found: dict[str, dict[int, float]] = {name: {} for name in forms}
     for key, value in values.items():
         name, _, turn = key.partition("/turn_")
         if name in found and turn.isdecimal():
@@ -285,7 +288,7 @@ def by_turn(values: Mapping[str, float]) -> list[str]:
         turns = range(start, min(start + TURNS, last + 1))
         lines.append("  by turn  " + "".join(f"{turn:>6}" for turn in turns))
         for name, seen in found.items():
-            cells = (BY_TURN[name].format(seen[turn]) if turn in seen else "-" for turn in turns)
+            cells = (forms[name].format(seen[turn]) if turn in seen else "-" for turn in turns)
             lines.append(f"  {name:<9}" + "".join(f"{cell:>6}" for cell in cells))
     return lines
 

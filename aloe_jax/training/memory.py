@@ -11,19 +11,18 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows
-from aloe_jax.models.attention import preferred
-from aloe_jax.models.backend import stacked
-from aloe_jax.models.lora import adapters, quantised
+from aloe_jax.models.native.lora import quantised
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import Weight, nested, weight_sharding, weights
+from aloe_jax.models.weights import Weight, nested, weight_sharding
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import piece_size
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.optimizer import make_optimizer, state_shardings
+from aloe_jax.training.optimizer import make_optimizer
+from aloe_jax.training.program import batch_shapes, state_shapes
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,9 @@ def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, s
     compiler keeps at once; see `activations`.
     """
     options, lora = settings.model, settings.model.lora
-    described = weights(spec) if lora is None else {f"adapters.{n}": w for n, w in adapters(spec, lora).items()}
-    params = _abstract(described, mesh, options.dtype)
+    params = _abstract(spec.trained(lora), mesh, options.dtype)
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
-    made = jax.eval_shape(optimizer.init, params)
-    optimizer_state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        made,
-        state_shardings(made, params, mesh),
-    )
+    optimizer_state = state_shapes(params, optimizer, mesh)["optimizer"]
     state = {f"parameters in {options.dtype}": _bytes(params)}
     if lora is not None:
         state = {
@@ -74,7 +67,7 @@ def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, s
         # One after the other: the head first, then the layers from the last to the first.
         ("logits of a piece of the vocabulary" if logits > layer else "backward pass of a layer"): max(logits, layer),
         "weights gathered or cast": _gathered(spec, options, mesh),
-        "batch": some * parts * sum(getattr(rows, name).nbytes for name in FIELDS) // len(rows),
+        "batch": _bytes(batch_shapes(settings.data.rows, stage_of(settings), mesh, rows)),
     }
     checkpoint = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((params, optimizer_state)))
     return Memory(_without_zeros(state), _without_zeros(working), checkpoint)
@@ -83,11 +76,11 @@ def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, s
 def activations(spec: ModelSpec, options: ModelSettings, mesh: Mesh, tokens: int, length: int) -> tuple[int, int]:
     """Bytes that the layers keep for the backward pass, and the most that one layer takes besides while it runs.
 
-    For `tokens` tokens in rows of `length`. The backward pass through a layer needs of each token: both norms' input,
-    normalised value and result (float32 but the last), queries, keys, values, the attention's result with its
-    log-sum-exp (with dense attention its weights), and the feed-forward's gate and up (MaxText: six arrays). Remat
-    `dots` keeps what products with weights gave, `full` only the layer's input; the rest is made again, for one layer
-    at a time.
+    For `tokens` tokens in rows of `length`; `options.attention` is a method, not `auto`. The backward pass through a
+    layer needs of each token: both norms' input, normalised value and result (float32 but the last), queries, keys,
+    values, the attention's result with its log-sum-exp (with dense attention its weights), and the feed-forward's gate
+    and up (MaxText: six arrays). Remat `dots` keeps what products with weights gave, `full` only the layer's input; the
+    rest is made again, for one layer at a time.
     """
     width = jnp.dtype(options.compute_dtype).itemsize
     heads = _part(mesh, "query_heads", spec.query_heads)
@@ -95,10 +88,9 @@ def activations(spec: ModelSpec, options: ModelSettings, mesh: Mesh, tokens: int
     inner = _part(mesh, "feed_forward", spec.feed_forward)
     norms = spec.width * (2 * width + 4 * 4)
     attention = width * (2 * queries + 2 * keys) + 4 * heads
-    native = isinstance(spec, ModelSpec)  # of MaxText's more is kept
-    if _is_dense(spec, options, length):
+    if options.attention == "dense":
         attention += length * heads * (4 if width == 4 else 4 + width) + 4 * queries
-    everything = norms + attention + width * (2 if native else 6) * inner
+    everything = norms + attention + width * spec.feed_forward_arrays * inner
     if options.remat == "none":
         kept, again = everything, 0
     elif options.remat == "dots":
@@ -118,18 +110,6 @@ def head(spec: ModelSpec, options: ModelSettings, mesh: Mesh, scored: int) -> in
     return scored * (2 * 4 * piece_size(_part(mesh, "vocab", spec.vocab)) + (2 * width + 4) * spec.width)
 
 
-def largest_array(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows) -> int:
-    """Bytes of the largest array that a step makes on a device, from above: all in float32, nothing of a row split."""
-    options, some, length = settings.model, _rows_at_once(settings, mesh), settings.data.row_length
-    weight = max(math.prod(weight.shape) for weight in weights(spec).values())
-    token = max(spec.width, spec.query_heads * spec.head_size, spec.feed_forward)
-    if _is_dense(spec, options, length):
-        token = max(token, spec.query_heads * length)
-    layers = 1 if options.unroll >= spec.layers else spec.layers  # a loop keeps what it keeps of all in one
-    head = rows.scored.shape[1] * piece_size(spec.vocab)
-    return 4 * max(weight, some * length * token * layers, some * head)
-
-
 def limit(mesh: Mesh) -> int | None:
     """Bytes that a device of the mesh has for this process, None where JAX does not tell (CPUs)."""
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
@@ -140,12 +120,6 @@ def limit(mesh: Mesh) -> int | None:
 def _rows_at_once(settings: TrainSettings, mesh: Mesh) -> int:
     """Rows that a device computes at once."""
     return -(-settings.data.rows // (mesh.shape["data"] * mesh.shape["fsdp"] * settings.data.accumulate))
-
-
-def _is_dense(spec: ModelSpec, options: ModelSettings, length: int) -> bool:
-    """Whether attention makes all weights of a row at once; MaxText's does by default."""
-    automatic = preferred(length) if isinstance(spec, ModelSpec) else "dense"
-    return (automatic if options.attention == "auto" else options.attention) == "dense"
 
 
 def _abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Any:
@@ -168,7 +142,7 @@ def _bytes(tree: Any, dtype: Any = None) -> int:
 def _frozen_bytes(spec: ModelSpec, lora: LoRASettings, mesh: Mesh, dtype: str) -> int:
     """What the frozen weights take on one device; those with adapters are held as `lora.base` says."""
     total = 0
-    for name, weight in weights(spec).items():
+    for name, weight in spec.weights().items():
         here = math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
         whole = jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype))
         bits = 8 * whole.size * whole.dtype.itemsize
@@ -193,8 +167,8 @@ def _gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
     if mesh.shape["fsdp"] == 1 and not cast:
         return 0
     width = jnp.dtype(options.compute_dtype).itemsize
-    total, layers = 0, stacked(spec)
-    for name, weight in weights(spec).items():
+    total, layers = 0, spec.stacked()
+    for name, weight in spec.weights().items():
         axes = tuple(None if axis == "width" else axis for axis in weight.axes)
         parts = math.prod(
             math.prod(mesh.shape[axis] for axis in ((part,) if isinstance(part, str) else part or ()))

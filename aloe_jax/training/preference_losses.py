@@ -105,8 +105,3 @@ PREFERENCE_LOSSES: dict[str, PreferenceLoss] = {
     "simpo": PreferenceLoss(simpo, reference=False, per_token=True, smooths=True),
     "orpo": PreferenceLoss(orpo, reference=False, per_token=True),
 }
-
-
-def needs_reference(loss: str) -> bool:
-    """Whether a loss compares the policy with a reference, whose log-probs the batches must then hold."""
-    return PREFERENCE_LOSSES[loss].reference

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from aloe_jax.errors import AloeError
+from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.settings import ProfileSettings
 
 DIRECTORY = "profile"
@@ -22,7 +23,7 @@ def check_window(settings: ProfileSettings, steps: int) -> None:
         )
 
 
-class Profiling:
+class Profiling(Callback):
     """Records the steps start … start + steps - 1 in DIRECTORY/profile, as a context manager around the loop.
 
     A run that ends inside the window has recorded its part when the block is left; one that resumes inside it
@@ -46,12 +47,12 @@ class Profiling:
             self._mark = jax.profiler.StepTraceAnnotation("train", step_num=step)
             self._mark.__enter__()
 
-    def after(self, step: int, results: Any) -> None:
-        """Step `step` was dispatched; `results` are arrays that it makes and that the next one does not donate."""
+    def after(self, reached: Reached) -> None:
+        """A step was dispatched; its totals, which the next one does not donate, show when it is done."""
         if self._recording:
             self._unmark()
-            self._last = results
-            if step + 1 not in self._window:
+            self._last = reached.totals
+            if reached.step + 1 not in self._window:
                 self._stop()
 
     def __enter__(self) -> Profiling:

@@ -1,52 +1,94 @@
-"""Numbers fetched from the devices: logged where they are finite, and the end of the run where they are not."""
+"""Metrics fetched from the devices: logged where they are finite, and the end of the run where they are not."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 
 from aloe_jax.data.loader import Loader
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel import distributed
 from aloe_jax.storage.files import write_atomically
+from aloe_jax.training.callback import Callback, Reached
+from aloe_jax.training.display import Display
 from aloe_jax.training.metrics import MetricsLog
-from aloe_jax.training.totals import perplexity, read
+from aloe_jax.training.throughput import Throughput
+from aloe_jax.training.totals import Totals, perplexity, read
+from aloe_jax.training.work import Work
 
 
-def read_steps(
-    pending: list[tuple[int, Any]], loader: Loader, log: MetricsLog, rate: Any, directory: Path
-) -> dict[str, float]:
-    """Fetch and log the metrics of the last steps; their means. Stops the run on a loss that is not finite."""
-    rows: list[dict[str, float]] = []
-    for number, totals in pending:
-        values = read(totals)
-        if not (np.isfinite(values.get("loss", 0.0)) and np.isfinite(values["grad_norm"])):
-            path = directory / f"nonfinite-{number + 1}.json"
-            if distributed.is_lead():
-                found = {"step": number + 1, "metrics": str(values), "trees": loader.tree_ids(number)}
-                write_atomically(path, json.dumps(found, indent=1))
-            raise AloeError(
-                f"{path}: the loss or gradient of step {number + 1} is not finite; the file names its conversations. "
-                "Lower optimizer.learning_rate, or take the conversation out, and run again from the last checkpoint"
-            )
-        values["learning_rate"] = float(rate(number))
-        log.write(number + 1, "train", values)
-        rows.append(values)
-    names = dict.fromkeys(name for row in rows for name in row)
-    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-    if "nll" in means:
-        means["perplexity"] = perplexity(means["nll"])  # a mean of exponentials is another number
-    return means
+class Readings(Callback):
+    """Logs every step's metrics and shows their means every `every` steps, with the speed.
 
+    Totals stay on the devices until then: fetching them waits for the steps.
+    """
 
-def validated(values: dict[str, float], step: int) -> dict[str, float]:
-    """A validation's values. Raises AloeError for a loss that is not finite."""
-    if not np.isfinite(values.get("loss", 0.0)):
-        raise AloeError(
-            f"the validation loss after step {step} is {values['loss']}: the training diverged, and that step is not "
-            "saved; lower optimizer.learning_rate and give another output"
+    def __init__(
+        self,
+        every: int,
+        loader: Loader,
+        rate: Callable[[int], float],
+        work: Work,
+        log: MetricsLog,
+        display: Display,
+        directory: Path,
+        devices: list[jax.Device],
+    ):
+        self._every, self._loader, self._rate, self._work = every, loader, rate, work
+        self._log, self._display, self._directory = log, display, directory
+        self._throughput = Throughput(devices)
+        self._pending: list[tuple[int, Totals]] = []  # (steps done, totals still on the devices)
+
+    def after(self, reached: Reached) -> None:
+        """Count the step; log and show where it is due."""
+        self._pending.append((reached.step, reached.totals))
+        if reached.first:
+            self.restart_clock()  # the time of compiling is not training time
+        else:
+            self._throughput.add(*self._work.over(self._loader.indices(reached.step - 1)))
+        if reached.step % self._every == 0 or reached.last:
+            values, speed = self.flush(), self._throughput.read()
+            self._log.write_speed(reached.step, speed)
+            self._display.step(reached.step, values | speed)
+
+    def restart_clock(self) -> None:
+        """The time since the last reading was spent on something other than steps."""
+        self._throughput.read()
+
+    def wait(self) -> None:
+        """Block until the devices have finished all steps so far."""
+        jax.block_until_ready(self._pending)
+
+    def flush(self) -> dict[str, float]:
+        """Fetch and log the metrics of the steps since the last time; their means.
+
+        Raises AloeError for a loss or gradient that is not finite; a file names the conversations of that step.
+        """
+        rows: list[dict[str, float]] = []
+        for step, totals in self._pending:
+            values = read(totals)
+            if not (np.isfinite(values.get("loss", 0.0)) and np.isfinite(values["grad_norm"])):
+                raise self._diverged(step, values)
+            values["learning_rate"] = float(self._rate(step - 1))
+            self._log.write(step, "train", values)
+            rows.append(values)
+        self._pending = []
+        names = dict.fromkeys(name for row in rows for name in row)
+        means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+        if "nll" in means:
+            means["perplexity"] = perplexity(means["nll"])  # a mean of exponentials is another number
+        return means
+
+    def _diverged(self, step: int, values: dict[str, float]) -> AloeError:
+        path = self._directory / f"nonfinite-{step}.json"
+        if distributed.is_lead():
+            found = {"step": step, "metrics": str(values), "trees": self._loader.tree_ids(step - 1)}
+            write_atomically(path, json.dumps(found, indent=1))
+        return AloeError(
+            f"{path}: the loss or gradient of step {step} is not finite; the file names its conversations. "
+            "Lower optimizer.learning_rate, or take the conversation out, and run again from the last checkpoint"
         )
-    return values

@@ -46,7 +46,9 @@ class ReferenceCache:
             try:
                 make_directory(self.directory)
             except OSError as error:
-                raise AloeError(f"{self.directory}: cannot be made ({error.strerror}); set dpo.reference") from None
+                raise AloeError(
+                    f"{self.directory}: cannot be made ({error.strerror}); set dpo.reference_cache"
+                ) from None
             self._take_in()
 
     def _take_in(self) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from aloe_jax.data.settings import DataSettings
-from aloe_jax.models.settings import ModelSettings
+from aloe_jax.data.settings import DataSettings, Replies
+from aloe_jax.models.settings import DType, ModelSettings
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import LARGEST, Decay, Factor, Fraction, PathText, Positive, Seed, Several, Thousands, Weight
 from aloe_jax.settings import Section
+from aloe_jax.training.stages import STAGES
 
 MOST_IN_A_STEP = 2**26  # tokens: a host holds several arrays of them
 
@@ -19,7 +21,7 @@ class OptimizerSettings(Section):
     """An optax optimizer with linear warm-up, then decay to `final_fraction` of the learning rate."""
 
     name: Literal["adamw", "lion", "adafactor"] = "adamw"
-    moment_dtype: Literal["float32", "bfloat16"] = "float32"  # how the first moment is held (adamw, lion)
+    moment_dtype: DType = "float32"  # how the first moment is stored (adamw, lion)
     learning_rate: Annotated[float, Field(ge=1e-12, le=1000)] = 1e-5
     warmup_steps: Annotated[int, Field(ge=0, le=LARGEST)] = 10
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -34,7 +36,7 @@ class OptimizerSettings(Section):
 class SFTSettings(Section):
     """Supervised fine-tuning on replies in the context in which they were given."""
 
-    replies: Literal["preferred", "plain", "both"] = "preferred"  # plain: written without the persona hint
+    replies: Replies = "preferred"
     normalise: Literal["token", "sequence"] = "token"
 
 
@@ -54,7 +56,9 @@ class DPOSettings(Section):
     # pair less likely as long as the gap grows, until the model says neither.
     sft_weight: Weight = 0.0
     turn_weights: tuple[Weight, ...] = Field(default=(), strict=False, max_length=1000)  # the last goes on
-    reference: PathText | None = None  # directory of reference log-probs that runs share; None: beside `output`
+    reference_cache: PathText | None = None  # directory of reference log-probs that runs share; None: beside `output`
+
+    renamed: ClassVar = {"reference": "reference_cache"}
 
 
 class CheckpointSettings(Section):
@@ -74,7 +78,7 @@ class ProfileSettings(Section):
 class TrainSettings(Section):
     """`python -m aloe_jax.train`."""
 
-    stage: Literal["sft", "dpo"]
+    stage: str  # see stages/__init__.py
     output: PathText
     seed: Seed = 0
     steps: Positive | None = None  # None: `epochs` passes over the data
@@ -91,6 +95,13 @@ class TrainSettings(Section):
     profile: ProfileSettings = ProfileSettings()
     wandb: str | None = None  # project at Weights & Biases to report to; needs the package `wandb` and its login
 
+    @field_validator("stage")
+    @classmethod
+    def _known(cls, stage: str) -> str:
+        if stage not in STAGES:
+            raise PydanticCustomError("literal_error", f"Input should be {' or '.join(map(repr, STAGES))}")
+        return stage
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
         if bool(self.data.path) == bool(self.data.mixture):
@@ -101,8 +112,8 @@ class TrainSettings(Section):
             raise ValueError("model.name: which of MaxText's models, such as gemma3-4b? Or give model.path")
         if self.model.backend == "maxtext" and self.model.lora is not None:
             raise ValueError("model.lora: adapters are for our own decoder; leave lora out, or set backend=native")
-        if self.model.path is None and self.stage == "dpo":
-            raise ValueError("model.path: dpo starts from a trained model, its reference; give its directory")
+        if self.model.path is None and STAGES[self.stage].needs_model:
+            raise ValueError(f"model.path: {self.stage} starts from a trained model; give its directory")
         if self.model.path is None and self.model.lora is not None:
             raise ValueError("model.lora: adapters need a model to adapt; give model.path")
         if self.model.path is None and self.model.tokenizer is None:

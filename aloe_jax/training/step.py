@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aloe_jax.training.logprobs import penalised_reply_logps, reply_logps
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.objectives import Mean, Objective, Totals, add
 from aloe_jax.training.optimizer import state_shardings
+from aloe_jax.training.totals import Mean, Objective, Totals, add
 
 Params = dict[str, Any]  # what is trained
 Frozen = tuple[Params, ...]  # the rest of the model: () or, beside adapters, one tree of its weights
@@ -49,13 +49,12 @@ def train_step(
     mesh: Mesh,
     frozen: Frozen = (),
     parts: int = 1,
-    compiler_options: dict[str, Any] | None = None,
 ) -> Step:
     """(state, batch on devices) -> (state, totals), compiled once a batch shape; the old state is donated.
 
     `state` gives the shardings that the new state keeps; `frozen` is an argument of what is compiled, no constant.
     With `parts` > 1 gradients of so many parts of the batch are computed one after the other and added up, in
-    float32: the loss is a mean over the whole batch whatever the number of parts. `compiler_options` are XLA's.
+    float32: the loss is a mean over the whole batch whatever the number of parts.
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
@@ -79,7 +78,7 @@ def train_step(
         return {"params": params, "optimizer": optimizer_state}, totals
 
     where = shardings, everywhere(mesh)
-    return Step(jax.jit(step, donate_argnums=0, out_shardings=where, compiler_options=compiler_options), frozen)
+    return Step(jax.jit(step, donate_argnums=0, out_shardings=where), frozen)
 
 
 def _totals(model: Any, objective: Objective, batch: Any) -> Totals:

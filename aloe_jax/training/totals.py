@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -19,11 +20,18 @@ class Mean(NamedTuple):
 
 
 Totals = dict[str, Mean]
+# (reply log-probs [B, R] in nats, batch) -> sums with their weights, of which "loss" is minimised.
+Objective = Callable[[jax.Array, Mapping[str, jax.Array]], Totals]
 
 
 def add(one: Totals, other: Totals) -> Totals:
     """The totals of two parts together. Both hold the same names; ValueError otherwise."""
     return jax.tree.map(operator.add, one, other)
+
+
+def divided(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """The mean, 0 where nothing counts."""
+    return total / jnp.where(weight > 0, weight, 1.0)
 
 
 def read(totals: Mapping[str, Mean]) -> dict[str, float]:

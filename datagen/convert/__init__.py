@@ -13,10 +13,10 @@ from typing import Literal, get_args
 
 from aloe_jax.conversation import Conversation
 from aloe_jax.errors import AloeError
-from datagen.convert import aloe, chat, ours, trl
-from datagen.convert.chat import Lines
-from datagen.convert.pools import read_pool, write_pool
-from datagen.convert.records import write_lines
+from datagen.convert import aloe, chat_lines, ours, trl
+from datagen.convert.chat_lines import Lines
+from datagen.convert.json_lines import write_lines
+from datagen.convert.persona_pool import read_pool, write_pool
 
 Format = Literal["ours", "aloe", "trl", "chat", "pool"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -67,15 +67,10 @@ def convert(
         done.read, done.written = len(texts), write_pool(target, texts)
         return done
     conversations = _counted(read(source, source_format, done, split=split), done)
-    match target_format:
-        case "aloe":
-            output = aloe.write(conversations, done.note)
-        case "trl":
-            output = trl.write(conversations, done.note)
-        case "chat":
-            output = chat.write(conversations, done.note, lines or "turn")
-        case _:
-            output = ours.write(conversations, done.note)
+    if target_format == "chat":
+        output = chat_lines.write(conversations, done.note, lines or "turn")
+    else:
+        output = {"aloe": aloe, "trl": trl, "ours": ours}[target_format].write(conversations, done.note)
     done.written = write_lines(target, output)
     return done
 
@@ -89,15 +84,9 @@ def read(
         return ours.read(path, note, split)
     if split is not None:
         raise AloeError(f"{path}: only a TFDS directory of our format has splits, not a file of format {format}")
-    match format:
-        case "aloe":
-            return aloe.read(path, note)
-        case "trl":
-            return trl.read(path, note)
-        case "chat":
-            return chat.read(path, note)
-        case _:
-            raise AloeError(f"{path}: a file of format {format} holds no conversations")
+    if format == "pool":
+        raise AloeError(f"{path}: a file of format {format} holds no conversations")
+    return {"aloe": aloe, "trl": trl, "chat": chat_lines}[format].read(path, note)
 
 
 def _counted(conversations: Iterator[Conversation], done: Converted) -> Iterator[Conversation]:

@@ -21,12 +21,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from aloe_jax.conversation import Conversation
+from aloe_jax.conversation import Branch, Conversation
 from aloe_jax.errors import AloeError
-from datagen.convert.paths import root_to_leaf
-from datagen.convert.records import Notes, Record, dump, mapping, read_records, sequence, text
+from datagen.convert.json_lines import Notes, Record, dump, mapping, read_records, sequence, text
 
 _MADE = re.compile(r"aloe-\d{6,}-[0-9a-f]{12}")
 
@@ -48,11 +46,12 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
                 )
         if not _MADE.fullmatch(conversation.id):
             note("ids of a conversation and its persona", 1)
+        note("system messages", int(conversation.system is not None))
         note(
             "turns that say which reply was written with the hint",
             sum(t.hinted is not None for t in conversation.turns),
         )
-        lines = root_to_leaf(conversation)
+        lines = _root_to_leaf(conversation)
         note("forked trees, written as one record for each of their dialogues", int(len(lines) > 1))
         note(
             "turns repeated because dialogues of a forked tree share them",
@@ -77,6 +76,20 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
             )
 
 
+def _root_to_leaf(conversation: Conversation) -> list[list[tuple[int, Branch]]]:
+    """Every dialogue from the first turn to a turn that nobody answered, in the order of those last turns.
+
+    A dialogue is a list of (turn, the reply that it follows there); at its last turn the reply marked as continued.
+    An ordinary tree has one, its main line.
+    """
+    answered = {parent[0] for number in range(len(conversation.turns)) if (parent := conversation.parent(number))}
+    return [
+        [*conversation.path(number), (number, turn.continued)]
+        for number, turn in enumerate(conversation.turns)
+        if number not in answered
+    ]
+
+
 def _conversation(record: Record) -> Conversation:
     where = record.where
     value = mapping(record.value, where, "", ("profile", "personality", "conversations"))
@@ -99,7 +112,7 @@ def _conversation(record: Record) -> Conversation:
     )
 
 
-def _turn(value: Any, where: str, field: str) -> dict[str, str]:
+def _turn(value: object, where: str, field: str) -> dict[str, object]:
     keys = ("user", "assistant", "chosen", "inferred_profile", "inferred_personality")
     turn = mapping(value, where, field, keys)
     replies = mapping(turn["assistant"], where, f"{field}.assistant", ("preferred", "rejected"))

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from aloe_jax.conversation import Branch, Conversation, Persona, Turn
-from datagen.convert.chat import NOT_RECORDED
+from datagen.convert.chat_lines import NOT_RECORDED
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """What rows of one conversation have in common besides their texts."""
 
     persona: Persona | None
@@ -27,7 +27,7 @@ class Row:
 
     where: str
     position: int  # in the file
-    group: Group
+    group: RowGroup
     users: list[str]
     replies: list[str]  # one fewer than users
     preferred: str
@@ -63,9 +63,9 @@ def join(rows: Iterable[Row]) -> Iterator[Conversation]:
 
 class _Forest:
     def __init__(self) -> None:
-        self.roots: list[tuple[_Node, Group]] = []
+        self.roots: list[tuple[_Node, RowGroup]] = []
         self._paths: dict[tuple[int, str, str], int] = {}  # a dialogue's number: (the number without its end, the end)
-        self._groups: dict[Group, int] = {}
+        self._groups: dict[RowGroup, int] = {}
         # By the dialogue up to and including one reply: the turns, in the order added, that gave this reply there.
         self._turns: defaultdict[int, list[tuple[_Node, Branch]]] = defaultdict(list)
 
@@ -121,7 +121,7 @@ def _first(root: _Node) -> int:
     return first
 
 
-def _conversation(root: _Node, group: Group, names: set[str]) -> Conversation:
+def _conversation(root: _Node, group: RowGroup, names: set[str]) -> Conversation:
     """The tree as a Conversation: the main line first, then each branch with what continues it."""
     turns: list[Turn] = []
     numbers: dict[_Node, int] = {}
@@ -152,4 +152,4 @@ def _conversation(root: _Node, group: Group, names: set[str]) -> Conversation:
         copies += 1
         unique = f"{name}.{copies}"
     names.add(unique)
-    return Conversation(id=unique, persona=group.persona or NOT_RECORDED, turns=turns)
+    return Conversation(id=unique, persona=group.persona or NOT_RECORDED, system=group.system, turns=turns)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aloe_jax.conversation import Conversation
 from aloe_jax.errors import AloeError
-from datagen.convert.records import Notes, read_records
+from datagen.convert.json_lines import Notes, read_records
 
 
 def read(path: Path, note: Notes, split: str | None = None) -> Iterator[Conversation]:

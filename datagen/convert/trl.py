@@ -10,8 +10,8 @@ recorded".
 Read, a row joins the tree of a row whose prompt and one of whose replies its own prompt extends, in whatever order
 the file has them; `continued` and the places in a forked tree follow from that (at a fork the reply whose row comes
 first in the file is the main line; where nobody answered, the preferred reply counts as continued). History that has
-no row of its own is kept as turns with one reply. A system message is dropped and counted, as in `chat`, and other
-columns are, too.
+no row of its own is kept as turns with one reply. A system message is kept, as in `chat`; other columns are dropped and
+counted.
 
 Written, which reply had the hint, the inferred persona, and turns with one reply that no later turn has in its prompt
 are lost and counted.
@@ -19,15 +19,15 @@ are lost and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.errors import AloeError
-from datagen.convert.chat import NOT_RECORDED
-from datagen.convert.join import Group, Row, join
-from datagen.convert.records import Notes, Record, dump, mapping, messages, read_records, text
+from aloe_jax.json_value import JSON
+from datagen.convert.chat_lines import NOT_RECORDED
+from datagen.convert.join import Row, RowGroup, join
+from datagen.convert.json_lines import Notes, Record, dump, mapping, messages, note_columns, read_records, text
 
 _COLUMNS = ("prompt", "chosen", "rejected", "persona", "conversation_id")
 
@@ -47,13 +47,13 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
         turns = conversation.turns
         note("turns that say which reply was written with the hint", sum(turn.hinted is not None for turn in turns))
         note("turns with an inferred persona", sum(bool(t.inferred_profile or t.inferred_personality) for t in turns))
-        told: set[int] = set()  # turns that a row or the prompt of a row holds
+        covered: set[int] = set()  # turns that a row or the prompt of a row holds
         for number, turn in enumerate(turns):
             if turn.rejected is None:
                 continue
-            told.update(earlier for earlier, _ in conversation.path(number))
-            told.add(number)
-            row: dict[str, Any] = {
+            covered.update(earlier for earlier, _ in conversation.path(number))
+            covered.add(number)
+            row: dict[str, object] = {
                 "prompt": conversation.messages(number),
                 "chosen": [{"role": "assistant", "content": turn.preferred}],
                 "rejected": [{"role": "assistant", "content": turn.rejected}],
@@ -61,18 +61,14 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
             if conversation.persona != NOT_RECORDED:
                 row["persona"] = conversation.persona.model_dump()
             yield dump(row | {"conversation_id": conversation.id})
-        note("turns with one reply that are in no row's prompt", len(turns) - len(told))
+        note("turns with one reply that are in no row's prompt", len(turns) - len(covered))
 
 
 def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     value, where = record.value, record.where
-    for key in value:
-        if key not in _COLUMNS:
-            note(f"values of the column {key}", 1)
-    has_system, prompt = messages(value.get("prompt"), where, "prompt", "user")
-    note("system messages", int(has_system))
+    note_columns(record, _COLUMNS, note)
     # Rows under different system messages are different dialogues, even if all else is equal.
-    system = str(value["prompt"][0]["content"]) if has_system else None
+    system, prompt = messages(record, "prompt", "user")
     name = value.get("conversation_id")
     if name is not None:
         name = text(name, where, "conversation_id")
@@ -81,7 +77,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     return Row(
         where=where,
         position=record.number,
-        group=Group(_persona(value.get("persona"), where), name, system),
+        group=RowGroup(_persona(value.get("persona"), where), name, system),
         users=prompt[::2],
         replies=prompt[1::2],
         preferred=chosen,
@@ -89,7 +85,7 @@ def _row(record: Record, note: Notes, strings: dict[str, str]) -> Row:
     )
 
 
-def _reply(value: dict[str, Any], field: str, where: str) -> str:
+def _reply(value: Mapping[str, JSON], field: str, where: str) -> str:
     reply = value.get(field)
     if not isinstance(reply, list) or len(reply) != 1 or not isinstance(reply[0], dict):
         raise AloeError(f"{where}: {field}: expected a list of one message of the assistant")
@@ -98,7 +94,7 @@ def _reply(value: dict[str, Any], field: str, where: str) -> str:
     return text(reply[0].get("content"), where, f"{field}.0.content")
 
 
-def _persona(value: Any, where: str) -> Persona | None:
+def _persona(value: object, where: str) -> Persona | None:
     if value is None:
         return None
     fields = mapping(value, where, "persona", ("id", "profile", "personality"))

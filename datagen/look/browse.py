@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from aloe_jax.conversation import Conversation, Persona, Turn
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.offline_page import fill, read_assets, read_text
+from datagen.build import split_by_profile
+from datagen.conversations import recorded_conversations
 from datagen.convert import Format, read
+from datagen.journal import CONVERSATION, SIMULATED, is_simulated
 from datagen.look.quality import LABELS, Leak, Measures, Quality, measure
 from datagen.look.sentences import content_words, sentences, words
+from datagen.output_files import replacing_file
+from datagen.personas import Personas, recorded_personas
 from datagen.settings import DatagenSettings
-from datagen.writing import replacing_file
 
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
-
-_BROWSER = Path(__file__).parent / "browser"
-_SCRIPTS = ("basics", "data", "search", "filters", "list", "dialogue", "persona", "app")
+_SCRIPTS = ("marks", "data", "search", "filters", "list", "dialogue", "persona", "app")
 SAME = 0.6  # share of the fewer content words that an inferred sentence has in common with the persona's
 
 
@@ -34,11 +33,6 @@ def browse_journal(ledger: Ledger, settings: DatagenSettings, target: Path | Non
 
     Raises AloeError when the journal holds no personas.
     """
-    from datagen.build import split_by_profile
-    from datagen.conversations import recorded_conversations
-    from datagen.journal import CONVERSATION, SIMULATED, is_simulated
-    from datagen.personas import Personas, recorded_personas
-
     personas = recorded_personas(ledger, settings)
     roles = {name: getattr(settings.roles, name).shaping() for name in type(settings.roles).model_fields}
     trees: dict[str, Sequence[Conversation]] = {}
@@ -66,7 +60,7 @@ def browse_data(path: str | Path, target: Path, format: Format = "ours") -> Path
     A JSONL file of ours brings NAME.validation.jsonl along where there is one. Raises AloeError as reading does.
     """
     path = Path(path)
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, object] = {}
     if path.is_dir():
         splits, provenance = _tfds(path)
     else:
@@ -87,7 +81,7 @@ def write_page(
     *,
     title: str,
     simulated: str = "",
-    provenance: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, object] | None = None,
     quality: Quality | None = None,
 ) -> Path:
     """Write the page of personas and conversations by split, under a temporary name first; returns `target`.
@@ -99,7 +93,7 @@ def write_page(
     if not trees and not any(personas.values()):
         raise AloeError(f"{target}: there is nothing to show yet; run `python -m datagen personas` first")
     measured = None if not trees else quality or measure([tree for _, tree in trees])
-    people: dict[tuple[str, str, str], dict[str, Any]] = {}
+    people: dict[tuple[str, str, str], dict[str, object]] = {}
     for split, part in personas.items():
         for persona in part:
             _add(people, persona)["split"] = split
@@ -132,14 +126,16 @@ def _key(persona: Persona) -> tuple[str, str, str]:
     return persona.id, persona.profile, persona.personality
 
 
-def _add(people: dict[tuple[str, str, str], dict[str, Any]], persona: Persona) -> dict[str, Any]:
-    fields = {"id": persona.id, "profile": sentences(persona.profile), "personality": sentences(persona.personality)}
-    return people.setdefault(_key(persona), fields)
+def _add(people: dict[tuple[str, str, str], dict[str, object]], persona: Persona) -> dict[str, object]:
+    return people.setdefault(
+        _key(persona),
+        {"id": persona.id, "profile": sentences(persona.profile), "personality": sentences(persona.personality)},
+    )
 
 
 def _conversation(
     tree: Conversation, split: str, persona: int, measures: Measures, leaks: list[Leak]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     depths = [tree.depth(number) for number in range(len(tree.turns))]
     found: list[list[list[int]]] = [[] for _ in tree.turns]
     for leak in leaks:
@@ -155,7 +151,7 @@ def _conversation(
     }
 
 
-def _turn(turn: Turn, persona: Persona, leaks: list[list[int]]) -> dict[str, Any]:
+def _turn(turn: Turn, persona: Persona, leaks: list[list[int]]) -> dict[str, object]:
     place = {} if turn.follows is None else {"f": turn.follows, "a": int(turn.after == "rejected")}
     return {
         "u": turn.user,
@@ -181,8 +177,8 @@ def _number(value: float) -> float | None:
 @cache
 def _persona_words(profile: str, personality: str) -> tuple[dict[tuple[str, ...], int], list[frozenset[str]]]:
     """(exact words -> sentence number, content words by sentence number), counted through profile and personality."""
-    told = sentences(profile) + sentences(personality)
-    return {tuple(words(text)): n for n, text in enumerate(told)}, [frozenset(content_words(text)) for text in told]
+    parts = sentences(profile) + sentences(personality)
+    return {tuple(words(text)): n for n, text in enumerate(parts)}, [frozenset(content_words(text)) for text in parts]
 
 
 @cache
@@ -200,7 +196,7 @@ def _matched(sentence: str, profile: str, personality: str) -> int | tuple[str, 
     return sentence, best if shares and shares[best] >= SAME else -1
 
 
-def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, Any]]:
+def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, object]]:
     from aloe_jax.data.dataset import read_conversations
 
     # Asking for a split that is not there is how `read_conversations` says which are; TFDS itself is asked here.
@@ -216,23 +212,9 @@ def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, Any]]:
 # ---------------------------------------------------------------- the page
 
 
-def _page(payload: Mapping[str, Any]) -> str:
+def _page(payload: Mapping[str, object]) -> str:
     packed = gzip.compress(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), 7, mtime=0)
-    scripts = "".join((_BROWSER / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
-    script = f'"use strict";\n(() => {{\n{scripts}}})();\n'
-    style = (_BROWSER / "style.css").read_text(encoding="utf-8")
-    parts = {
-        "script": script,
-        "style": style,
-        "script-hash": _source_hash(script),
-        "style-hash": _source_hash(style),
-        # Base64 has no "<", so that no text can end the element early.
-        "data": base64.b64encode(packed).decode(),
-    }
-    template = (_BROWSER / "page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _source_hash(text: str) -> str:
-    """As a content security policy names the one script or style that may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    # Base64 has no "<", so that no text can end the element early.
+    data = base64.b64encode(packed).decode()
+    assets = read_assets("datagen.look", "browser", _SCRIPTS, ["style"])
+    return fill(read_text("datagen.look", "browser/page.html"), assets, data)

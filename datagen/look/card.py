@@ -11,9 +11,9 @@ from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
 from datagen.look.quality import LABELS, Quality, measure
-from datagen.look.stats import NONE, number, share, turn_stats
+from datagen.look.stats import NONE, turn_rows
 from datagen.personas import Personas
-from datagen.pool.coverage import coverage
+from datagen.pool.survey import survey
 
 _TITLES = {
     "persona_writer": "persona writer",
@@ -36,7 +36,7 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 def card(
     personas: Mapping[str, Sequence[Persona]],
     conversations: Mapping[str, Sequence[Conversation]],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, object],
     *,
     name: str,
     quality: Quality | None = None,
@@ -80,7 +80,7 @@ def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, st
     import yaml
 
     tags = ["preference", "dpo", "sft", "personalization", "multi-turn", "persona", "synthetic", "tfds"]
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "pretty_name": name,
         "language": ["en"],
         "license": "unknown",
@@ -125,8 +125,8 @@ def _contents(personas: Mapping[str, Sequence[Persona]], conversations: Mapping[
     return "\n\n".join(sections)
 
 
-def _making(provenance: Mapping[str, Any], hinted: bool) -> str:
-    roles = provenance.get("roles") or {}
+def _making(provenance: Mapping[str, object], hinted: bool) -> str:
+    roles: Any = provenance.get("roles") or {}
     shown = [
         (title, roles[role].get("model") or "not recorded", roles[role].get("temperature", "not recorded"))
         for role, title in _TITLES.items()
@@ -148,32 +148,13 @@ def _making(provenance: Mapping[str, Any], hinted: bool) -> str:
 
 
 def _turns(trees: Sequence[Conversation]) -> str:
-    heads = (
-        "turn",
-        "turns",
-        "user words",
-        "preferred",
-        "rejected",
-        "inferred",
-        "hint preferred",
-        "preferred continued",
-    )
-    rows = [
-        (
-            row.turn,
-            row.turns,
-            *map(number, (row.user_words, row.preferred_words, row.rejected_words, row.inferred_words)),
-            share(row.hint_preferred),
-            share(row.preferred_continued),
-        )
-        for row in turn_stats(trees)
-    ]
+    words = ("user words", "preferred", "rejected", "inferred")
     return "\n\n".join(
         [
             "## Turn by turn",
             "Means in words; then the share of turns where the reply written with the hint is the preferred one, and "
             "where the dialogue went on from the preferred reply.",
-            _rows(heads, rows),
+            _rows(("turn", "turns", *words, "hint preferred", "preferred continued"), turn_rows(trees)),
         ]
     )
 
@@ -201,15 +182,15 @@ def _quality(quality: Quality) -> str:
 def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Conversation], quality: Quality) -> str:
     everyone = [persona for part in personas.values() for persona in part] or [tree.persona for tree in trees]
     profiles = list({Personas.profile_id(persona): persona.profile for persona in everyone}.values())
-    survey = coverage(profiles)
+    surveyed = survey(profiles)
     used = len({tree.persona.id for tree in trees})
     trained = len(personas.get("train", ())) or used
-    known = survey.decades.total()
-    decades = ", ".join(f"{ten}s {survey.decades[ten]:,}" for ten in sorted(survey.decades))
-    rows: list[tuple[Any, ...]] = [("age", f"{known:,} of {survey.profiles:,}", decades or NONE)]
-    for attribute, values in survey.values.items():
+    known = surveyed.decades.total()
+    decades = ", ".join(f"{ten}s {surveyed.decades[ten]:,}" for ten in sorted(surveyed.decades))
+    rows: list[tuple[object, ...]] = [("age", f"{known:,} of {surveyed.profiles:,}", decades or NONE)]
+    for attribute, values in surveyed.values.items():
         often = ", ".join(f"{value} {count:,}" for value, count in values.most_common(6))
-        rows.append((attribute, f"{survey.found[attribute]:,} of {survey.profiles:,}", often or NONE))
+        rows.append((attribute, f"{surveyed.found[attribute]:,} of {surveyed.profiles:,}", often or NONE))
     return "\n\n".join(
         [
             "## Coverage",
@@ -284,7 +265,7 @@ def _written(name: str, value: float) -> str:
     return next(label for label in LABELS if label.name == name).written(value)
 
 
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; columns of numbers to the right."""
     cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     numeric = [all(not cell or cell[0] in _NUMERIC for cell in column) for column in zip(*cells, strict=True)]

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from aloe_jax.conversation import Branch, Conversation
 from datagen.look.sentences import content_words, sentences, stems, words
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
 STATED = 0.6  # share of a sentence's content words that a text must have to count as stating it
-SHORTEST = 2  # content words below which a sentence cannot be told apart and is passed over
+SHORTEST = 2  # content words below which a sentence cannot be distinguished and is passed over
 BATCH = 200  # conversations measured together: bounds memory
 _FEATURES = 2**20
 
@@ -186,7 +189,7 @@ class _Batch:
                 if path:
                     steps[path[-1][1]].append((first + number, first + path[-1][0]))
 
-        def matrix(pairs: list[tuple[int, int]]) -> Any:
+        def matrix(pairs: list[tuple[int, int]]) -> csr_matrix:
             rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
             return csr_matrix((np.ones(len(pairs)), (rows, columns)), (len(turns), len(turns)))
 
@@ -223,8 +226,8 @@ class _Batch:
             earlier = (self._paths["preferred"] + self._paths["rejected"]) @ self._grams["user"]
         else:
             earlier = sum(self._paths[branch] @ self._grams[branch] for branch in self._paths)
-        told = _binary(earlier)
-        again = np.sum([_row_sums(self._grams[name].multiply(told)) for name in names], axis=0)
+        seen = _binary(earlier)
+        again = np.sum([_row_sums(self._grams[name].multiply(seen)) for name in names], axis=0)
         whole = np.sum([_row_sums(self._grams[name]) for name in names], axis=0)
         # A first turn has nothing to repeat.
         return _share(again, whole * (_row_sums(self._so_far) > 1))
@@ -232,8 +235,8 @@ class _Batch:
     def _persona(self) -> tuple[np.ndarray, np.ndarray, list[list[Leak]]]:
         """Leakage [T], revealed [T], and the leaks of each conversation."""
         parts = [sentences(tree.persona.profile) + sentences(tree.persona.personality) for tree in self._conversations]
-        told = _binary(_count(content_words, [sentence for part in parts for sentence in part]))
-        sizes = _row_sums(told)
+        sentence_words = _binary(_count(content_words, [sentence for part in parts for sentence in part]))
+        sizes = _row_sums(sentence_words)
         # Every turn with every sentence of its own conversation.
         turns, numbers, owners = [], [], []
         first_sentence = 0
@@ -247,8 +250,8 @@ class _Batch:
         turn, sentence = np.array(turns, int), np.array(numbers, int)
         starts = np.cumsum([0] + [len(part) for part in parts])
 
-        def states(text: Any) -> np.ndarray:
-            both = _row_sums(_binary(text)[turn].multiply(told[sentence]))
+        def states(text: csr_matrix) -> np.ndarray:
+            both = _row_sums(_binary(text)[turn].multiply(sentence_words[sentence]))
             return both >= STATED * sizes[sentence] - 1e-9
 
         total = len(self._has_rejected)
@@ -270,7 +273,7 @@ class _Batch:
         return leakage, _share(np.bincount(turn, weights=inferred, minlength=total), count), leaks
 
 
-def _count[Text](analyzer: Callable[[Text], list[str]], texts: list[Text]) -> Any:
+def _count[Text](analyzer: Callable[[Text], list[str]], texts: list[Text]) -> csr_matrix:
     """Sparse counts [texts, features] of what `analyzer` finds in a text."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -282,11 +285,11 @@ def _four_grams(tokens: list[str]) -> list[str]:
     return [" ".join(four) for four in zip(tokens, tokens[1:], tokens[2:], tokens[3:], strict=False)]
 
 
-def _binary(matrix: Any) -> Any:
+def _binary(matrix: csr_matrix) -> csr_matrix:
     copy = matrix.tocsr().copy()
     copy.data = np.ones_like(copy.data)
     return copy
 
 
-def _row_sums(matrix: Any) -> np.ndarray:
+def _row_sums(matrix: csr_matrix) -> np.ndarray:
     return np.asarray(matrix.sum(axis=1)).ravel()

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.coverage import whole_reason
+from aloe_jax.llm.ledger import Ledger
 from datagen.conversations import plan, recorded_conversations
 from datagen.journal import BATCH, CONVERSATION, recorded_skips
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.personas import Draw, Personas, recorded_draw, recorded_personas
+from datagen.pool import survey
 from datagen.pool.growth import Batch
 from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from aloe_jax.llm.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,27 @@ def turn_stats(conversations: Sequence[Conversation]) -> list[TurnStats]:
     ]
 
 
+def turn_rows(conversations: Sequence[Conversation]) -> list[tuple[int | str, ...]]:
+    """`turn_stats` as the cells of a table."""
+    return [
+        (
+            *(row.turn, row.turns),
+            *map(number, (row.user_words, row.preferred_words, row.rejected_words, row.inferred_words)),
+            *map(share, (row.hint_preferred, row.preferred_continued)),
+        )
+        for row in turn_stats(conversations)
+    ]
+
+
 def tables(ledger: Ledger, settings: DatagenSettings) -> list[Table]:
     """Tables of the pools and their coverage, the conversations by turn and their quality, the skips, and the calls.
 
     Raises AloeError when the journal holds no personas.
     """
-    from datagen.pool import coverage
-
     personas = recorded_personas(ledger, settings)
     record = recorded_draw(ledger)
     assert record is not None  # or there would be no personas
-    shown = [_pool_table(ledger, record, personas), *coverage.tables(coverage.coverage(record.profiles))]
+    shown = [_pool_table(ledger, record, personas), *survey.tables(survey.survey(record.profiles))]
     if ledger.all(CONVERSATION):
         conversations = recorded_conversations(ledger, personas.training, settings)
         planned = plan(personas.training, settings.conversations.count, settings.seed)
@@ -108,7 +118,7 @@ def _pool_table(ledger: Ledger, record: Draw, personas: Personas) -> Table:
     batches = [ledger.read(Batch, BATCH, id, batch) for id, batch in ledger.all(BATCH).items()]
     for batch in batches:
         refused.update(batch.refused)
-    rows: list[tuple[Any, ...]] = [
+    rows: list[tuple[object, ...]] = [
         ("profiles", len(record.profiles)),
         ("personalities", len(record.personalities)),
         ("training personas", len(personas.training)),
@@ -122,30 +132,8 @@ def _pool_table(ledger: Ledger, record: Draw, personas: Personas) -> Table:
 def _turn_table(conversations: Sequence[Conversation], planned: int) -> Table:
     total = sum(len(tree.turns) for tree in conversations)
     title = f"{len(conversations):,} of {planned:,} conversations, {total:,} turns"
-    heads = (
-        "turn",
-        "turns",
-        "words: user",
-        "pref.",
-        "rej.",
-        "infer.",
-        "hint won",
-        "pref. went on",
-    )
-    cells = [
-        (
-            row.turn,
-            row.turns,
-            number(row.user_words),
-            number(row.preferred_words),
-            number(row.rejected_words),
-            number(row.inferred_words),
-            share(row.hint_preferred),
-            share(row.preferred_continued),
-        )
-        for row in turn_stats(conversations)
-    ]
-    return _table(title, heads, cells)
+    heads = ("turn", "turns", "words: user", "pref.", "rej.", "infer.", "hint won", "pref. went on")
+    return _table(title, heads, turn_rows(conversations))
 
 
 def _call_table(ledger: Ledger) -> Table:
@@ -183,7 +171,7 @@ def share(value: float) -> str:
     return NONE if math.isnan(value) else f"{value:.0%}"
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

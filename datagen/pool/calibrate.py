@@ -1,8 +1,7 @@
-"""Finds the similarity threshold that belongs to a vectoriser: near-copies are made, and told from real texts."""
+"""Finds the similarity threshold that belongs to a vectoriser: near-copies are made and compared with real texts."""
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -13,16 +12,17 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
-from datagen.pool.coverage import age, find_age
+from aloe_jax.llm.ledger import Ledger
+from datagen.personas import recorded_pools
+from datagen.pool.embeddings import Vectors
 from datagen.pool.similarity import neighbours, paired
+from datagen.pool.survey import age, find_age
 from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.table import Table
 
-    from aloe_jax.llm.ledger import Ledger
-    from datagen.pool.embeddings import Vectors
 
 COMPARED = (0.5, 0.6, 0.7, 0.8)  # thresholds shown beside the recommended one
 FEWEST = 5  # texts from which a distribution is worth looking at
@@ -48,7 +48,7 @@ _GENDERED = re.compile(rf"\b({'|'.join(_SWAPS)})\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class SimilarityCalibration:
     """How similar real texts are to each other, and near-copies to what they copy."""
 
     nearest: np.ndarray  # [texts], each text to the nearest other one
@@ -72,7 +72,7 @@ class Calibration:
         return float((np.concatenate(list(self.copies.values())) <= threshold).mean())
 
 
-def calibrate(texts: Sequence[str], vectors: Vectors) -> Calibration:
+def calibrate(texts: Sequence[str], vectors: Vectors) -> SimilarityCalibration:
     """Compare texts with each other and with near-copies of themselves.
 
     The same texts give the same copies. Raises AloeError when there are too few texts or they repeat.
@@ -92,10 +92,12 @@ def calibrate(texts: Sequence[str], vectors: Vectors) -> Calibration:
             copies[kind] = paired(rows[list(changed)], vectors.transform(list(changed.values())))
     pairs = {tuple(sorted((number, int(other)))): nearest[number] for number, other in enumerate(partner)}
     closest = sorted(pairs, key=lambda pair: -pairs[pair])[:SHOWN]
-    return Calibration(nearest, earlier, copies, [(pairs[one, two], texts[one], texts[two]) for one, two in closest])
+    return SimilarityCalibration(
+        nearest, earlier, copies, [(pairs[one, two], texts[one], texts[two]) for one, two in closest]
+    )
 
 
-def recommend(calibrations: Sequence[Calibration]) -> float:
+def recommend(calibrations: Sequence[SimilarityCalibration]) -> float:
     """The threshold that keeps the fewest near-copies among those that refuse hardly a real text anywhere.
 
     A real text refused costs one more candidate, a near-copy kept stays: so `TOLERATED` of the real texts are
@@ -189,7 +191,6 @@ def texts_for(settings: DatagenSettings, ledger: Ledger, path: Path | None = Non
     """
     if path is not None:
         return {f"texts of {path.name}": read_texts(path)}
-    from datagen.personas import recorded_pools
 
     return {name: pool.members for name, pool in recorded_pools(ledger, settings).items()}
 
@@ -199,38 +200,16 @@ def read_texts(path: Path) -> list[str]:
 
     Empty lines are passed over and repeated texts read once. Raises AloeError naming the file and the line.
     """
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise AloeError(f"{path}: cannot read the texts ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise AloeError(f"{path}: is not UTF-8; save the file as UTF-8") from None
-    lines = _json_strings(content, path) if path.suffix in (".json", ".jsonl") else content.split("\n")
-    texts = [" ".join(line.split()) for line in lines]
-    return list(dict.fromkeys(text for text in texts if text))
+    from datagen.convert.persona_pool import read_pool
 
-
-def _json_strings(content: str, path: Path) -> list[str]:
-    decoder = json.JSONDecoder()
-    texts: list[str] = []
-    at = len(content) - len(content.lstrip())
-    while at < len(content):
-        line = content.count("\n", 0, at) + 1
-        try:
-            value, end = decoder.raw_decode(content, at)
-        except json.JSONDecodeError as error:
-            raise AloeError(f"{path} line {line}: not valid JSON ({error.msg})") from None
-        if not isinstance(value, str):
-            raise AloeError(f"{path} line {line}: expected a JSON string, found {type(value).__name__}")
-        texts.append(value)
-        at = end + len(content[end:]) - len(content[end:].lstrip())
-    return texts
+    texts = read_pool(path, plain=path.suffix not in (".json", ".jsonl"))
+    return list(dict.fromkeys(" ".join(text.split()) for text in texts))
 
 
 # ---------------------------------------------------------------- what is shown
 
 
-def tables(found: Calibration, title: str = "texts") -> list[Table]:
+def tables(found: SimilarityCalibration, title: str = "texts") -> list[Table]:
     """The distributions, and what each threshold would refuse and keep wrongly."""
     import numpy as np
     from rich.markup import escape

@@ -6,17 +6,22 @@ import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.access import KEY_VARIABLES, Access
+from aloe_jax.llm.access import Access
+from aloe_jax.llm.failures import TransientError, settled, translated
+from aloe_jax.llm.genai import client, meaning
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.retry import Patience
 from aloe_jax.llm.settings import RoleSettings
 from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
     import numpy as np
+    from scipy.sparse import csr_matrix
+    from sentence_transformers import SentenceTransformer
 
-    from aloe_jax.llm.ledger import Ledger
 
 DEFAULT_MODELS = {"gemini": "gemini-embedding-001", "sentence-transformers": "all-MiniLM-L6-v2"}
 _BATCH = 100  # texts that the Gemini API embeds in one call
@@ -27,7 +32,7 @@ Embed = Callable[[list[str]], "Sequence[Sequence[float]] | np.ndarray"]
 class Vectors(Protocol):
     """Texts as rows of unit length, so that the product of two rows is their cosine similarity."""
 
-    def transform(self, texts: Sequence[str]) -> Any:
+    def transform(self, texts: Sequence[str]) -> np.ndarray | csr_matrix:
         """A dense float32 array or a sparse CSR matrix, [len(texts), D]."""
         ...
 
@@ -43,7 +48,7 @@ class Words:
 
         self._vectorizer = HashingVectorizer(stop_words="english", ngram_range=(1, 2), n_features=2**18)
 
-    def transform(self, texts: Sequence[str]) -> Any:
+    def transform(self, texts: Sequence[str]) -> csr_matrix:
         """A CSR matrix, [len(texts), 262144]."""
         return self._vectorizer.transform(texts)
 
@@ -109,7 +114,7 @@ def vectors_of(settings: DatagenSettings, ledger: Ledger) -> Vectors:
 def _embedding_role(settings: DatagenSettings, model: str) -> RoleSettings:
     """The embedding model, reached as the persona writer is when that is Gemini, too."""
     writer = settings.roles.persona_writer
-    way = writer if writer.provider in ("gemini", "genai") else RoleSettings()
+    way = writer if writer.entry.google else RoleSettings()
     return RoleSettings(
         provider="genai",
         model=model,
@@ -136,11 +141,7 @@ class _Access(Access):
 
 
 def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
-    from aloe_jax.llm.faults import TransientError, settled
-    from aloe_jax.llm.genai import client, meaning
-    from aloe_jax.llm.retry import Patience
-
-    variables = (role.key_variable,) if role.key_variable else KEY_VARIABLES["genai"]
+    variables = (role.key_variable,) if role.key_variable else role.entry.key_variables
     if role.project is None and not any(os.environ.get(variable) for variable in variables):
         raise AloeError(
             f"personas.vectors: gemini needs a key; set the environment variable {' or '.join(variables)}, or use "
@@ -158,14 +159,11 @@ def _gemini(role: RoleSettings, ledger: Ledger) -> Embed:
             settings.task_type = "SEMANTIC_SIMILARITY"
         # A Content for each text: several plain strings are one text to the newer models.
         contents = [types.Content(parts=[types.Part(text=text)]) for text in texts]
-        try:
-            answer = reached.models.embed_content(model=role.model, contents=contents, config=settings)
-        except Exception as error:
-            fault = settled(access, meaning(access, error))
-        else:
-            return [one.values or [] for one in answer.embeddings or []]
-        # Outside of the handler: the SDK's exception, which knows the request's headers, goes no further.
-        raise fault
+        answer = translated(
+            lambda: reached.models.embed_content(model=str(role.model), contents=contents, config=settings),
+            lambda error: settled(access, meaning(access, error)),
+        )
+        return [one.values or [] for one in answer.embeddings or []]
 
     def failed(error: TransientError) -> None:
         ledger.count_fault(str(role.model), "vectors", error.fault)
@@ -185,7 +183,7 @@ def _sentence_transformers(model: str) -> Embed:
             "personas.vectors: sentence-transformers is not installed; run `pip install sentence-transformers` "
             "(it brings torch), or use personas.vectors=words or gemini"
         )
-    loaded: list[Any] = []  # once, and only when a text is not in the journal
+    loaded: list[SentenceTransformer] = []  # once, and only when a text is not in the journal
 
     def embed(texts: list[str]) -> np.ndarray:
         if not loaded:

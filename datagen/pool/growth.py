@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from aloe_jax.coverage import percent
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.roles import RoleError, derive_seed
 from datagen.journal import BATCH, POOL
 from datagen.pool.embeddings import vectors_name, vectors_of
 from datagen.pool.similarity import Kind, Novelty
@@ -24,10 +25,6 @@ from datagen.settings import DatagenSettings
 
 _UNREADABLE = "unreadable answer"
 _UNANSWERED = {"blocked reply", "empty reply", "truncated reply", "unreadable reply", _UNREADABLE}
-
-if TYPE_CHECKING:
-    from aloe_jax.llm.ledger import Ledger
-    from aloe_jax.roles import RoleError
 
 
 class Batch(BaseModel):
@@ -43,7 +40,7 @@ class Batch(BaseModel):
 
 
 @dataclass
-class Pool:
+class TextPool:
     """Texts in the order in which they were accepted, and what became of the other candidates."""
 
     name: Kind
@@ -70,12 +67,7 @@ class Pool:
         """Calls since the last one that brought a new member."""
         return sum(1 for _ in itertools.takewhile(lambda new: new == 0, reversed(self.accepted)))
 
-    @property
-    def sparkline(self) -> str:
-        """New members of each call as one line of blocks; a dot stands for none."""
-        return _sparkline(self.accepted)
-
-    def take(self, outcome: Batch | dict[str, Any]) -> None:
+    def take(self, outcome: Batch | dict[str, object]) -> None:
         """Add the outcome of a call."""
         batch = Batch.model_validate(outcome)
         self.members.extend(batch.accepted)
@@ -87,7 +79,7 @@ class Pool:
 class SaturatedError(AloeError):
     """The writer brings nothing new any more; `pool` is what there is."""
 
-    def __init__(self, pool: Pool, target: int, barren: int):
+    def __init__(self, pool: TextPool, target: int, barren: int):
         """`barren` calls in a row brought nothing new."""
         self.pool, self.target = pool, target
         reasons = [f"{count} {reason}" for reason, count in (pool.refused + pool.unanswered).most_common()]
@@ -117,7 +109,7 @@ def grow(
     *,
     write: Callable[[list[str], int, int], list[str]],
     progress: Callable[[int], None] = lambda size: None,
-) -> Pool:
+) -> TextPool:
     """Grow the pool `name` from `seeds` to at least `target` members.
 
     Each call shows the writer a random draw of members and asks for candidates; the outcome of call n depends
@@ -127,8 +119,6 @@ def grow(
     calls in a row brought nothing new before the target, and passes on what stops a run, such as an unreachable model
     or a spent budget.
     """
-    from aloe_jax.roles import RoleError, derive_seed
-
     wanted = settings.personas
     key = _key(name, seeds, settings)
     novelty: Novelty | None = None  # made for the first call that the journal does not hold
@@ -175,11 +165,11 @@ def grow(
     return pool
 
 
-def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> Pool:
+def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> TextPool:
     """The pool `name` as far as earlier runs grew it with these settings: the bare seeds when none did."""
     key = _key(name, seeds, settings)
     if ledger.get(POOL, _seeds_id(name, key)) is None:
-        return Pool(name, list(seeds))
+        return TextPool(name, list(seeds))
     pool = _start(ledger, name, key)
     for number in itertools.count():
         batch = _recorded(ledger, BATCH, _batch_id(name, key, number))
@@ -189,10 +179,10 @@ def journaled_pool(ledger: Ledger, name: Kind, seeds: Sequence[str], settings: D
     return pool
 
 
-def _start(ledger: Ledger, name: Kind, key: str) -> Pool:
+def _start(ledger: Ledger, name: Kind, key: str) -> TextPool:
     batch = _recorded(ledger, POOL, _seeds_id(name, key))
     assert batch is not None
-    return Pool(name, list(batch.accepted), Counter(batch.refused))
+    return TextPool(name, list(batch.accepted), Counter(batch.refused))
 
 
 def _recorded(ledger: Ledger, kind: str, id: str) -> Batch | None:
@@ -203,7 +193,7 @@ def _recorded(ledger: Ledger, kind: str, id: str) -> Batch | None:
 def _key(name: Kind, seeds: Sequence[str], settings: DatagenSettings) -> str:
     """What the outcome of every call depends on."""
     wanted = settings.personas
-    shape: list[Any] = [name, settings.seed, wanted.examples, wanted.candidates, wanted.similarity]
+    shape: list[object] = [name, settings.seed, wanted.examples, wanted.candidates, wanted.similarity]
     shape += [vectors_name(settings), list(seeds), settings.roles.persona_writer.shaping()]
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -235,7 +225,7 @@ def _unanswered(error: RoleError) -> str:
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
-def curve_text(pool: Pool, target: int, width: int = 60, height: int = 8) -> str:
+def curve_text(pool: TextPool, target: int, width: int = 60, height: int = 8) -> str:
     """The size of the pool over the calls as a chart of block characters, and below it the new members a call.
 
     The chart reaches to the size of the pool, whatever the target, so that a flat end shows.
@@ -251,12 +241,13 @@ def curve_text(pool: Pool, target: int, width: int = 60, height: int = 8) -> str
     lines.append(f"{'':>{margin}} └" + "─" * len(levels) + f" {pool.calls:,} calls")
     if pool.calls:
         lines.append(
-            f"{'':>{margin}}  {_sparkline(pool.accepted, width)} new members a call, {pool.accepted[-1]} in the last"
+            f"{'':>{margin}}  {sparkline(pool.accepted, width)} new members a call, {pool.accepted[-1]} in the last"
         )
     return "\n".join(lines)
 
 
-def _sparkline(values: Sequence[int], width: int = 60) -> str:
+def sparkline(values: Sequence[int], width: int = 60) -> str:
+    """Values as one line of blocks; a dot stands for none."""
     means = _resample(values, width)
     top = max(means, default=0)
     return "".join("·" if value == 0 else _BLOCKS[math.ceil(value / top * 8)] for value in means)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from datagen.pool.embeddings import Vectors, Words
 
 if TYPE_CHECKING:
     import numpy as np
+    from scipy.sparse import csr_matrix
+
+    type Rows = np.ndarray | csr_matrix  # [n, D], dense or sparse
 
 Kind = Literal["profiles", "personalities"]
 
@@ -50,7 +53,7 @@ class Novelty:
         self.threshold = threshold
         self._vectors = vectors or Words()
         self._kind: Kind = kind
-        self._pool = _Rows()
+        self._pool = _RowBlocks()
 
     def add(self, texts: Sequence[str]) -> None:
         """Take texts into the pool unseen, as when a pool is read back from a journal."""
@@ -78,7 +81,7 @@ class Novelty:
                 accepted += [texts[start + row] for row in kept]
         return accepted, refused
 
-    def _admit(self, rows: Any, refused: Counter[str]) -> list[int]:
+    def _admit(self, rows: Rows, refused: Counter[str]) -> list[int]:
         """Take the new ones of `rows` [n, D] into the pool; returns their numbers."""
         nearest = self._pool.nearest(rows)  # [n]
         among = _dense(rows @ rows.T)  # [n, n]; 0 on the diagonal of a text without content
@@ -95,7 +98,7 @@ class Novelty:
         return accepted
 
 
-class _Rows:
+class _RowBlocks:
     """Rows of unit length in blocks, each more than twice as long as the next.
 
     Appending one by one then copies each row a logarithmic number of times, where one matrix stacked anew
@@ -103,15 +106,15 @@ class _Rows:
     """
 
     def __init__(self) -> None:
-        self._blocks: list[Any] = []
+        self._blocks: list[Rows] = []
 
-    def append(self, rows: Any) -> None:
+    def append(self, rows: Rows) -> None:
         self._blocks.append(rows)
         while len(self._blocks) > 1 and self._blocks[-2].shape[0] <= 2 * self._blocks[-1].shape[0]:
             last = self._blocks.pop()
             self._blocks[-1] = _stack(self._blocks[-1], last)
 
-    def nearest(self, rows: Any) -> np.ndarray:
+    def nearest(self, rows: Rows) -> np.ndarray:
         """The cosine similarity of each of `rows` [n, D] to its nearest row in here, [n]; -1 when there is none."""
         import numpy as np
 
@@ -122,7 +125,7 @@ class _Rows:
         return nearest
 
 
-def neighbours(rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def neighbours(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of `rows` [n, D]: its cosine similarity to the nearest other row, which one that is, and its
     similarity to the nearest row before it (-1 for the first); each [n].
     """
@@ -139,7 +142,7 @@ def neighbours(rows: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return nearest, partner, earlier
 
 
-def paired(rows: Any, others: Any) -> np.ndarray:
+def paired(rows: Rows, others: Rows) -> np.ndarray:
     """The cosine similarity of each of `rows` [n, D] to the row with the same number in `others`, [n]."""
     import numpy as np
 
@@ -147,11 +150,11 @@ def paired(rows: Any, others: Any) -> np.ndarray:
     return np.asarray(products.sum(axis=1)).reshape(-1)
 
 
-def _dense(products: Any) -> np.ndarray:
+def _dense(products: Rows) -> np.ndarray:
     return products.toarray() if hasattr(products, "toarray") else products
 
 
-def _stack(upper: Any, lower: Any) -> Any:
+def _stack(upper: Rows, lower: Rows) -> Rows:
     import numpy as np
 
     if isinstance(upper, np.ndarray):

@@ -2,8 +2,8 @@
 
 import random
 
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
-from aloe_jax.benchmark.judge import Verdict, Vote
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
+from aloe_jax.benchmark.judge import JudgedReply, Vote
 from aloe_jax.benchmark.results import write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
 from aloe_jax.benchmark.settings import EvaluateSettings
@@ -39,12 +39,12 @@ def write_run(directory, models=MODELS, cases=CASES, turns=TURNS, seed=0, hostil
             exchanges, own = [], []
             for turn in range(turns):
                 words = f"Answer {draw.randrange(10**9)} to question {turn}." + (HOSTILE if hostile else "")
-                exchanges.append(Exchange(f"Question {turn} about goat {case}?", Reply(words)))
+                exchanges.append(DialogueTurn(f"Question {turn} about goat {case}?", CandidateReply(words)))
                 rating = min(5, max(1, place + 1 + draw.choice((-1, 0, 0, 1, 2))))
                 rating = rate(model, case, turn) if rate else rating
                 given = [rating, rating and max(1, rating - 1)]
                 votes = (Vote(judge, 0, one, "secretreason") for judge, one in zip(JUDGES, given, strict=True))
-                own.append(Verdict(tuple(votes)))
+                own.append(JudgedReply(tuple(votes)))
             dialogues.append(Dialogue(persona, exchanges))
             verdicts.append(own)
         talked.append(Talked(model, dialogues, verdicts))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aloe_jax.benchmark.metrics import alignment_metrics
+from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.errors import AloeError
 
 RATINGS = st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0, np.nan])

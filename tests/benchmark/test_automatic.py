@@ -3,8 +3,8 @@ import math
 import pytest
 
 from aloe_jax.benchmark.automatic import automatic, measure
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
-from aloe_jax.benchmark.facts import facts_of
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
+from aloe_jax.benchmark.fact_use import facts_of
 from aloe_jax.conversation import Persona
 
 ANNA = Persona(
@@ -46,7 +46,7 @@ def test_facts_of_the_simulated_world_are_exact():
 
 
 def dialogue(*turns):
-    return Dialogue(WORLD, [Exchange(user, Reply(reply)) for user, reply in turns])
+    return Dialogue(WORLD, [DialogueTurn(user, CandidateReply(reply)) for user, reply in turns])
 
 
 def test_measures_of_a_model():

@@ -9,16 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from aloe_jax.benchmark.candidates import ModelCandidate, path_tokens
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.conversation import Persona
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.evaluate import main
-from aloe_jax.llm.world.people import write_personality, write_profile
-from aloe_jax.models.decoder import assemble
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import nested, weights
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.weights import nested
 from aloe_jax.sampling.session import Session
 from aloe_jax.sampling.settings import SamplingSettings
 from tests.data.families import loaded
@@ -35,15 +34,15 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, tokenizer):
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=16,
         max_length=1024, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
     )  # fmt: skip
     draw = np.random.default_rng(0)
     parameters = nested(
-        {name: jnp.asarray(draw.normal(0, 0.3, w.shape), jnp.float32) for name, w in weights(spec).items()}
+        {name: jnp.asarray(draw.normal(0, 0.3, w.shape), jnp.float32) for name, w in spec.weights().items()}
     )
-    save_pretrained(assemble(spec, parameters), tmp_path / "model", tokenizer=tokenizer)
+    save_pretrained(spec.assemble(parameters), tmp_path / "model", tokenizer=tokenizer)
     (tmp_path / "personas.jsonl").write_text("".join(persona.model_dump_json() + "\n" for persona in PERSONAS))
     (tmp_path / "eval.yaml").write_text(
         f"personas: {tmp_path}/personas.jsonl\nmodels: {{untrained: {{path: {tmp_path}/model}}}}\n"
@@ -98,10 +97,10 @@ def test_path_tokens_are_the_template_s_prompt(tokenizer):
     end = template.stop[0]
 
     def reply(text, *more):
-        return Reply(text, (*tokenizer(text, add_special_tokens=False)["input_ids"], *more))
+        return CandidateReply(text, (*tokenizer(text, add_special_tokens=False)["input_ids"], *more))
 
     replies = [reply("good day", end), reply("", end), reply("cut off he"), reply("to you", end)]
-    dialogue = Dialogue(PERSONAS[0], [Exchange(f"hello {i}", answer) for i, answer in enumerate(replies)])
+    dialogue = Dialogue(PERSONAS[0], [DialogueTurn(f"hello {i}", answer) for i, answer in enumerate(replies)])
     path = [*dialogue.history(), {"role": "user", "content": "there"}]
     assert path_tokens(template, dialogue, "there") == template.prompt(path)
     assert path_tokens(template, Dialogue(PERSONAS[0]), "there") == template.prompt(path[-1:])
@@ -144,7 +143,7 @@ def test_every_turn_sees_the_template_s_prompt(family, tmp_path):
         prompt = template.prompt([*dialogue.history(), {"role": "user", "content": user}])
         (reply,) = partner.reply([dialogue], [user], [0])
         assert sessions[-1].rows == {0: [*prompt, *answer]}
-        dialogue.exchanges.append(Exchange(user, reply))
+        dialogue.exchanges.append(DialogueTurn(user, reply))
     assert len(sessions) == 1
 
 
@@ -165,7 +164,7 @@ def test_a_stopped_case_leaves_the_other_rows_where_they_are(tmp_path):
     three = [Dialogue(persona) for persona in (*PERSONAS, PERSONAS[0].model_copy(update={"id": "third"}))]
     partner = candidate.partner(3)
     for dialogue, reply in zip(three, partner.reply(three, ["a", "b", "c"], [0, 1, 2]), strict=True):
-        dialogue.exchanges.append(Exchange("abc"[three.index(dialogue)], reply))
+        dialogue.exchanges.append(DialogueTurn("abc"[three.index(dialogue)], reply))
     before = dict(session.rows)
     partner.reply([three[0], three[2]], ["d", "e"], [0, 2])
     assert all(session.rows[row][: len(before[row])] == before[row] for row in (0, 2))

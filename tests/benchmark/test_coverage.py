@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from aloe_jax.benchmark.alignment import alignment_metrics, summaries
 from aloe_jax.benchmark.comparison import STATISTICS, compare, compare_all, holm
 from aloe_jax.benchmark.intervals import interval, left_out, resamples, student_quantile, studentised
-from aloe_jax.benchmark.metrics import alignment_metrics, summaries
 from aloe_jax.errors import AloeError
 
 CASES, TURNS, SIMULATIONS = 100, 10, 1000

@@ -10,7 +10,7 @@ import pytest
 
 from aloe_jax import roles
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate, path_tokens
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Journal, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn, Journal
 from aloe_jax.benchmark.runner import Conversing, waves
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger
@@ -329,7 +329,9 @@ def test_a_candidate_that_cannot_reply_stops_its_own_case_only(tmp_path):
 
 
 def test_path_tokens_close_a_cut_reply():
-    dialogue = Dialogue(PERSONAS[0], [Exchange("a", Reply("b", (98,))), Exchange("c", Reply("", (END,)))])
+    dialogue = Dialogue(
+        PERSONAS[0], [DialogueTurn("a", CandidateReply("b", (98,))), DialogueTurn("c", CandidateReply("", (END,)))]
+    )
     expected = [USER, 97, END, ASSISTANT, 98, END, USER, 99, END, ASSISTANT, END, USER, 100, END, ASSISTANT]
     assert path_tokens(Template(), dialogue, "d") == expected
 

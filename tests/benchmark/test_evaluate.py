@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.evaluate import main
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 MODELS = "{generic: {scripted: generic}, informed: {scripted: informed}}"
 
@@ -145,8 +145,8 @@ def test_a_dry_run_counts_and_asks_nothing(folder):
 
 def test_what_a_dry_run_counts_is_what_a_run_asks(folder):
     from aloe_jax.benchmark.estimate import estimate
+    from aloe_jax.benchmark.inputs import read_cases
     from aloe_jax.benchmark.settings import EvaluateSettings
-    from aloe_jax.evaluate import read_cases
     from aloe_jax.settings import load_settings
 
     assert run(folder, "judging.pairs=[[generic, informed]]", "judging.votes=2").exit_code == 0

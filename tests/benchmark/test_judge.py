@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.dialogue import ATTEMPTS, Dialogue, Exchange, Reply
-from aloe_jax.benchmark.judge import Judge, Ratings, Verdict, Vote, ratings_table, votes_table
+from aloe_jax.benchmark.dialogue import ATTEMPTS, CandidateReply, Dialogue, DialogueTurn
+from aloe_jax.benchmark.judge import Judge, JudgedReply, Ratings, Vote, ratings_table, votes_table
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
@@ -33,7 +33,7 @@ def dialogues(*replies):
     return [
         Dialogue(
             Persona(id=f"p{i}", profile="a", personality="b"),
-            [Exchange(f"m{k}", Reply(text)) for k, text in enumerate(row)],
+            [DialogueTurn(f"m{k}", CandidateReply(text)) for k, text in enumerate(row)],
         )
         for i, row in enumerate(replies)
     ]
@@ -120,9 +120,9 @@ def test_votes_have_seeds_of_their_own_and_are_averaged(tmp_path):
 
 def test_the_mean_is_of_the_votes_that_there_are():
     votes = (Vote("x", 0, None, "no rating"), Vote("x", 1, 4, "good"), Vote("y", 0, 3, "fair"))
-    assert Verdict(votes).rating == 3.5 and Verdict(votes).reason == "good"
-    assert Verdict(votes[:1]).rating is None and Verdict(votes[:1]).reason == "no rating"
+    assert JudgedReply(votes).rating == 3.5 and JudgedReply(votes).reason == "good"
+    assert JudgedReply(votes[:1]).rating is None and JudgedReply(votes[:1]).reason == "no rating"
 
 
 def test_no_dialogue_no_rating():
-    assert np.isnan(ratings_table([[], [Verdict((Vote("j", 0, None, ""),))]], 2)).all()
+    assert np.isnan(ratings_table([[], [JudgedReply((Vote("j", 0, None, ""),))]], 2)).all()

@@ -17,9 +17,9 @@ import time
 import pytest
 
 from aloe_jax.data.tokenizer import train_tokenizer
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
 from tests.random_models import random_decoder
 
 PARENT = """
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     people = [{"id": f"b{i}", "profile": write_profile(draw), "personality": write_personality(draw)} for i in range(6)]
     (root / "personas.jsonl").write_text("".join(json.dumps(person) + "\n" for person in people))
     tokenizer = train_tokenizer([person["profile"] for person in people], 300, root / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=16,
         max_length=1024, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
     )  # fmt: skip

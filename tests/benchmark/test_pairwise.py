@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.pairwise import side_by_side, sign_test
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Cast, Comparison, RoleError
+from aloe_jax.roles import Cast, PreferredDialogue, RoleError
 from tests.players import SCRIPTED
 
 
@@ -26,13 +26,13 @@ class Player:
         preferred = self.rule(persona, *said)
         if preferred is None:
             raise RoleError("comparer: unusable answer twice")
-        return Comparison(preferred=preferred)
+        return PreferredDialogue(preferred=preferred)
 
 
 def dialogues(*replies):
     personas = [Persona(id=f"p{i}", profile="a", personality="b") for i in range(len(replies))]
     return [
-        Dialogue(persona, [Exchange("hi", Reply(text)) for text in row])
+        Dialogue(persona, [DialogueTurn("hi", CandidateReply(text)) for text in row])
         for persona, row in zip(personas, replies, strict=True)
     ]
 
@@ -109,7 +109,7 @@ def test_the_simulated_judge_prefers_who_knows_the_person(tmp_path):
 
     rows = {
         kind: [
-            Dialogue(k.persona, [Exchange(k.path[0]["content"], Reply(k.replies[kind]))])
+            Dialogue(k.persona, [DialogueTurn(k.path[0]["content"], CandidateReply(k.replies[kind]))])
             for k in known_replies(True, 4)
         ]
         for kind in ("generic", "informed")

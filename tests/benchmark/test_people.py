@@ -3,7 +3,14 @@ import json
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.people import HumanRating, HumanRatings, compare_with_people, item_id, read_people, read_ratings
+from aloe_jax.benchmark.human_ratings import (
+    HumanRating,
+    HumanRatings,
+    compare_with_people,
+    item_id,
+    read_people,
+    read_ratings,
+)
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 

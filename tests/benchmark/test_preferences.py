@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.benchmark.preferences import PairScore, score_preferences, summarise, write_preferences
-from aloe_jax.benchmark.settings import PreferencesSettings
+from aloe_jax.benchmark.preference_scores import PairScore, score_preferences, summarise, write_preferences
+from aloe_jax.benchmark.settings import HeldOutSettings, PreferencesSettings
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
+from aloe_jax.errors import AloeError
 from aloe_jax.evaluate import main
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.settings import load_settings
 from tests.conversations import conversation, forked, single_replies
 from tests.random_models import random_decoder
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("preferences")
     texts = [text for talk in TALKS for turn in talk.turns for text in (turn.user, *turn.replies.values())]
     tokenizer = train_tokenizer(texts, 320, root / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=16,
         max_length=512, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
     )  # fmt: skip
@@ -38,13 +39,24 @@ def folder(tmp_path_factory):
     (root / "trees.jsonl").write_text("".join(talk.to_json() + "\n" for talk in TALKS))
     models = f"{{one: {root}/one, two: {root}/two}}"
     (root / "preferences.yaml").write_text(
-        f"output: {root}/out\ndata: {root}/trees.jsonl\nmodels: {models}\nrow_length: 256\nrows: 2\nbootstrap: 200\n"
+        f"output: {root}/out\ndata: {{path: {root}/trees.jsonl, row_length: 256, rows: 2}}\nmodels: {models}\n"
+        "bootstrap: 200\n"
     )
     return root
 
 
 def settings(folder, *more):
     return load_settings(PreferencesSettings, folder / "preferences.yaml", more)
+
+
+def test_keys_of_earlier_versions_are_still_read(folder, tmp_path):
+    file = tmp_path / "old.yaml"
+    lines = f"output: {folder}/out\ndata: {folder}/trees.jsonl\nmodels: {{one: {folder}/one, two: {folder}/two}}\n"
+    file.write_text(lines + "row_length: 256\nrows: 2\nbootstrap: 200\n")
+    assert load_settings(PreferencesSettings, file) == settings(folder)
+    assert load_settings(PreferencesSettings, file, ["dtype=bfloat16"]) == settings(folder, "model.dtype=bfloat16")
+    with pytest.raises(AloeError, match=r"dtype: is called model.dtype now, which is given too"):
+        load_settings(PreferencesSettings, file, ["dtype=bfloat16", "model.dtype=float32"])
 
 
 def by_hand(path):
@@ -102,7 +114,7 @@ def test_a_model_is_its_own_reference_with_even_rewards(folder):
 
 def test_turns_that_fit_no_row_are_counted_and_all_are_scored_on_the_same_pairs(folder):
     whole = score_preferences(settings(folder)).models
-    short = score_preferences(settings(folder, "row_length=80")).models
+    short = score_preferences(settings(folder, "data.row_length=80")).models
     for before, after in zip(whole, short, strict=True):
         assert after.lost > 0 and after.pairs + after.lost == before.pairs
         assert np.isnan(after.reward_margin.value) and np.isnan(after.by_turn[0].reward_accuracy)
@@ -112,7 +124,12 @@ def test_intervals_take_conversations_whole():
     """Pairs of a conversation that all go the same way are no more than one observation."""
     scores = {(f"c{i}", k): PairScore(k + 1, float(i % 2), 0.5, 3, 3) for i in range(40) for k in range(10)}
     found = summarise(
-        "m", scores, None, list(scores), 400, PreferencesSettings(output="o", data="d", models={"m": "x"})
+        "m",
+        scores,
+        None,
+        list(scores),
+        400,
+        PreferencesSettings(output="o", data=HeldOutSettings(path="d"), models={"m": "x"}),
     )
     half = 1.96 * 0.5 / np.sqrt(40)
     assert found.accuracy.value == 0.5
@@ -139,7 +156,7 @@ def test_the_command(folder):
         ("models.m=nowhere", "models.m: nowhere is not a directory"),
         ("reference=nowhere", "reference: nowhere is not a directory"),
         ("data=nowhere.jsonl", "nowhere.jsonl"),
-        ("row_length=8", "row_length"),
+        ("data.row_length=8", "data.row_length"),
         ("dtype=float16", "dtype"),
     ],
 )
@@ -152,10 +169,10 @@ def test_pairs_that_could_not_be_scored_are_the_last_line_and_status_4(folder):
     config_file = ["--preferences", "--config", f"{folder}/preferences.yaml", f"output={folder}/short"]
     whole = CliRunner().invoke(main, config_file)
     assert whole.exit_code == 0 and "coverage" not in whole.output
-    short = CliRunner().invoke(main, [*config_file, "row_length=64"])
+    short = CliRunner().invoke(main, [*config_file, "data.row_length=64"])
     assert short.exit_code == 4
     last = short.stderr.strip().splitlines()[-1]
-    told = r"coverage \d+\.\d%: (\d+) of \d+ pairs are missing: \1 longer than a row \(raise row_length\) "
+    told = r"coverage \d+\.\d%: (\d+) of \d+ pairs are missing: \1 longer than a row \(raise data.row_length\) "
     assert re.fullmatch(told + rf"\({folder}/one\)", last), last
-    nothing = CliRunner().invoke(main, [*config_file, "row_length=8"])
+    nothing = CliRunner().invoke(main, [*config_file, "data.row_length=8"])
     assert nothing.exit_code == 1 and nothing.stderr.strip().count("Error: ") == 1

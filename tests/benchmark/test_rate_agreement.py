@@ -9,15 +9,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax.benchmark import people
 from aloe_jax.benchmark.agreement import krippendorff_alpha, mean_spearman, spearman
-from aloe_jax.benchmark.people import HumanRating, HumanRatings, compare_with_people
-from aloe_jax.benchmark.rating.agreement import ALL_JUDGES, compare
-from aloe_jax.benchmark.rating.figures import read_agreement
-from aloe_jax.benchmark.rating.key import Check, Item, Key, Page, Place
-from aloe_jax.benchmark.rating.page import write_pages
-from aloe_jax.benchmark.rating.sample import Candidate, draw
-from aloe_jax.benchmark.rating.weighted import Alpha, Spearman, pairwise_spearman
+from aloe_jax.benchmark.human_ratings import HumanRating, HumanRatings, by_rater, compare_with_people, read_people
+from aloe_jax.benchmark.rating.analysis import ALL_JUDGES, compare
+from aloe_jax.benchmark.rating.figures import PeopleAgreement
+from aloe_jax.benchmark.rating.key import Check, Item, Key, Page, ReplyPlace
+from aloe_jax.benchmark.rating.pages import write_pages
+from aloe_jax.benchmark.rating.sample import RatedReply, draw
+from aloe_jax.benchmark.weighted import Alpha, Spearman, pairwise_spearman
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.rate import main
@@ -56,7 +55,7 @@ def hand_key(**more):
     """Two models, two cases; ratings of the judges by item, weights 1 and 3."""
 
     def item(case, weight, model, turn, one, two):
-        place = Place(model=model, turn=turn, rating=(one + two) / 2, judges={"first": one, "second": two})
+        place = ReplyPlace(model=model, turn=turn, rating=(one + two) / 2, judges={"first": one, "second": two})
         return Item(case=case, weight=weight, places=[place])
 
     items = {
@@ -109,7 +108,7 @@ def test_numbers_of_four_replies():
 def test_the_report_of_the_run_finds_the_same_numbers():
     files = {"a.json": file("anna", ANNA), "b.json": file("ben", BEN)}
     judged = {item: told.places[0].rating for item, told in hand_key().items.items()}
-    run = compare_with_people(people.by_rater(files), judged)
+    run = compare_with_people(by_rater(files), judged)
     here = compare(hand_key(), files, bootstrap=10).as_drawn
     assert here.people.alpha.value == pytest.approx(run.people.alpha)
     assert here.judges[0].with_mean.alpha.value == pytest.approx(run.judge.alpha)
@@ -165,9 +164,9 @@ def trial(seed, favour=None, weighted=True, noise=0.6):
                 item = f"{model} {case} {turn}"
                 quality[item] = own + random.normal(0, 0.7)
                 rating = rated(quality[item] + (favour or {}).get(model, 0))
-                place = Place(model=model, turn=turn + 1, rating=rating, judges={"judge": rating})
+                place = ReplyPlace(model=model, turn=turn + 1, rating=rating, judges={"judge": rating})
                 persona = Persona(id=f"p{case}", profile=f"{case}", personality="x")
-                found.append(Candidate(item, persona, (), "", (place,)))
+                found.append(RatedReply(item, persona, (), "", (place,)))
     sample = draw(found, 1, 90, 1.0, seed)
     (drawn,) = sample.pages
     items = {
@@ -227,15 +226,12 @@ def test_from_the_run_to_the_numbers(tmp_path, monkeypatch):
     for words in ("people with each other", "sternjudge: one person", "zebramodel", "100%", "simulated"):
         assert words in told.output
     assert "missing:" not in told.output
-    found = read_agreement("rate.agreement.json")
+    found = PeopleAgreement.model_validate_json((tmp_path / "rate.agreement.json").read_text())
     assert found.items == 45 and found.as_drawn.people.units == 15
     assert found.as_drawn.people.alpha.value == pytest.approx(1)
     assert found.as_drawn.judges[0].with_mean.spearman.value > 0.9
-    (tmp_path / "bad.json").write_text('{"format": "other"}')
-    with pytest.raises(AloeError, match=r"bad\.json: format"):
-        read_agreement("bad.json")
     # The files are those that `judging.people` takes.
-    assert set(people.read_people(["ratings-anna.json", "ratings-ben.json"])) == {"anna", "ben"}
+    assert set(read_people(["ratings-anna.json", "ratings-ben.json"])) == {"anna", "ben"}
 
 
 def test_a_reply_of_two_models_counts_for_both(tmp_path):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aloe_jax.benchmark.people import read_people, read_ratings
+from aloe_jax.benchmark.human_ratings import read_people, read_ratings
 from aloe_jax.benchmark.rating.key import read_key
-from aloe_jax.benchmark.rating.page import write_pages
+from aloe_jax.benchmark.rating.pages import write_pages
 from tests.benchmark.rated_runs import HOSTILE, write_run
 
 FORBIDDEN = """Object.defineProperty(window, "localStorage", {

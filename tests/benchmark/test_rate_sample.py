@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.benchmark.people import item_id
+from aloe_jax.benchmark.human_ratings import item_id
 from aloe_jax.benchmark.rating.criteria import criteria
 from aloe_jax.benchmark.rating.key import read_key
-from aloe_jax.benchmark.rating.page import write_pages
+from aloe_jax.benchmark.rating.pages import write_pages
 from aloe_jax.benchmark.rating.sample import candidates, draw
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.errors import AloeError

@@ -6,15 +6,15 @@ import random
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.metrics import alignment_metrics
-from aloe_jax.benchmark.people import item_id
+from aloe_jax.benchmark.alignment import alignment_metrics
+from aloe_jax.benchmark.human_ratings import item_id
 from aloe_jax.benchmark.results import Results, as_json, load_results, write_results
 from aloe_jax.benchmark.settings import EvaluateSettings
+from aloe_jax.benchmark.stages import evaluate
 from aloe_jax.errors import AloeError
-from aloe_jax.evaluate import evaluate
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 CASES, TURNS = 6, 3
 MODELS = {

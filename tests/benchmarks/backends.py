@@ -27,26 +27,25 @@ from flax import nnx
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import Rows, pack
 from aloe_jax.errors import AloeError
-from aloe_jax.models import backend
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.opening import open_model
+from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import BESIDE, QUICK, compile_for, tpu_mesh
 from aloe_jax.planning import flops
-from aloe_jax.planning.program import abstract_step
 from aloe_jax.planning.workload import Shape, trees_of
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.optimizer import make_optimizer
+from aloe_jax.training.program import abstract_program
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.step import new_state, train_step
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=8192, layers=4, width=256, query_heads=4, kv_heads=2, head_size=64, feed_forward=768, max_length=4096
 )
 SIDES = ("native", "maxtext")
@@ -85,12 +84,12 @@ class OnCpu:
     def __init__(self, run: TrainSettings, path: Path, rows: Rows) -> None:
         mesh = make_mesh(MeshSettings(fsdp=1), jax.devices()[:1])
         compute = Compute(remat=run.model.remat)
-        model: Any = load_pretrained(path, mesh=mesh, compute=compute, model=run.model)
+        model: Any = open_model(run.model).load(mesh=mesh, compute=compute)
         graph, params = nnx.split(model, nnx.Param)
         optimizer = MasterCopies(make_optimizer(run.optimizer, 100))
         with jax.set_mesh(mesh):
             self.state = new_state(nnx.to_pure_dict(params), optimizer, mesh)
-            step = train_step(graph, for_stage(run), optimizer, self.state, mesh)
+            step = train_step(graph, stage_of(run).objective(), optimizer, self.state, mesh)
             self.batch = place(batch_of(rows, run.data.rows), mesh, run.data.rows)
             self.compiled = step.compiled.lower(self.state, (), self.batch).compile()
         self.temporary = self.compiled.memory_analysis().temp_size_in_bytes
@@ -138,8 +137,8 @@ def on_tpu(path: Path, topology: str, length: int, count: int, remat: str) -> di
     ):
         run = settings(side, path, length, count, remat, "bfloat16")
         run = run.model_copy(update={"model": run.model.model_copy(update=changes)})
-        spec = backend.read_huggingface_spec(path, run.model)
-        made = abstract_step(run, spec, mesh, rows, 100)
+        spec = open_model(run.model).spec()
+        made = abstract_program(run, spec, mesh, rows, 100)
         compiled = compile_for(mesh, made.step.compiled, made.state, made.frozen, made.batch, options=QUICK)
         memory: Any = compiled.memory_analysis()
         scored = rows.scored.shape[1]

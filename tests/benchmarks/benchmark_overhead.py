@@ -24,7 +24,7 @@ from aloe_jax import roles
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.scripted import Scripted
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 SHARE = 0.05  # of the wall time, at most
 
@@ -76,14 +76,14 @@ def write_model(folder: Path, width: int, layers: int) -> None:
     """A random decoder with a tokenizer trained on the world's own personas, and the personas."""
     from aloe_jax.data.tokenizer import train_tokenizer
     from aloe_jax.models.huggingface import save_pretrained
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
     from tests.random_models import random_decoder
 
     draw = random.Random(0)
     people = [Persona(id=f"b{i}", profile=write_profile(draw), personality=write_personality(draw)) for i in range(100)]
     (folder / "personas.jsonl").write_text("".join(person.model_dump_json() + "\n" for person in people))
     tokenizer = train_tokenizer([p.profile + p.personality for p in people], 1200, folder / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=layers, width=width, query_heads=8, kv_heads=8, head_size=width // 8,
         feed_forward=3 * width, max_length=1024, tie_embeddings=True, eos_ids=(tokenizer.eos_token_id,),
     )  # fmt: skip
@@ -116,7 +116,7 @@ def watch(busy: Busy) -> None:
 def main(cases: int, turns: int, latency: float, concurrency: int, width: int, layers: int) -> None:
     """Run the benchmark and print where the time went; exit with 1 when too much of it is overhead."""
     from aloe_jax.benchmark.results import write_results
-    from aloe_jax.evaluate import evaluate
+    from aloe_jax.benchmark.stages import evaluate
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
 

@@ -42,8 +42,8 @@ def serve_ours(directory: Path, attention: str, unroll: int) -> None:
     import jax
     from flax import nnx
 
-    from aloe_jax.models.decoder import Compute
-    from aloe_jax.models.directory import load_pretrained
+    from aloe_jax.models.opening import load_pretrained
+    from aloe_jax.models.spec import Compute
 
     model = load_pretrained(directory, compute=Compute(attention=attention, unroll=unroll))  # type: ignore[arg-type]
     graph, state = nnx.split(model)
@@ -67,10 +67,10 @@ def serve(forward: Callable[[], np.ndarray], output: Path, threads: int) -> None
 def write(directory: Path, layers: int, width: int, vocab: int, batch: int, length: int) -> None:
     """A random Llama and a batch of tokens."""
     from aloe_jax.models.huggingface import save_pretrained
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
     from tests.random_models import random_decoder
 
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=vocab, layers=layers, width=width, query_heads=width // 64, kv_heads=max(1, width // 128), head_size=64,
         feed_forward=4 * width, max_length=max(length, 4096),
     )  # fmt: skip

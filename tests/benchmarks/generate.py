@@ -100,12 +100,12 @@ class Side:
 def both(layers: int, width: int) -> Iterator[tuple[Side, Side]]:
     """Our side and theirs, with the same model."""
     from aloe_jax.models.huggingface import save_pretrained
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
     from tests.benchmarks.peers.environments import TRL
     from tests.random_models import random_decoder
 
     python = str(TRL.python())
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=VOCAB, layers=layers, width=width, query_heads=4, kv_heads=2, head_size=width // 4,
         feed_forward=4 * width, max_length=LENGTH,
     )  # fmt: skip

@@ -29,7 +29,7 @@ def measured(function: Callable[[], Any]) -> dict[str, Any]:
 
 def serve_ours(directory: str) -> None:
     """Our side."""
-    from aloe_jax.models.directory import load_pretrained
+    from aloe_jax.models.opening import load_pretrained
     from aloe_jax.sampling.loading import spread
     from aloe_jax.sampling.sampler import Sampler
     from aloe_jax.sampling.settings import SamplingSettings

@@ -29,19 +29,19 @@ def write(path: Path, layers: int, stored: str) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from aloe_jax.models.huggingface import stored_keys, write_json
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.huggingface import write_json
+    from aloe_jax.models.native.decoder import DecoderSpec
+    from aloe_jax.models.native.tensors import stored_keys
     from aloe_jax.models.tensor_files import INDEX
-    from aloe_jax.models.weights import weights
 
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=32_000, layers=layers, width=2048, query_heads=32, kv_heads=8, head_size=64, feed_forward=8192,
         max_length=4096,
     )  # fmt: skip
     random = np.random.default_rng(0)
     places = {}
     path.mkdir(parents=True)
-    for number, (name, weight) in enumerate(weights(spec).items()):
+    for number, (name, weight) in enumerate(spec.weights().items()):
         file = f"model-{number + 1:05d}.safetensors"
         held = {
             key: random.standard_normal(shape, np.float32).astype(jnp.dtype(stored))
@@ -59,7 +59,7 @@ def load(side: str, path: Path, dtype: str) -> None:
         import jax
         from flax import nnx
 
-        from aloe_jax.models.directory import load_pretrained
+        from aloe_jax.models.opening import load_pretrained
 
         jax.devices()
         start = time.perf_counter()

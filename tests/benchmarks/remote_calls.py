@@ -18,7 +18,7 @@ import click
 from aloe_jax.llm.protocol import Request
 from aloe_jax.llm.providers import language_model
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.roles import Verdict, render
+from aloe_jax.roles import PreferredReply, render
 from tests.standin import running
 from tests.standin.answers import personality, profile
 
@@ -39,7 +39,9 @@ def requests(count: int, first: int) -> list[Request]:
         history.append({"role": "user", "content": f"Question {number}?"})
         inputs = {"profile": profile(draw), "personality": personality(draw), "history": history}
         inputs |= {"first": profile(draw)[:200], "second": profile(draw)[:200]}
-        made.append(Request("verifier", inputs, *render("verifier", inputs), Verdict.model_json_schema(), 0.0, number))
+        made.append(
+            Request("verifier", inputs, *render("verifier", inputs), PreferredReply.model_json_schema(), 0.0, number)
+        )
     return made
 
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from aloe_jax.data.chats import ends_unanswered, read_chat
-from aloe_jax.data.prepare import prepare
+from aloe_jax.data.selection import BOTH, PLAIN, PREFERRED
 from aloe_jax.errors import AloeError
 from tests.data.families import FAMILIES, loaded
 from tests.data.families.checks import decode, paths
 from tests.data.jsonl import chat
+from tests.data.prepared import path_messages, prepare, trees_of
 
 NAMES = {"system": "system", "user": "human", "assistant": "gpt"}
 
@@ -27,8 +28,8 @@ def test_both_forms_are_the_same_chat(system):
     one, two = read_chat(record, "w"), read_chat(other_form(record), "w")
     mixed = read_chat({"conversations": record["messages"], "messages": None}, "w")
     assert one == two == mixed
-    assert one.messages(2, 0) == record["messages"]
-    assert [len(exchange.asked) for exchange in one.exchanges] == [1 + (system is not None), 1, 1]
+    assert path_messages(one, 2, 0) == record["messages"]
+    assert one.system == system and len(one.exchanges) == 3
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -36,7 +37,7 @@ def test_every_reply_is_scored_in_the_published_chat(name):
     family, tokenizer, template = loaded(name)
     record = chat("Ada", 4)
     messages = record["messages"]
-    trees = template.trees(read_chat(record, "w"))
+    trees = trees_of(template, read_chat(record, "w"))
     assert len(trees) == (1 if family.stable else 4)
     found = list(paths(trees))
     assert [node.source for node, _, _ in found] == [0, 1, 2, 3]
@@ -51,7 +52,7 @@ def test_every_reply_is_scored_in_the_published_chat(name):
 def test_a_system_message_is_in_every_path(name, capsys):
     _, tokenizer, template = loaded(name)
     talk = read_chat(chat("Ada", 3, "Speak kindly."), "w")
-    made = prepare([talk], template, 1024, "preferred", "chats.jsonl")
+    made = prepare([talk], template, 1024, PREFERRED, "chats.jsonl")
     assert made.report.replies == 3
     told = capsys.readouterr().err
     moves = name.startswith("mistral")  # its template has system messages in the newest user message, or nowhere
@@ -60,14 +61,14 @@ def test_a_system_message_is_in_every_path(name, capsys):
         text = decode(tokenizer, made.rows.tokens[0, start : made.rows.subtree_end[0, start]])
         assert text.count("Speak kindly.") == 1 and text.index("Speak kindly.") < text.index("Ada asks 0")
     if not moves:
-        first = next(paths(template.trees(talk)))[1]
-        assert first == template.prompt(talk.messages(0, 0)[:-1])
+        first = next(paths(trees_of(template, talk)))[1]
+        assert first == template.prompt(path_messages(talk, 0, 0)[:-1])
 
 
-@pytest.mark.parametrize("replies", ["preferred", "plain", "both"])
-def test_every_reply_is_learnt_from(replies):
+@pytest.mark.parametrize("selection", [PREFERRED, PLAIN, BOTH])
+def test_every_reply_is_learnt_from(selection):
     talks = [read_chat(chat(f"Ada {k}", k + 1), f"w {k}") for k in range(4)]
-    made = prepare(talks, loaded("llama3")[2], 512, replies, "chats.jsonl")
+    made = prepare(talks, loaded("llama3")[2], 512, selection, "chats.jsonl")
     assert made.report.replies == 10 and made.report.pairs == 0 and made.report.trees == 4
 
 

@@ -15,6 +15,7 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation
 from tests.data.families import FAMILIES, loaded
+from tests.data.prepared import trees_of
 
 NODES = [(-1, "system", "Be kind."), (0, "user", "hi <b> é \U0001f600"), (1, "assistant", "ho"), (2, "user", "so")]
 CHAT = [{"role": role, "content": content} for _, role, content in NODES]
@@ -85,7 +86,7 @@ def test_a_template_that_ends_badly_for_some_messages_only_is_refused_there():
     tokenizer.chat_template = FAMILIES["llama3"].template + bomb
     template = ChatTemplate(tokenizer)
     with pytest.raises(AloeError, match="more memory than any chat template needs"):
-        template.trees(conversation(2))
+        trees_of(template, conversation(2))
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ def write_jsonl(path, trees):
 @pytest.fixture(scope="module")
 def tfds_trees(tmp_path_factory):
     """A TFDS directory with TREES as its train split."""
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
-    records = [tree_record(tree) for tree in TREES]
+    records = [stored(tree) for tree in TREES]
     return write_tfds("aloe_trees", {"train": records, "validation": records[:3]}, tmp_path_factory.mktemp("d"), {})
 
 
@@ -55,10 +56,11 @@ def test_tfds_in_order_and_up_to_the_limit(tfds_trees):
 
 def test_several_shards(tmp_path, tfds_trees):
     """A data set may lie in several files; records keep their order and errors name the right file."""
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
-    first = write_tfds("aloe_trees", {"train": [tree_record(t) for t in TREES[:4]]}, tmp_path / "a", {})
-    second = write_tfds("aloe_trees", {"train": [tree_record(t) for t in TREES[4:7]]}, tmp_path / "b", {})
+    first = write_tfds("aloe_trees", {"train": [stored(t) for t in TREES[:4]]}, tmp_path / "a", {})
+    second = write_tfds("aloe_trees", {"train": [stored(t) for t in TREES[4:7]]}, tmp_path / "b", {})
     shutil.move(first / SHARD, first / SHARD.replace("of-00001", "of-00002"))
     shutil.copy(second / SHARD, first / SHARD.replace("00000-of-00001", "00001-of-00002"))
     info = json.loads((first / "dataset_info.json").read_text())
@@ -88,9 +90,10 @@ def test_damaged_tfds_names_file_record_and_remedy(tfds_trees, tmp_path, damage)
 
 
 def test_a_record_that_is_no_conversation_is_named(tmp_path):
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
-    records = [tree_record(tree) for tree in TREES[:3]]
+    records = [stored(tree) for tree in TREES[:3]]
     records[1]["turns"][0]["continued"] = "both"
     path = write_tfds("aloe_trees", {"train": records}, tmp_path, {})
     with pytest.raises(AloeError, match=rf"{SHARD} record 1: turns\.0\.continued"):

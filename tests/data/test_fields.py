@@ -7,14 +7,14 @@ import pytest
 
 from aloe_jax.data.chats import read_chat
 from aloe_jax.data.fields import SYSTEM
-from aloe_jax.data.mixture import gather
 from aloe_jax.data.preferences import Forest, read_comparison
-from aloe_jax.data.prepare import prepare
+from aloe_jax.data.selection import PREFERRED
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
 from tests.data.families import loaded
 from tests.data.families.checks import decode
 from tests.data.jsonl import chat, preference, write_jsonl
+from tests.data.prepared import gather, path_messages, prepare, trees_of
 
 _, TOKENIZER, TEMPLATE = loaded("llama3")
 KIND = "Speak kindly."
@@ -35,7 +35,7 @@ def marked(record, number, **fields):
 def texts_learned(records):
     """The texts that carry a loss, as the rows' reply mask has them."""
     talks = [read_chat(record, f"w {k}") for k, record in enumerate(records)]
-    rows = prepare(talks, TEMPLATE, 512, "preferred", "w").rows
+    rows = prepare(talks, TEMPLATE, 512, PREFERRED, "w").rows
     found = []
     for row in range(len(rows)):
         for number in range(1, len(rows.reply_ids[row]) + 1):
@@ -72,13 +72,13 @@ def test_a_system_column_beside_preferences_and_completions():
     whole = {name: [*pair["prompt"], *pair[name]] for name in ("chosen", "rejected")}
     assert read_comparison(whole | {"system": KIND}, "w") == read_comparison(kind, "w")
     completed = read_chat({"prompt": "why", "completion": "so", "system": KIND}, "w")
-    assert completed.messages(0, 0)[0] == {"role": "system", "content": KIND}
+    assert path_messages(completed, 0, 0)[0] == {"role": "system", "content": KIND}
     assert read_chat({"instruction": "why", "output": "so", "system": KIND}, "w").exchanges == completed.exchanges
 
 
 def test_a_system_message_is_in_the_tokens():
-    with_column = prepare([read_chat(chat("Ada", 1) | {"system": KIND}, "w")], TEMPLATE, 512, "preferred", "w")
-    as_message = prepare([read_chat(chat("Ada", 1, KIND), "w")], TEMPLATE, 512, "preferred", "w")
+    with_column = prepare([read_chat(chat("Ada", 1) | {"system": KIND}, "w")], TEMPLATE, 512, PREFERRED, "w")
+    as_message = prepare([read_chat(chat("Ada", 1, KIND), "w")], TEMPLATE, 512, PREFERRED, "w")
     np.testing.assert_array_equal(with_column.rows.tokens, as_message.rows.tokens)
 
 
@@ -102,7 +102,7 @@ def test_a_marked_reply_is_context_and_carries_no_loss(mark):
     assert texts_learned([marked(record, 1, **mark)]) == said[1:]
     assert texts_learned([marked(record, 3, **mark)]) == [said[0], said[2]]
     assert texts_learned([marked(record, 5, **mark)]) == said[:2]
-    trees = TEMPLATE.trees(read_chat(marked(record, 1, **mark), "w"))
+    trees = trees_of(TEMPLATE, read_chat(marked(record, 1, **mark), "w"))
     assert said[0] in decode(TOKENIZER, [token for node in trees[0].nodes for token in node.tokens])
 
 
@@ -111,11 +111,11 @@ def test_a_marked_reply_has_no_gradient():
     import jax
 
     from aloe_jax.data.loader import FIELDS
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
     from aloe_jax.training.logprobs import reply_logps
     from tests.random_models import random_decoder
 
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(TOKENIZER),
         layers=1,
         width=16,
@@ -128,7 +128,7 @@ def test_a_marked_reply_has_no_gradient():
     model, record = random_decoder(spec), chat("Ada", 2)
 
     def logps(record):
-        rows = prepare([read_chat(record, "w")], TEMPLATE, 128, "preferred", "w").rows
+        rows = prepare([read_chat(record, "w")], TEMPLATE, 128, PREFERRED, "w").rows
         return np.asarray(jax.jit(reply_logps)(model, {name: getattr(rows, name) for name in FIELDS}))[0, 1:]
 
     both, second = logps(record), logps(marked(record, 1, train=False))
@@ -234,7 +234,7 @@ def test_completions_and_instructions_are_chats():
     assert read_chat(messages, "w") == said
     assert read_chat({"instruction": "hi", "input": "", "output": "ho"}, "w") == said
     (exchange,) = read_chat({"instruction": "hi", "input": "there", "output": "ho"}, "w").exchanges
-    assert exchange.asked[0]["content"] == "hi\nthere"
+    assert exchange.user == "hi\nthere"
     longer = chat("Ada", 3)["messages"]
     assert texts_learned([{"prompt": longer[:5], "completion": longer[5:]}]) == [longer[5]["content"]]
     for record, wording in (
@@ -258,7 +258,7 @@ def test_preferences_beside_conversations_and_instructions():
 
 
 def gathered(path, split="train", **changes):
-    return gather(DataSettings(path=str(path), row_length=256, **changes), TEMPLATE, "preferred", split)
+    return gather(DataSettings(path=str(path), row_length=256, **changes), TEMPLATE, PREFERRED, split)
 
 
 def test_fields_that_are_passed_over_are_reported_once(tmp_path, capsys):
@@ -292,9 +292,9 @@ def test_mixtures_and_validation_files_read_the_same_fields(tmp_path):
         write_jsonl(path.with_name(f"{path.stem}.validation.jsonl"), [content])
     mixture = tuple(SourceSettings(path=str(path)) for path in (plain, said))
     for split in ("train", "validation"):
-        made = gather(DataSettings(mixture=mixture, row_length=256), TEMPLATE, "preferred", split)
+        made = gather(DataSettings(mixture=mixture, row_length=256), TEMPLATE, PREFERRED, split)
         one, other = (slice(part.start, part.stop) for part in made.parts)
         np.testing.assert_array_equal(made.rows.tokens[one], made.rows.tokens[other])
     write_jsonl(tmp_path / "b.validation.jsonl", [marked(chat("v", 1), 1, name="Bob")])
     with pytest.raises(AloeError, match=r"b\.validation\.jsonl line 1: messages\.1\.name: would be lost"):
-        gather(DataSettings(mixture=mixture, row_length=256), TEMPLATE, "preferred", "validation")
+        gather(DataSettings(mixture=mixture, row_length=256), TEMPLATE, PREFERRED, "validation")

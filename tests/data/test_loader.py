@@ -93,7 +93,7 @@ def test_another_seed_is_another_order():
 
 @given(st.sampled_from([1, 2, 3, 4, 6, 12]), st.lists(weights, min_size=1, max_size=3), st.integers(0, 20))
 def test_shares_of_hosts_are_disjoint_and_complete(hosts, weighed, step):
-    loader = Loader(MANY, 12, 5, {"reference": np.arange(len(MANY))}, parts_of(weighed))
+    loader = Loader(MANY, 12, 5, parts_of(weighed)).with_arrays({"reference": np.arange(len(MANY))})
     whole, each = loader.batch(step), 12 // hosts
     shares = [loader.batch(step, slice(host * each, (host + 1) * each)) for host in range(hosts)]
     for name, values in whole.items():

@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.data.chats import read_chat
 from aloe_jax.data.loader import FIELDS
+from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.packing import pack_sources
 from aloe_jax.data.preferences import Forest, read_comparison
 from aloe_jax.data.prepare import token_trees
+from aloe_jax.data.selection import BOTH, PAIRS, PLAIN, PREFERRED
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from tests.conversations import PERSONA, conversation
 from tests.data.families import FAMILIES, loaded
 from tests.data.jsonl import chat, preference
+from tests.data.prepared import message_tree
 from tests.data.whole_paths import WholePaths
 
 BRANCHES = ("preferred", "rejected")
@@ -45,19 +48,19 @@ def random_talk(random, name, turns):
     return Conversation(id=name, persona=PERSONA, turns=made)
 
 
-def rows_of(template, talks, row_length, replies, packing):
+def rows_of(template, talks, row_length, selection, packing):
     try:
-        trees = token_trees(copy.copy(talks), template, row_length, replies, "w")
+        trees = token_trees(map(message_tree, talks), template, row_length, selection, "w")
         rows, (report,) = pack_sources({"w": trees}, row_length, packing)
     except AloeError as error:
         return type(error), str(error).partition(" tokens (the longest")[0].partition(": the chat")[0]
     return rows, report
 
 
-def check_same(name, talks, row_length, replies, packing):
+def check_same(name, talks, row_length, selection, packing):
     tokenizer, template = loaded(name)[1:]
-    expected = rows_of(WholePaths(tokenizer), talks, row_length, replies, packing)
-    found = rows_of(template, talks, row_length, replies, packing)
+    expected = rows_of(WholePaths(tokenizer), talks, row_length, selection, packing)
+    found = rows_of(template, talks, row_length, selection, packing)
     if not isinstance(found[0], type(expected[0])) or isinstance(found[0], type):
         assert found == expected
         return
@@ -72,13 +75,13 @@ def check_same(name, talks, row_length, replies, packing):
 @given(
     seed=st.integers(0, 2**32 - 1),
     row_length=st.sampled_from([24, 48, 64, 96, 150, 300, 700]),
-    replies=st.sampled_from([None, "preferred", "plain", "both"]),
+    selection=st.sampled_from([PAIRS, PREFERRED, PLAIN, BOTH]),
     packing=st.sampled_from(["trees", "paths"]),
 )
-def test_what_fits_is_the_same_as_with_every_path_rendered(name, seed, row_length, replies, packing):
+def test_what_fits_is_the_same_as_with_every_path_rendered(name, seed, row_length, selection, packing):
     random = np.random.default_rng(seed)
     talks = [random_talk(random, f"c{k}", int(random.integers(1, 40))) for k in range(2)]
-    check_same(name, talks, row_length, replies, packing)
+    check_same(name, talks, row_length, selection, packing)
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen3", "mistral", "gemma"])
@@ -87,24 +90,24 @@ def test_what_fits_is_the_same_as_with_every_path_rendered(name, seed, row_lengt
 def test_chats_and_joined_preferences_too(name, seed, row_length):
     random = np.random.default_rng(seed)
     chats = [read_chat(chat(f"Ada {k}", int(random.integers(1, 40)), "Speak kindly."), f"w {k}") for k in range(3)]
-    check_same(name, chats, row_length, "preferred", "trees")
+    check_same(name, chats, row_length, PREFERRED, "trees")
     said = [f"so {k}" for k in range(61)]
     records = [preference(said[: 2 * int(random.integers(0, 30)) + 1], f"a {k}", f"b {k}") for k in range(12)]
-    for replies in (None, "preferred"):
+    for selection in (PAIRS, PREFERRED):
         joined = list(Forest(read_comparison(record, f"p {n}") for n, record in enumerate(records)).trees())
-        check_same(name, joined, row_length, replies, "trees")
+        check_same(name, joined, row_length, selection, "trees")
 
 
 @pytest.mark.parametrize("name", ["llama3", "qwen3", "end-if-last"])
 @pytest.mark.parametrize("field", ["user", "preferred", "rejected"])
-@pytest.mark.parametrize("replies", [None, "preferred", "both"])
-def test_what_stands_behind_a_message_longer_than_any_row_is_in_none(name, field, replies):
+@pytest.mark.parametrize("selection", [PAIRS, PREFERRED, BOTH])
+def test_what_stands_behind_a_message_longer_than_any_row_is_in_none(name, field, selection):
     """The beginning of such a message, which is all that is rendered of it, would fit."""
     turns = [turn.model_copy() for turn in conversation(6).turns]
     turns[2] = turns[2].model_copy(update={field: "word " * 12_000, "continued": "preferred"})
     talks = [Conversation(id="c", persona=PERSONA, turns=turns), conversation(2, "d")]
-    check_same(name, talks, 1500, replies, "trees")
-    check_same(name, talks, 1500, replies, "paths")
+    check_same(name, talks, 1500, selection, "trees")
+    check_same(name, talks, 1500, selection, "paths")
 
 
 # Forgets all but the last messages, from which on a path is not the beginning of a longer one.
@@ -120,7 +123,7 @@ def test_a_template_that_forgets_is_followed_to_its_end(row_length):
     tokenizer.chat_template = FORGETS
     talks = [conversation(40), conversation(3, "c1")]
     expected, found = (
-        rows_of(kind(tokenizer), talks, row_length, None, "trees") for kind in (WholePaths, ChatTemplate)
+        rows_of(kind(tokenizer), talks, row_length, PAIRS, "trees") for kind in (WholePaths, ChatTemplate)
     )
     if row_length == 20:
         assert found == expected and found[0] is AloeError
@@ -132,24 +135,26 @@ def test_a_template_that_forgets_is_followed_to_its_end(row_length):
 def test_the_length_that_is_told_is_near_the_true_one():
     template = loaded("llama3")[2]
     talk = conversation(400)
-    (whole,) = token_trees([talk], template, 10**6, None, "w")
-    (cut,) = token_trees([talk], template, 500, None, "w")
+    (whole,) = token_trees([MessageTree.of(talk)], template, 10**6, PAIRS, "w")
+    (cut,) = token_trees([MessageTree.of(talk)], template, 500, PAIRS, "w")
     assert len(cut.nodes) < len(whole.nodes) / 5 and cut.turns == whole.turns == 400
     assert abs(cut.whole - whole.length) < 0.1 * whole.length
     with pytest.raises(AloeError, match=r"none of 1 trees of w fits a row of 20 tokens \(the longest has ") as caught:
-        pack_sources({"w": token_trees([talk], template, 20, None, "w")}, 20)
+        pack_sources({"w": token_trees([MessageTree.of(talk)], template, 20, PAIRS, "w")}, 20)
     assert abs(int(str(caught.value).split("has ")[1].split(")")[0]) - whole.length) < 0.2 * whole.length
 
 
 CHILD = """
 import json, os, sys, time
+from aloe_jax.data.selection import PAIRS
 from aloe_jax.data.settings import DataSettings
-from aloe_jax.data.mixture import gather
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer
+from tests.data.prepared import gather
 template = ChatTemplate(load_tokenizer(sys.argv[2]))
 start = time.monotonic()
-made = gather(DataSettings(path=sys.argv[1], row_length=int(sys.argv[3])), template, None, "train", tell=lambda s: None)
+settings = DataSettings(path=sys.argv[1], row_length=int(sys.argv[3]))
+made = gather(settings, template, PAIRS, "train", show=lambda s: None)
 seconds = time.monotonic() - start
 children = open(f"/proc/self/task/{os.getpid()}/children").read().split()  # what renders, too
 peak = sum(int(open(f"/proc/{pid}/status").read().split("VmHWM:")[1].split()[0]) for pid in ["self", *children])

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from aloe_jax.data import mixture
 from aloe_jax.data.loader import FIELDS, Loader
-from aloe_jax.data.mixture import gather
-from aloe_jax.data.prepare import prepare
+from aloe_jax.data.selection import BOTH, PAIRS, PREFERRED
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.data.sources import held_out, kind_of, open_source
 from aloe_jax.errors import AloeError
@@ -18,6 +17,7 @@ from datagen.convert import convert
 from tests.conversations import conversation, forked, single_replies
 from tests.data.families import loaded
 from tests.data.jsonl import chat, preference, write_jsonl
+from tests.data.prepared import gather, prepare
 
 TEMPLATE = loaded("llama3")[2]
 TREES = [conversation(1 + k % 4, f"c{k}") for k in range(12)]
@@ -69,7 +69,7 @@ def test_trees_exported_as_preferences_train_like_the_trees(files, tmp_path):
     write_jsonl(tmp_path / "trees.validation.jsonl", RECORDS["trees"][:1])
     write_jsonl(tmp_path / "trl.validation.jsonl", PREFERENCES[:1])
     trees, again = (
-        gather(data(path, row_length=512), TEMPLATE, None, "train")
+        gather(data(path, row_length=512), TEMPLATE, PAIRS, "train")
         for path in (files["trees"], str(tmp_path / "trl.jsonl"))
     )
     assert str(trees.report) == str(again.report)
@@ -100,7 +100,7 @@ def test_a_bad_record_is_named_before_any_is_tokenised(kind, files, tmp_path):
         with pytest.raises(AloeError, match=rf"bad\.jsonl line {line}: (persona|messages|rejected): "):
             open_source(SourceSettings(path=str(path)), split, data(str(path)))
     talks = open_source(SourceSettings(path=str(path), limit=line - 1), "train", data(str(path)))
-    assert talks.count == len(list(talks.talks)) > 0
+    assert talks.count == len(list(talks.trees)) > 0
 
 
 # ---------------------------------------------------------------- what is held out
@@ -108,7 +108,7 @@ def test_a_bad_record_is_named_before_any_is_tokenised(kind, files, tmp_path):
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_training_and_validation_share_nothing_and_miss_nothing(kind, files):
-    train, validation = (gather(data(files[kind]), TEMPLATE, "both", split) for split in ("train", "validation"))
+    train, validation = (gather(data(files[kind]), TEMPLATE, BOTH, split) for split in ("train", "validation"))
     whole = prepare_all(kind, files[kind])
     assert names(train) and names(validation)
     assert names(train) | names(validation) == names(whole) and not names(train) & names(validation)
@@ -119,7 +119,7 @@ def test_training_and_validation_share_nothing_and_miss_nothing(kind, files):
 def prepare_all(kind, path):
     source = SourceSettings(path=path)
     both = (open_source(source, split, data(path)) for split in ("train", "validation"))
-    return prepare([talk for talks in both for talk in talks.talks], TEMPLATE, 256, "both", path)
+    return prepare([talk for talks in both for talk in talks.trees], TEMPLATE, 256, BOTH, path)
 
 
 @pytest.mark.parametrize("kind", RECORDS)
@@ -137,9 +137,9 @@ def test_more_records_move_no_others(kind, files, tmp_path):
 
 def names_by_text(path, split):
     """The first user messages of a split."""
-    talks = open_source(SourceSettings(path=str(path)), split, data(str(path))).talks
+    talks = open_source(SourceSettings(path=str(path)), split, data(str(path))).trees
     return {
-        next(iter(mixture.token_trees([talk], TEMPLATE, 256, "both", "w")[0].nodes[:1])).tokens.tobytes()
+        next(iter(mixture.token_trees([talk], TEMPLATE, 256, BOTH, "w")[0].nodes[:1])).tokens.tobytes()
         for talk in talks
     }
 
@@ -168,30 +168,31 @@ def test_about_the_fraction_is_held_out():
 def test_equal_records_cannot_be_divided(tmp_path):
     path = str(write_jsonl(tmp_path / "one.jsonl", [CHATS[0]] * 3))
     with pytest.raises(AloeError, match=r"one\.jsonl: nothing can be held out of 3 record\(s\) that all begin alike"):
-        gather(data(path), TEMPLATE, "preferred", "train")
+        gather(data(path), TEMPLATE, PREFERRED, "train")
 
 
 def test_a_validation_file_of_its_own_is_taken(files, tmp_path):
     write_jsonl(tmp_path / "chat.validation.jsonl", [chat(f"Bob{k}", 2) for k in range(5)])
-    train, validation = (gather(data(files["chat"]), TEMPLATE, "preferred", s) for s in ("train", "validation"))
+    train, validation = (gather(data(files["chat"]), TEMPLATE, PREFERRED, s) for s in ("train", "validation"))
     assert train.report.trees == len(CHATS) and validation.report.trees == 5
     assert all("chat.validation.jsonl line" in name for name in names(validation))
-    few = gather(data(files["chat"], validation_limit=2, limit=4), TEMPLATE, "preferred", "validation")
+    few = gather(data(files["chat"], validation_limit=2, limit=4), TEMPLATE, PREFERRED, "validation")
     assert few.report.trees == 2
-    assert gather(data(files["chat"], limit=4), TEMPLATE, "preferred", "train").report.trees == 4
+    assert gather(data(files["chat"], limit=4), TEMPLATE, PREFERRED, "train").report.trees == 4
 
 
 def test_a_tfds_directory_without_a_validation_split(tmp_path):
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
-    path = write_tfds("aloe_trees", {"train": [tree_record(tree) for tree in TREES]}, tmp_path, {})
-    train, validation = (gather(data(str(path)), TEMPLATE, None, split) for split in ("train", "validation"))
+    path = write_tfds("aloe_trees", {"train": [stored(tree) for tree in TREES]}, tmp_path, {})
+    train, validation = (gather(data(str(path)), TEMPLATE, PAIRS, split) for split in ("train", "validation"))
     assert names(train) | names(validation) == {tree.id for tree in TREES} and not names(train) & names(validation)
 
 
 def test_what_is_held_out_is_told(files):
     told = []
-    gather(data(files["chat"], validation_limit=2), TEMPLATE, "preferred", "validation", tell=told.append)
+    gather(data(files["chat"], validation_limit=2), TEMPLATE, PREFERRED, "validation", show=told.append)
     (line,) = told
     assert f"{files['chat']}: has no validation split: " in line and "of 20 conversations are held out" in line
     assert line.endswith("2 of them used (data.validation_limit)")
@@ -200,7 +201,7 @@ def test_what_is_held_out_is_told(files):
 def test_chats_that_end_unanswered_are_told(tmp_path):
     record = {"messages": [*CHATS[0]["messages"], {"role": "user", "content": "bye"}]}
     path, told = str(write_jsonl(tmp_path / "c.jsonl", [record, *CHATS])), []
-    gather(data(path), TEMPLATE, "preferred", "train", tell=told.append)
+    gather(data(path), TEMPLATE, PREFERRED, "train", show=told.append)
     assert told == [f"{path}: 1 chats end with a user message, which is left out"]
 
 
@@ -208,9 +209,9 @@ def test_chats_that_end_unanswered_are_told(tmp_path):
 
 
 def test_one_source_is_what_it_was_alone(files):
-    made = gather(data(files["trees"]), TEMPLATE, None, "train")
-    talks = list(open_source(SourceSettings(path=files["trees"]), "train", data(files["trees"])).talks)
-    alone = prepare(talks, TEMPLATE, 256, None, "w")
+    made = gather(data(files["trees"]), TEMPLATE, PAIRS, "train")
+    talks = list(open_source(SourceSettings(path=files["trees"]), "train", data(files["trees"])).trees)
+    alone = prepare(talks, TEMPLATE, 256, PAIRS, "w")
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(made.rows, name), getattr(alone.rows, name))
     assert made.rows.tree_ids == alone.rows.tree_ids and str(made.report) == str(alone.report) == made.describe()
@@ -218,12 +219,12 @@ def test_one_source_is_what_it_was_alone(files):
 
 def test_sources_keep_to_their_rows(files):
     weights = {"trees": 2.0, "chat": 0.5, "preferences": 1.0}
-    made = gather(data(*({"path": files[k], "weight": w} for k, w in weights.items())), TEMPLATE, "preferred", "train")
+    made = gather(data(*({"path": files[k], "weight": w} for k, w in weights.items())), TEMPLATE, PREFERRED, "train")
     assert [part.name for part in made.parts] == [files[kind] for kind in weights]
     assert [part.weight for part in made.parts] == list(weights.values())
     assert made.parts[0].start == 0 and made.parts[-1].stop == len(made.rows)
     for part, kind, report in zip(made.parts, weights, made.reports, strict=True):
-        alone = gather(data(files[kind]), TEMPLATE, "preferred", "train")
+        alone = gather(data(files[kind]), TEMPLATE, PREFERRED, "train")
         assert report == alone.report and len(alone.rows) == part.stop - part.start
         here = slice(part.start, part.stop)
         np.testing.assert_array_equal(made.rows.tokens[here], alone.rows.tokens)
@@ -238,44 +239,46 @@ def test_sources_keep_to_their_rows(files):
 
 def test_trees_and_preferences_mix_in_dpo_and_chats_do_not(files):
     both = data({"path": files["trees"]}, {"path": files["preferences"]})
-    made = gather(both, TEMPLATE, None, "train")
+    made = gather(both, TEMPLATE, PAIRS, "train")
     assert all(report.pairs > 0 for report in made.reports) and made.rows.pairs.shape[1] > 0
     for split in ("train", "validation"):
         with pytest.raises(AloeError, match=r"chat\.jsonl: a chat has one reply a turn, so there is nothing to prefer"):
-            gather(data({"path": files["trees"]}, {"path": files["chat"]}), TEMPLATE, None, split)
+            gather(data({"path": files["trees"]}, {"path": files["chat"]}), TEMPLATE, PAIRS, split)
 
 
 def test_trees_without_a_pair_take_no_room_in_dpo():
     talks = [conversation(2), single_replies(), forked()]
-    assert prepare(talks, TEMPLATE, 512, None, "w").report.trees == 2
+    assert prepare(talks, TEMPLATE, 512, PAIRS, "w").report.trees == 2
     with pytest.raises(AloeError, match="w: no turn has two replies, so there is nothing to prefer"):
-        prepare([single_replies()], TEMPLATE, 512, None, "w")
+        prepare([single_replies()], TEMPLATE, 512, PAIRS, "w")
 
 
 def test_a_source_given_twice_is_refused(files):
     with pytest.raises(AloeError, match=r"data\.mixture: .*chat\.jsonl is given twice; .* sum of the weights"):
-        gather(data({"path": files["chat"]}, {"path": files["chat"]}), TEMPLATE, "preferred", "train")
+        gather(data({"path": files["chat"]}, {"path": files["chat"]}), TEMPLATE, PREFERRED, "train")
 
 
 def test_rows_too_short_for_a_source_name_it(files):
     with pytest.raises(AloeError, match=r"none of [0-9]+ trees of .*trees\.jsonl fits a row of 8 tokens"):
-        gather(data({"path": files["trees"]}, {"path": files["chat"]}, row_length=8), TEMPLATE, "preferred", "train")
+        gather(data({"path": files["trees"]}, {"path": files["chat"]}, row_length=8), TEMPLATE, PREFERRED, "train")
 
 
 def test_a_better_row_length_is_looked_for_where_asked(files):
-    made = gather(data(files["trees"], row_length=1024, rows=2), TEMPLATE, None, "train", longest=1024)
+    made = gather(data(files["trees"], row_length=1024, rows=2), TEMPLATE, PAIRS, "train", longest=1024)
     assert made.report.better is not None and made.report.better[1] > made.report.fill
     assert " full); rows of " in made.describe()
-    better = gather(data(files["trees"], row_length=made.report.better[0], rows=2), TEMPLATE, None, "train")
+    better = gather(data(files["trees"], row_length=made.report.better[0], rows=2), TEMPLATE, PAIRS, "train")
     assert len(better.rows) >= 2
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(5, 1), (5, 8), (12, 8), (8, 2)])
 def test_a_row_for_all_that_there_is_is_not_recommended(files, limit, rows):
-    made = gather(data(files["trees"], row_length=1024, limit=limit, rows=rows), TEMPLATE, None, "train", longest=16384)
+    made = gather(
+        data(files["trees"], row_length=1024, limit=limit, rows=rows), TEMPLATE, PAIRS, "train", longest=16384
+    )
     if made.report.better is not None:
         assert made.report.tokens / made.report.better[0] / made.report.better[1] >= max(2, rows)
-    validation = gather(data(files["trees"], row_length=1024), TEMPLATE, None, "validation", longest=16384)
+    validation = gather(data(files["trees"], row_length=1024), TEMPLATE, PAIRS, "validation", longest=16384)
     assert validation.report.better is None
 
 
@@ -311,9 +314,9 @@ def test_a_validation_split_whose_pairs_do_not_fit_says_so(tmp_path, validation,
     path = write_jsonl(tmp_path / "p.jsonl", [pairs_record(f"c{k}", 2) for k in range(5)])
     write_jsonl(tmp_path / "p.validation.jsonl", validation)
     given = data(str(path), row_length=128)
-    assert gather(given, TEMPLATE, None, "train").report.pairs == 10
+    assert gather(given, TEMPLATE, PAIRS, "train").report.pairs == 10
     with pytest.raises(AloeError, match=told):
-        gather(given, TEMPLATE, None, "validation")
+        gather(given, TEMPLATE, PAIRS, "validation")
 
 
 def test_a_source_of_a_mixture_whose_pairs_do_not_fit_is_told(tmp_path, capsys):
@@ -324,16 +327,16 @@ def test_a_source_of_a_mixture_whose_pairs_do_not_fit_is_told(tmp_path, capsys):
     other = write_jsonl(tmp_path / "b.jsonl", [long, long | {"id": "w"}])
     write_jsonl(tmp_path / "b.validation.jsonl", [pairs_record("x", 1)])
     given = data({"path": str(one)}, {"path": str(other)}, row_length=128)
-    assert gather(given, TEMPLATE, None, "train").report.pairs > 0
+    assert gather(given, TEMPLATE, PAIRS, "train").report.pairs > 0
     assert "b.jsonl: none of its 2 pairs fits a row of 128 tokens" in capsys.readouterr().err
 
 
 def test_progress_of_large_sources_is_told_ten_times(files, monkeypatch):
     told = []
-    gather(data(files["chat"]), TEMPLATE, "preferred", "train", tell=told.append)
+    gather(data(files["chat"]), TEMPLATE, PREFERRED, "train", show=told.append)
     assert told == []
     monkeypatch.setattr(mixture, "LARGE", 10)
-    gather(data(files["chat"]), TEMPLATE, "preferred", "train", tell=told.append)
+    gather(data(files["chat"]), TEMPLATE, PREFERRED, "train", show=told.append)
     count = open_source(SourceSettings(path=files["chat"]), "train", data(files["chat"])).count
     assert 9 <= len(told) <= 10
     assert told[-1] == f"train: {files['chat']}: {count} of {count} conversations are tokens"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aloe_jax.data.packing import pack
+from aloe_jax.data.packing import pack, rows_of
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
 
@@ -49,10 +49,10 @@ trees = st.integers(0, 2**32 - 1).map(lambda seed: draw_tree(np.random.default_r
 
 @given(trees)
 def test_mask_equals_ancestry(tree):
-    flat = tree.flatten()
+    row = rows_of([[tree]], tree.length)
     owner = np.repeat(np.arange(len(tree.nodes)), [len(node.tokens) for node in tree.nodes])
     index = np.arange(tree.length)
-    mask = (index[None, :] <= index[:, None]) & (index[:, None] < flat.subtree_end[None, :])
+    mask = (index[None, :] <= index[:, None]) & (index[:, None] < row.subtree_end)
     ancestors = [set(path_of(tree, node)) for node in range(len(tree.nodes))]
     for query in index:
         for key in index:
@@ -63,12 +63,12 @@ def test_mask_equals_ancestry(tree):
 
 @given(trees)
 def test_positions_and_parents_follow_the_path(tree):
-    flat = tree.flatten()
+    row = rows_of([[tree]], tree.length)
     starts = np.cumsum([0] + [len(node.tokens) for node in tree.nodes])
     for node in range(len(tree.nodes)):
         places = [i for n in path_of(tree, node) for i in range(starts[n], starts[n + 1])]
-        assert flat.positions[places].tolist() == list(range(len(places)))
-        assert flat.parent[places[1:]].tolist() == places[:-1]
+        assert row.positions[0, places].tolist() == list(range(len(places)))
+        assert row.parent[0, places[1:]].tolist() == places[:-1]
 
 
 @settings(max_examples=60)
@@ -107,9 +107,11 @@ def test_pairs_name_the_right_replies(tree):
 def test_unwanted_leaves_are_dropped_and_the_path_stays(tree):
     wanted = [pair.preferred for pair in tree.pairs]
     kept = tree.keep_replies(wanted)
-    flat, whole = kept.flatten(), tree.flatten()
-    scored = {flat.tokens[i] for i in np.flatnonzero(flat.node)}
-    assert scored == {whole.tokens[i] for i in np.flatnonzero(whole.node) if whole.node[i] - 1 in wanted}
+    rows, whole = (rows_of([[each]], each.length) for each in (kept, tree))
+    scored = {rows.tokens[0, i] for i in np.flatnonzero(rows.reply[0])}
+    names = {tree.nodes[node].id for node in wanted}
+    numbers = {number for number, name in enumerate(whole.reply_ids[0], 1) if name in names}
+    assert scored == {whole.tokens[0, i] for i in np.flatnonzero(whole.reply[0]) if whole.reply[0, i] in numbers}
     ids = {tree.nodes[node].id for node in wanted}
     for node in range(len(kept.nodes)):
         if kept.nodes[node].id in ids:

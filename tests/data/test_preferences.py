@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.data.packing import pack
 from aloe_jax.data.preferences import Forest, read_comparison
-from aloe_jax.data.prepare import prepare
+from aloe_jax.data.selection import BOTH, PAIRS, PLAIN, PREFERRED
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from datagen.convert import trl
 from tests.conversations import PERSONA, conversation
 from tests.data.families import FAMILIES, loaded
 from tests.data.jsonl import preference
+from tests.data.prepared import prepare, trees_of
 from tests.data.test_packing import path_of
 
 BRANCHES = ("preferred", "rejected")
@@ -72,8 +73,8 @@ def test_trees_written_pair_by_pair_become_the_trees_again(name, seed):
     talks = [random_talk(random, f"c{k}") for k in range(3)]
     records = exported(talks)
     random.shuffle(records)
-    trees = [tree for talk in talks for tree in template.trees(talk)]
-    again = [tree for talk in forest_of(records) for tree in template.trees(talk)]
+    trees = [tree for talk in talks for tree in trees_of(template, talk)]
+    again = [tree for talk in forest_of(records) for tree in trees_of(template, talk)]
     assert sorted(tree.length for tree in again) == sorted(tree.length for tree in trees)
     assert pairs_of(again) == pairs_of(trees)
     one, two = (pack(made, 2048)[1] for made in (trees, again))
@@ -83,8 +84,8 @@ def test_trees_written_pair_by_pair_become_the_trees_again(name, seed):
 def test_without_the_trie_the_same_pairs_take_many_times_the_tokens():
     """A control of the property above: record by record nothing is shared."""
     template, records = loaded("llama3")[2], exported([conversation(10)])
-    joined = [tree for talk in forest_of(records) for tree in template.trees(talk)]
-    single = [tree for record in records for talk in forest_of([record]) for tree in template.trees(talk)]
+    joined = [tree for talk in forest_of(records) for tree in trees_of(template, talk)]
+    single = [tree for record in records for talk in forest_of([record]) for tree in trees_of(template, talk)]
     assert pairs_of(joined) == pairs_of(single) and len(joined) == 1 and len(single) == 10
     assert sum(tree.length for tree in single) > 3 * joined[0].length
 
@@ -96,7 +97,7 @@ def test_names_of_replies_do_not_depend_on_order_or_company(seed):
     records = exported([random_talk(random, f"c{k}") for k in range(3)])
 
     def names(records):
-        trees = [tree for talk in forest_of(records) for tree in template.trees(talk)]
+        trees = [tree for talk in forest_of(records) for tree in trees_of(template, talk)]
         return {path_tokens(tree, place): node.id for tree in trees for place, node in enumerate(tree.nodes) if node.id}
 
     all_names = names(records)
@@ -118,7 +119,7 @@ def test_several_pairs_below_a_prompt_and_both_replies_continued():
         preference(["hi", "one", "how", "unjudged", "so"], "eight", "nine"),
     ]
     (talk,) = forest_of(records)
-    (tree,) = loaded("llama3")[2].trees(talk)
+    (tree,) = trees_of(loaded("llama3")[2], talk)
     texts = {node: loaded("llama3")[1].decode(tree.nodes[node].tokens) for pair in tree.pairs for node in pair_of(pair)}
     found = [(pair.turn, *(texts[node].removesuffix("<|eot_id|>") for node in pair_of(pair))) for pair in tree.pairs]
     assert sorted(found) == [
@@ -126,12 +127,12 @@ def test_several_pairs_below_a_prompt_and_both_replies_continued():
     ]  # fmt: skip
     unjudged = [node for node in tree.nodes if node.turn == 1 and not node.scored and not node.id]
     assert len(unjudged) == 4  # three prompts and a reply that is only history
-    kept = prepare([talk], loaded("llama3")[2], 512, "preferred", "p.jsonl")
+    kept = prepare([talk], loaded("llama3")[2], 512, PREFERRED, "p.jsonl")
     assert kept.report.replies == 5  # "two" is preferred once, so it counts
-    both = prepare([talk], loaded("llama3")[2], 512, "both", "p.jsonl")
+    both = prepare([talk], loaded("llama3")[2], 512, BOTH, "p.jsonl")
     assert both.report.replies == 9
     with pytest.raises(AloeError, match=r"does not record which reply was written without .* sft.replies=preferred"):
-        prepare([talk], loaded("llama3")[2], 512, "plain", "p.jsonl")
+        prepare([talk], loaded("llama3")[2], 512, PLAIN, "p.jsonl")
 
 
 def pair_of(pair):
@@ -213,17 +214,17 @@ def test_pairs_that_the_template_makes_none_are_refused_with_their_record(reject
     tokenizer = copy.deepcopy(loaded("llama3")[1])
     tokenizer.chat_template = CUTS
     talks = forest_of([preference(["hi"], "a", "b"), preference(["hi", "a", "so"], "y|a", rejected)])
-    assert prepare(talks, loaded("llama3")[2], 512, None, "p.jsonl").report.pairs == 2
+    assert prepare(talks, loaded("llama3")[2], 512, PAIRS, "p.jsonl").report.pairs == 2
     with pytest.raises(AloeError, match=rf"p\.jsonl line 2: {told}"):
-        prepare(talks, ChatTemplate(tokenizer), 512, None, "p.jsonl")
+        prepare(talks, ChatTemplate(tokenizer), 512, PAIRS, "p.jsonl")
 
 
 def test_equal_replies_of_a_conversation_tree_are_refused_in_dpo_only():
     template, turn = loaded("llama3")[2], Turn(user="hi", preferred="same", rejected="same", continued="preferred")
     talk = Conversation(id="c7", persona=PERSONA, turns=[*conversation(1).turns, turn])
     with pytest.raises(AloeError, match=r"conversation c7, turn 2: the preferred and the rejected reply are the same"):
-        prepare([talk], template, 512, None, "trees.jsonl")
-    assert prepare([talk], template, 512, "both", "trees.jsonl").report.replies == 4
+        prepare([talk], template, 512, PAIRS, "trees.jsonl")
+    assert prepare([talk], template, 512, BOTH, "trees.jsonl").report.replies == 4
 
 
 # ---------------------------------------------------------------- trees longer than a row
@@ -233,20 +234,20 @@ def test_a_beginning_that_many_share_does_not_cost_turns():
     template = loaded("llama3")[2]
     records = [preference(["hello", "hi", f"question {k}"], f"good {k}", f"bad {k}") for k in range(40)]
     talks = forest_of(records)
-    (tree,) = template.trees(talks[0])
+    (tree,) = trees_of(template, talks[0])
     assert len(talks) == 1
     row = tree.length // 3
-    made = prepare(talks, template, row, None, "p.jsonl")
+    made = prepare(talks, template, row, PAIRS, "p.jsonl")
     assert made.report.pairs == 40 and made.report.skipped == made.report.shortened == 0
     assert 4 <= made.report.trees <= 8
-    sft = prepare(talks, template, row, "preferred", "p.jsonl")
+    sft = prepare(talks, template, row, PREFERRED, "p.jsonl")
     assert sft.report.replies == 40 and sft.report.shortened == 0
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=seeds, share=st.floats(0.1, 1.0))
 def test_splitting_keeps_every_pair_on_its_path(seed, share):
-    (tree,) = loaded("llama3")[2].trees(random_talk(np.random.default_rng(seed), "c"))
+    (tree,) = trees_of(loaded("llama3")[2], random_talk(np.random.default_rng(seed), "c"))
     length = max(1, int(share * tree.length))
     parts = tree.split(length)
     assert pairs_of(parts) == pairs_of([tree])
@@ -264,7 +265,7 @@ def test_splitting_keeps_every_pair_on_its_path(seed, share):
 
 def test_a_pair_too_long_for_a_row_is_skipped_and_counted():
     records = [preference(["hi"], "a", "b"), preference(["hi", "a", "so " * 200], "c", "d")]
-    made = prepare(forest_of(records), loaded("llama3")[2], 64, None, "p.jsonl")
+    made = prepare(forest_of(records), loaded("llama3")[2], 64, PAIRS, "p.jsonl")
     assert made.report.pairs == 1 and made.report.skipped == 1 and "1 trees skipped" in str(made.report)
 
 

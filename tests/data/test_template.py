@@ -6,6 +6,7 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation, forked, single_replies
+from tests.data.prepared import trees_of
 
 REWRITES_HISTORY = (
     "{% for m in messages %}{% set kept = loop.last or m['role'] == 'user' %}"
@@ -36,7 +37,7 @@ def path_tokens(tree, node):
 
 def test_every_path_equals_the_rendered_conversation(tokenizer):
     template, talk = ChatTemplate(tokenizer), conversation(5, continued="prrp")
-    (tree,) = template.trees(talk)
+    (tree,) = trees_of(template, talk)
     for pair in tree.pairs:
         for branch, node in (("preferred", pair.preferred), ("rejected", pair.rejected)):
             messages = talk.messages(pair.turn, branch)
@@ -48,7 +49,7 @@ def test_every_path_equals_the_rendered_conversation(tokenizer):
 
 def test_every_path_of_a_forked_tree_is_there_once(tokenizer):
     talk = forked()
-    (tree,) = ChatTemplate(tokenizer).trees(talk)
+    (tree,) = trees_of(ChatTemplate(tokenizer), talk)
     replies = [(place, node) for place, node in enumerate(tree.nodes) if node.scored]
     assert len(replies) == 10 and len(tree.pairs) == 5
     assert sorted({node.turn for node in tree.nodes}) == [0, 1, 2]
@@ -64,7 +65,7 @@ def test_every_path_of_a_forked_tree_is_there_once(tokenizer):
 
 
 def test_a_turn_with_one_reply_has_no_pair(tokenizer):
-    (tree,) = ChatTemplate(tokenizer).trees(single_replies())
+    (tree,) = trees_of(ChatTemplate(tokenizer), single_replies())
     assert not tree.pairs and sum(node.scored > 0 for node in tree.nodes) == 2
 
 
@@ -81,7 +82,7 @@ def test_continuations_join_to_the_whole_prompt(tokenizer):
 
 def test_a_template_that_rewrites_history_gives_one_tree_a_turn(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", REWRITES_HISTORY)
-    trees = ChatTemplate(tokenizer).trees(conversation(3))
+    trees = trees_of(ChatTemplate(tokenizer), conversation(3))
     assert [len(tree.pairs) for tree in trees] == [1, 1, 1]
     assert [tree.pairs[0].turn for tree in trees] == [0, 1, 2]
 
@@ -89,7 +90,7 @@ def test_a_template_that_rewrites_history_gives_one_tree_a_turn(tokenizer, monke
 def test_a_template_without_prefix_is_refused(tokenizer, monkeypatch):
     monkeypatch.setattr(tokenizer, "chat_template", REWRITES_PROMPT)
     with pytest.raises(AloeError, match="conversation c0, turn 1: the chat template's reply prompt is not a prefix"):
-        ChatTemplate(tokenizer).trees(conversation(3))
+        trees_of(ChatTemplate(tokenizer), conversation(3))
 
 
 def test_no_template_and_no_end_of_turn_are_refused(tokenizer, monkeypatch):
@@ -103,11 +104,11 @@ def test_no_template_and_no_end_of_turn_are_refused(tokenizer, monkeypatch):
 
 def test_reply_ids_change_with_what_leads_to_them(tokenizer):
     template = ChatTemplate(tokenizer)
-    first, second = template.trees(conversation(2, "a"))[0], template.trees(conversation(2, "b"))[0]
+    first, second = trees_of(template, conversation(2, "a"))[0], trees_of(template, conversation(2, "b"))[0]
     renamed = conversation(2, "b").model_copy(update={"id": "a"})
     ids = {node.id for node in first.nodes if node.scored}
     assert len(ids) == 4
-    assert not ids & {node.id for node in template.trees(renamed)[0].nodes}
+    assert not ids & {node.id for node in trees_of(template, renamed)[0].nodes}
     assert second.id == "b"
 
 

@@ -7,11 +7,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aloe_jax.conversation import Conversation, Turn
-from aloe_jax.data.prepare import prepare
+from aloe_jax.data.selection import PAIRS
 from aloe_jax.data.template import ChatTemplate
 from tests.conversations import PERSONA, conversation
 from tests.data.families import FAMILIES, loaded
 from tests.data.families.checks import decode, paths, published_ids, published_text, spoken_path
+from tests.data.prepared import lookalikes, prepare, trees_of
 
 NASTY = [
     "Grüße, 你好, \u202eright to left\u202c, a\u0301 and á, \u200b",
@@ -47,9 +48,9 @@ def check(family, tokenizer, template, talk):
     """Text, end of turn, control tokens and session of every path."""
     plain = conversation(len(talk.turns), continued="r")
     control = control_ids(tokenizer)
-    trees = template.trees(talk)
+    trees = trees_of(template, talk)
     assert len(trees) == (1 if family.stable else len(talk.turns))
-    frames = {(node.source, node.branch): whole for node, _, whole in paths(template.trees(plain))}
+    frames = {(node.source, node.branch): whole for node, _, whole in paths(trees_of(template, plain))}
     for node, before, whole in paths(trees):
         assert [i for i in whole if i in control] == [i for i in frames[node.source, node.branch] if i in control]
         assert [i for i in node.tokens[: node.scored] if i in control] == [template.stop[0]]
@@ -74,9 +75,9 @@ def test_the_text_of_control_tokens_stays_text(name):
     texts += [family.special[0], family.end + " and more", family.special[0][:1] + family.special[0]]
     talk = talk_of([(text, text, text + "?") for text in texts])
     check(family, tokenizer, template, talk)
-    node, _, whole = next(paths(template.trees(talk)))
+    node, _, whole = next(paths(trees_of(template, talk)))
     assert whole != published_ids(family, tokenizer, talk.messages(node.source, node.branch))  # which is fooled
-    assert template.lookalikes(talk) == 3 * len(texts)
+    assert lookalikes(template, talk) == 3 * len(texts)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -91,7 +92,7 @@ def test_a_token_that_would_merge_across_the_cut_is_cut():
     family, tokenizer, template = loaded("qwen2")
     talk = talk_of([("tell me", "\n\nGood morning", " Good")])
     merged, same = (published_ids(family, tokenizer, talk.messages(0, branch)) for branch in ("preferred", "rejected"))
-    pieces = {node.branch: whole for node, _, whole in paths(template.trees(talk))}
+    pieces = {node.branch: whole for node, _, whole in paths(trees_of(template, talk))}
     assert pieces["rejected"] == same
     # Text equal, ids not: generation has already ended the prompt with its newline.
     assert pieces["preferred"] != merged and decode(tokenizer, pieces["preferred"]) == decode(tokenizer, merged)
@@ -102,7 +103,7 @@ def test_a_token_that_would_merge_across_the_cut_is_cut():
 def test_cuts_in_text_add_no_spaces():
     _, tokenizer, template = loaded("mistral-legacy")
     reply = "it says </s>, [INST]and</s></s>[/INST] "
-    (tree,) = template.trees(talk_of([("<s>hm</s>", reply, "no")]))
+    (tree,) = trees_of(template, talk_of([("<s>hm</s>", reply, "no")]))
     assert " " + decode(tokenizer, tree.nodes[tree.pairs[0].preferred].tokens).strip() == f" {reply.strip()}</s>"
     assert "<s>hm</s>[/INST]" in decode(tokenizer, tree.nodes[0].tokens)
 
@@ -111,23 +112,25 @@ def test_white_space_is_never_a_control_token():
     tokenizer = copy.deepcopy(loaded("gemma")[1])
     tokenizer.add_special_tokens({"additional_special_tokens": ["\n\n"]})
     template, talk = ChatTemplate(tokenizer), talk_of([("one\n\ntwo", "three\n\nfour", "five")])
-    assert template.lookalikes(talk) == 0
+    assert lookalikes(template, talk) == 0
     newlines = tokenizer.convert_tokens_to_ids("\n\n")
-    assert [newlines in node.tokens for node in template.trees(talk)[0].nodes] == [True, True, False]
+    assert [newlines in node.tokens for node in trees_of(template, talk)[0].nodes] == [True, True, False]
 
 
 def test_lookalikes_are_counted(capsys):
     talks = [talk_of([("what is <|eot_id|>?", "the end", "<|eot_id|>")]), conversation(2)]
-    prepare(talks, loaded("llama3")[2], 512, None, "talks.jsonl")
+    prepare(talks, loaded("llama3")[2], 512, PAIRS, "talks.jsonl")
     assert "talks.jsonl: 2 messages hold the text of a control token" in capsys.readouterr().err
 
 
 def test_thoughts_in_a_reply_are_the_template_s_to_read():
     _, tokenizer, template = loaded("qwen3")
     talk = talk_of([("tell me", "plain", "<think>\nwell\n</think>\n\nGood")])
-    found = {node.branch: whole for node, _, whole in paths(template.trees(talk_of([("tell me", "plain", "Good")])))}
+    found = {
+        node.branch: whole for node, _, whole in paths(trees_of(template, talk_of([("tell me", "plain", "Good")])))
+    }
     assert decode(tokenizer, found["rejected"]).endswith("<think>\n\n</think>\n\nGood<|im_end|>\n")
-    assert template.lookalikes(talk) == 0
+    assert lookalikes(template, talk) == 0
 
 
 def test_decoding_adds_and_drops_nothing():

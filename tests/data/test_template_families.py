@@ -5,12 +5,13 @@ import copy
 import pytest
 
 from aloe_jax.data.packing import pack
-from aloe_jax.data.prepare import prepare
+from aloe_jax.data.selection import PAIRS
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation, forked
 from tests.data.families import FAMILIES, loaded
 from tests.data.families.checks import decode, paths, published_ids, spoken_path
+from tests.data.prepared import prepare, trees_of
 
 TALK = conversation(10, continued="prrp")
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -19,7 +20,7 @@ every_family = pytest.mark.parametrize("name", FAMILIES)
 @every_family
 def test_every_path_of_ten_turns_is_the_published_chat(name):
     family, tokenizer, template = loaded(name)
-    trees = template.trees(TALK)
+    trees = trees_of(template, TALK)
     assert len(trees) == (1 if family.stable else 10)
     found = list(paths(trees))
     assert len(found) == 20
@@ -36,7 +37,7 @@ def test_every_path_of_ten_turns_is_the_published_chat(name):
 @every_family
 def test_a_reply_is_scored_through_its_end_of_turn_and_no_further(name):
     family, tokenizer, template = loaded(name)
-    for tree in (*template.trees(TALK), *template.trees(forked())):
+    for tree in (*trees_of(template, TALK), *trees_of(template, forked())):
         talk = forked() if tree.id.startswith("f0") else TALK
         for node, before, whole in paths([tree]):
             reply = talk.turns[node.source].reply(node.branch)
@@ -54,7 +55,7 @@ def test_a_reply_is_scored_through_its_end_of_turn_and_no_further(name):
 @every_family
 def test_there_is_one_bos_where_the_family_has_one(name):
     family, tokenizer, template = loaded(name)
-    for _, _, whole in paths(template.trees(TALK)):
+    for _, _, whole in paths(trees_of(template, TALK)):
         if family.bos is None:
             assert tokenizer.bos_token_id is None
             continue
@@ -66,7 +67,7 @@ def test_there_is_one_bos_where_the_family_has_one(name):
 @every_family
 def test_a_session_is_fed_the_ids_of_training(name):
     family, _, template = loaded(name)
-    trees = template.trees(TALK)
+    trees = trees_of(template, TALK)
     before = {node.source: before for node, before, _ in paths(trees)}
     for turn in range(10):
         messages = TALK.messages(turn)
@@ -82,10 +83,10 @@ def test_a_session_is_fed_the_ids_of_training(name):
 def test_padding_tokens_do_not_matter(name):
     _, tokenizer, template = loaded(name)
     assert tokenizer.pad_token_id is None
-    expected = template.trees(TALK)
+    expected = trees_of(template, TALK)
     padded = copy.deepcopy(tokenizer)
     padded.pad_token = padded.eos_token
-    again = ChatTemplate(padded).trees(TALK)
+    again = trees_of(ChatTemplate(padded), TALK)
     assert again == expected
     rows, report = pack(again, max(tree.length for tree in again) + 7)
     assert report.replies == 20
@@ -104,10 +105,10 @@ def test_stops_are_the_template_s_the_tokenizer_s_and_the_model_s(name):
 def test_templates_that_rewrite_history_are_counted(capsys):
     talks = [conversation(3, f"c{k}") for k in range(4)]
     for name in ("qwen3", "end-if-last"):
-        prepared = prepare(talks, loaded(name)[2], 512, None, "talks.jsonl")
+        prepared = prepare(talks, loaded(name)[2], 512, PAIRS, "talks.jsonl")
         assert prepared.report.trees == 12 and prepared.report.pairs == 12
         assert "rewrites earlier turns in 4 of 4 conversations" in capsys.readouterr().err
-    assert prepare(talks, loaded("llama3")[2], 512, None, "talks.jsonl").report.trees == 4
+    assert prepare(talks, loaded("llama3")[2], 512, PAIRS, "talks.jsonl").report.trees == 4
     assert capsys.readouterr().err == ""
 
 
@@ -142,6 +143,6 @@ def test_system_text_in_the_last_user_message_moves_so_a_session_starts_anew():
 
 def test_a_dated_template_gives_the_same_ids_on_any_day():
     _, tokenizer, template = loaded("llama3-dated")
-    assert "Today Date: 26 Jul 2024" in decode(tokenizer, template.trees(TALK)[0].nodes[0].tokens)
+    assert "Today Date: 26 Jul 2024" in decode(tokenizer, trees_of(template, TALK)[0].nodes[0].tokens)
     today = tokenizer.apply_chat_template(TALK.messages(0), tokenize=False, add_generation_prompt=True)
     assert "26 Jul 2024" not in today

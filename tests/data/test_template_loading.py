@@ -10,6 +10,7 @@ from aloe_jax.data.tokenizer import generation_stops, load_tokenizer
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation
 from tests.data.families import FAMILIES, write_tokenizer
+from tests.data.prepared import trees_of
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_template_that_writes_its_bos_is_left_alone(llama, capsys):
 
 
 def test_settings_left_in_the_files_do_not_cut_split_or_pad(llama):
-    expected = ChatTemplate(load_tokenizer(llama)).trees(conversation(4))
+    expected = trees_of(ChatTemplate(load_tokenizer(llama)), conversation(4))
     core = json.loads((llama / "tokenizer.json").read_text())
     core["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
     core["padding"] = {
@@ -61,14 +62,14 @@ def test_settings_left_in_the_files_do_not_cut_split_or_pad(llama):
     (llama / "tokenizer.json").write_text(json.dumps(core))
     settings = json.loads((llama / "tokenizer_config.json").read_text()) | {"split_special_tokens": True}
     (llama / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert ChatTemplate(load_tokenizer(llama)).trees(conversation(4)) == expected
+    assert trees_of(ChatTemplate(load_tokenizer(llama)), conversation(4)) == expected
 
 
 def test_one_of_several_named_templates_is_the_default(llama):
     tokenizer = load_tokenizer(llama)
-    expected = ChatTemplate(tokenizer).trees(conversation(2))
+    expected = trees_of(ChatTemplate(tokenizer), conversation(2))
     tokenizer.chat_template = {"default": FAMILIES["llama3"].template, "tool_use": "{{ tools }}"}
-    assert ChatTemplate(tokenizer).trees(conversation(2)) == expected
+    assert trees_of(ChatTemplate(tokenizer), conversation(2)) == expected
     tokenizer.chat_template = {"tool_use": "{{ tools }}", "rag": ""}
     with pytest.raises(AloeError, match="several chat templates and none of them is the default"):
         ChatTemplate(tokenizer)
@@ -110,7 +111,7 @@ def test_a_template_that_ends_some_replies_only_is_told(llama):
         "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
     with pytest.raises(UnstableTemplateError, match="turn 1: the chat template does not end the rejected reply"):
-        ChatTemplate(tokenizer).trees(conversation(2))
+        trees_of(ChatTemplate(tokenizer), conversation(2))
 
 
 OPENS = (
@@ -130,9 +131,9 @@ def test_a_prompt_that_opens_a_thought_is_told_with_what_to_do(llama, opened):
         rf"ends the prompt for a reply with {opened.strip()} and writes none in a reply.* take {opened.strip()} out of"
     )
     with pytest.raises(UnstableTemplateError, match=told):
-        template.trees(conversation(1))
+        trees_of(template, conversation(1))
     tokenizer.chat_template = OPENS.replace("<think>\n{% endif", "{% endif")  # what is advised
-    assert len(ChatTemplate(tokenizer).trees(conversation(2))) == 1
+    assert len(trees_of(ChatTemplate(tokenizer), conversation(2))) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.data.tokenizer import load_tokenizer, main
+from aloe_jax.cli.tokenizer import main
+from aloe_jax.data.tokenizer import load_tokenizer
 from tests.conversations import conversation
 from tests.data.jsonl import chat, preference, write_jsonl
 

@@ -6,22 +6,21 @@ import hashlib
 from functools import partial
 
 from aloe_jax.data.laying import LaidOut, digested
-from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.trees import Node, Pair, TokenTree
+from tests.data.prepared import path_messages
 
 
 class WholePaths(ChatTemplate):
     """A chat template that lays out every exchange."""
 
-    def laid_out(self, talk, longest=None):
-        talk = MessageTree.of(talk)
-        trees = self._whole(talk)
+    def laid_out(self, talk, longest=None, system_in_user=False):
+        trees = self._whole(talk, system_in_user)
         return LaidOut(talk, trees, len(trees) > 1, [], set(), 0.0, 0, [], {})
 
-    def _whole(self, talk):
+    def _whole(self, talk, system_in_user):
         numbers = range(len(talk.exchanges))
-        prompts, replies, mark = self._all_texts(talk)
+        prompts, replies, mark = self._all_texts(talk, system_in_user)
         ends = {place: self._renderer.reply_end(reply) for place, reply in replies.items()}
         for (number, which), reply in replies.items():
             if not reply.startswith(prompts[number]) or ends[number, which] <= len(prompts[number]):
@@ -42,9 +41,9 @@ class WholePaths(ChatTemplate):
         judged = (n for n in numbers if any(reply.branch is not None for reply in talk.exchanges[n].replies))
         return [self._joined(talk, pieces, number, {}, f"{talk.id}/{number}") for number in judged]
 
-    def _all_texts(self, talk):
+    def _all_texts(self, talk, system_in_user):
         places = [(n, which) for n, exchange in enumerate(talk.exchanges) for which in range(len(exchange.replies))]
-        answered = [self._renderer.system_folded(talk.messages(*place)) for place in places]
+        answered = [self._renderer.system_folded(path_messages(talk, *place), system_in_user) for place in places]
         every, mark = self._renderer.mark([message for path in answered for message in path])
         marked = iter(every)
         answered = [[next(marked) for _ in path] for path in answered]
@@ -64,14 +63,14 @@ class WholePaths(ChatTemplate):
             whole = self._encode([opened + bare], mark)[0]
             merges = whole[: len(opening)] != opening
             scored.append(self._encode([bare], mark, "text")[0] if merges else whole[len(opening) :])
-            trails.append(self._encode([reply[ends[number, which] :]], place="token")[0])
+            trails.append(self._encode([reply[ends[number, which] :]], beginning="token")[0])
         return pieces
 
     def _joined(self, talk, pieces, first, answers, tree_id):
         nodes, found, waiting = [], {}, []
 
         def ask(number, parent, before):
-            depth = nodes[parent].turn + 1 if nodes else len(talk.messages(number, 0)) // 2 - 1
+            depth = nodes[parent].turn + 1 if nodes else len(path_messages(talk, number, 0)) // 2 - 1
             nodes.append(Node(parent, pieces[number][0], turn=depth))
             asked, prompt = digested(before, pieces[number][0]), len(nodes) - 1
             for which in reversed(range(len(pieces[number][2]))):

@@ -101,10 +101,11 @@ def test_inferred_sentences_are_those_of_the_persona(tmp_path):
 
 
 def test_sources(tmp_path):
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
     parts = sample()
-    splits = {name: [tree_record(tree) for tree in part] for name, part in parts.items()}
+    splits = {name: [stored(tree) for tree in part] for name, part in parts.items()}
     directory = write_tfds("aloe_trees", splits, tmp_path / "tfds", {"simulated": True, "seed": 3})
     page = payload(browse_data(directory, tmp_path / "a.html"))
     assert [tree["split"] for tree in page["conversations"]] == ["train", "train", "validation", "validation"]

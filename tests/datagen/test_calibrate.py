@@ -11,12 +11,12 @@ from rich.console import Console
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.world import seed_profiles
-from datagen.pool.calibrate import CHANGES, Calibration, calibrate, read_texts, recommend, tables, texts_for
-from datagen.pool.coverage import age
+from datagen.pool.calibrate import CHANGES, SimilarityCalibration, calibrate, read_texts, recommend, tables, texts_for
 from datagen.pool.embeddings import Words
 from datagen.pool.growth import grow
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
+from datagen.pool.survey import age
 from datagen.settings import DatagenSettings
 from tests.players import small_settings
 
@@ -84,7 +84,7 @@ def test_what_is_measured_is_what_the_filter_does():
 
 
 def of(real, copies):
-    return Calibration(np.array(real), np.array(real), {"copies": np.array(copies)}, [])
+    return SimilarityCalibration(np.array(real), np.array(real), {"copies": np.array(copies)}, [])
 
 
 def test_the_recommended_threshold_lies_in_the_middle_of_the_gap():
@@ -136,10 +136,10 @@ def test_texts_one_a_line_or_as_json_strings(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.jsonl", b'"fine text here"\n{"text": 1}\n', r"a\.jsonl line 2: expected a JSON string, found dict"),
-        ("a.jsonl", b'"fine"\n\n"broken\n', r"a\.jsonl line 3: not valid JSON"),
-        ("a.txt", b"\xff\xfe", r"a\.txt: is not UTF-8"),
-        ("a.txt", None, r"a\.txt: cannot read the texts \(No such file"),
+        ("a.jsonl", b'"fine text here"\n{"text": 1}\n', r"a\.jsonl line 2: expected a JSON string"),
+        ("a.jsonl", b'"fine"\n\n"broken\n', r"a\.jsonl line 3: not a JSON string"),
+        ("a.txt", b"\xff\xfe", r"a\.txt: not UTF-8"),
+        ("a.txt", None, r"a\.txt: no such file"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, told):

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloe_jax.conversation import Conversation, Persona, Turn
+from aloe_jax.data.chats import read_chat
+from aloe_jax.data.messages import MessageTree
 from aloe_jax.errors import AloeError
 from datagen.convert import convert, read, read_pool, write_pool
 from tests.conversations import conversation
@@ -116,12 +118,11 @@ def test_our_format_holds_everything(tmp_path_factory, tree_list):
 
 
 def test_a_tfds_directory_is_a_source(tmp_path):
-    from datagen.build import tree_record, write_tfds
+    from aloe_jax.data.tfds_records import stored
+    from datagen.build import write_tfds
 
     splits = {"train": [forked()], "validation": [conversation(2, "c9")]}
-    path = write_tfds(
-        "aloe_trees", {name: [tree_record(t) for t in part] for name, part in splits.items()}, tmp_path, {}
-    )
+    path = write_tfds("aloe_trees", {name: [stored(t) for t in part] for name, part in splits.items()}, tmp_path, {})
     for split, name in ((None, "train"), ("validation", "validation")):
         convert(path, "ours", tmp_path / "out.jsonl", "ours", split=split)
         assert list(read(tmp_path / "out.jsonl", "ours")) == splits[name]
@@ -231,14 +232,14 @@ def test_rows_grow_into_their_trees_in_any_order(tmp_path_factory, tree_list, sh
         lost = len(tree.turns) - len(grown.turns)
         assert 0 <= lost <= done.lost["turns with one reply that are in no row's prompt"]
         for number, turn in enumerate(grown.turns):
-            answered = {grown.place(n) for n in range(len(grown.turns))} & {(number, b) for b in turn.replies}
+            answered = {grown.parent(n) for n in range(len(grown.turns))} & {(number, b) for b in turn.replies}
             assert turn.continued == "preferred" if not answered else (number, turn.continued) in answered
     assert not by_id
 
 
 def test_ordinary_and_forked_trees_come_back_equal_but_for_what_rows_cannot_hold(tmp_path):
     def kept(tree):
-        answered = {tree.place(number) for number in range(len(tree.turns))}
+        answered = {tree.parent(number) for number in range(len(tree.turns))}
         turns = [turn.model_copy(update={"hinted": None}) for turn in tree.turns]
         ends = {n for n in range(len(turns)) if not answered & {(n, branch) for branch in turns[n].replies}}
         turns = [t.model_copy(update={"continued": "preferred"}) if n in ends else t for n, t in enumerate(turns)]
@@ -307,7 +308,10 @@ def test_rows_join_within_their_conversation_persona_and_system_message(tmp_path
         assert [len(tree.turns) for tree in read_rows(tmp_path, first, second)] == [1, 2]
     path = write_jsonl(tmp_path / "rows.jsonl", system("be kind", row("a", score=1, margin=2)), row("z", score=0))
     done = convert(path, "trl", tmp_path / "out.jsonl", "ours")
-    assert done.lost == {"system messages": 1, "values of the column score": 2, "values of the column margin": 1}
+    assert done.lost == {"values of the column score": 2, "values of the column margin": 1}
+    assert [tree.system for tree in read(tmp_path / "out.jsonl", "ours")] == ["be kind", None]
+    again = convert(tmp_path / "out.jsonl", "ours", tmp_path / "again.jsonl", "trl")
+    assert not again.lost and lines(tmp_path / "again.jsonl")[0]["prompt"][0] == message("system", "be kind")
 
 
 def test_rows_of_one_id_that_are_no_one_tree_get_ids_of_their_own(tmp_path):
@@ -347,10 +351,9 @@ CHAT = {"messages": [message("user", "a"), message("assistant", "b"), message("u
 
 
 def test_chat_lines_become_conversations_with_one_reply(tmp_path):
-    with_system = {"messages": [message("system", "be kind"), *CHAT["messages"]], "source": "web"}
-    path = write_jsonl(tmp_path / "chat.jsonl", CHAT, with_system)
+    path = write_jsonl(tmp_path / "chat.jsonl", CHAT, CHAT | {"source": "web"})
     done = convert(path, "chat", tmp_path / "ours.jsonl", "ours")
-    assert done.lost == {"system messages": 1, "values of the column source": 1}
+    assert done.lost == {"values of the column source": 1}
     for tree in read(tmp_path / "ours.jsonl", "ours"):
         assert [(turn.user, turn.preferred, turn.rejected) for turn in tree.turns] == [
             ("a", "b", None),
@@ -359,6 +362,20 @@ def test_chat_lines_become_conversations_with_one_reply(tmp_path):
     for choice in ("conversation", "turn"):
         assert not convert(tmp_path / "ours.jsonl", "ours", tmp_path / "again.jsonl", "chat", lines=choice).lost
     assert lines(tmp_path / "again.jsonl") == 2 * [{"messages": CHAT["messages"][:2]}, CHAT]
+
+
+@pytest.mark.parametrize("column", ["system", "system_prompt", "developer", None])
+def test_a_system_message_is_kept_and_trained_on_as_that_of_a_chat(tmp_path, column):
+    whole = {"messages": [message("system", "be kind"), *CHAT["messages"]]}
+    given = whole if column is None else CHAT | {column: "be kind"}
+    path = write_jsonl(tmp_path / "chat.jsonl", given, given | {"messages": whole["messages"]})
+    assert not convert(path, "chat", tmp_path / "ours.jsonl", "ours").lost
+    for tree in read(tmp_path / "ours.jsonl", "ours"):
+        assert MessageTree.of(tree).system == read_chat(given, "w").system == "be kind"
+    assert not convert(tmp_path / "ours.jsonl", "ours", tmp_path / "again.jsonl", "chat", lines="conversation").lost
+    assert lines(tmp_path / "again.jsonl") == [whole, whole]
+    with pytest.raises(AloeError, match="give different system messages"):
+        convert(write_jsonl(path, whole | {"system": "be brief"}), "chat", tmp_path / "ours.jsonl", "ours")
 
 
 def test_a_turn_a_line_ends_with_its_preferred_reply(tmp_path):

@@ -8,8 +8,8 @@ from rich.console import Console
 
 import datagen.pool.seeds
 from aloe_jax.llm.world import seed_profiles
-from datagen.pool.coverage import age, coverage, decade, diets, gender, hobbies, occupations, pets, tables
 from datagen.pool.seeds import read_seeds
+from datagen.pool.survey import age, decade, diets, gender, hobbies, occupations, pets, survey, tables
 
 SEEDS = read_seeds(Path(datagen.pool.seeds.__file__).parent / "profiles.txt", "profiles")
 
@@ -127,7 +127,7 @@ def test_diets(text, kept):
 
 
 def test_our_own_seeds_are_read_and_varied():
-    found = coverage(SEEDS)
+    found = survey(SEEDS)
     assert found.ages.total() == found.decades.total() == found.found["occupation"] == len(SEEDS) == 20
     assert found.gaps == []
     assert set(found.values["gender"]) == {"woman", "man", "neither"}
@@ -137,7 +137,7 @@ def test_our_own_seeds_are_read_and_varied():
 
 
 def test_gaps_and_shares_are_counted_over_all_profiles():
-    found = coverage([*seed_profiles()[:2], "Nobody knows a thing about this person."])
+    found = survey([*seed_profiles()[:2], "Nobody knows a thing about this person."])
     assert found.profiles == 3
     assert found.decades.total() == 2
     assert len(found.gaps) == 6
@@ -146,8 +146,8 @@ def test_gaps_and_shares_are_counted_over_all_profiles():
 
 def test_tables_name_the_gaps_and_survive_an_empty_pool():
     console = Console(width=160, record=True, file=io.StringIO())
-    for table in tables(coverage(seed_profiles())):
+    for table in tables(survey(seed_profiles())):
         console.print(table)
     shown = console.export_text()
     assert "10s" in shown and "nobody" in shown and "baker 3" in shown
-    assert len(tables(coverage([]))) == 2
+    assert len(tables(survey([]))) == 2

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from aloe_jax.conversation import Conversation
 from aloe_jax.data.dataset import fingerprint, read_conversations, read_personas
+from aloe_jax.data.tfds_records import stored
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast
-from datagen import build as building
 from datagen.build import build, refuse_duplicates, split_by_profile, write_tfds
 from datagen.conversations import recorded_conversations, write_conversations
 from datagen.look.stats import turn_stats
@@ -93,12 +93,12 @@ def test_a_build_that_fails_leaves_the_old_data_set(run, monkeypatch):
 def test_hinted_may_be_unknown(tmp_path):
     turns = [turn.model_copy(update={"hinted": None}) for turn in conversation(2).turns]
     unknown = conversation(2).model_copy(update={"turns": turns})
-    path = write_tfds("aloe_trees", {"train": [building.tree_record(unknown)]}, tmp_path, {})
+    path = write_tfds("aloe_trees", {"train": [stored(unknown)]}, tmp_path, {})
     assert read_conversations(path) == [unknown]
 
 
 def test_empty_splits_and_duplicate_ids_are_refused(tmp_path):
-    record = building.tree_record(conversation())
+    record = stored(conversation())
     with pytest.raises(AloeError, match="split validation would be empty"):
         write_tfds("aloe_trees", {"train": [record], "validation": []}, tmp_path, {})
     with pytest.raises(AloeError, match="split train: the id c0 occurs twice"):

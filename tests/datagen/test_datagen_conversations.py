@@ -150,7 +150,7 @@ def test_both_replies_of_the_first_turns_are_answered():
     # Two lines at the first turn, four at the second: 4 + 3 + 2 + 2 turns.
     assert len(tree.turns) == 11 and len(tree.main_line) == 4
     assert [tree.depth(k) for k in range(11)] == [0, 1, 2, 3, 1, 2, 3, 2, 3, 2, 3]
-    places = [tree.place(k) for k in range(11)]
+    places = [tree.parent(k) for k in range(11)]
     assert len(set(places)) == 11
     for place in [(0, "preferred"), (0, "rejected")]:
         (second,) = [k for k in range(11) if places[k] == place]

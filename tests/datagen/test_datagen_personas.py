@@ -13,7 +13,7 @@ from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
 from datagen.journal import BATCH
 from datagen.personas import Personas, draw, recorded_personas, recorded_pools, write_personas
-from datagen.pool.growth import Pool, SaturatedError, curve_text, grow, journaled_pool
+from datagen.pool.growth import SaturatedError, TextPool, curve_text, grow, journaled_pool, sparkline
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
 from datagen.settings import DatagenSettings, PersonasSettings
@@ -130,7 +130,7 @@ def test_saturation_is_told_with_the_count_and_what_to_change(tmp_path, ledger):
             grow(ledger, "profiles", SEEDS[0], 50, settings, write=write)
         pool = caught.value.pool
         assert pool.curve == [10, 12, 14, *[15] * 21]
-        assert pool.sparkline == "██▄" + "·" * 20
+        assert sparkline(pool.accepted) == "██▄" + "·" * 20
         assert pool.members[:10] == SEEDS[0]
         assert "15 of 50 after 23 calls" in curve_text(pool, caught.value.target)
 
@@ -191,8 +191,8 @@ def test_the_outcome_of_a_pool_is_read_back_as_it_was(tmp_path, ledger):
 
 
 def test_a_pool_counts_its_calls():
-    pool = Pool("profiles", ["a", "b"])
-    assert (pool.calls, pool.barren, pool.sparkline) == (0, 0, "")
+    pool = TextPool("profiles", ["a", "b"])
+    assert (pool.calls, pool.barren, sparkline(pool.accepted)) == (0, 0, "")
     assert "2 of 4 after 0 calls" in curve_text(pool, 4)
     for accepted in (["c", "d"], [], []):
         pool.take({"accepted": accepted, "refused": {"similar to a member": 1}})
@@ -201,7 +201,7 @@ def test_a_pool_counts_its_calls():
 
 
 def test_the_chart_is_as_wide_as_told_and_rises():
-    pool = Pool("profiles", [], curve=list(range(10, 361, 2)))
+    pool = TextPool("profiles", [], curve=list(range(10, 361, 2)))
     _title, *rows, _axis, below = curve_text(pool, 360, width=40, height=6).splitlines()
     assert len(rows) == 6
     bars = [row.partition("│")[2] for row in rows]

@@ -8,7 +8,7 @@ from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast
 from datagen.__main__ import main
 from datagen.conversations import TALKING_ROLES, write_conversations
-from datagen.estimate import estimate_conversations, estimate_personas
+from datagen.dry_run import estimate_conversations, estimate_personas
 from datagen.journal import open_journal
 from datagen.personas import write_personas
 from datagen.pool.seeds import seed_texts
@@ -35,7 +35,7 @@ def test_calls_are_those_that_a_run_makes(settings):
         assert abs(writer.calls - made) <= 2
         assert estimate_personas(ledger, settings, seeds)[0].calls == 0
 
-        expected = {one.role: one for one in estimate_conversations(ledger, found.training, settings)}
+        expected = {one.player: one for one in estimate_conversations(ledger, found.training, settings)}
         write_conversations(ledger, Cast(settings.roles, ledger, only=TALKING_ROLES), found.training, settings)
         usage = {name.partition("/")[2]: use for name, use in ledger.usage().items()}
         for role in TALKING_ROLES:
@@ -52,7 +52,7 @@ def test_forks_verdicts_and_batches_are_counted(settings):
         with open_journal(settings, create=True) as ledger:
             seeds = seed_texts(settings)
             found, _ = write_personas(ledger, Cast(settings.roles, ledger, only=("persona_writer",)), settings, seeds)
-            return {one.role: one for one in estimate_conversations(ledger, found.training, changed)}
+            return {one.player: one for one in estimate_conversations(ledger, found.training, changed)}
 
     plain = calls()
     assert calls(verify_twice=True)["verifier"].calls == 2 * plain["verifier"].calls

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datagen.pool.embeddings import Words
-from datagen.pool.similarity import LONGEST, Novelty, _Rows, fault, neighbours, paired
+from datagen.pool.similarity import LONGEST, Novelty, _RowBlocks, fault, neighbours, paired
 
 NURSE = (
     "A woman of 34. She works night shifts as a nurse in Bergen. She keeps two tortoises. "
@@ -131,7 +131,7 @@ def test_dense_vectors_are_compared_like_sparse_ones():
 
 
 def test_a_pool_grown_one_by_one_is_copied_a_logarithmic_number_of_times():
-    rows = _Rows()
+    rows = _RowBlocks()
     numbers = np.eye(600, dtype=np.float32)
     for number in range(600):
         rows.append(numbers[number : number + 1])

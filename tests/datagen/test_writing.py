@@ -12,7 +12,7 @@ import pytest
 from aloe_jax.errors import AloeError
 from aloe_jax.settings import dump_settings
 from aloe_jax.storage.disk import DiskError, refusals
-from datagen.writing import replacing_file
+from datagen.output_files import replacing_file
 from tests.conversations import conversation
 from tests.forked import Process
 from tests.players import small_settings
@@ -20,7 +20,7 @@ from tests.players import small_settings
 WRITER = """
 import sys, time
 from pathlib import Path
-from datagen.writing import replacing_file
+from datagen.output_files import replacing_file
 with replacing_file(Path(sys.argv[1])) as partial:
     partial.write_text("half")
     print("writing", flush=True)

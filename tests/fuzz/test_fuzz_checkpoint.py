@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import load_run
-from aloe_jax.training import loop, start
+from aloe_jax.models.opening import load_run
+from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.training import start
 from aloe_jax.training.checkpoint import Checkpoints
+from aloe_jax.training.master import MasterCopies
+from aloe_jax.training.optimizer import make_optimizer
 from aloe_jax.training.reference import ReferenceCache
+from aloe_jax.training.run import train
 from aloe_jax.training.settings import CheckpointSettings
+from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.step import new_state
 from tests.fuzz.harness import fuzz, one_line
 from tests.training.conftest import material, settings, starting_model  # noqa: F401
 
@@ -83,7 +89,7 @@ def sound(settings, starting_model, request):  # noqa: F811
     """A finished run of two checkpoints; with request.param of adapters."""
     model = {"path": starting_model, "tokenizer": None, "lora": {"rank": 2}} if request.param else {}
     made = settings("sft", model=model, steps=4)
-    loop.run(made)
+    train(made)
     return made
 
 
@@ -110,12 +116,13 @@ def test_loading(sound, tmp_path):
 def test_going_on(sound, tmp_path):
     """What a resumed run reads: every item of its newest checkpoint, and the scores of all."""
     root, copy = Path(sound.output), tmp_path / "copy"
-    mesh = loop.make_mesh(sound.mesh)
-    found = start.gather_material(sound)
-    spec = start.resolve_spec(sound, found.tokenizer, found.template)
+    mesh = make_mesh(sound.mesh)
+    tokenizer, template = start.load_template(sound.model)
+    spec = start.resolve_spec(sound, tokenizer, template)
+    found = start.gather_material(sound, stage_of(sound), template)
     _, params, _ = start.build_model(sound, spec, mesh)
-    optimizer = loop.MasterCopies(loop.make_optimizer(sound.optimizer, 4))
-    like = loop.new_state(params, optimizer, mesh)
+    optimizer = MasterCopies(make_optimizer(sound.optimizer, 4))
+    like = new_state(params, optimizer, mesh)
     shapes = start.trained_shapes(sound, spec)
     loader = start.make_loader(sound, found)
     assert evaluation_batches(found.validation.rows, 8)

@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import strategies as st
 
-from aloe_jax import chat, demo, evaluate, export, plan, rate, train
-from aloe_jax.data import tokenizer
+from aloe_jax.cli import chat, evaluate, export, plan, rate, report, tokenizer, train
+from aloe_jax.demo import run as demo
 from aloe_jax.faults import one_line
-from aloe_jax.report import __main__ as report
-from datagen import __main__ as datagen
+from datagen.cli import group as datagen
 from tests.fuzz.harness import fuzz
 from tests.report import sample
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from aloe_jax.data.mixture import gather
+from aloe_jax.data.selection import BOTH, PAIRS, PREFERRED
 from aloe_jax.data.settings import DataSettings
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation, forked, single_replies
 from tests.data.families import loaded
 from tests.data.jsonl import chat, preference
+from tests.data.prepared import gather
 from tests.fuzz.harness import fuzz, one_line
 
 _, TOKENIZER, TEMPLATE = loaded("llama3")
@@ -141,15 +142,15 @@ def test_any_file_is_read_or_refused_in_one_line():
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.jsonl"
         path.with_name("x.validation.jsonl").write_text(conversation(1).to_json())
-        turns = itertools.cycle([None, "preferred", "both"])
+        selections = itertools.cycle([PAIRS, PREFERRED, BOTH])
 
         def check(data):
             nonlocal read, refused
             path.write_bytes(data)
             settings = DataSettings(path=str(path), row_length=256, rows=1)
-            replies = next(turns)
+            selection = next(selections)
             try:
-                made = gather(settings, TEMPLATE, replies, "train", longest=1024, tell=lambda line: None)
+                made = gather(settings, TEMPLATE, selection, "train", longest=1024, show=lambda line: None)
             except AloeError as error:
                 refused += 1
                 text = one_line(error)
@@ -200,7 +201,7 @@ def test_a_chat_that_is_read_is_read_as_it_was_meant():
             path.write_text(json.dumps(record))
             try:
                 settings = DataSettings(path=str(path), row_length=1024, rows=1)
-                made = gather(settings, TEMPLATE, "preferred", "train", tell=lambda line: None)
+                made = gather(settings, TEMPLATE, PREFERRED, "train", show=lambda line: None)
             except AloeError as error:
                 one_line(error)
                 return

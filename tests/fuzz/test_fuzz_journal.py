@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Journal, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn, Journal
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.journal_file import COLUMNS, checksum
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.llm.store import COLUMNS, checksum
-from aloe_jax.roles import Cast, Comparison, Rating
+from aloe_jax.roles import Cast, PreferredDialogue, Rating
 from datagen.build import split_by_profile
 from datagen.conversations import recorded_conversations, write_conversations
-from datagen.estimate import estimate_conversations, estimate_personas
+from datagen.dry_run import estimate_conversations, estimate_personas
 from datagen.journal import recorded_skips
 from datagen.look.stats import tables
 from datagen.personas import recorded_personas, recorded_pools, write_personas
@@ -41,7 +41,7 @@ class Player:
         return Rating(rating=3, reason="anew")
 
     def compare(self, persona, first, second, seed):
-        return Comparison(preferred="tie", reason="anew")
+        return PreferredDialogue(preferred="tie", reason="anew")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
         ledger.count_fault("m", "judge", "503 Service Unavailable")
         ledger.vectors("m", ["one", "two"], lambda texts: [[1.0, 2.0] for _ in texts])
         kept = Journal(ledger, {"model": "x"}, {"model": "u"}, 0, PEOPLE)
-        kept.write(0, [(0, Exchange("hello", Reply("hi", (1, 2))))])
+        kept.write(0, [(0, DialogueTurn("hello", CandidateReply("hi", (1, 2))))])
         judge = Judge("j", Player(), ledger, 0)
         judge.vote(PEOPLE[0], PATH, "hi")
         judge.compare(PEOPLE[0], PATH, PATH)
@@ -109,7 +109,7 @@ def benchmark(path):
             Dialogue(PEOPLE[0], [exchange]).path(0)
         judge = Judge("j", Player(), ledger, 0)
         assert judge.vote(PEOPLE[0], PATH, "hi").rating in range(1, 6)
-        assert isinstance(judge.compare(PEOPLE[0], PATH, PATH), Comparison)
+        assert isinstance(judge.compare(PEOPLE[0], PATH, PATH), PreferredDialogue)
 
 
 def refused(read, *arguments, **more):

@@ -9,21 +9,32 @@ import pytest
 from hypothesis import strategies as st
 
 from aloe_jax.errors import AloeError
-from aloe_jax.llm import dialect, generated, notices, openai
+from aloe_jax.llm import dialect, notices, openai
 from aloe_jax.llm.access import Access
-from aloe_jax.llm.complaint import Complaint
-from aloe_jax.llm.faults import GarbledError, TransientError, refused, retry_after
+from aloe_jax.llm.error_response import ErrorResponse
+from aloe_jax.llm.failures import GarbledError, TransientError, refused, retry_after
 from aloe_jax.llm.gemini import _named
+from aloe_jax.llm.genai import read_response
 from aloe_jax.llm.protocol import Completion, UnavailableError
+from aloe_jax.llm.responses import body_of
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.roles import Comparison, Inferred, Rating, Reply, Texts, UserMessage, Verdict, parse_answer
+from aloe_jax.roles import (
+    Inferred,
+    PreferredDialogue,
+    PreferredReply,
+    Rating,
+    Texts,
+    UserMessage,
+    WrittenReply,
+    parse_answer,
+)
 from tests.fuzz.harness import fuzz, one_line
 from tests.llm.remotes import KEY, PROVIDERS, Asked
 from tests.standin.rogue import reply, rogue
 
 pytestmark = pytest.mark.soak
 
-FORMS = (Comparison, Inferred, Rating, Reply, Texts, UserMessage, Verdict)
+FORMS = (PreferredDialogue, Inferred, Rating, WrittenReply, Texts, UserMessage, PreferredReply)
 
 
 @pytest.fixture(autouse=True)
@@ -156,15 +167,15 @@ def test_bodies_of_replies_are_read_or_named():
     access = Access(RoleSettings(provider="openai", model="m", endpoint="http://x", key_variable="MY_KEY"), "judge")
     readers = (
         openai._read,
-        lambda content: generated.read(generated.body_of(content)),
-        lambda content: generated.read(_named(generated.body_of(content))),
+        lambda content: read_response(body_of(content)),
+        lambda content: read_response(_named(body_of(content))),
     )
 
     def check(content):
         for read in readers:
             try:
                 check_completion(access.clean(read(content)))
-            except Complaint as complaint:
+            except ErrorResponse as complaint:
                 check_fault(refused(access, complaint))
             except TransientError as error:
                 check_fault(TransientError(error.fault, error.retry_after, access.scrub(error.detail)))
@@ -183,7 +194,7 @@ def test_bodies_of_errors_are_read_and_never_asked_for_ever():
         def once(steps, seconds):
             nonlocal asked
             asked += 1
-            raise Complaint.read(status, headers, content)
+            raise ErrorResponse.read(status, headers, content)
 
         dialect._known.clear()
         try:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models.directory import is_huggingface, load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.opening import is_huggingface, load_pretrained
 from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.models.tensor_files import INDEX, SINGLE
 from tests.fuzz.harness import fuzz, one_line
@@ -27,11 +27,11 @@ GENERATION = ("generation_config.json",)
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A whole directory with a tokenizer, and one in shards."""
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
 
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer(["some words to learn from"], 270, root / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=2, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=64,
         eos_ids=(1,), tie_embeddings=True,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
 from tests.conversations import conversation
 from tests.data.families import FAMILIES, loaded, write_tokenizer
+from tests.data.prepared import trees_of
 from tests.fuzz.harness import fuzz, one_line
 
 TALK = conversation(3)
@@ -50,7 +51,7 @@ def templates(draw):
 
 def check_template(template):
     """What is made of a conversation: every reply scored through one end of turn, and a prompt."""
-    trees = template.trees(TALK)
+    trees = trees_of(template, TALK)
     assert sum(node.scored > 0 for tree in trees for node in tree.nodes) == 6
     for tree in trees:
         for node in tree.nodes:

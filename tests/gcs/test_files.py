@@ -7,14 +7,15 @@ import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.settings import load_settings
-from aloe_jax.storage.files import absolute, as_path, here, is_remote, resolved, uploading, write_atomically
+from aloe_jax.storage.copies import local_copy, uploading
+from aloe_jax.storage.files import absolute, as_path, is_remote, resolved, write_atomically
 from aloe_jax.storage.mirror import Mirror
 from datagen.settings import DatagenSettings
 
 
 def test_a_local_path_is_pathlibs(tmp_path: Path) -> None:
     assert as_path("runs/x") == Path("runs/x") and type(as_path("runs/x")) is type(Path())
-    assert here(tmp_path) == tmp_path and not is_remote("gs/x") and not is_remote(Path("runs/gs"))
+    assert local_copy(tmp_path) == tmp_path and not is_remote("gs/x") and not is_remote(Path("runs/gs"))
     write_atomically(tmp_path / "a", "1")
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
     with uploading(tmp_path / "b") as place:
@@ -70,32 +71,32 @@ def test_a_directory_is_copied_once_and_again_when_it_changes(bucket, tmp_path: 
     for name in ("config.json", "model.safetensors", "pytorch_model.bin", "original/consolidated.00.pth"):
         bucket.put(f"models/m/{name}", name.encode())
     bucket.put("models/m2/config.json", b"another")
-    copy = here("gs://our-bucket/models/m")
+    copy = local_copy("gs://our-bucket/models/m")
     assert copy.name == "m" and tmp_path in copy.parents
     # The weights that are there a second time stay where they are.
     assert sorted(file.name for file in copy.rglob("*")) == ["config.json", "model.safetensors"]
     stamp = (copy / "config.json").stat().st_mtime_ns
-    assert here("gs://our-bucket/models/m") == copy and (copy / "config.json").stat().st_mtime_ns == stamp
+    assert local_copy("gs://our-bucket/models/m") == copy and (copy / "config.json").stat().st_mtime_ns == stamp
     bucket.put("models/m/config.json", b"changed")
-    assert (here("gs://our-bucket/models/m") / "config.json").read_text() == "changed"
+    assert (local_copy("gs://our-bucket/models/m") / "config.json").read_text() == "changed"
     assert (
-        str(here("gs://our-bucket/models/none")) == "gs://our-bucket/models/none"
+        str(local_copy("gs://our-bucket/models/none")) == "gs://our-bucket/models/none"
     )  # whoever reads it says that it is not there
 
 
 def test_a_file_is_copied_with_its_siblings(bucket) -> None:
     for name in ("d.jsonl", "d.validation.jsonl", "e.jsonl", "d.txt"):
         bucket.put(name, name.encode())
-    copy = here("gs://our-bucket/d.jsonl")
+    copy = local_copy("gs://our-bucket/d.jsonl")
     assert copy.read_text() == "d.jsonl"
     assert sorted(file.name for file in copy.parent.iterdir()) == ["d.jsonl", "d.validation.jsonl"]
 
 
 def test_a_copy_that_does_not_fit_is_refused_before_it_is_made(bucket, monkeypatch) -> None:
     bucket.put("m/a", b"0123456789")
-    monkeypatch.setattr("aloe_jax.storage.files.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
+    monkeypatch.setattr("aloe_jax.storage.copies.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
     with pytest.raises(AloeError, match="set XDG_CACHE_HOME to a directory on a larger disk"):
-        here("gs://our-bucket/m")
+        local_copy("gs://our-bucket/m")
 
 
 def test_an_uploaded_directory_is_whole_when_its_last_object_is_there(bucket) -> None:

@@ -17,11 +17,11 @@ from flax import nnx
 
 from aloe_jax.errors import AloeError
 from aloe_jax.evaluate import main as evaluate
-from aloe_jax.export import export
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.export import export
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps, is_finished
 from aloe_jax.settings import dump_settings
-from aloe_jax.training.loop import run
+from aloe_jax.training.run import train
 
 IN_BUCKET = {"path": "gs://our-bucket/data/d.jsonl"}
 
@@ -40,7 +40,7 @@ def parameters(path):
 def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, settings, tmp_path) -> None:
     steps = {"steps": 15, "evaluate_every": 10, "checkpoints": {"every": 4}}
     local = settings(output="local", **steps)
-    run(local)
+    train(local)
     assert is_finished(local.output)
 
     there = settings(**steps, data=IN_BUCKET, model={"tokenizer": "gs://our-bucket/tokenizer"})
@@ -60,7 +60,7 @@ def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, se
     assert "runs/x/checkpoints/8/commit_success.txt" not in bucket.names(), "killed too late to show anything"
     assert checkpoint_steps(there.output) == [4] and not is_finished(there.output)
 
-    run(there)
+    train(there)
     assert is_finished(there.output) and json.loads(bucket.text("runs/x/finished.json")) == {"step": 15}
     assert "resuming after step 4" in bucket.text("runs/x/train.log")
     assert bucket.text("runs/x/metrics.jsonl") == (Path(local.output) / "metrics.jsonl").read_text()
@@ -85,12 +85,12 @@ def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, se
     # ---- DPO from there, with its reference in the bucket
     dpo = settings(stage="dpo", steps=2, data=IN_BUCKET, model={"path": "gs://our-bucket/exports/x", "tokenizer": None})
     dpo = dpo.model_copy(update={"output": "gs://our-bucket/runs/dpo"})
-    run(dpo)
+    train(dpo)
     parts = bucket.names("runs/reference-logps/")
     assert parts and is_finished(dpo.output)
-    run(dpo.model_copy(update={"output": "gs://our-bucket/runs/dpo2"}))
+    train(dpo.model_copy(update={"output": "gs://our-bucket/runs/dpo2"}))
     assert bucket.names("runs/reference-logps/") == parts  # found again
-    run(dpo)  # complete already
+    train(dpo)  # complete already
 
     # ---- and both are scored, with the results in the bucket
     (scoring := tmp_path / "scoring.yaml").write_text(
@@ -105,9 +105,9 @@ def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, se
 def test_a_bucket_that_may_not_be_written_is_refused_at_the_door(bucket, settings) -> None:
     bucket.refuse_after = 0
     with pytest.raises(AloeError, match=r"gs://our-bucket/runs/x/config.yaml: cannot be written"):
-        run(settings(data=IN_BUCKET).model_copy(update={"output": "gs://our-bucket/runs/x"}))
+        train(settings(data=IN_BUCKET).model_copy(update={"output": "gs://our-bucket/runs/x"}))
 
 
 def test_data_that_are_not_there_are_told_by_their_own_name(bucket, settings) -> None:
     with pytest.raises(AloeError, match=r"gs://our-bucket/none.jsonl: no such data set"):
-        run(settings(data={"path": "gs://our-bucket/none.jsonl"}))
+        train(settings(data={"path": "gs://our-bucket/none.jsonl"}))

@@ -27,8 +27,8 @@ def write(root: Path, count: int) -> None:
 
     from flax import nnx
 
-    from aloe_jax.models.directory import load_pretrained
     from aloe_jax.models.huggingface import save_pretrained
+    from aloe_jax.models.opening import load_pretrained
     from tests.golden.seeded import checkpoint
     from tests.random_models import random_decoder
 
@@ -51,8 +51,8 @@ def write(root: Path, count: int) -> None:
 
 def random_spec(draw: random.Random):
     """A small model of any family and shape."""
-    from aloe_jax.models.families import FAMILIES
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
+    from aloe_jax.models.native.families import FAMILIES
 
     family = draw.choice(list(FAMILIES))
     layers, kv_heads = draw.choice([1, 2, 3, 5]), draw.choice([1, 2, 3])
@@ -75,7 +75,7 @@ def random_spec(draw: random.Random):
     if family == "olmo" and draw.random() < 0.5:
         switches["clip_qkv"] = draw.choice([0.5, 2.0])
     switches.setdefault("norm_eps", draw.choice([1e-6, 1e-5]))
-    return ModelSpec(
+    return DecoderSpec(
         vocab=draw.choice([7, 53, 128, 331]),
         layers=layers,
         width=width,
@@ -126,7 +126,7 @@ def reread(root: Path) -> int:
     import jax
     from flax import nnx
 
-    from aloe_jax.models.directory import load_pretrained
+    from aloe_jax.models.opening import load_pretrained
 
     bad = 0
     for directory in sorted(root.iterdir()):

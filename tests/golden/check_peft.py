@@ -16,12 +16,11 @@ def write(root: Path) -> None:
     """A random base of every kind of projection bias and its adapters."""
     import jax
 
-    from aloe_jax.models.directory import load_pretrained
     from aloe_jax.models.huggingface import save_pretrained
-    from aloe_jax.models.lora import attach
-    from aloe_jax.models.peft import save_adapter_directory
+    from aloe_jax.models.native.decoder import DecoderSpec
+    from aloe_jax.models.native.peft import save_adapter_directory
+    from aloe_jax.models.opening import load_pretrained
     from aloe_jax.models.settings import LoRASettings
-    from aloe_jax.models.spec import ModelSpec
     from tests.random_models import random_decoder
 
     shape = {"vocab": 90, "layers": 3, "width": 32, "query_heads": 4, "kv_heads": 2, "head_size": 8}
@@ -30,10 +29,10 @@ def write(root: Path) -> None:
         ("qwen2", {"biases": ("query", "key", "value")}),
         ("qwen3", {"qk_norm": "head"}),
     ):
-        spec = ModelSpec(**shape, feed_forward=48, max_length=128, family=family, **more)
+        spec = DecoderSpec(**shape, feed_forward=48, max_length=128, family=family, **more)
         base = root / family / "base"
         save_pretrained(random_decoder(spec), base)
-        model = attach(load_pretrained(base), LoRASettings(rank=4, alpha=6), seed=0)
+        model = load_pretrained(base).adapted(LoRASettings(rank=4, alpha=6), seed=0)
         for number, value in enumerate(model.adapters.values()):
             value[...] = 0.1 * jax.random.normal(jax.random.key(number), value.shape)
         save_adapter_directory(model, root / family / "adapter", str(base.resolve()))

@@ -7,7 +7,7 @@ from aloe_jax.llm.protocol import Request
 from aloe_jax.llm.providers import backend
 from aloe_jax.llm.retry import Persistent
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.roles import Verdict
+from aloe_jax.roles import PreferredReply
 from tests.clock import Clock
 
 PROVIDERS = ("gemini", "genai", "openai")
@@ -46,6 +46,6 @@ class Asked:
 
     def complete(self, **changed):
         """The completion of a request."""
-        schema = Verdict.model_json_schema()
+        schema = PreferredReply.model_json_schema()
         given = {"system": "You know a person.", "prompt": "Which reply?", "temperature": 0.0, "seed": 7}
         return self.llm.complete(Request(role="judge", inputs={}, schema=schema, **given | changed))

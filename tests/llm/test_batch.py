@@ -11,7 +11,7 @@ from aloe_jax.llm.batch import GenaiBatch
 from aloe_jax.llm.protocol import Request, UnavailableError
 from aloe_jax.llm.providers import language_model
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.roles import Verdict, parse_answer
+from aloe_jax.roles import PreferredReply, parse_answer
 from tests.clock import Clock
 from tests.standin import running
 
@@ -49,7 +49,7 @@ def service(server, model="plain", **more):
 
 def requests(label, count=3):
     prompt = 'Which reply?\n\nAnswer with a JSON object: {"reason": "one sentence", "preferred": "A" or "B"}'
-    schema = Verdict.model_json_schema()
+    schema = PreferredReply.model_json_schema()
     return [Request("verifier", {}, f"You know {label}.", prompt, schema, 0.5, number) for number in range(count)]
 
 
@@ -81,7 +81,7 @@ def test_a_job_answers_as_single_calls_do_at_half_the_price(server):
     single = language_model(settings(server), "verifier")
     for request in asked:
         answer, one = answers[request.key("plain")], single.complete(request)
-        assert parse_answer(Verdict, answer.text) == parse_answer(Verdict, one.text)
+        assert parse_answer(PreferredReply, answer.text) == parse_answer(PreferredReply, one.text)
         assert (answer.input_tokens, answer.output_tokens) == (one.input_tokens, one.output_tokens)
         assert answer.cost == one.cost / 2 > 0
     assert faults == []
@@ -114,7 +114,7 @@ def test_what_is_sent(server):
 @pytest.mark.parametrize("text", ["plain words " * 500, 'é"\n' * 300])
 def test_the_size_is_not_guessed_too_small(server, text):
     made, _ = service(server)
-    request = Request("verifier", {}, "system", text, Verdict.model_json_schema(), 0.5, 1)
+    request = Request("verifier", {}, "system", text, PreferredReply.model_json_schema(), 0.5, 1)
     made.submit([request], "size")
     (inlined,) = creations(server, "size")[-1]["body"]["batch"]["inputConfig"]["requests"]["requests"]
     sent = len(json.dumps(inlined))

@@ -7,7 +7,7 @@ import pytest
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import dialect, notices
 from aloe_jax.llm.batch import GenaiBatch
-from aloe_jax.llm.complaint import Complaint
+from aloe_jax.llm.error_response import ErrorResponse
 from aloe_jax.llm.protocol import Request, UnavailableError
 from tests.llm.remotes import KEY, PROVIDERS, Asked, role_at
 from tests.standin.rogue import reply, rogue, said
@@ -451,5 +451,5 @@ def test_pages_of_jobs_that_go_round_in_circles_end(server):
 
 
 def test_a_complaint_does_not_show_what_it_knows():
-    complaint = Complaint(400, "secret words")
+    complaint = ErrorResponse(400, "secret words")
     assert "secret" not in f"{complaint!r} {complaint}"

@@ -18,7 +18,7 @@ from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.providers import backend, language_model
 from aloe_jax.llm.retry import Persistent
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.roles import Rating, Verdict, parse_answer
+from aloe_jax.roles import PreferredReply, Rating, parse_answer
 from tests.clock import Clock
 from tests.standin import running
 
@@ -66,9 +66,11 @@ class Remote:
             draw=lambda low, high: 0.25,
         )
 
-    def request(self, form=Verdict):
+    def request(self, form=PreferredReply):
         """A new question: no two of a module have the same id."""
-        fields = {Verdict: '{"reason": "one sentence", "preferred": "A" or "B"}', Rating: '{"rating": 1 to 5}'}[form]
+        fields = {PreferredReply: '{"reason": "one sentence", "preferred": "A" or "B"}', Rating: '{"rating": 1 to 5}'}[
+            form
+        ]
         prompt = f"Which reply?\n\nAnswer with a JSON object: {fields}"
         return Request("verifier", {}, "You know a person.", prompt, form.model_json_schema(), 0.5, next(_seeds))
 
@@ -89,7 +91,7 @@ def test_an_answer_with_its_tokens_and_cost(remote):
     request = remote.request()
     answer = remote.llm("plain", price={"input": 1_000_000, "output": 10_000_000}).complete(request)
     assert answer.outcome == "ok" and answer.detail == "" and answer.attempts == 1
-    assert parse_answer(Verdict, answer.text).preferred in "AB"
+    assert parse_answer(PreferredReply, answer.text).preferred in "AB"
     line = remote.seen(request, "plain")[0]["line"]
     assert (answer.input_tokens, answer.output_tokens) == (line["input_tokens"], line["output_tokens"])
     assert answer.input_tokens > 20 and answer.output_tokens > 10
@@ -168,7 +170,7 @@ def test_an_answer_that_cannot_be_read_is_the_roles_affair(remote, model):
     answer = remote.llm(model).complete(remote.request())
     assert answer.outcome == "ok"
     with pytest.raises(ValueError, match="JSON"):
-        parse_answer(Verdict, answer.text)
+        parse_answer(PreferredReply, answer.text)
 
 
 def test_a_rating_out_of_range_is_the_roles_affair(remote):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax.roles import Inferred, Rating, Reply, Texts, Verdict, parse_answer
+from aloe_jax.roles import Inferred, PreferredReply, Rating, Texts, WrittenReply, parse_answer
 
 DRAFT, ANSWER = '{"reason": "bland", "rating": 1}', '{"reason": "It fits.", "rating": 5}'
 
@@ -123,11 +123,11 @@ def test_what_could_be_read_in_two_ways_is_refused(text, fault):
 
 
 def test_other_forms_are_read_alike():
-    assert parse_answer(Verdict, '<think>{"preferred": "B"}</think>{"preferred": "A"}').preferred == "A"
+    assert parse_answer(PreferredReply, '<think>{"preferred": "B"}</think>{"preferred": "A"}').preferred == "A"
     assert parse_answer(Texts, 'I wrote {two}: {"texts": ["a", "b\nc"]}').texts == ["a", "b\nc"]
     assert parse_answer(Inferred, 'x{"profile": "", "personality": "P"}') == Inferred(profile="", personality="P")
     with pytest.raises(ValueError, match="character of value zero"):
-        parse_answer(Reply, '{"reply": "a\\u0000b"}')
+        parse_answer(WrittenReply, '{"reply": "a\\u0000b"}')
 
 
 @pytest.mark.parametrize(

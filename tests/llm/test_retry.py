@@ -7,7 +7,7 @@ import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import notices
-from aloe_jax.llm.faults import GarbledError, TransientError, retry_after
+from aloe_jax.llm.failures import GarbledError, TransientError, retry_after
 from aloe_jax.llm.limits import Limits
 from aloe_jax.llm.protocol import Completion, Request, UnavailableError
 from aloe_jax.llm.retry import LONGEST_WAIT, Persistent

@@ -81,7 +81,7 @@ def test_strict_requires_every_property_and_allows_no_other():
 
 
 @pytest.mark.parametrize(
-    "form", [roles.Texts, roles.UserMessage, roles.Reply, roles.Inferred, roles.Verdict, roles.Rating]
+    "form", [roles.Texts, roles.UserMessage, roles.WrittenReply, roles.Inferred, roles.PreferredReply, roles.Rating]
 )
 def test_the_forms_of_all_roles_can_be_said_in_every_dialect(form):
     schema = form.model_json_schema()

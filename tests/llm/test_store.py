@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.journal_file import CHECKED_WHOLE, COLUMNS
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, Request
-from aloe_jax.llm.store import CHECKED_WHOLE, COLUMNS
-from aloe_jax.salvage import salvage
+from aloe_jax.llm.salvage import salvage
 
 TEXTS = [f"the answer number {n} of a model, in some words" for n in range(60)]
 
@@ -78,7 +78,7 @@ def test_a_changed_row_is_named(tmp_path, old, new, named):
 
 
 def test_in_a_large_file_rows_are_checked_as_they_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("aloe_jax.llm.store.CHECKED_WHOLE", 1)
+    monkeypatch.setattr("aloe_jax.llm.journal_file.CHECKED_WHOLE", 1)
     path = filled(tmp_path / "j")
     altered(path, b"number 17 of a model", b"number 71 of a model")
     altered(path, b'"reason 23"', b'"reason 32"')

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from aloe_jax.llm.protocol import Request
 from aloe_jax.llm.scripted import MISJUDGED, Scripted
-from aloe_jax.llm.world import people, replies, rubric, seed_personalities, seed_profiles, talk
-from aloe_jax.llm.world.facts import ASKED, OTHERS, SLOT, SLOT_OF_VALUE, SLOTS
+from aloe_jax.llm.world import persona_texts, replies, rubric, seed_personalities, seed_profiles, user_messages
+from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, KIND_OF_VALUE, OTHERS
 from aloe_jax.llm.world.style import AXES, FLAVOURS, NEUTRAL_LEADS, NEUTRAL_OPENERS
 
 seeds = st.integers(0, 2**31 - 1)
@@ -29,26 +29,26 @@ def word_forms(texts):
 
 
 def test_wording_can_be_told_apart():
-    texts = [text for slot in SLOTS for text in (*slot.profile, *slot.reveal, slot.other, *slot.questions)]
-    texts += [text for slot in SLOTS for offer in slot.offers for text in offer]
+    texts = [text for slot in FACT_KINDS for text in (*slot.profile, *slot.reveal, slot.other, *slot.questions)]
+    texts += [text for slot in FACT_KINDS for offer in slot.offers for text in offer]
     poles = [pole for pair in AXES.values() for pole in pair]
     texts += [text for pole in poles for text in (*pole.traits, *pole.signs, *pole.replies)]
     texts += [*FLAVOURS, *OTHERS, *NEUTRAL_LEADS, *NEUTRAL_OPENERS]
-    assert not word_forms(texts).keys() & SLOT_OF_VALUE.keys(), "a value is also an ordinary word"
-    assert len(SLOT_OF_VALUE) == 40
+    assert not word_forms(texts).keys() & KIND_OF_VALUE.keys(), "a value is also an ordinary word"
+    assert len(KIND_OF_VALUE) == 40
 
-    topics = {topic: slot.name for slot in SLOTS for topic in slot.topics}
-    assert len(topics) == sum(len(slot.topics) for slot in SLOTS)
+    topics = {topic: slot.name for slot in FACT_KINDS for topic in slot.topics}
+    assert len(topics) == sum(len(slot.topics) for slot in FACT_KINDS)
     in_replies = [text for pole in poles for text in pole.replies] + [*NEUTRAL_LEADS, *NEUTRAL_OPENERS]
     assert not word_forms(in_replies).keys() & topics.keys()
-    for slot in SLOTS:
+    for slot in FACT_KINDS:
         for offer in slot.offers:
             for text in offer:
-                assert [topics[word] for word in people.words(text) if word in topics] == [slot.name]
+                assert [topics[word] for word in persona_texts.words(text) if word in topics] == [slot.name]
 
-    assert len(talk._SAID) == sum(len(slot.reveal) * len(slot.values) + len(slot.questions) for slot in SLOTS) + sum(
-        len(pole.signs) for pole in poles
-    ), "two things a user can say read the same"
+    assert len(user_messages._SAID) == sum(
+        len(slot.reveal) * len(slot.values) + len(slot.questions) for slot in FACT_KINDS
+    ) + sum(len(pole.signs) for pole in poles), "two things a user can say read the same"
     assert all(len(pole.traits) >= 4 and len(pole.signs) >= 3 and len(pole.replies) >= 3 for pole in poles)
 
 
@@ -66,29 +66,29 @@ def test_plain_wording_expresses_no_pole():
 @given(seeds)
 def test_personas_are_read_back(seed):
     draw = random.Random(seed)
-    profile, personality = people.write_profile(draw), people.write_personality(draw)
-    facts, poles = people.read_profile(profile), people.read_personality(personality)
-    assert facts.keys() == SLOT.keys() and poles.keys() == AXES.keys()
-    for slot, sentence in people.profile_sentences(profile).items():
-        assert sentence in profile and people.read_profile(sentence) == {slot: facts[slot]}
-    for axis, sentence in people.personality_sentences(personality).items():
-        assert sentence in personality and people.read_personality(sentence) == {axis: poles[axis]}
+    profile, personality = persona_texts.write_profile(draw), persona_texts.write_personality(draw)
+    facts, poles = persona_texts.read_profile(profile), persona_texts.read_personality(personality)
+    assert facts.keys() == FACT_KIND.keys() and poles.keys() == AXES.keys()
+    for slot, sentence in persona_texts.profile_sentences(profile).items():
+        assert sentence in profile and persona_texts.read_profile(sentence) == {slot: facts[slot]}
+    for axis, sentence in persona_texts.personality_sentences(personality).items():
+        assert sentence in personality and persona_texts.read_personality(sentence) == {axis: poles[axis]}
 
 
 @given(seeds, st.integers(0, 10))
 def test_messages_are_read_back_and_reveal_one_fact_each(seed, turn):
     draw = random.Random(seed)
-    facts = people.read_profile(people.write_profile(draw))
-    poles = people.read_personality(people.write_personality(draw))
+    facts = persona_texts.read_profile(persona_texts.write_profile(draw))
+    poles = persona_texts.read_personality(persona_texts.write_personality(draw))
     said: list[str] = []
     for _ in range(turn):
-        said.append(talk.say(facts, poles, said, draw))
-    known, shown = talk.revealed(said)
+        said.append(user_messages.say(facts, poles, said, draw))
+    known, shown = user_messages.revealed(said)
     assert len(known) == turn
     assert known.items() <= facts.items() and shown.items() <= poles.items()
     for message in said:
-        heard = talk.hear(message)
-        assert heard.asked in SLOT and len(heard.facts) == 1 and len(heard.signs) <= 1
+        heard = user_messages.hear(message)
+        assert heard.asked in FACT_KIND and len(heard.facts) == 1 and len(heard.signs) <= 1
 
 
 @given(seeds, st.sampled_from(ASKED), st.integers(-1, 1))
@@ -107,7 +107,7 @@ def test_replies_are_read_back(seed, slot, number):
 
 # ---------------------------------------------------------------- the rubric
 
-FACTS = {slot.name: slot.values[0] for slot in SLOTS}
+FACTS = {slot.name: slot.values[0] for slot in FACT_KINDS}
 POLES = dict.fromkeys(AXES, 0)
 
 
@@ -135,7 +135,7 @@ def test_the_rubric_on_known_replies(reply, score, rating):
 
 @given(
     st.one_of(
-        st.text(), st.lists(st.sampled_from([*SLOT_OF_VALUE, "bowl", "of", "dear.", "Take", "it", "!"])).map(" ".join)
+        st.text(), st.lists(st.sampled_from([*KIND_OF_VALUE, "bowl", "of", "dear.", "Take", "it", "!"])).map(" ".join)
     )
 )
 def test_the_rubric_takes_any_text(reply):
@@ -161,7 +161,7 @@ def simulated():
     users, answers, personas = [], [], []
     for case in range(CONVERSATIONS):
         draw = random.Random(case)
-        known = {"profile": people.write_profile(draw), "personality": people.write_personality(draw)}
+        known = {"profile": persona_texts.write_profile(draw), "personality": persona_texts.write_personality(draw)}
         personas += known.values()
         history: list[dict[str, str]] = []
         for turn in range(TURNS):
@@ -226,7 +226,10 @@ def test_the_pool_grows_past_the_similarity_filter():
     from sklearn.feature_extraction.text import HashingVectorizer
 
     vectorizer = HashingVectorizer(stop_words="english", ngram_range=(1, 2), n_features=2**18)
-    for write, start in ((people.write_profile, seed_profiles()), (people.write_personality, seed_personalities())):
+    for write, start in (
+        (persona_texts.write_profile, seed_profiles()),
+        (persona_texts.write_personality, seed_personalities()),
+    ):
         texts = start + [write(random.Random(f"pool {number}")) for number in range(150)]
         rows = vectorizer.transform(texts)
         cosine = (rows @ rows.T).toarray()
@@ -236,5 +239,5 @@ def test_the_pool_grows_past_the_similarity_filter():
                 kept.append(number)
         assert kept[: len(start)] == list(range(len(start))), "the seeds repeat one another"
         assert len(kept) >= 130
-        copies = vectorizer.transform([people.write_variant(text, random.Random(0)) for text in texts])
+        copies = vectorizer.transform([persona_texts.write_variant(text, random.Random(0)) for text in texts])
         assert np.asarray(copies.multiply(rows).sum(1)).min() > 0.6, "a near-copy would pass the filter"

@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +7,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax.models.decoder import Compute, Decoder, assemble
 from aloe_jax.models.kernels import chunked
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import nested, parameter_shardings, weights
+from aloe_jax.models.native.decoder import Decoder, DecoderSpec
+from aloe_jax.models.spec import Compute
+from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from tests.interval_attention import depths, random_tree
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=48, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64
 )  # fmt: skip
 TOKENS = np.random.default_rng(0).integers(0, 48, (8, 10)).astype(np.int32)
@@ -24,8 +25,8 @@ forward = nnx.jit(lambda model, *inputs: model(*inputs))
 
 def decoder(**compute):
     rng = np.random.default_rng(1)
-    values = {name: 0.1 * rng.standard_normal(weight.shape, np.float32) for name, weight in weights(SPEC).items()}
-    return assemble(SPEC, nested(jax.tree.map(jnp.asarray, values)), Compute(**compute))
+    values = {name: 0.1 * rng.standard_normal(weight.shape, np.float32) for name, weight in SPEC.weights().items()}
+    return SPEC.assemble(nested(jax.tree.map(jnp.asarray, values)), Compute(**compute))
 
 
 def loss_and_gradients(**compute):
@@ -48,10 +49,10 @@ def flat(tree, prefix=""):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_the_described_weights(tied):
-    spec = ModelSpec(**{**vars(SPEC), "tie_embeddings": tied})
+    spec = replace(SPEC, tie_embeddings=tied)
     abstract = nnx.eval_shape(lambda: Decoder(spec, rngs=nnx.Rngs(0), dtype="bfloat16"))
     found = dict(flat(nnx.to_pure_dict(nnx.state(abstract, nnx.Param))))
-    assert {name: value.shape for name, value in found.items()} == {n: w.shape for n, w in weights(spec).items()}
+    assert {name: value.shape for name, value in found.items()} == {n: w.shape for n, w in spec.weights().items()}
     assert {value.dtype for value in found.values()} == {jnp.dtype("bfloat16")}
     assert sum(value.size for value in found.values()) == spec.parameter_count()
 
@@ -109,7 +110,7 @@ def test_sharded_forward_is_the_unsharded_one():
     expected = forward(decoder(), TOKENS)
     graph, state = nnx.split(decoder(), nnx.Param)
     mesh = make_mesh(MeshSettings(fsdp=4, tensor=2))
-    nnx.replace_by_pure_dict(state, jax.device_put(nnx.to_pure_dict(state), parameter_shardings(SPEC, mesh)))
+    nnx.replace_by_pure_dict(state, jax.device_put(nnx.to_pure_dict(state), SPEC.shardings(mesh)))
     with jax.set_mesh(mesh):
         logits = jax.jit(lambda state, tokens: nnx.merge(graph, state)(tokens))(state, TOKENS)
     assert not state["layers"]["query"][...].sharding.is_fully_replicated

@@ -7,13 +7,12 @@ import pytest
 from flax import nnx
 
 from aloe_jax.models.digest import weights_digest
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import parameter_shardings
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(vocab=48, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64)
+SPEC = DecoderSpec(vocab=48, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64)
 
 
 def params():
@@ -23,7 +22,7 @@ def params():
 @pytest.mark.parametrize("shape", [(1, 8, 1), (2, 2, 2), (1, 2, 4)])
 def test_every_mesh_gives_the_same(shape):
     mesh = make_mesh(MeshSettings(data=shape[0], fsdp=shape[1], tensor=shape[2]))
-    assert weights_digest(jax.device_put(params(), parameter_shardings(SPEC, mesh))) == weights_digest(params())
+    assert weights_digest(jax.device_put(params(), SPEC.shardings(mesh))) == weights_digest(params())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4", "float8_e4m3fn"])

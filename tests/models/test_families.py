@@ -11,10 +11,9 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import assemble
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.sampling.sampler import Sampler
@@ -67,7 +66,7 @@ def test_the_config_of_transformers_4_is_the_same_model(golden):
     values["torch_dtype"] = values.pop("dtype")
     if values.get("layer_types") == ["full_attention", *["sliding_attention"] * 2]:
         del values["layer_types"]  # what max_window_layers already says
-    assert ModelSpec.from_huggingface(values) == model.spec
+    assert DecoderSpec.from_huggingface(values) == model.spec
 
 
 def test_counts(golden):
@@ -117,7 +116,7 @@ def test_each_switch_shows_in_the_logits(tmp_path, name, change):
     values = np.load(GOLDEN / name / "golden.npz")
     model = load_pretrained(checkpoint(GOLDEN / name, tmp_path / "model"))
     parameters = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    other = assemble(dataclasses.replace(model.spec, **change), parameters)
+    other = dataclasses.replace(model.spec, **change).assemble(parameters)
     assert np.abs(forward(other, values["tokens"][None])[0] - values["logits"]).max() > 0.01
 
 
@@ -126,7 +125,7 @@ def test_layer_by_layer_is_the_same_load(monkeypatch, tmp_path, name):
     """The way of accelerators, on CPU devices: one layer at a time goes into an array that is already there."""
     directory = checkpoint(GOLDEN / name, tmp_path / "model")
     whole = load_pretrained(directory)
-    monkeypatch.setattr("aloe_jax.models.huggingface.layer_by_layer", lambda: True)
+    monkeypatch.setattr("aloe_jax.models.native.tensors.layer_by_layer", lambda: True)
     for mesh in (None, make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))):
         streamed = load_pretrained(directory, mesh=mesh)
         states = [nnx.to_pure_dict(nnx.state(each, nnx.Param)) for each in (streamed, whole)]

@@ -7,9 +7,9 @@ import pytest
 from aloe_jax.data.tokenizer import generation_stops
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=100, layers=1, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=64, eos_ids=(2,)
 )
 
@@ -28,8 +28,8 @@ def test_ids_that_end_a_reply_are_joined(tmp_path, ids, expected):
 
 
 def test_ids_beyond_the_vocabulary_end_nothing():
-    assert generation.ending(SPEC, (100, 99)).eos_ids == (2, 99)
-    assert generation.ending(SPEC, (2,)) is SPEC
+    assert SPEC.ending((100, 99)).eos_ids == (2, 99)
+    assert SPEC.ending((2,)) is SPEC
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models import huggingface, placement
-from aloe_jax.models.directory import load_pretrained, tokenizer_directory
+from aloe_jax.models import huggingface
 from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.native import placement
+from aloe_jax.models.opening import load_pretrained, tokenizer_directory
 from aloe_jax.models.spec import check_vocabulary
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings

@@ -10,21 +10,21 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.lora import INPUTS, Adapter, attach, dense, merged, quantised
-from aloe_jax.models.peft import save_adapter_directory
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.native.lora import Adapter, dense, quantised
+from aloe_jax.models.native.peft import save_adapter_directory
 from aloe_jax.models.settings import LoRASettings
-from aloe_jax.models.spec import ModelSpec
 from aloe_jax.sampling.sampler import Sampler
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=50, layers=3, width=32, query_heads=4, kv_heads=2, head_size=8, feed_forward=48, max_length=100
 )  # fmt: skip
 TOKENS = np.arange(20)[None] * 7 % 50
 
 
 def adapted(lora: LoRASettings, trained: bool = True):
-    model = attach(random_decoder(SPEC), lora, seed=0)
+    model = random_decoder(SPEC).adapted(lora, seed=0)
     for number, value in enumerate(model.adapters.values() if trained else ()):
         value[...] = 0.1 * jax.random.normal(jax.random.key(number), value.shape)
     return model
@@ -38,7 +38,7 @@ def test_new_adapters_change_nothing_at_all():
 @pytest.mark.parametrize("base", ["as_loaded", "int8", "int4", "nf4"])
 def test_merged_weights_compute_the_same_and_gradients_reach_every_adapter(base):
     model = adapted(LoRASettings(rank=4, alpha=6, base=base))
-    plain = merged(model)
+    plain = model.merged()
     np.testing.assert_allclose(plain(TOKENS), model(TOKENS), atol=2e-5)
     assert Sampler(model).generate([[1, 2, 3]], 8) == Sampler(plain).generate([[1, 2, 3]], 8)
     if base == "as_loaded":  # by hand: W + alpha / rank A B
@@ -48,7 +48,7 @@ def test_merged_weights_compute_the_same_and_gradients_reach_every_adapter(base)
     graph, trained, rest = nnx.split(model, Adapter, nnx.Param)
     gradients = jax.grad(lambda trained: jnp.sum(nnx.merge(graph, trained, rest)(TOKENS) ** 2))(trained)
     leaves = jax.tree.leaves(gradients)
-    assert len(leaves) == 2 * len(INPUTS)
+    assert len(leaves) == 2 * len(LoRASettings().targets)
     assert all(bool(jnp.isfinite(leaf).all()) and bool((leaf != 0).any()) for leaf in leaves)
 
 
@@ -78,7 +78,7 @@ def test_peft_s_files(tmp_path):
     assert a.shape == (4, 32) and b.shape == (32, 4)
     delta = 1.5 * (b @ a).T.reshape(4, 8, 32)
     kept = model.layers["output"][...][2]
-    np.testing.assert_allclose(merged(model).layers["output"][...][2], kept + delta, atol=1e-6)
+    np.testing.assert_allclose(model.merged().layers["output"][...][2], kept + delta, atol=1e-6)
     settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert settings["target_modules"] == ["q_proj", "o_proj", "down_proj"]
     assert (settings["r"], settings["lora_alpha"], settings["base_model_name_or_path"]) == (4, 6, "models/base")

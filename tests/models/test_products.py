@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax.models import products
-from aloe_jax.models.decoder import rematerialised
-from aloe_jax.models.products import product
+from aloe_jax.models.native import products
+from aloe_jax.models.native.decoder import rematerialised
+from aloe_jax.models.native.products import product
 
 SHAPES = {  # x, weight, and how many axes are summed over
     "btd,df->btf": ((2, 5, 8), (8, 12), 1),

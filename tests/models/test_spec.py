@@ -1,23 +1,24 @@
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.settings import ArchitectureSettings
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.settings import ArchitectureSettings, ModelSettings
+from aloe_jax.models.spec import TokenizerIds
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=100, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=64,
     rope_theta=5e5, norm_eps=1e-6, bos_id=1, eos_ids=(2, 5), rope_scaling=(8.0, 1.0, 4.0, 32.0),
 )  # fmt: skip
 
 
 def test_config_json_round_trip():
-    assert ModelSpec.from_huggingface(SPEC.to_huggingface()) == SPEC
+    assert DecoderSpec.from_huggingface(SPEC.to_huggingface()) == SPEC
 
 
 def test_reads_the_rope_of_transformers_4():
     values = SPEC.to_huggingface()
     del values["rope_parameters"]
-    assert ModelSpec.from_huggingface(values) == SPEC
+    assert DecoderSpec.from_huggingface(values) == SPEC
 
 
 @pytest.mark.parametrize(
@@ -44,22 +45,24 @@ def test_reads_the_rope_of_transformers_4():
 )
 def test_refuses_other_arithmetic(change, message):
     with pytest.raises(AloeError, match=message.replace("(", r"\(")):
-        ModelSpec.from_huggingface({**SPEC.to_huggingface(), **change}, "here.json")
+        DecoderSpec.from_huggingface({**SPEC.to_huggingface(), **change}, "here.json")
 
 
 def test_names_a_missing_key():
     values = SPEC.to_huggingface()
     del values["hidden_size"]
     with pytest.raises(AloeError, match="hidden_size is missing"):
-        ModelSpec.from_huggingface(values)
+        DecoderSpec.from_huggingface(values)
 
 
 def test_architecture_must_divide():
     with pytest.raises(AloeError, match="width 30 is not a multiple of query_heads 4"):
-        ModelSpec.from_architecture(ArchitectureSettings(width=30), vocab=10)
+        DecoderSpec.from_scratch(ModelSettings(architecture=ArchitectureSettings(width=30)), TokenizerIds(vocab=10))
 
 
 def test_flops_count_every_product():
-    dense = ModelSpec(vocab=7, layers=1, width=4, query_heads=2, kv_heads=1, head_size=2, feed_forward=3, max_length=8)
+    dense = DecoderSpec(
+        vocab=7, layers=1, width=4, query_heads=2, kv_heads=1, head_size=2, feed_forward=3, max_length=8
+    )
     per_token = 4 * 4 + 2 * 4 * 2 + 4 * 4 + 3 * 4 * 3 + 4 * 7  # query, key and value, output, feed-forward, head
     assert dense.forward_flops(5, 15) == 2 * 5 * per_token + 4 * 15 * 4

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.tensor_files import EMBEDDING, HEAD, INDEX, SINGLE
 from aloe_jax.storage import integrity
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.families import FAMILIES
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.native.families import FAMILIES
 from tests.fuzz.harness import one_line
 
 BASE = {
@@ -149,7 +149,7 @@ def found(spec):
 def same_or_refused(values):
     """Whether it was read; AssertionError where something else was read than transformers reads."""
     try:
-        spec = ModelSpec.from_huggingface(json.loads(json.dumps(values)))
+        spec = DecoderSpec.from_huggingface(json.loads(json.dumps(values)))
     except AloeError as error:
         one_line(error)
         return False
@@ -157,7 +157,7 @@ def same_or_refused(values):
     if theirs is not None:
         assert theirs.pop("act") in ("silu", "swish"), values
         assert found(spec) == theirs, values
-    again = ModelSpec.from_huggingface(spec.to_huggingface())
+    again = DecoderSpec.from_huggingface(spec.to_huggingface())
     assert again == spec
     return True
 
@@ -203,8 +203,8 @@ def test_rope_scaling_beside_rope_parameters():
     """As model cards ask for, to read longer texts."""
     values = {"model_type": "llama", **BASE, "rope_parameters": {"rope_type": "default", "rope_theta": 5.0}}
     with pytest.raises(AloeError, match="rope_type is 'linear'; supported: default, llama3"):
-        ModelSpec.from_huggingface({**values, "rope_scaling": {"rope_type": "linear", "factor": 4.0}})
-    spec = ModelSpec.from_huggingface({**values, "rope_scaling": LLAMA3})
+        DecoderSpec.from_huggingface({**values, "rope_scaling": {"rope_type": "linear", "factor": 4.0}})
+    spec = DecoderSpec.from_huggingface({**values, "rope_scaling": LLAMA3})
     assert spec.rope_scaling == (8.0, 1.0, 4.0, 32)
     assert spec.rope_theta == 10_000.0  # the other table is not looked at
 
@@ -230,5 +230,5 @@ def test_rope_scaling_beside_rope_parameters():
 )
 def test_values_of_the_wrong_kind_are_named(change, message):
     with pytest.raises(AloeError, match=message) as raised:
-        ModelSpec.from_huggingface({"model_type": "llama", **BASE, **change}, "here.json")
+        DecoderSpec.from_huggingface({"model_type": "llama", **BASE, **change}, "here.json")
     assert one_line(raised.value).startswith("here.json: ")

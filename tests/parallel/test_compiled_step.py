@@ -9,28 +9,24 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from aloe_jax.data.loader import FIELDS
-from aloe_jax.models.decoder import Compute, Decoder
-from aloe_jax.models.settings import ArchitectureSettings
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import nested, weight_sharding, weights
+from aloe_jax.models.native.decoder import Decoder, DecoderSpec
+from aloe_jax.models.spec import Compute
+from aloe_jax.models.weights import nested, weight_sharding
 from aloe_jax.parallel.collectives import collectives
 from aloe_jax.parallel.mesh import sharding
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.step import train_step
 from tests.parallel.test_topology import needs_libtpu
 
 ROWS, LENGTH, SCORED, REPLIES, PAIRS = 8, 2048, 1280, 25, 12
-SPEC = ModelSpec.from_architecture(
-    ArchitectureSettings(
-        layers=2, width=4096, query_heads=32, kv_heads=8, feed_forward=14336, max_length=8192, rope_theta=5e5,
-        tie_embeddings=False,
-    ),
-    vocab=128_256, bos_id=0, eos_ids=(1,), pad_id=0,
+SPEC = DecoderSpec(
+    vocab=128_256, layers=2, width=4096, query_heads=32, kv_heads=8, head_size=128, feed_forward=14336,
+    max_length=8192, rope_theta=5e5, tie_embeddings=False, bos_id=0, eos_ids=(1,), pad_id=0,
 )  # fmt: skip
 
 
@@ -39,7 +35,7 @@ def abstract_state(mesh, optimizer):
     params = nested(
         {
             name: jax.ShapeDtypeStruct(weight.shape, jnp.float32, sharding=weight_sharding(weight, mesh))
-            for name, weight in weights(SPEC).items()
+            for name, weight in SPEC.weights().items()
         }
     )
     made = jax.eval_shape(optimizer.init, params)
@@ -70,7 +66,7 @@ def compiled_step(mesh):
     settings = TrainSettings(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps=100))
     state = abstract_state(mesh, optimizer)
-    step = train_step(graph, for_stage(settings, PAIRS), optimizer, state, mesh)
+    step = train_step(graph, stage_of(settings).objective(PAIRS), optimizer, state, mesh)
     return compile_for(mesh, step.compiled, state, (), abstract_batch(mesh), options=QUICK)
 
 
@@ -78,7 +74,7 @@ def like_weights(mesh):
     """Shapes, sorted and without ones, in which weights and their gradients may travel along the batch axes: split
     over `tensor`, and along the width whole, or the part or half part of a device."""
     found = set()
-    for weight in weights(SPEC).values():
+    for weight in SPEC.weights().values():
         local = weight_sharding(weight, mesh).shard_shape(weight.shape)
         for part in (1, mesh.shape["fsdp"], 2 * mesh.shape["fsdp"]):
             shape = [

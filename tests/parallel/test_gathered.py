@@ -7,16 +7,15 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.lora import Adapter, attach
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.native.lora import Adapter
 from aloe_jax.models.settings import LoRASettings
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import parameter_shardings
+from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.mesh import gathered, make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=64, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=32, max_length=64,
     biases=("query", "key", "value", "gate"), qk_norm="head",
 )  # fmt: skip
@@ -35,13 +34,11 @@ def gradients(mesh, remat="full", lora=None):
     """Of what is trained; on a mesh, with parameters split over it."""
     model = random_decoder(SPEC, compute=Compute("dense", remat, dtype="float64"))
     if lora is not None:
-        attach(model, lora, seed=0)
+        model.adapted(lora, seed=0)
         model.adapters = jax.tree.map(lambda x: x + 0.1, model.adapters)  # B is zero at first
     graph, params, rest = nnx.split(model, Adapter if lora else nnx.Param, ...)
     if lora is None:
-        nnx.replace_by_pure_dict(
-            params, jax.tree.map(jax.device_put, nnx.to_pure_dict(params), parameter_shardings(SPEC, mesh))
-        )
+        nnx.replace_by_pure_dict(params, jax.tree.map(jax.device_put, nnx.to_pure_dict(params), SPEC.shardings(mesh)))
 
     def loss(params):
         return jnp.square(nnx.merge(graph, params, rest)(TOKENS)).sum()

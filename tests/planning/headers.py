@@ -32,7 +32,7 @@ def written(plan, overrides):
 
 def renewed(path, line, compiles=True):
     """A header's line with the figures of today."""
-    from aloe_jax.planning.chips import read_topology
+    from aloe_jax.parallel.chips import read_topology
     from aloe_jax.planning.plan import Subject, compile_plan, estimate_plan, sizes_of
     from aloe_jax.planning.workload import Conversations, Shape
     from aloe_jax.settings import load_settings

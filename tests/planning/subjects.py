@@ -1,14 +1,14 @@
 """Small runs to plan."""
 
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.planning.chips import read_topology
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.parallel.chips import read_topology
 from aloe_jax.planning.plan import Subject
 from aloe_jax.planning.workload import Conversations, Shape
 from aloe_jax.training.settings import TrainSettings
 
 # Least effort of the compiler: what is tested here does not depend on it, and it takes half the time.
 LEAST = {"optimization_level": "O0"}
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=256, layers=2, width=512, query_heads=4, kv_heads=2, head_size=128, feed_forward=1024, max_length=4096
 )
 

@@ -5,13 +5,12 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from aloe_jax.errors import AloeError
+from aloe_jax.parallel.chips import read_topology
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import unplaced_mesh
 from aloe_jax.planning.architectures import published
-from aloe_jax.planning.chips import CHIPS, read_topology
 from aloe_jax.planning.demand import exchange
 from aloe_jax.planning.geometry import Geometry
-from aloe_jax.training.metrics import PEAK_FLOPS
 
 
 @pytest.mark.parametrize(
@@ -44,12 +43,6 @@ def test_only_whole_sides_are_rings():
     assert read_topology("v4:4x4x4").closed(0)
     assert not read_topology("v4:2x2x4").closed(2)
     assert not read_topology("h100:8").closed(0)
-
-
-def test_peaks_are_those_by_which_training_tells_its_utilisation():
-    names = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
-    names |= {"h100": "NVIDIA H100", "h200": "NVIDIA H200"}
-    assert {key: chip.flops for key, chip in CHIPS.items()} == {key: PEAK_FLOPS[name] for key, name in names.items()}
 
 
 def test_exchanges_take_the_links_that_their_chips_have():

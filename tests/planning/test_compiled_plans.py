@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from aloe_jax.models.weights import weights
 from aloe_jax.planning import flops
 from aloe_jax.planning.demand import measured
 from aloe_jax.planning.plan import compile_plan, compile_step, estimate_plan, mesh_of
@@ -18,7 +17,7 @@ pytestmark = needs_libtpu
 def state_by_hand(spec, fsdp, tensor):
     """Bytes of float32 parameters and AdamW's two moments on a chip, and of the step counters."""
     total = 0
-    for weight in weights(spec).values():
+    for weight in spec.weights().values():
         parts = (fsdp if "width" in weight.axes else 1) * (
             tensor if {"vocab", "query_heads", "kv_heads", "feed_forward"} & set(weight.axes) else 1
         )

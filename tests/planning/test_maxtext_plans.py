@@ -8,11 +8,10 @@ from click.testing import CliRunner
 
 from aloe_jax import train
 from aloe_jax.errors import AloeError
-from aloe_jax.models import backend
-from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext import internals
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.maxtext.decoder import MaxTextSpec
 from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import Compute
 from aloe_jax.planning import catalogue, flops
 from aloe_jax.planning.architectures import published
 from aloe_jax.planning.demand import measured
@@ -75,15 +74,15 @@ def test_of_experts_a_tokens_two_count_in_operations_and_all_in_memory():
 def test_weights_of_layers_are_told_apart():
     for name, layers in (("llama3.1-8b", 2), ("qwen3-30b-a3b", 1)):
         spec = tiny(name)
-        stacked = backend.stacked(spec)
+        stacked = spec.stacked()
         assert set(stacked.values()) == {layers}
         others = {key.split(".")[1] for key in spec.weights().keys() - stacked.keys()}
         assert others == {"embedding", "decoder_norm", "logits_dense"}
     spec = tiny("llama3.1-8b")
-    graph, shapes = backend.abstract_model(spec, "float32", internals.lone_mesh(), Compute())
+    graph, shapes, _ = spec.abstract("float32", internals.lone_mesh(), Compute())
     apart = jax.eval_shape(lambda params: programs.unstack(graph, params), shapes)
-    axes = backend.unstacked_axes(spec)
-    assert axes.keys() == apart.keys() and all(len(axes[key]) == apart[key].ndim for key in axes)
+    (axes,), (arrays,) = spec.unstacked_axes(), apart
+    assert axes.keys() == arrays.keys() and all(len(axes[key]) == arrays[key].ndim for key in axes)
 
 
 def test_a_models_sizes_are_told_without_its_weights():
@@ -98,10 +97,10 @@ def test_a_models_sizes_are_told_without_its_weights():
 
 def test_what_a_token_of_experts_goes_through():
     spec = tiny("qwen3-30b-a3b")
-    assert flops.active_values(spec) == 512 * 128 * 2 * (4 + 2) + 8 * 512 + 2 * 3 * 512 * 512
-    assert flops.score_values(spec) == 4 * 128
+    assert spec.computed_matrices() == 512 * 128 * 2 * (4 + 2) + 8 * 512 + 2 * 3 * 512 * 512
+    assert spec.score_values() == 4 * 128
     few = {"base_num_decoder_layers": 2, "first_num_dense_layers": 1, "base_emb_dim": 64}
-    assert flops.score_values(MaxTextSpec("deepseek2-16b", few)) == 2 * 16 * (128 + 64 + 128) / 2
+    assert MaxTextSpec("deepseek2-16b", few).score_values() == 2 * 16 * (128 + 64 + 128) / 2
 
 
 # ---------------------------------------------------------------- the catalogue

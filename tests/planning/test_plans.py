@@ -18,8 +18,8 @@ from aloe_jax.planning.plan import estimate_plan, sizes_of, too_large
 from aloe_jax.planning.search import search
 from aloe_jax.planning.table import table
 from aloe_jax.planning.workload import Shape, trees_of
-from aloe_jax.training.metrics import Work
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.work import Work
 from tests.planning.subjects import SPEC, subject
 
 CONFIG = {

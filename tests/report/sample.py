@@ -3,15 +3,15 @@
 import json
 import random
 
-from aloe_jax.benchmark.calibration import Calibration
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
-from aloe_jax.benchmark.judge import Verdict, Vote
+from aloe_jax.benchmark.calibration import JudgeCalibration
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
+from aloe_jax.benchmark.judge import JudgedReply, Vote
 from aloe_jax.benchmark.pairwise import SideBySide
 from aloe_jax.benchmark.results import Results, write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
-from aloe_jax.llm.world.people import write_personality, write_profile
+from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
 HOSTILE = '</script><script>window.hit=1</script><img src=x onerror="window.hit=1"><!-- <b>&amp;</b> \u2028 $x_1$ | "\''
 CASES, TURNS = 6, 4
@@ -33,13 +33,13 @@ def talked(name, people, level, *, turns=TURNS, rise=0.0, judges=("judge",), gap
         count = 1 if case == stop else turns
         said = [f"{told[turn % len(told)]}. What do you say, {turn}?" for turn in range(count)]
         replies = [text or f"{name} says {turn}: {told[turn % len(told)].lower()}." for turn in range(count)]
-        exchanges = [Exchange(user, Reply(reply)) for user, reply in zip(said, replies, strict=True)]
+        exchanges = [DialogueTurn(user, CandidateReply(reply)) for user, reply in zip(said, replies, strict=True)]
         dialogues.append(Dialogue(persona, exchanges, "turn 2: the model was silent" if case == stop else None))
         row = []
         for turn in range(count):
             mean = level + rise * turn + draw.uniform(-0.6, 0.6)
             row.append(
-                Verdict(
+                JudgedReply(
                     tuple(
                         Vote(
                             judge,
@@ -89,8 +89,8 @@ def hostile_results() -> Results:
     kinds = {"informed": 5, "generic": 3, "off_persona": 1, "ill_mannered": 2, "empty": 1}
     checks = Checks(
         [
-            Calibration("strict", {kind: [rating, rating] for kind, rating in kinds.items()}, 0.97, 1.0, True),
-            Calibration("kind", {kind: [5, None] for kind in kinds}, None, 0.5, False),
+            JudgeCalibration("strict", {kind: [rating, rating] for kind, rating in kinds.items()}, 0.97, 1.0, True),
+            JudgeCalibration("kind", {kind: [5, None] for kind in kinds}, None, 0.5, False),
         ],
         [SideBySide("a<b> & $c_1$", "good", 4, 1, 1, 0.75, 0.4, 0.95, 0.3, 0.5, 0.1, 1.0, ("second",) * 6)],
     )
@@ -113,7 +113,7 @@ def write_plain(directory, names=("good", "other"), *, provider="openai", cases=
 
 
 def write_preferences(directory, names=("good", "other"), reference="good"):
-    """As `aloe_jax.benchmark.preferences` writes it; `reference` may be None."""
+    """As `aloe_jax.benchmark.preference_scores` writes it; `reference` may be None."""
 
     def estimate(value):
         return {"value": value, "low": None if value is None else value - 0.1, "high": None if value is None else value}

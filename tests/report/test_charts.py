@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax.report.charts import (
+from aloe_jax.report.looks import COLOURS, REFERENCE, model_look, reference_look
+from aloe_jax.report.svg import (
     LABEL_GAP,
     Line,
     difference_chart,
@@ -18,7 +19,6 @@ from aloe_jax.report.charts import (
     stacked_chart,
     swatch,
 )
-from aloe_jax.report.looks import COLOURS, REFERENCE, model_look, reference_look
 
 FRAME = rating_frame(4, 2)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from aloe_jax.report.__main__ import main
 from aloe_jax.report.figure import write_figure
-from aloe_jax.report.terminal import difference, table
+from aloe_jax.report.summary_table import difference, table
 
 
 def run(*arguments):

@@ -12,7 +12,7 @@ from rich.console import Console
 from aloe_jax import rate
 from aloe_jax.report.__main__ import main
 from aloe_jax.report.gathering import gather
-from aloe_jax.report.terminal import table
+from aloe_jax.report.summary_table import table
 from tests.report import sample
 
 NAMES = (

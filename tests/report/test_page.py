@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from aloe_jax.offline_page import as_script_data
 from aloe_jax.report import payload
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import heat, render, write_page
@@ -165,11 +166,11 @@ def test_ratings_votes_and_people_stand_beside_the_replies(both):
 
 
 def test_embedded_json_cannot_end_its_element():
-    text = payload.embedded([HOSTILE, "\u2029", 1.5, None])
+    text = as_script_data([HOSTILE, "\u2029", 1.5, None])
     assert not set("<>&\u2028\u2029") & set(text)
     assert json.loads(text) == [HOSTILE, "\u2029", 1.5, None]
     with pytest.raises(ValueError, match="JSON"):
-        payload.embedded(float("nan"))
+        as_script_data(float("nan"))
 
 
 def test_heat_has_a_class_for_every_rating():

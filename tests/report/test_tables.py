@@ -2,9 +2,9 @@ import re
 
 import pytest
 
+from aloe_jax.benchmark.number_text import number, p_value, percent, signed, spread
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.report.tables import latex, markdown
-from aloe_jax.report.writing import number, p_value, percent, signed, spread
 
 
 def row(text, name):

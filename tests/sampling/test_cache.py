@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax.models import decoder
+from aloe_jax.models.native import decoder
 from aloe_jax.sampling import cache
 from aloe_jax.sampling.cache import PAGE, each, hold
 from aloe_jax.sampling.sampler import Sampler

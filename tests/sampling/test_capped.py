@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax.models.maxtext.decoder import assemble
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.maxtext.decoder import MaxTextSpec
 from aloe_jax.models.weights import nested
 from aloe_jax.sampling import cache
 from aloe_jax.sampling.cache import PAGE, each, hold
@@ -26,7 +25,7 @@ def gemma():
     """Two layers, of which the first has a window; scores large enough for the cap."""
     spec, rng = MaxTextSpec("gemma2-2b", SIZES, 256), np.random.default_rng(0)
     values = {name: rng.normal(0, 0.5, weight.shape) for name, weight in spec.weights().items()}
-    return assemble(spec, nested({name: jnp.asarray(value, jnp.float32) for name, value in values.items()}))
+    return spec.assemble(nested({name: jnp.asarray(value, jnp.float32) for name, value in values.items()}))
 
 
 @pytest.fixture(scope="module")

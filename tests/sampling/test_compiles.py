@@ -8,7 +8,7 @@ import sys
 import jax
 
 from aloe_jax.benchmark.candidates import ModelCandidate
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, NoReply
+from aloe_jax.benchmark.dialogue import Dialogue, DialogueTurn, NoReply
 from aloe_jax.conversation import Persona
 from aloe_jax.sampling.settings import SamplingSettings
 from tests.sampling.tiny import saved_model
@@ -30,7 +30,7 @@ def benchmark(model: str, turns: int) -> list[Dialogue]:
             if isinstance(reply, NoReply):
                 dialogue.stopped = reply.reason
             else:
-                dialogue.exchanges.append(Exchange(user, reply))
+                dialogue.exchanges.append(DialogueTurn(user, reply))
     return dialogues
 
 

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax.models.decoder import assemble
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import parameter_shardings
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.sampling import cache, programs
@@ -21,7 +19,7 @@ from aloe_jax.sampling.sampler import Sampler
 from tests.random_models import random_decoder
 from tests.sampling.tiny import following
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=64, layers=1, width=16, query_heads=4, kv_heads=2, head_size=8, feed_forward=32, max_length=192
 )  # fmt: skip
 QKV = ("query", "key", "value")
@@ -42,8 +40,8 @@ def mesh():
 
 def spread(model, mesh):
     """The model with its parameters over the mesh, as load_pretrained has them."""
-    places = parameter_shardings(model.spec, mesh)
-    return assemble(model.spec, jax.device_put(nnx.to_pure_dict(nnx.state(model, nnx.Param)), places))
+    places = model.spec.shardings(mesh)
+    return model.spec.assemble(jax.device_put(nnx.to_pure_dict(nnx.state(model, nnx.Param)), places))
 
 
 def decoder(family, mesh):

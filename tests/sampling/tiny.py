@@ -9,17 +9,16 @@ import numpy as np
 from flax import nnx
 
 from aloe_jax.data.tokenizer import load_tokenizer, train_tokenizer
-from aloe_jax.models.decoder import Decoder, assemble
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import nested, weights
+from aloe_jax.models.native.decoder import Decoder, DecoderSpec
+from aloe_jax.models.weights import nested
 from aloe_jax.sampling.generation import Generation
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.session import Session
 from tests.conversations import conversation
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=50, layers=2, width=16, query_heads=4, kv_heads=2, head_size=4, feed_forward=24, max_length=200
 )  # fmt: skip
 ROWS, LENGTH = 4, 192
@@ -29,9 +28,9 @@ full_logits = nnx.jit(lambda model, tokens: model(tokens))
 def lively() -> Decoder:
     """Weights large enough that greedy replies vary: what comes next depends on more than the last token."""
     rng = np.random.default_rng(3)
-    values = {name: rng.standard_normal(weight.shape, np.float32) for name, weight in weights(SPEC).items()}
+    values = {name: rng.standard_normal(weight.shape, np.float32) for name, weight in SPEC.weights().items()}
     values |= {name: 0.5 * value for name, value in values.items() if not name.endswith("norm")}
-    return assemble(SPEC, nested(jax.tree.map(jnp.asarray, values)))
+    return SPEC.assemble(nested(jax.tree.map(jnp.asarray, values)))
 
 
 def prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
@@ -73,7 +72,7 @@ def saved_model(root: Path, max_length: int = 192) -> Path:
     texts = [text for turn in conversation(4).turns for text in (turn.user, turn.preferred)]
     train_tokenizer(texts, 300, root / "tokenizer")
     tokenizer = load_tokenizer(root / "tokenizer")
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=len(tokenizer), layers=1, width=16, query_heads=2, kv_heads=1, head_size=8, feed_forward=24,
         max_length=max_length,
     )  # fmt: skip

@@ -60,8 +60,8 @@ def settings(material, tmp_path):
 @pytest.fixture
 def starting_model(settings):
     """A short SFT run to start DPO from."""
-    from aloe_jax.training.loop import run
+    from aloe_jax.training.run import train
 
     start = settings(output="start", steps=2)
-    run(start)
+    train(start)
     return start.output

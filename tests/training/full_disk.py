@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.run_directory import checkpoint_steps, load_run
+from aloe_jax.models.opening import load_run
+from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import load_settings
-from aloe_jax.training import checkpoint, loop
+from aloe_jax.training import checkpoint
+from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 
 # The check before the first save is for a disk that is already full; here it fills up later, behind its back.
@@ -43,7 +45,7 @@ def main(path: str, disk: str, size: str) -> None:
 
 def run(settings: TrainSettings) -> str | None:
     try:
-        loop.run(settings)
+        train(settings)
     except AloeError as error:
         return str(error)
     return None

@@ -9,19 +9,19 @@ import jax
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.export import export
 from aloe_jax.models import fingerprint as fingerprints
 from aloe_jax.models import known_digests
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.export import export
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.sampling.loading import keep_compiled
-from aloe_jax.storage.files import cache_directory
-from aloe_jax.training import loop
+from aloe_jax.storage.copies import cache_directory
+from aloe_jax.training.run import train
 
 
 def stopped(made):
     """Train, then take away the last checkpoint, so that the run goes on."""
-    loop.run(made)
+    train(made)
     shutil.rmtree(Path(made.output, "checkpoints", "4"))
     Path(made.output, "finished.json").unlink()
 
@@ -37,7 +37,7 @@ def stopped(made):
 )
 def test_another_base_on_resume(settings, starting_model, tmp_path, stage, lora, form):
     base, other = str(tmp_path / "base"), settings(output="other", steps=2, seed=1)
-    loop.run(other)
+    train(other)
     if form == "run":
         shutil.copytree(starting_model, base)
         shutil.copytree(other.output, tmp_path / "another")
@@ -53,7 +53,7 @@ def test_another_base_on_resume(settings, starting_model, tmp_path, stage, lora,
     with pytest.raises(
         AloeError, match=r"model\.path: .*base is not what this run began with: the digest .* was "
     ) as e:
-        loop.run(made)
+        train(made)
     assert fingerprint(base) in str(e.value) and json.loads(recorded)["model.path"]["fingerprint"] in str(e.value)
     assert Path(made.output, "base.json").read_text() == recorded
     if lora is not None:
@@ -67,7 +67,7 @@ def test_another_base_on_resume(settings, starting_model, tmp_path, stage, lora,
         export(starting_model, base)
     for file in Path(base).rglob("*"):
         os.utime(file, (1e9, 1e9))
-    loop.run(made)
+    train(made)
     load_pretrained(made.output)
 
 
@@ -78,7 +78,7 @@ def test_another_tokenizer_on_resume(settings, material, tmp_path):
     file = tmp_path / "tokenizer" / "tokenizer_config.json"
     file.write_text(file.read_text() + " ")
     with pytest.raises(AloeError, match=r"model\.tokenizer: .*tokenizer is not what this run began with"):
-        loop.run(made)
+        train(made)
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_a_note(settings, starting_model, capsys):
@@ -96,7 +96,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_a_note(settings, starting_mode
     next(Path(starting_model).glob("checkpoints/2/params/_METADATA")).touch()
     load_pretrained(made.output)
     assert "an earlier version recorded names, sizes and times" in capsys.readouterr().err
-    loop.run(made)
+    train(made)
     assert "an earlier version began this run and recorded nothing of model.path" in capsys.readouterr().err
     assert json.loads(adapter.read_text())["base_fingerprint"] == fingerprint(starting_model)
 

@@ -6,9 +6,9 @@ import signal
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.training import loop
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.claim import claim_directory, differences
+from aloe_jax.training.run import train
 from aloe_jax.training.settings import CheckpointSettings
 from tests.training.test_interruption import finish, launch, wait_for_step
 
@@ -44,7 +44,7 @@ def test_an_output_that_is_a_file(settings, tmp_path):
         with pytest.raises(
             AloeError, match=r"cannot be made \((is a file, not a directory|Not a directory)\); give another output"
         ):
-            loop.run(settings(output=output))
+            train(settings(output=output))
 
 
 def test_the_first_setting_that_differs_is_the_first_in_order(settings):
@@ -67,5 +67,5 @@ def test_no_run_mixes_with_a_model_or_a_data_set(settings, tmp_path, name, dry):
     other.mkdir()
     (other / name).write_text("{}")
     with pytest.raises(AloeError, match=f"holds {name}, so it is a model or a data set and no run"):
-        loop.run(settings(output="other"), dry)
+        train(settings(output="other"), dry)
     assert [file.name for file in other.iterdir()] == [name] and (other / name).read_text() == "{}"

@@ -13,12 +13,12 @@ import pytest
 from flax import nnx
 
 from aloe_jax.errors import AloeError
-from aloe_jax.export import export
-from aloe_jax.models.directory import load_pretrained
-from aloe_jax.models.run_directory import checkpoint_steps, load_run
+from aloe_jax.models.export import export
+from aloe_jax.models.opening import load_pretrained, load_run
+from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.storage.integrity import DIGESTS
-from aloe_jax.training import loop
 from aloe_jax.training.checkpoint import Checkpoints
+from aloe_jax.training.run import train
 from aloe_jax.training.settings import CheckpointSettings
 
 
@@ -48,7 +48,7 @@ def largest(directory):
 def run(settings):
     """Settings of a run that stopped after step 4 of 6, with checkpoints 2 and 4."""
     made = settings(output="run")
-    loop.run(made)
+    train(made)
     shutil.rmtree(Path(made.output, "checkpoints", "6"))
     Path(made.output, "finished.json").unlink()
     assert checkpoint_steps(made.output) == [4]
@@ -59,7 +59,7 @@ def run(settings):
 def two(settings):
     """The same with checkpoints 2, 4 and 6, the last of which is the newest."""
     made = settings(output="two", checkpoints={"every": 2, "keep": 5}, steps=8)
-    loop.run(made)
+    train(made)
     shutil.rmtree(Path(made.output, "checkpoints", "8"))
     Path(made.output, "finished.json").unlink()
     return made
@@ -75,7 +75,7 @@ def refused(call, *message):
 
 def test_damage_of_every_part_names_the_file_and_the_older_step(two, settings):
     whole = settings(output="whole", checkpoints={"every": 2, "keep": 5}, steps=8)
-    loop.run(whole)
+    train(whole)
     newest = Path(two.output, "checkpoints", "6")
     parts = [
         (newest / "params" / "_METADATA", empty, True),
@@ -89,7 +89,7 @@ def test_damage_of_every_part_names_the_file_and_the_older_step(two, settings):
         content = file.read_bytes()
         damaged(file)
         advice = f"delete {newest} to go on from step 4"
-        refused(lambda: loop.run(two), str(file), advice)
+        refused(lambda: train(two), str(file), advice)
         if loaded:
             refused(lambda: load_pretrained(two.output), str(file), advice)
             refused(lambda: export(two.output, two.output + "-export"), str(file), advice)
@@ -99,33 +99,33 @@ def test_damage_of_every_part_names_the_file_and_the_older_step(two, settings):
     assert checkpoint_steps(two.output) == [2, 4, 6]  # nothing was thrown away
     flip(largest(newest / "params"))
     flip(largest(newest.with_name("4") / "params"))
-    refused(lambda: loop.run(two), f"delete {newest} to go on from step 2")
+    refused(lambda: train(two), f"delete {newest} to go on from step 2")
     shutil.rmtree(newest)
-    refused(lambda: loop.run(two), f"delete {newest.with_name('4')} to go on from step 2")
+    refused(lambda: train(two), f"delete {newest.with_name('4')} to go on from step 2")
     shutil.rmtree(newest.with_name("4"))
-    loop.run(two)
+    train(two)
     jax.tree.map(np.testing.assert_array_equal, params(two.output), params(whole.output))
 
 
 def test_the_only_checkpoint(run):
     step = Path(run.output, "checkpoints", "4")
     flip(largest(step / "optimizer"))
-    refused(lambda: loop.run(run), "no older checkpoint is whole", f"restore {step} from a copy, or delete it to begin")
+    refused(lambda: train(run), "no older checkpoint is whole", f"restore {step} from a copy, or delete it to begin")
     shutil.rmtree(step)
-    loop.run(run)
+    train(run)
 
 
 def test_a_finished_run_whose_last_checkpoint_is_damaged_is_not_called_complete(settings):
     made = settings(steps=4)
-    loop.run(made)
+    train(made)
     flip(largest(Path(made.output, "checkpoints", "4", "params")))
-    refused(lambda: loop.run(made), "to go on from step 2")
+    refused(lambda: train(made), "to go on from step 2")
 
 
 def test_the_loss_of_an_older_checkpoint_by_which_the_best_is_kept(two):
     scores = next(Path(two.output, "checkpoints").glob("*/metrics/metrics"))
     scores.write_text('{"validation_los')
-    refused(lambda: loop.run(two), str(scores), f"delete {scores.parents[1]} to go on without it")
+    refused(lambda: train(two), str(scores), f"delete {scores.parents[1]} to go on without it")
 
 
 def test_checkpoints_of_earlier_versions_load_and_go_on_with_a_note(two, capsys):
@@ -141,9 +141,9 @@ def test_checkpoints_of_earlier_versions_load_and_go_on_with_a_note(two, capsys)
     content = metadata.read_bytes()
     metadata.write_bytes(b"")
     refused(lambda: load_pretrained(two.output), "checkpoints/6: cannot be read", "to go on from step 4")
-    refused(lambda: loop.run(two), "checkpoints/6: cannot be read", "to go on from step 4")
+    refused(lambda: train(two), "checkpoints/6: cannot be read", "to go on from step 4")
     metadata.write_bytes(content)
-    loop.run(two)
+    train(two)
     assert Path(two.output, "checkpoints", "8", DIGESTS).exists()
 
 
@@ -175,7 +175,7 @@ def test_a_checkpoint_under_the_name_of_another(two):
     checkpoints = Path(two.output, "checkpoints")
     shutil.rmtree(checkpoints / "6")
     shutil.copytree(checkpoints / "2", checkpoints / "6")
-    refused(lambda: loop.run(two), "does not say that it was saved at step 6", "to go on from step 4")
+    refused(lambda: train(two), "does not say that it was saved at step 6", "to go on from step 4")
 
 
 def test_what_describes_the_model_is_covered_too(run):
@@ -185,7 +185,7 @@ def test_what_describes_the_model_is_covered_too(run):
         file.write_text(content.replace("1", "2", 1))
         refused(lambda: load_pretrained(run.output), str(file), "restore it, or delete")
         file.write_text(content)
-    loop.run(run)  # which describes it anew
+    train(run)  # which describes it anew
     params(run.output)
 
 
@@ -199,7 +199,7 @@ def test_weights_that_are_not_finite_are_never_used(run):
     (step / DIGESTS).unlink()
     refused(lambda: load_pretrained(run.output), "checkpoints/4/params: final_norm has values that are not finite")
     refused(lambda: export(run.output, run.output + "-export"), "final_norm has values that are not finite")
-    refused(lambda: loop.run(run), "params.final_norm has values that are not finite")
+    refused(lambda: train(run), "params.final_norm has values that are not finite")
     assert not Path(run.output + "-export").exists()
 
 
@@ -207,7 +207,7 @@ def test_a_diverging_run_keeps_what_it_saved_before(settings):
     wild = {"learning_rate": 1e3, "weight_decay": 1e3, "clip_norm": 1e9, "warmup_steps": 0, "schedule": "constant"}
     often = {"every": 1, "keep": 9}
     made = settings(optimizer=wild, steps=40, checkpoints=often, log_every=1, evaluate_every=40)
-    refused(lambda: loop.run(made), "is not finite", "run again from the last checkpoint")
+    refused(lambda: train(made), "is not finite", "run again from the last checkpoint")
     (named,) = Path(made.output).glob("nonfinite-*.json")
     saved = checkpoint_steps(made.output)
     # All steps before the one that failed, but for those whose update made the state infinite.
@@ -219,7 +219,7 @@ def test_a_diverging_run_keeps_what_it_saved_before(settings):
     failed = json.loads(named.read_text())["step"]
     seldom = {"log_every": 50, "evaluate_every": failed, "checkpoints": {"every": 50}}
     last = settings(output="last", optimizer=wild, steps=40, **seldom)
-    refused(lambda: loop.run(last), f"the validation loss after step {failed} is nan", "not saved")
+    refused(lambda: train(last), f"the validation loss after step {failed} is nan", "not saved")
     assert not Path(last.output, "finished.json").exists() and not checkpoint_steps(last.output)
 
 
@@ -239,17 +239,17 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, part, value):
 
 
 def test_an_error_and_a_second_signal_wait_for_the_save_under_way(settings, monkeypatch):
-    real = loop.Checkpoints.save
+    real = Checkpoints.save
     for number, error in enumerate((KeyboardInterrupt(), OSError(5, "Input/output error"), RuntimeError("defect"))):
 
         def save(self, step, *rest, error=error):
             real(self, step, *rest)
             raise error  # while the save is written in the background
 
-        monkeypatch.setattr(loop.Checkpoints, "save", save)
+        monkeypatch.setattr(Checkpoints, "save", save)
         made = settings(output=f"run{number}")
         with pytest.raises(AloeError if isinstance(error, OSError) else type(error)):
-            loop.run(made)
+            train(made)
         assert checkpoint_steps(made.output) == [2]
         assert Path(made.output, "checkpoints", "2", DIGESTS).exists()
         params(made.output)

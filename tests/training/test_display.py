@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from aloe_jax.training.display import COMPILING, Display, Pace, by_turn, duration, folded
+from aloe_jax.training.stages.dpo import DPO
 
 VALUES = {
     "loss": 0.6123, "perplexity": 12.34, "margin": 0.231, "accuracy": 0.812, "learning_rate": 9e-6, "grad_norm": 1.234,
@@ -43,7 +44,7 @@ def run(display):
 
 
 def test_plain_lines_and_the_same_in_the_log(tmp_path, capsys):
-    run(Display(tmp_path, 20, 10))
+    run(Display(tmp_path, 20, 10, shown=DPO.shown))
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "resuming after step 10"
     assert [line for line in told if line.startswith("reference")] == [
@@ -66,9 +67,9 @@ def test_plain_lines_and_the_same_in_the_log(tmp_path, capsys):
 
 
 def test_a_later_start_goes_on_with_the_log_and_an_error_is_its_last_line(tmp_path):
-    run(Display(tmp_path, 20, 10))
+    run(Display(tmp_path, 20, 10, shown=DPO.shown))
     before = (tmp_path / "train.log").read_text()
-    with pytest.raises(ValueError, match="broken"), Display(tmp_path, 20, 10) as display:
+    with pytest.raises(ValueError, match="broken"), Display(tmp_path, 20, 10, shown=DPO.shown) as display:
         display.record("plan\nof two lines")
         raise ValueError("broken\nin two lines")
     after = (tmp_path / "train.log").read_text()
@@ -79,14 +80,14 @@ def test_a_later_start_goes_on_with_the_log_and_an_error_is_its_last_line(tmp_pa
 
 
 def test_quiet_tells_and_writes_nothing(tmp_path, capsys):
-    run(Display(tmp_path, 20, 10, quiet=True, console=terminal(80)))
+    run(Display(tmp_path, 20, 10, quiet=True, console=terminal(80), shown=DPO.shown))
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
 def pictures(tmp_path, width):
     """What the live lines look like at every stage of a run."""
     console = terminal(width)
-    display = Display(tmp_path, 1500, 0, console=console)
+    display = Display(tmp_path, 1500, 0, console=console, shown=DPO.shown)
     made = {}
 
     def look(name):
@@ -135,7 +136,7 @@ def test_a_narrow_terminal_drops_columns_from_the_right(tmp_path):
 
 def test_on_a_terminal_notes_and_validations_scroll_by_and_the_last_picture_stays(tmp_path):
     console = terminal(80)
-    run(Display(tmp_path, 20, 10, console=console))
+    run(Display(tmp_path, 20, 10, console=console, shown=DPO.shown))
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
     assert "resuming after step 10\n" in shown and "  accuracy   0.52" in shown
     assert "step 15/20 |" not in shown  # its values are in the live lines
@@ -147,7 +148,7 @@ def test_on_a_terminal_notes_and_validations_scroll_by_and_the_last_picture_stay
 
 def test_a_file_is_no_terminal_even_with_forced_colours(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    run(Display(tmp_path, 20, 10))
+    run(Display(tmp_path, 20, 10, shown=DPO.shown))
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -155,8 +156,9 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import click
+from aloe_jax.training.stages.dpo import DPO
 from aloe_jax.training.display import Display
-with Display(Path(sys.argv[1]), 100) as display:
+with Display(Path(sys.argv[1]), 100, shown=DPO.shown) as display:
     display.step(1, {"loss": 1.0})
     click.echo("told by other code")
     while True:
@@ -232,8 +234,8 @@ def test_the_time_left_follows_the_last_readings():
 
 
 def test_by_turn_in_blocks_of_ten_with_gaps():
-    assert by_turn({"loss": 1.0, "kl/turn_01": 2.0}) == []
-    lines = by_turn({f"accuracy/turn_{turn:02}": turn / 100 for turn in range(1, 13) if turn != 2})
+    assert by_turn({"loss": 1.0, "kl/turn_01": 2.0}, DPO.shown.by_turn) == []
+    lines = by_turn({f"accuracy/turn_{turn:02}": turn / 100 for turn in range(1, 13) if turn != 2}, DPO.shown.by_turn)
     assert lines == [
         "  by turn       1     2     3     4     5     6     7     8     9    10",
         "  accuracy   0.01     -  0.03  0.04  0.05  0.06  0.07  0.08  0.09  0.10",

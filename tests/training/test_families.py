@@ -10,12 +10,14 @@ from flax import nnx
 
 from aloe_jax.data.loader import Loader
 from aloe_jax.models.huggingface import save_pretrained
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.training import loop, objectives, start
+from aloe_jax.training import start
 from aloe_jax.training.logprobs import reply_logps
+from aloe_jax.training.run import train
+from aloe_jax.training.stages.stage import stage_of
 from tests.data.families import loaded as loaded_tokenizer
 from tests.random_models import random_decoder
 
@@ -34,7 +36,7 @@ def save_model(family: str, directory: Path) -> Path:
     """A random model of the family with the tokenizer of its format."""
     format, switches = SPECS[family]
     tokenizer = loaded_tokenizer(format)[1]
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=-(-len(tokenizer) // 8) * 8, layers=2, width=16, query_heads=4, kv_heads=2, head_size=8, feed_forward=24,
         max_length=512, family=family, eos_ids=loaded_tokenizer(format)[2].stop, **switches,
     )  # fmt: skip
@@ -52,9 +54,11 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
     mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
     dpo = settings("dpo", model=model | {"lora": {"rank": 2}}, data=data)
     sft = settings("sft", model=model, data=data)
-    material = start.gather_material(dpo)
-    spec = start.resolve_spec(dpo, material.tokenizer, material.template)
-    start.check_fit(dpo, spec, material, mesh)
+    tokenizer, template = start.load_template(dpo.model)
+    spec = start.resolve_spec(dpo, tokenizer, template)
+    dpo = start.resolve(dpo, spec, mesh, "cpu")
+    material = start.gather_material(dpo, stage_of(dpo), template)
+    start.check_material(dpo, spec, material, mesh)
     batch = Loader(material.train.rows, 8, seed=0).batch(0)
     with jax.set_mesh(mesh):
         graph, adapters, (weights,) = start.build_model(dpo, spec, mesh)
@@ -66,7 +70,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
         def gradients(adapters, weights, batch):
             def loss(adapters, weights, made):
                 logps = reply_logps(nnx.merge(graph, adapters, weights), batch)
-                return objectives.for_stage(made)(logps, batch)["loss"].total
+                return stage_of(made).objective()(logps, batch)["loss"].total
 
             return [jax.grad(loss, argnums=(0, 1))(adapters, weights, made) for made in (sft, dpo)]
 
@@ -79,15 +83,15 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
 
 def test_a_family_goes_through_both_stages_and_out(settings, tmp_path, capsys):
     """Qwen 3: norms of queries and keys, and a template that rewrites earlier turns."""
-    from aloe_jax.export import export
-    from aloe_jax.models.directory import load_pretrained
+    from aloe_jax.models.export import export
+    from aloe_jax.models.opening import load_pretrained
 
     path = save_model("qwen3", tmp_path / "qwen3")
     data = {"row_length": 256, "rows": 8}
     sft = settings(output="sft", model={"path": str(path), "tokenizer": None}, data=data, steps=1)
-    loop.run(sft)
+    train(sft)
     dpo = settings("dpo", "dpo", model={"path": sft.output, "tokenizer": None, "lora": {"rank": 2}}, data=data, steps=1)
-    loop.run(dpo)
+    train(dpo)
     export(dpo.output, str(tmp_path / "out"))
     exported = load_pretrained(tmp_path / "out")
     assert exported.spec.family == "qwen3" and exported.spec.qk_norm == "head"

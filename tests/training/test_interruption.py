@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import dump_settings
 

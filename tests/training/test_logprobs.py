@@ -14,20 +14,19 @@ from hypothesis import strategies as st
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import TokenTree
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import parameter_shardings
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.collectives import collectives
 from aloe_jax.parallel.mesh import make_mesh, sharding
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import logprobs
 from aloe_jax.training.head import piece_size, token_logps
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.objectives import dpo_loss, gather_pairs
+from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs
 from tests.data.test_packing import draw_tree, path_of
 from tests.random_models import random_decoder
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=97, layers=2, width=32, query_heads=4, kv_heads=2, head_size=8, feed_forward=64, max_length=64,
     tie_embeddings=True,
 )  # fmt: skip
@@ -189,7 +188,7 @@ def exchanged_states() -> tuple[int, int]:
         batch = {name: getattr(rows, name)[:count] for name in FIELDS} | {"scored": scored[:count]}
         places = {name: sharding(mesh, ("batch", *(None,) * (x.ndim - 1)), x.shape) for name, x in batch.items()}
         batch = jax.device_put(batch, places)
-        params = jax.device_put(PARAMS, parameter_shardings(SPEC, mesh))
+        params = jax.device_put(PARAMS, SPEC.shardings(mesh))
 
         def total(params, batch):
             return reply_logps(nnx.merge(GRAPH, params), batch).sum()

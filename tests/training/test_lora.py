@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 
 from aloe_jax.errors import AloeError
-from aloe_jax.export import export
-from aloe_jax.models.directory import load_pretrained
-from aloe_jax.models.run_directory import checkpoint_steps, load_run
-from aloe_jax.training import loop
+from aloe_jax.models.export import export
+from aloe_jax.models.opening import load_pretrained, load_run
+from aloe_jax.models.run_directory import checkpoint_steps
+from aloe_jax.training.checkpoint import Checkpoints
+from aloe_jax.training.run import train
 
 
 def records(settings):
@@ -35,7 +36,7 @@ def adapted(settings, base, stage="dpo", output="run", lora=None, **changes):
 )
 def test_dpo_begins_at_log_two_and_trains_adapters_only(settings, starting_model, base, mesh):
     run = adapted(settings, starting_model, lora={"base": base}, mesh=mesh, optimizer={"learning_rate": 3e-2})
-    loop.run(run)
+    train(run)
     losses = [record["loss"] for record in records(run)]
     assert losses[0] == pytest.approx(math.log(2), rel=1e-6)
     assert losses[-1] < losses[0] - 0.01 and all(record["grad_norm"] > 0 for record in records(run))
@@ -57,12 +58,12 @@ def test_dpo_begins_at_log_two_and_trains_adapters_only(settings, starting_model
 
 def test_sft_with_adapters_learns_and_resumes_bitwise(settings, starting_model):
     whole = adapted(settings, starting_model, "sft", "whole", steps=6, optimizer={"learning_rate": 3e-2})
-    loop.run(whole)
+    train(whole)
     losses = [record["loss"] for record in records(whole)]
     assert losses[-1] < losses[0] - 0.1
 
     stopped = adapted(settings, starting_model, "sft", "stopped", steps=6, optimizer={"learning_rate": 3e-2})
-    real, calls = loop.Checkpoints.save, []
+    real, calls = Checkpoints.save, []
 
     def save(self, step, *rest):
         real(self, step, *rest)
@@ -72,10 +73,10 @@ def test_sft_with_adapters_learns_and_resumes_bitwise(settings, starting_model):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Checkpoints, "save", save)
-        loop.run(stopped)
+        patch.setattr(Checkpoints, "save", save)
+        train(stopped)
     assert checkpoint_steps(stopped.output)[-1] == 4
-    loop.run(stopped)
+    train(stopped)
     one, other = (load_run(run.output, merge=False) for run in (whole, stopped))
     for name, value in one.adapters.items():
         np.testing.assert_array_equal(value[...], other.adapters[name][...])
@@ -84,9 +85,9 @@ def test_sft_with_adapters_learns_and_resumes_bitwise(settings, starting_model):
 
 def test_dpo_on_top_of_an_adapted_run(settings, starting_model):
     sft = adapted(settings, starting_model, "sft", "sft", steps=4, optimizer={"learning_rate": 3e-2})
-    loop.run(sft)
+    train(sft)
     dpo = adapted(settings, sft.output, "dpo", "dpo", steps=2)
-    loop.run(dpo)
+    train(dpo)
     assert records(dpo)[0]["loss"] == pytest.approx(math.log(2), rel=1e-6)
     base, beside = load_pretrained(sft.output), load_run(dpo.output, merge=False)
     jax.tree.map(np.testing.assert_array_equal, params(beside), params(base))
@@ -107,7 +108,7 @@ def test_dpo_on_top_of_an_adapted_run(settings, starting_model):
 
 def test_a_base_that_is_gone_or_changed_is_told(settings, starting_model):
     run = adapted(settings, starting_model, steps=2)
-    loop.run(run)
+    train(run)
     file = next(Path(starting_model, "checkpoints", "2", "params").rglob("*_METADATA"))
     file.touch()  # the same content at another time is the same model
     load_pretrained(run.output)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,26 +22,27 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.directory import load_pretrained
 from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.maxtext import internals
-from aloe_jax.models.maxtext.decoder import assemble
-from aloe_jax.models.maxtext.huggingface import read_spec
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.maxtext.decoder import MaxTextSpec
+from aloe_jax.models.opening import load_pretrained, open_model
 from aloe_jax.models.settings import ModelSettings
+from aloe_jax.models.spec import Compute
 from aloe_jax.models.weights import nested
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.settings import dump_settings
 from aloe_jax.training import step
-from aloe_jax.training.objectives import Mean
+from aloe_jax.training.totals import Mean
 from tests.golden.seeded import checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "maxtext"
 NAMES = sorted(path.parent.name for path in GOLDEN.glob("*/tensors.json"))
 LENGTH = 48
 MAXTEXT = ModelSettings(backend="maxtext", path="a directory")
-load = partial(load_pretrained, model=MAXTEXT)
+
+
+def load(directory):
+    return open_model(MAXTEXT.model_copy(update={"path": str(directory)})).load()
 
 
 def stored(name, directory):
@@ -117,7 +117,7 @@ def test_families_equal_transformers_and_trees_equal_paths(name, tmp_path):
     assert exact == len(original) or name in ("llama_tied", "gemma2", "gemma3")
     for key, tensor in original.items():
         np.testing.assert_allclose(written[key], tensor, rtol=1e-6, atol=3e-7)
-    assert read_spec(tmp_path / "out") == model.spec
+    assert MaxTextSpec.read_huggingface(tmp_path / "out") == model.spec
     stored_sizes = sum(tensor.size for tensor in original.values())
     assert model.spec.parameter_count() == stored_sizes
 
@@ -152,7 +152,7 @@ def drawn(spec, seed=0, mesh=None):
         name: jnp.asarray(rng.normal(float(name.endswith("scale")), 0.2, weight.shape), jnp.float32)
         for name, weight in spec.weights().items()
     }
-    return assemble(spec, nested(values), Compute())
+    return spec.assemble(nested(values), Compute())
 
 
 def test_deepseek_trees_equal_paths():
@@ -177,7 +177,7 @@ MOE = {
 SPREAD = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
-def train(settings, path):
+def run_command(settings, path):
     from aloe_jax.train import main
 
     path.write_text(dump_settings(settings))
@@ -193,7 +193,7 @@ def parameters(path):
 def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
     name = {"backend": "maxtext", "name": "qwen3-30b-a3b", "overrides": MOE}
     sft = settings(output="sft", model=name, steps=4, evaluate_every=4, checkpoints={"every": 2}, mesh=SPREAD)
-    told, lines = train(sft, tmp_path / "sft.yaml")
+    told, lines = run_command(sft, tmp_path / "sft.yaml")
     assert "19,184 parameters, 2 layers, 16 wide, 304 tokens" in told
     losses = [line for line in lines if line["kind"] == "train"]
     assert losses[-1]["loss"] < losses[0]["loss"]
@@ -206,18 +206,18 @@ def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
     expected = parameters(sft.output)
     shutil.rmtree(f"{sft.output}/checkpoints/4")  # as if it had been killed after its first save
     Path(sft.output, "finished.json").unlink(missing_ok=True)
-    told, again = train(sft, tmp_path / "sft.yaml")
+    told, again = run_command(sft, tmp_path / "sft.yaml")
     assert "resuming after step 2" in told and again == lines
     jax.tree.map(np.testing.assert_array_equal, parameters(sft.output), expected)
 
     reference = {"name": None, "overrides": {}, "path": sft.output, "tokenizer": None}
     dpo = settings("dpo", "dpo", model={**name, **reference}, steps=4, evaluate_every=4, mesh=SPREAD)
-    _, lines = train(dpo, tmp_path / "dpo.yaml")
+    _, lines = run_command(dpo, tmp_path / "dpo.yaml")
     first, *_, last = (line for line in lines if line["kind"] == "train")
     np.testing.assert_allclose(first["loss"] - first["router"], np.log(2), rtol=1e-5)
     assert last["loss"] < first["loss"] and last["margin"] > 0
 
-    from aloe_jax.export import export
+    from aloe_jax.models.export import export
 
     assert export(dpo.output, str(tmp_path / "out")) == 19_184
     exported, run = load(tmp_path / "out"), load_pretrained(dpo.output)
@@ -236,7 +236,7 @@ def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
 def benchmark(tmp_path, run):
     """The run talks to one simulated person, is rated, and scores held-out pairs."""
     from aloe_jax.evaluate import main
-    from aloe_jax.llm.world.people import write_personality, write_profile
+    from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 
     draw = random.Random(0)
     person = {"id": "b0", "profile": write_profile(draw), "personality": write_personality(draw)}
@@ -331,15 +331,15 @@ def test_another_version_is_refused(monkeypatch):
 def test_a_spec_is_the_same_from_json(tmp_path):
     from aloe_jax.models.run_directory import load_spec, save_spec
 
-    spec = replace(read_spec(stored("olmo3", tmp_path / "model")), eos_ids=(2, 3))
+    spec = replace(MaxTextSpec.read_huggingface(stored("olmo3", tmp_path / "model")), eos_ids=(2, 3))
     save_spec(spec, tmp_path)
     assert load_spec(tmp_path) == spec and hash(load_spec(tmp_path)) == hash(spec)
 
 
 PROCESS = """
 import logging, os, sys, warnings
-import aloe_jax.training.loop, aloe_jax.export, aloe_jax.sampling, aloe_jax.evaluate, aloe_jax.models.backend
-import aloe_jax.models.maxtext.huggingface, qwix
+import aloe_jax.training.loop, aloe_jax.models.export, aloe_jax.sampling, aloe_jax.benchmark.stages
+import aloe_jax.models.opening, aloe_jax.models.maxtext.tensors, qwix
 assert not [name for name in sys.modules if name.split(".")[0] == "maxtext"], "imported without being used"
 def held():
     handlers = {name: (logger.level, list(logger.handlers)) for name, logger in logging.root.manager.loggerDict.items()

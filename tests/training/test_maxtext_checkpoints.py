@@ -10,17 +10,18 @@ from flax import nnx
 from aloe_jax.data.packing import without_branches
 from aloe_jax.errors import AloeError
 from aloe_jax.export import main as export
-from aloe_jax.models.directory import load_pretrained
-from aloe_jax.models.maxtext import checkpoints, directory, internals
-from aloe_jax.models.maxtext.decoder import assemble
+from aloe_jax.models.maxtext import checkpoint_directory, checkpoints, internals
+from aloe_jax.models.maxtext.decoder import MaxTextSpec
 from aloe_jax.models.maxtext.isolation import silent, unchanged
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.opening import load_pretrained
+from aloe_jax.models.spec import named_parameters
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.training.loop import run
-from aloe_jax.training.start import gather_material
-from tests.training.test_maxtext import LATENT, TINY, drawn, train
+from aloe_jax.training.run import train
+from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.start import gather_material, load_template
+from tests.training.test_maxtext import LATENT, TINY, drawn, run_command
 
 SMALL = {**TINY, "base_num_decoder_layers": 2}
 KINDS = {
@@ -42,14 +43,14 @@ def theirs():
 def module(model):
     """MaxText's own module with the weights of one of ours."""
     made = model.spec.skeleton()
-    return internals._merged(made, model._weights())
+    return internals._merged(made, named_parameters(model))
 
 
 def write(model, directory, dtype="float32", full=True):
     """A checkpoint as MaxText's training, or its conversion to parameters only, writes it; returns STEP/items."""
     checkpointing, states, _ = theirs()
     with silent():
-        held = module(assemble(model.spec, nested({k: v.astype(dtype) for k, v in model._weights().items()})))
+        held = module(model.spec.assemble(nested({k: v.astype(dtype) for k, v in named_parameters(model).items()})))
         if full:
             state = nnx.state(
                 states.TrainStateNNX(held, nnx.Optimizer(held, optax.sgd(1e-3, momentum=0.9), wrt=nnx.Param))
@@ -67,9 +68,7 @@ def write(model, directory, dtype="float32", full=True):
 def read(spec, path, dtype):
     """What MaxText's own loader makes of a checkpoint, by dotted name."""
     checkpointing, *_ = theirs()
-    wanted = nnx.state(
-        module(assemble(spec, nested({k: jnp.zeros(w.shape, dtype) for k, w in spec.weights().items()})))
-    )
+    wanted = nnx.state(module(spec.assemble(nested({k: jnp.zeros(w.shape, dtype) for k, w in spec.weights().items()}))))
     wanted = nnx.filter_state(wanted, lambda _, each: isinstance(each, nnx.Param) or "Bias" in type(each).__name__)
     with silent():
         found = checkpointing.load_params_from_path(str(path), wanted, 8)
@@ -82,34 +81,34 @@ def test_there_and_back(kind, tmp_path):
     model = drawn(MaxTextSpec(name, overrides, 256))
     path = write(model, tmp_path / "theirs")
     mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
-    ours = checkpoints.load(path, model.spec, mesh=mesh)
-    for key, value in model._weights().items():
-        np.testing.assert_array_equal(ours._weights()[key], value, key)
-    shares = [value.addressable_shards[0].data.size / value.size for value in ours._weights().values()]
+    ours = model.spec.load_checkpoint(path, mesh=mesh)
+    for key, value in named_parameters(model).items():
+        np.testing.assert_array_equal(named_parameters(ours)[key], value, key)
+    shares = [value.addressable_shards[0].data.size / value.size for value in named_parameters(ours).values()]
     assert min(shares) <= 1 / 4  # over fsdp and tensor
     if kind == "stacked":
         tokens, config = np.arange(4, 24)[None], internals.resolve(name, model.spec.computed())
         with silent(), internals.parts().axis_rules(config.logical_axis_rules):
             logits = nnx.jit(lambda it: it(tokens, np.arange(20)[None], enable_dropout=False))(module(model))
-        alone = checkpoints.load(path.parent, model.spec)
+        alone = model.spec.load_checkpoint(path.parent)
         np.testing.assert_allclose(nnx.jit(lambda it: it(tokens))(alone), logits, atol=1e-5)
 
-    checkpoints.save(ours, tmp_path / "ours", "float32")
+    ours.save_checkpoint(tmp_path / "ours", "float32")
     again = read(model.spec, tmp_path / "ours/0/items", "float32")
-    assert again.keys() == model._weights().keys()
-    for key, value in model._weights().items():
+    assert again.keys() == named_parameters(model).keys()
+    for key, value in named_parameters(model).items():
         np.testing.assert_array_equal(again[key], value, key)
 
 
 def test_parameters_only_and_in_bfloat16(tmp_path):
     model = drawn(MaxTextSpec(*KINDS["stacked"], 256))
     path = write(model, tmp_path / "theirs", "bfloat16", full=False)
-    assert directory.items(path) == directory.items(path.parent) == path
-    assert directory.items(tmp_path) is None
-    ours = checkpoints.load(path, model.spec, "float32")
-    for key, value in model._weights().items():
-        np.testing.assert_array_equal(ours._weights()[key], value.astype("bfloat16").astype("float32"), key)
-    checkpoints.save(ours, tmp_path / "ours", "bfloat16")
+    assert checkpoint_directory.items(path) == checkpoint_directory.items(path.parent) == path
+    assert checkpoint_directory.items(tmp_path) is None
+    ours = model.spec.load_checkpoint(path, "float32")
+    for key, value in named_parameters(model).items():
+        np.testing.assert_array_equal(named_parameters(ours)[key], value.astype("bfloat16").astype("float32"), key)
+    ours.save_checkpoint(tmp_path / "ours", "bfloat16")
     stored, again = (read(model.spec, place, "bfloat16") for place in (path, tmp_path / "ours/0/items"))
     for key, value in stored.items():
         np.testing.assert_array_equal(np.asarray(again[key]).view(np.uint16), np.asarray(value).view(np.uint16), key)
@@ -130,13 +129,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         ({"logits_via_embedding": True}, r"decoder.logits_dense.kernel is \[32, 96\] there, unknown in"),
     ]:
         with pytest.raises(AloeError, match=message):
-            checkpoints.load(path, MaxTextSpec(name, {**overrides, **change}, 256))
+            MaxTextSpec(name, {**overrides, **change}, 256).load_checkpoint(path)
     plain.mkdir()
     with pytest.raises(AloeError, match="no checkpoint of MaxText's"):
-        checkpoints.load(plain, MaxTextSpec(name, overrides, 256))
+        MaxTextSpec(name, overrides, 256).load_checkpoint(plain)
     (plain / "notes").write_text("mine")
     with pytest.raises(AloeError, match="holds notes, which no export wrote"):
-        checkpoints.save(drawn(MaxTextSpec(name, overrides, 256)), plain, "float32")
+        drawn(MaxTextSpec(name, overrides, 256)).save_checkpoint(plain, "float32")
 
 
 def test_what_maxtext_itself_computes_otherwise_is_refused():
@@ -173,12 +172,13 @@ def test_their_training_goes_on_here_and_the_result_goes_back(settings, tmp_path
         ]
     ):
         with pytest.raises(AloeError, match=message):
-            run(settings(output=f"no-{number}", model=given | change, **short))
+            train(settings(output=f"no-{number}", model=given | change, **short))
     sft = settings(output="sft", model=given, data={"packing": "paths"}, **short)
-    assert without_branches(gather_material(sft).train.rows)
-    train(sft, tmp_path / "sft.yaml")
-    trained = load_pretrained(sft.output)._weights()
-    assert not np.array_equal(trained["token_embedder.embedding"], model._weights()["token_embedder.embedding"])
+    _, template = load_template(sft.model)
+    assert without_branches(gather_material(sft, stage_of(sft), template).train.rows)
+    run_command(sft, tmp_path / "sft.yaml")
+    trained = named_parameters(load_pretrained(sft.output))
+    assert not np.array_equal(trained["token_embedder.embedding"], named_parameters(model)["token_embedder.embedding"])
 
     done = CliRunner().invoke(
         export, ["--checkpoint", sft.output, "--output", f"{tmp_path}/out", "--format", "maxtext"]

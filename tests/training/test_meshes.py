@@ -11,20 +11,21 @@ from flax import nnx
 
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.models.weights import parameter_shardings
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.parallel.distributed import place, rows_here
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
-from aloe_jax.training import objectives
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.step import new_state, train_step
 from aloe_jax.training.totals import read
 from tests.random_models import random_decoder
 from tests.random_trees import draw_tree
 
-SPEC = ModelSpec(vocab=64, layers=2, width=32, query_heads=4, kv_heads=2, head_size=8, feed_forward=48, max_length=512)
+SPEC = DecoderSpec(
+    vocab=64, layers=2, width=32, query_heads=4, kv_heads=2, head_size=8, feed_forward=48, max_length=512
+)
 RATE = 1000.0
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (1, 2, 4), (2, 2, 2)]
 
@@ -52,8 +53,8 @@ def one_step(made: TrainSettings, shape, parts=1):
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(state))
     with jax.set_mesh(mesh):
         optimizer = MasterCopies(optax.sgd(RATE))
-        state = new_state(jax.device_put(before, parameter_shardings(SPEC, mesh)), optimizer, mesh)
-        step = train_step(graph, objectives.for_stage(made, 3), optimizer, state, mesh, parts=parts)
+        state = new_state(jax.device_put(before, SPEC.shardings(mesh)), optimizer, mesh)
+        step = train_step(graph, stage_of(made).objective(3), optimizer, state, mesh, parts=parts)
         state, totals = step(state, place(material(), mesh))
     return read(totals), jax.tree.map(lambda old, new: (old - np.asarray(new)) / RATE, before, state["params"])
 
@@ -101,7 +102,7 @@ def test_a_part_left_out_would_be_noticed():
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(params))
     with jax.set_mesh(mesh):
         state = new_state(nnx.to_pure_dict(params), MasterCopies(optax.sgd(RATE)), mesh)
-        objective = objectives.for_stage(CASES["dpo"], 3)
+        objective = stage_of(CASES["dpo"]).objective(3)
         state, _ = train_step(graph, objective, MasterCopies(optax.sgd(RATE)), state, mesh)(state, place(missing, mesh))
     found = (before["layers"]["gate"] - np.asarray(state["params"]["layers"]["gate"])) / RATE
     assert np.abs(found - right["layers"]["gate"]).max() > 1e-3 * np.abs(right["layers"]["gate"]).max()

@@ -3,6 +3,7 @@
 import json
 import sys
 import textwrap
+import time
 from types import SimpleNamespace
 
 import jax
@@ -13,11 +14,13 @@ from tensorboardX.proto import event_pb2
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.errors import AloeError
+from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.models.settings import LoRASettings
-from aloe_jax.models.spec import ModelSpec
-from aloe_jax.training import metrics
-from aloe_jax.training.metrics import MetricsLog, Throughput, Work
+from aloe_jax.parallel.chips import peak_flops
+from aloe_jax.training.metrics import MetricsLog
+from aloe_jax.training.throughput import Throughput
 from aloe_jax.training.tracking import check_wandb
+from aloe_jax.training.work import Work
 
 
 def records(directory):
@@ -224,7 +227,7 @@ def test_a_broken_note_of_the_run_is_named(tmp_path, wandb):
 
 # ---------------------------------------------------------------- speed
 
-SPEC = ModelSpec(
+SPEC = DecoderSpec(
     vocab=11, layers=2, width=8, query_heads=4, kv_heads=2, head_size=2, feed_forward=16, max_length=64
 )  # fmt: skip
 
@@ -287,7 +290,7 @@ def test_frozen_weights_take_two_thirds_of_the_products():
 
 def test_rates(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     h100 = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     throughput = Throughput([h100, h100])
     assert throughput.read() == {}
@@ -308,4 +311,4 @@ def test_rates(monkeypatch):
     [("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("NVIDIA H100 PCIe", 756e12), ("cpu", None)],
 )
 def test_peaks(kind, peak):
-    assert metrics.peak_flops(SimpleNamespace(device_kind=kind)) == peak
+    assert peak_flops(kind) == peak

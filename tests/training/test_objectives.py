@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.training.objectives import (
-    Mean,
-    add,
-    dpo_loss,
-    for_stage,
-    gather_pairs,
-    needs_reference,
-    preferred_nll,
-    read,
-    sft_loss,
-)
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs, preferred_nll
+from aloe_jax.training.stages.sft import sft_loss
+from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.totals import Mean, add, read
 
 POLICY = jnp.array([[[-5.0, -6.0], [-7.0, -4.0]]])
 REFERENCE = jnp.array([[[-5.5, -5.5], [-7.0, -5.0]]])
@@ -150,7 +143,7 @@ def test_robust_is_unbiased_under_flipped_labels():
 
 
 def test_which_losses_have_a_reference():
-    assert {loss for loss in PREFERENCE_LOSSES if not needs_reference(loss)} == {"simpo", "orpo"}
+    assert {loss for loss in PREFERENCE_LOSSES if not PREFERENCE_LOSSES[loss].reference} == {"simpo", "orpo"}
     with pytest.raises(ValueError, match="hinge needs the reference"):
         dpo_loss(POLICY, None, 0.5, loss="hinge")
 
@@ -212,7 +205,7 @@ OBJECTIVES = [settings("sft"), settings("sft", normalise="sequence")] + [
 
 @pytest.mark.parametrize("made", OBJECTIVES, ids=["token", "sequence", *PREFERENCE_LOSSES])
 def test_parts_add_up_to_the_whole(made):
-    objective = for_stage(made, TURNS)
+    objective = stage_of(made).objective(TURNS)
     logps, batch = draw(6, 5)
     totals, gradient = evaluate(objective, logps, batch)
     parts = [slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 6)]  # the second without any pair
@@ -237,14 +230,14 @@ def test_parts_add_up_to_the_whole(made):
 def test_the_stage_is_the_public_call(loss):
     logps, batch = draw(6, 5)
     pairs, lengths = (gather_pairs(x, batch["pairs"]) for x in (logps, batch["reply_length"]))
-    values = read(for_stage(settings(loss=loss, beta=0.7, gamma=0.4))(logps, batch))
+    values = read(stage_of(settings(loss=loss, beta=0.7, gamma=0.4)).objective()(logps, batch))
     _, metrics = dpo_loss(
         pairs, batch["reference"], 0.7, loss=loss, gamma=0.4, lengths=lengths,
         weights=(batch["pair_turn"] > 0).astype(jnp.float32),
     )  # fmt: skip
     for name in ("loss", "margin", "accuracy", "reward_preferred", "reward_rejected"):
         np.testing.assert_allclose(values[name], metrics[name], rtol=1e-6)
-    assert ("drift" in values) == needs_reference(loss)
+    assert ("drift" in values) == PREFERENCE_LOSSES[loss].reference
 
 
 def one_tree(**extra):
@@ -260,7 +253,7 @@ def one_tree(**extra):
 
 def test_statistics_by_turn_by_hand():
     logps, batch = one_tree()
-    values = read(for_stage(settings(beta=2.0), 4)(logps, batch))
+    values = read(stage_of(settings(beta=2.0)).objective(4)(logps, batch))
     # log-ratios: turn 1 (1, -2), turn 2 (-1, -0.5), turn 3 (0.5, -1)
     expected = {"margin": [6.0, -1.0, 3.0], "accuracy": [1.0, 0.0, 1.0], "reward_preferred": [2.0, -2.0, 1.0],
                 "reward_rejected": [-4.0, -1.0, -2.0]}  # fmt: skip
@@ -273,33 +266,37 @@ def test_statistics_by_turn_by_hand():
     np.testing.assert_allclose(values["drift"], 3.0 / 17, rtol=1e-6)
     np.testing.assert_allclose(values["preferred_nll"], (1 / 2 + 2 / 1 + 3.5 / 2) / 3, rtol=1e-6)
 
-    first = read(for_stage(settings(beta=2.0), 1)(logps, batch))  # deeper pairs still count in the overall means
+    first = read(
+        stage_of(settings(beta=2.0)).objective(1)(logps, batch)
+    )  # deeper pairs still count in the overall means
     assert "margin/turn_02" not in first and first["margin"] == values["margin"]
-    assert not any("turn" in name for name in read(for_stage(settings(beta=2.0))(logps, batch)))
+    assert not any("turn" in name for name in read(stage_of(settings(beta=2.0)).objective()(logps, batch)))
 
 
 def test_turn_weights_weigh_the_loss_and_nothing_else():
     logps, batch = one_tree()
-    plain = read(for_stage(settings(beta=2.0), 3)(logps, batch))
+    plain = read(stage_of(settings(beta=2.0)).objective(3)(logps, batch))
     costs = [softplus(-6.0), softplus(1.0), softplus(-3.0)]
     np.testing.assert_allclose(plain["loss"], np.mean(costs), rtol=1e-6)
     for weights, each in (((1.0, 3.0), (1, 3, 3)), ((0.0, 0.0, 5.0), (0, 0, 5)), ((2.0,), (2, 2, 2))):
-        weighed = read(for_stage(settings(beta=2.0, turn_weights=weights), 3)(logps, batch))
+        weighed = read(stage_of(settings(beta=2.0, turn_weights=weights)).objective(3)(logps, batch))
         np.testing.assert_allclose(weighed.pop("loss"), np.average(costs, weights=each), rtol=1e-6)
         assert weighed == {name: value for name, value in plain.items() if name != "loss"}
 
 
 def test_the_stage_adds_the_likelihood_by_weight():
     logps, batch = one_tree()
-    plain, weighed = (read(for_stage(settings(sft_weight=w, turn_weights=(1, 2, 0)))(logps, batch)) for w in (0.0, 0.5))
+    plain, weighed = (
+        read(stage_of(settings(sft_weight=w, turn_weights=(1, 2, 0))).objective()(logps, batch)) for w in (0.0, 0.5)
+    )
     np.testing.assert_allclose(weighed["loss"], plain["loss"] + 0.5 * (0.5 + 2 * 2.0) / 3, rtol=1e-6)
 
 
 def test_settings_without_effect_are_refused():
     with pytest.raises(AloeError, match=r"dpo\.label_smoothing: hinge does not smooth.*sigmoid, robust"):
-        for_stage(settings(loss="hinge", label_smoothing=0.1))
+        stage_of(settings(loss="hinge", label_smoothing=0.1)).objective()
     with pytest.raises(AloeError, match=r"dpo\.turn_weights: all are 0"):
-        for_stage(settings(turn_weights=(0.0, 0.0)))
+        stage_of(settings(turn_weights=(0.0, 0.0))).objective()
 
 
 def test_reading_totals():

@@ -15,19 +15,16 @@ from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack_sources, without_branches
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.errors import AloeError
-from aloe_jax.models import backend
-from aloe_jax.models.decoder import Compute
 from aloe_jax.models.maxtext import internals
-from aloe_jax.models.maxtext.decoder import assemble
-from aloe_jax.models.maxtext.kernels import chosen
-from aloe_jax.models.maxtext.spec import MaxTextSpec
+from aloe_jax.models.maxtext.decoder import MaxTextSpec
+from aloe_jax.models.spec import Compute, named_parameters
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.objectives import for_stage
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.totals import read
 from tests.data.test_packing import draw_tree, path_of
 from tests.parallel.test_topology import needs_libtpu
@@ -126,7 +123,7 @@ def alike(*several):
 def test_loss_gradient_and_statistics_are_those_of_trees(model, tmp_path):
     graph, params = model()
     run = TrainSettings(stage="dpo", output="run", model={"path": "model"}, data={"path": "data"})
-    objective = for_stage(run, turns=3)
+    objective = stage_of(run).objective(turns=3)
     other = jax.tree.map(lambda x: x * 1.1, params)  # the reference
 
     @jax.jit
@@ -203,7 +200,7 @@ def test_the_tpu_kernel_reads_paths_as_segments(monkeypatch):
     given = batch["tokens"], batch["positions"], batch["subtree_end"]
     expected = hidden(dense, *given)
     calls = interpreted(monkeypatch)
-    flash = assemble(spec, nested(dense._weights()), Compute(attention="tpu"))
+    flash = spec.assemble(nested(named_parameters(dense)), Compute(attention="tpu"))
     found = hidden(flash, *given)
     assert set(calls) == {"GLOBAL", "LOCAL_SLIDING"}
     np.testing.assert_allclose(found, expected, atol=2e-4)
@@ -215,7 +212,7 @@ def test_the_tpu_kernel_reads_paths_as_segments(monkeypatch):
 def test_the_kernel_is_in_a_tpus_program():
     spec = MaxTextSpec("llama3.1-8b", WIDE | {"base_num_query_heads": 4, "base_num_kv_heads": 2}, 512)
     mesh = tpu_mesh("v5e:2x2", MeshSettings(data=1, fsdp=2, tensor=2))
-    graph, params = backend.abstract_model(spec, "bfloat16", mesh, Compute(attention="tpu", dtype="bfloat16"))
+    graph, params, _ = spec.abstract("bfloat16", mesh, Compute(attention="tpu", dtype="bfloat16"))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
     row = jax.ShapeDtypeStruct((4, 512), jnp.int32, sharding=place)
 
@@ -240,11 +237,17 @@ def test_what_a_kernel_cannot_compute_is_refused():
         (gemma, "gpu", "paths", 1024, "gpu", "has sliding windows, which MaxText's GPU kernel leaves out"),
     ]:
         with pytest.raises(AloeError, match=message):
-            chosen(spec, attention, packing, length, platform)
-    assert [chosen(llama, "auto", "paths", 1024, platform) for platform in ("tpu", "gpu", "cpu")] == [
+            spec.attention_method(attention, packing, length, platform)
+    assert [llama.attention_method("auto", "paths", 1024, platform) for platform in ("tpu", "gpu", "cpu")] == [
         "tpu",
         "gpu",
         "dense",
     ]
-    assert [chosen(llama, "auto", "trees", 1024, platform) for platform in ("tpu", "gpu", "cpu")] == ["dense"] * 3
-    assert chosen(gemma, "auto", "paths", 1024, "gpu") == chosen(llama, "auto", "paths", 1100, "tpu") == "dense"
+    assert [llama.attention_method("auto", "trees", 1024, platform) for platform in ("tpu", "gpu", "cpu")] == [
+        "dense"
+    ] * 3
+    assert (
+        gemma.attention_method("auto", "paths", 1024, "gpu")
+        == llama.attention_method("auto", "paths", 1100, "tpu")
+        == "dense"
+    )

@@ -14,7 +14,7 @@ import pytest
 
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import dump_settings
-from aloe_jax.training import loop
+from aloe_jax.training.run import train
 
 DEVICES = "--xla_force_host_platform_device_count="
 FOUR = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(f"{DEVICES}8", f"{DEVICES}4"), "PYTHONUNBUFFERED": "1"}
@@ -75,8 +75,8 @@ def same_losses(left, right):
 def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path, mesh):
     model = {"path": starting_model, "tokenizer": None}
     one = settings("dpo", "one", model=model, mesh=mesh)
-    two = settings("dpo", "two", model=model, mesh=mesh, dpo={"reference": str(tmp_path / "two-reference")})
-    loop.run(one)
+    two = settings("dpo", "two", model=model, mesh=mesh, dpo={"reference_cache": str(tmp_path / "two-reference")})
+    train(one)
     (told, _), (silent, _) = finish(launch(two, tmp_path))
     same_losses(one, two)
     assert "step 6/6 | loss" in told and not GLOO.sub("", silent).split()
@@ -86,7 +86,7 @@ def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path
 def test_a_signal_to_one_process_stops_and_saves_both_and_they_resume(settings, tmp_path):
     changes = {"steps": 30, "log_every": 1, "evaluate_every": 30, "checkpoints": {"every": 30}}
     whole, part = settings(output="whole", **changes), settings(output="part", **changes)
-    loop.run(whole)
+    train(whole)
     processes = launch(part, tmp_path)
     for line in processes[0].stdout:
         if line.startswith("step 5/"):

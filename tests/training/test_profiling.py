@@ -6,6 +6,7 @@ import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.training import profiling
+from aloe_jax.training.callback import Reached
 from aloe_jax.training.profiling import Profiling, check_window
 from aloe_jax.training.settings import ProfileSettings
 
@@ -16,7 +17,7 @@ def steps(record, done, last):
     for step in range(done + 1, last + 1):
         record.before(step)
         value = jnp.sin(value) + step
-        record.after(step, value)
+        record.after(Reached(step, {}, value, first=False, last=step == last))
 
 
 @pytest.fixture

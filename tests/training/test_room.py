@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.training import loop
 from aloe_jax.training.claim import one_line_of_the_disk
+from aloe_jax.training.run import train
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_a_model_larger_than_the_machine(settings, shape):
     with pytest.raises(
         AloeError, match=r"model: its weights and gradients take [\d,.]+ GiB, and this machine has"
     ) as e:
-        loop.run(settings(model={"architecture": shape | {"query_heads": 2, "kv_heads": 2}}))
+        train(settings(model={"architecture": shape | {"query_heads": 2, "kv_heads": 2}}))
     assert "\n" not in str(e.value)
 
 

@@ -12,10 +12,11 @@ import pytest
 from flax import nnx
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import load_settings
-from aloe_jax.training import loop
+from aloe_jax.training import program, start
+from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 from tests.compilations import compilations
 from tests.training.conftest import write_data
@@ -32,7 +33,7 @@ def params(path):
 
 def test_sft_then_dpo(settings, starting_model, capsys):
     sft = settings(steps=10)
-    loop.run(sft)
+    train(sft)
     losses = [record["loss"] for record in records(sft)]
     assert len(losses) == 10 and losses[-1] < losses[0] - 0.5
     assert [record["step"] for record in records(sft, "validation")] == [3, 6, 9, 10]
@@ -42,7 +43,7 @@ def test_sft_then_dpo(settings, starting_model, capsys):
     dpo = settings(
         "dpo", "dpo", model={"path": sft.output, "tokenizer": None}, steps=8, optimizer={"learning_rate": 3e-3}
     )
-    loop.run(dpo)
+    train(dpo)
     first, *_, last = records(dpo)
     np.testing.assert_allclose(first["loss"], math.log(2), rtol=1e-5)  # policy and reference are still the same
     assert last["loss"] < first["loss"] and last["accuracy"] > 0.5
@@ -51,7 +52,7 @@ def test_sft_then_dpo(settings, starting_model, capsys):
 
     # A second time: nothing to do, nothing changed.
     before = records(dpo)
-    loop.run(dpo)
+    train(dpo)
     assert "complete at step 8" in capsys.readouterr().out
     assert records(dpo) == before
 
@@ -71,9 +72,9 @@ def test_one_compile_per_row_shape(settings, starting_model, monkeypatch):
         return run
 
     for name in ("train_step", "evaluation_step", "logps_step"):
-        monkeypatch.setattr(loop, name, partial(counted, name, getattr(loop, name)))
+        monkeypatch.setattr(program, name, partial(counted, name, getattr(program, name)))
     dpo = settings("dpo", "dpo", model={"path": starting_model, "tokenizer": None}, steps=None, epochs=4)
-    loop.run(dpo)
+    train(dpo)
     assert len(records(dpo)) == 4
     assert counts["train_step"] == counts["evaluation_step"] == 1
     assert 1 <= counts["logps_step"] <= 2  # the rows of the two splits have two shapes
@@ -84,8 +85,8 @@ def test_meshes_agree(settings, starting_model, mesh):
     model = {"path": starting_model, "tokenizer": None}
     one = settings("dpo", "one", model=model, steps=3)
     other = settings("dpo", "other", model=model, steps=3, mesh=mesh)
-    loop.run(one)
-    loop.run(other)
+    train(one)
+    train(other)
     for left, right in zip(records(one), records(other), strict=True):
         np.testing.assert_allclose(left["loss"], right["loss"], rtol=1e-5)
         np.testing.assert_allclose(left["grad_norm"], right["grad_norm"], rtol=1e-4)
@@ -93,32 +94,32 @@ def test_meshes_agree(settings, starting_model, mesh):
 
 def test_resuming_on_another_mesh(settings):
     whole = settings(output="whole")
-    loop.run(whole)
-    loop.run(settings(output="part", steps=6))
+    train(whole)
+    train(settings(output="part", steps=6))
     for step in (6,):
         shutil.rmtree(f"{settings(output='part').output}/checkpoints/{step}")
     assert checkpoint_steps(settings(output="part").output) == [4]
-    loop.run(settings(output="part", mesh={"data": 2, "fsdp": 2, "tensor": 2}))
+    train(settings(output="part", mesh={"data": 2, "fsdp": 2, "tensor": 2}))
     np.testing.assert_allclose(records(whole)[-1]["loss"], records(settings(output="part"))[-1]["loss"], rtol=1e-5)
 
 
 def test_reference_logps_are_reused(settings, starting_model, capsys):
     dpo = settings("dpo", "dpo", model={"path": starting_model, "tokenizer": None}, steps=2)
-    loop.run(dpo)
+    train(dpo)
     assert "reference log-probs, train: " in capsys.readouterr().out
     shutil.rmtree(f"{dpo.output}/checkpoints")
-    loop.run(dpo)
+    train(dpo)
     assert "reference log-probs" not in capsys.readouterr().out
 
 
 def refused(settings, told):
     with pytest.raises(AloeError, match=told) as caught:
-        loop.run(settings)
+        train(settings)
     assert "\n" not in str(caught.value)
 
 
 def test_what_does_not_fit_is_refused_before_the_model_is_built(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.start, "build_model", lambda *_: pytest.fail("the model was built"))
+    monkeypatch.setattr(start, "build_model", lambda *_: pytest.fail("the model was built"))
     refused(settings(data={"path": str(tmp_path / "none.jsonl")}), "none.jsonl")
     refused(settings(output="a", data={"rows": 6}), r"data.rows: 6 rows a step cannot be split over 8 devices")
     refused(settings(output="b", mesh={"data": 3, "fsdp": 1}), "mesh: data 3 x fsdp 1 x tensor 1 needs 3 devices")
@@ -143,7 +144,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(settings, starting_mo
 
 
 def test_another_run_in_the_same_directory_is_refused(settings, material, tmp_path):
-    loop.run(settings(steps=2))
+    train(settings(steps=2))
     refused(settings(steps=2, seed=5), r"config.yaml: this run has seed: 0, now it would be 5; give another output")
     refused(settings(steps=2, optimizer={"learning_rate": 1.0}), "this run has optimizer.learning_rate: 0.01")
     # The data changed under the run: the same path, other conversations.
@@ -152,7 +153,7 @@ def test_another_run_in_the_same_directory_is_refused(settings, material, tmp_pa
     for name in ("d.jsonl", "d.validation.jsonl"):
         shutil.copy(material["data"].parent / name, copy / name)
     changed = settings(output="changed", steps=4, data={"path": str(copy / "d.jsonl")})
-    loop.run(changed)
+    train(changed)
     shutil.rmtree(f"{changed.output}/checkpoints/4")
     write_data(copy, count=28)
     refused(changed, "the data changed since step 2 was saved")
@@ -163,8 +164,8 @@ def test_a_checkpoint_of_another_model_is_refused(settings):
         settings(output="small", steps=2),
         settings(output="large", steps=2, model={"architecture": {"width": 32}}),
     )
-    loop.run(small)
-    loop.run(large)
+    train(small)
+    train(large)
     shutil.rmtree(f"{small.output}/checkpoints/2")
     shutil.copytree(f"{large.output}/checkpoints/2", f"{small.output}/checkpoints/2")
     with pytest.raises(AloeError, match=r"checkpoints/2/params: .* it is a checkpoint of another model"):
@@ -191,7 +192,7 @@ def test_a_disk_without_room_is_told_before_the_first_step(settings, monkeypatch
 
 def test_dry_run_writes_nothing(settings, tmp_path, capsys):
     before = set(tmp_path.iterdir())
-    loop.run(settings(), dry_run=True)
+    train(settings(), dry_run=True)
     assert set(tmp_path.iterdir()) == before
     told = capsys.readouterr().out
     assert "parameters, 2 layers" in told and "6 steps" in told and "GiB a device" in told

@@ -23,10 +23,12 @@ from safetensors.numpy import load_file, save_file
 from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.models.directory import load_pretrained
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.training.logprobs import reply_logps
-from aloe_jax.training.objectives import dpo_loss, for_stage, gather_pairs, read
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs
+from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.totals import read
 from tests.golden.seeded import tensor
 
 MODEL = Path(__file__).parents[1] / "golden" / "llama"
@@ -103,11 +105,11 @@ def test_losses_rewards_and_gradients(computed, name):
     if "simpo_gamma" in golden["settings"]:
         options["gamma"] = golden["settings"]["simpo_gamma"]
     ours = {"loss": name} | options | OURS.get(name, {})
-    objective = for_stage(
+    objective = stage_of(
         TrainSettings.model_validate(
             {"stage": "dpo", "output": "o", "model": {"path": "m"}, "data": {"path": "d"}, "dpo": ours}
         )
-    )
+    ).objective()
 
     def loss(logps):
         total, weight = objective(logps, batch)["loss"]

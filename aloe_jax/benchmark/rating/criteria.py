@@ -23,8 +23,8 @@ class Criteria:
 def criteria() -> Criteria:
     """Read from prompts/judge.md. Raises AloeError where that has no numbered criteria or no scale of five."""
     text = resources.files("aloe_jax").joinpath("prompts/judge.md").read_text(encoding="utf-8")
-    asked = tuple((name.strip(), " ".join(told.split())) for name, told in _CRITERION.findall(text))
-    levels = {int(level): told.strip() for level, told in _LEVEL.findall(text)}
+    asked = tuple((name.strip(), " ".join(words.split())) for name, words in _CRITERION.findall(text))
+    levels = {int(level): words.strip() for level, words in _LEVEL.findall(text)}
     if not asked or sorted(levels) != [1, 2, 3, 4, 5]:
         raise AloeError(
             "prompts/judge.md: rating pages take criteria (`1. Name: what it means`) and a scale (`5: what it says`, "

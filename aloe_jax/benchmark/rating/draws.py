@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
-from aloe_jax.benchmark.rating.weighted import Statistic
 from aloe_jax.benchmark.results import StoredEstimate, as_json
+from aloe_jax.benchmark.weighted import WeightedStatistic
 
 
 class Draws:
@@ -25,14 +25,14 @@ class Draws:
         self._whole = each[None]
         self._without, self._samples = (draws[:, own] * each for draws in (left_out(len(names)), self._drawn))
 
-    def correlation(self, statistic: Statistic) -> StoredEstimate:
+    def correlation(self, statistic: WeightedStatistic) -> StoredEstimate:
         """A number that is biased in small samples and at most 1, such as alpha and rank correlation."""
         value, without, samples = (statistic(weights) for weights in (self._whole, self._without, self._samples))
         ends = bias_corrected(value, without[:, None], samples[:, None], -1.0, 1.0)
         return _estimate(value, ends)
 
-    def mean(self, statistic: Statistic, least: float, most: float) -> StoredEstimate:
-        """A mean of items, or a difference of such means, which lies between `least` and `most`."""
+    def mean(self, statistic: WeightedStatistic, least: float, most: float) -> StoredEstimate:
+        """A mean of items, or a difference of such means, which is between `least` and `most`."""
         value = statistic(self._whole)
         return _estimate(value, studentised(value, statistic(self._without)[:, None], self._drawn, least, most))
 

@@ -8,49 +8,40 @@ their differences are given in the second way only: in the first they would be a
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
-
-from aloe_jax.benchmark.rating.key import FORM
-from aloe_jax.benchmark.results import Number, StoredEstimate
-from aloe_jax.conversation import read_record
+from aloe_jax.benchmark.results import Number, StoredEstimate, StoredRecord
 
 FORMAT: Literal["aloe-people-agreement"] = "aloe-people-agreement"
 VERSION: Literal[1] = 1
 
 
-class Agreed(BaseModel):
+class Agreed(StoredRecord):
     """Krippendorff's ordinal alpha and Spearman's correlation, over `units` that two have rated."""
 
-    model_config = FORM
     units: int
     alpha: StoredEstimate
     spearman: StoredEstimate
 
 
-class OfJudge(BaseModel):
+class OfJudge(StoredRecord):
     """A judge against people. `with_one` is the mean over persons, to be read beside people among themselves."""
 
-    model_config = FORM
     judge: str
     with_one: Agreed
     with_mean: Agreed
 
 
-class Agreements(BaseModel):
+class Agreements(StoredRecord):
     """All agreement under one weighting of the replies."""
 
-    model_config = FORM
     people: Agreed  # among themselves
     judges: list[OfJudge]
 
 
-class OfModel(BaseModel):
+class OfModel(StoredRecord):
     """Mean ratings of one model's replies, and how far the judges' mean is from the people's."""
 
-    model_config = FORM
     model: str
     items: int
     people: StoredEstimate
@@ -59,10 +50,9 @@ class OfModel(BaseModel):
     favour: StoredEstimate | None  # its bias less the mean bias of the other models; None for a single model
 
 
-class Checked(BaseModel):
+class Checked(StoredRecord):
     """What a rater made of replies of known quality."""
 
-    model_config = FORM
     given: int
     good: Number  # mean ratings
     bad: Number
@@ -70,10 +60,9 @@ class Checked(BaseModel):
     attentive: bool | None
 
 
-class OfRater(BaseModel):
+class OfRater(StoredRecord):
     """One person. `missing` counts what is on the person's pages and has neither a rating nor was passed over."""
 
-    model_config = FORM
     rater: str
     pages: list[str]
     rated: int
@@ -85,10 +74,9 @@ class OfRater(BaseModel):
     checks: Checked | None
 
 
-class PeopleAgreement(BaseModel):
+class PeopleAgreement(StoredRecord):
     """Everything. `judges` in `as_drawn` and `in_runs`: each, and their mean first where there are several."""
 
-    model_config = FORM
     format: Literal["aloe-people-agreement"] = FORMAT
     version: Literal[1] = VERSION
     simulated: list[str]  # what a script played in the runs
@@ -100,8 +88,3 @@ class PeopleAgreement(BaseModel):
     bias: dict[str, StoredEstimate]  # of every judge: its rating less the people's mean
     models: list[OfModel]
     missing: list[str]  # in words
-
-
-def read_agreement(path: str | Path) -> PeopleAgreement:
-    """Read what `python -m aloe_jax.rate agreement` wrote. Raises AloeError naming the file and the field."""
-    return read_record(PeopleAgreement, path, "give a file that `python -m aloe_jax.rate agreement` wrote")

@@ -1,4 +1,4 @@
-"""The key to rating pages: what lies behind every item. It is kept from the raters, whose pages say nothing of it.
+"""The key to rating pages: what is behind every item. It is kept from the raters, whose pages say nothing of it.
 
     {
       "format": "aloe-rating-key", "version": 1, "seed": 7,
@@ -18,62 +18,57 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from aloe_jax.benchmark.results import StoredRecord
 from aloe_jax.conversation import read_record
 
 FORMAT: Literal["aloe-rating-key"] = "aloe-rating-key"
 VERSION: Literal[1] = 1
-FORM = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class Place(BaseModel):
+class ReplyPlace(StoredRecord):
     """Where a reply was given, and what the judges said of it there."""
 
-    model_config = FORM
     model: str  # with its run in front where two runs have one of that name
     turn: int  # from 1
     rating: float  # mean of all votes
     judges: dict[str, float]  # mean of each judge's votes, where it gave one
 
 
-class Item(BaseModel):
+class Item(StoredRecord):
     """A reply in its context."""
 
-    model_config = FORM
     case: str
     weight: float = Field(gt=0)
-    places: list[Place] = Field(min_length=1)
+    places: list[ReplyPlace] = Field(min_length=1)
 
 
-class Check(BaseModel):
+class Check(StoredRecord):
     """A reply of known quality; see `aloe_jax.benchmark.calibration`."""
 
-    model_config = FORM
     kind: str
     quality: int
 
 
-class Page(BaseModel):
+class Page(StoredRecord):
     """One rater's page; `items` are in its order, checks among them."""
 
-    model_config = FORM
     file: str
     page: str
     items: list[str]
 
 
-class Key(BaseModel):
+class Key(StoredRecord):
     """Everything that the pages do not say."""
 
-    model_config = FORM
     format: Literal["aloe-rating-key"] = FORMAT
     version: Literal[1] = VERSION
     seed: int
     simulated: list[str]
     pages: list[Page]
     items: dict[str, Item]
-    checks: dict[str, Check] = {}
+    checks: dict[str, Check] = Field(default={})
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -1,6 +1,6 @@
 """Which replies people rate: drawn evenly over models, over the judges' ratings, and over turns and personas.
 
-A page that shows replies as they fall would be full of the commonest rating and could not tell whether judge and
+A page that shows replies as they fall would be full of the commonest rating and could not show whether judge and
 people agree about the others. So every model gives as many replies as the next, as far as it has them, and so does
 every rating within a model; among those that are left, the turn and then the persona that was drawn least comes first.
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from aloe_jax.benchmark.rating.key import Place
+from aloe_jax.benchmark.rating.key import ReplyPlace
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 
@@ -34,14 +34,14 @@ Cell = tuple[str, int]  # model and the judges' rating, rounded
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RatedReply:
     """A rated reply that may be drawn; `path` ends with the user's message."""
 
     item: str
     persona: Persona
     path: tuple[Message, ...]
     reply: str
-    places: tuple[Place, ...]
+    places: tuple[ReplyPlace, ...]
 
     @property
     def cell(self) -> Cell:
@@ -54,11 +54,11 @@ class Candidate:
 class Sample:
     """What was drawn: for each page the candidates that all pages share, then its own; and every item's weight."""
 
-    pages: list[list[Candidate]]
+    pages: list[list[RatedReply]]
     weights: dict[str, float]
 
 
-def candidates(runs: Mapping[str, Results], models: Sequence[str] = ()) -> list[Candidate]:
+def candidates(runs: Mapping[str, Results], models: Sequence[str] = ()) -> list[RatedReply]:
     """All replies of some runs (by name) that a judge rated, each once; of `models` only where they are given.
 
     Raises AloeError for a model that no run has.
@@ -66,38 +66,38 @@ def candidates(runs: Mapping[str, Results], models: Sequence[str] = ()) -> list[
     count = Counter(model for run in runs.values() for model in run.cases)
     if unknown := sorted(set(models) - set(count)):
         raise AloeError(f"--model {unknown[0]}: not in these runs; they have {', '.join(count)}")
-    found: dict[str, Candidate] = {}
+    found: dict[str, RatedReply] = {}
     for run, results in runs.items():
         for model, cases in results.cases.items():
             if models and model not in models:
                 continue
             name = model if count[model] == 1 else f"{run}: {model}"
             for case in cases:
-                for turn, told in enumerate(case.turns):
-                    if told.rating is not None:
-                        new = _candidate(name, case, turn, told, told.rating)
-                        known = found.setdefault(told.item, new)
+                for turn, reply in enumerate(case.turns):
+                    if reply.rating is not None:
+                        new = _candidate(name, case, turn, reply, reply.rating)
+                        known = found.setdefault(reply.item, new)
                         if known is not new:
                             places = (*known.places, *new.places)
-                            found[told.item] = Candidate(known.item, known.persona, known.path, known.reply, places)
+                            found[reply.item] = RatedReply(known.item, known.persona, known.path, known.reply, places)
     return list(found.values())
 
 
-def _candidate(model: str, case: Case, turn: int, told: StoredTurn, rating: float) -> Candidate:
+def _candidate(model: str, case: Case, turn: int, reply: StoredTurn, rating: float) -> RatedReply:
     path: list[Message] = []
     for earlier in case.turns[:turn]:
         path += [{"role": "user", "content": earlier.user}, {"role": "assistant", "content": earlier.reply}]
-    path.append({"role": "user", "content": told.user})
+    path.append({"role": "user", "content": reply.user})
     votes: dict[str, list[int]] = {}
-    for vote in told.votes:
+    for vote in reply.votes:
         if vote.rating is not None:
             votes.setdefault(vote.judge, []).append(vote.rating)
     judges = {judge: fmean(given) for judge, given in votes.items()}
-    place = Place(model=model, turn=turn + 1, rating=rating, judges=judges)
-    return Candidate(told.item, case.persona, tuple(path), told.reply, (place,))
+    place = ReplyPlace(model=model, turn=turn + 1, rating=rating, judges=judges)
+    return RatedReply(reply.item, case.persona, tuple(path), reply.reply, (place,))
 
 
-def draw(found: Sequence[Candidate], pages: int, items: int, overlap: float, seed: int) -> Sample:
+def draw(found: Sequence[RatedReply], pages: int, items: int, overlap: float, seed: int) -> Sample:
     """`items` for each of `pages`, the share `overlap` of them the same on all. The same arguments, the same sample.
 
     Raises AloeError when there are too few replies.
@@ -109,7 +109,7 @@ def draw(found: Sequence[Candidate], pages: int, items: int, overlap: float, see
             f"the runs have {len(found)} rated replies that differ, and {wanted} are asked for: lower --items or "
             "--raters, or raise --overlap"
         )
-    pool = _Pool(found, seed)
+    pool = _Undrawn(found, seed)
     common = pool.take(shared)
     parts = [common + pool.take(items - shared) for _ in range(pages)]
     drawn = {one.item: one.cell for part in parts for one in part}
@@ -117,19 +117,19 @@ def draw(found: Sequence[Candidate], pages: int, items: int, overlap: float, see
     return Sample(parts, {item: there[cell] / taken[cell] for item, cell in drawn.items()})
 
 
-class _Pool:
+class _Undrawn:
     """Candidates that were not drawn yet."""
 
-    def __init__(self, found: Sequence[Candidate], seed: int) -> None:
+    def __init__(self, found: Sequence[RatedReply], seed: int) -> None:
         self._draw = random.Random(f"rating page {seed}")
-        self._cells: dict[Cell, list[Candidate]] = {}
+        self._cells: dict[Cell, list[RatedReply]] = {}
         for one in self._draw.sample(found, len(found)):
             self._cells.setdefault(one.cell, []).append(one)
         self._drawn: Counter[Cell | str] = Counter()  # so far, by cell and by model
 
-    def take(self, count: int) -> list[Candidate]:
+    def take(self, count: int) -> list[RatedReply]:
         """So many, evenly, and no more to be drawn."""
-        taken: list[Candidate] = []
+        taken: list[RatedReply] = []
         turns: Counter[tuple[str, int]] = Counter()
         personas: Counter[str] = Counter()
         for _ in range(count):

@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from aloe_jax.benchmark.number_text import UNDEFINED, interval, number, signed
 from aloe_jax.benchmark.rating.figures import Agreed, Agreements, PeopleAgreement
-from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.terminal import plain
 
-_NOTHING, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _CAVEAT = (
     "* the judge favours or disfavours this model: the interval does not hold 0. People who rate carelessly, or shun "
     "the ends of the scale, make a judge seem to favour the best model and disfavour the worst."
@@ -50,11 +50,11 @@ def _raters(found: PeopleAgreement) -> Table:
     if checked:
         table.add_column("checks")
     for one in found.raters:
-        cells = [str(one.rated), str(one.passed), str(one.missing), _number(one.mean, 1), _number(one.seconds, 0)]
-        cells.append(_number(one.spearman))
+        cells = [str(one.rated), str(one.passed), str(one.missing), number(one.mean, 1), number(one.seconds, 0)]
+        cells.append(number(one.spearman))
         if checked and one.checks is not None:
-            apart = one.checks.told_apart
-            shown = "too few" if apart is None else f"{apart:.0%}"
+            share = one.checks.told_apart
+            shown = "too few" if share is None else f"{share:.0%}"
             cells.append(f"{shown}: careless?" if one.checks.attentive is False else shown)
         table.add_row(plain(one.rater), *cells)
     return table
@@ -80,9 +80,9 @@ def _models(found: PeopleAgreement) -> Table:
     for name in ("n", "people", "judge", "judge less people", "more than for others"):
         table.add_column(name, justify="right")
     for one in found.models:
-        favour = _signed(one.favour) if one.favour else _NOTHING
+        favour = _signed(one.favour) if one.favour else UNDEFINED
         clear = one.favour is not None and not _holds_zero(one.favour)
-        cells = (str(one.items), _number(one.people.value), _number(one.judge.value), _signed(one.bias))
+        cells = (str(one.items), number(one.people.value), number(one.judge.value), _signed(one.bias))
         table.add_row(plain(f"{one.model} *" if clear else one.model), *cells, favour, style="bold" if clear else "")
     return table
 
@@ -91,20 +91,11 @@ def _holds_zero(estimate: StoredEstimate) -> bool:
     return estimate.low is None or estimate.high is None or estimate.low <= 0 <= estimate.high
 
 
-def _number(value: Number, places: int = 2) -> str:
-    return _NOTHING if value is None else f"{value:.{places}f}"
-
-
 def _range(estimate: StoredEstimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return _number(estimate.value)
-    return f"{_number(estimate.value)} ({estimate.low:.2f} to {estimate.high:.2f})"
+    ends = interval(estimate.low, estimate.high)
+    return number(estimate.value) + (f" ({ends})" if ends else "")
 
 
 def _signed(estimate: StoredEstimate) -> str:
-    def one(value: Number) -> str:
-        return _NOTHING if value is None else f"{value:+.2f}".replace("-", _MINUS)
-
-    if estimate.low is None or estimate.high is None:
-        return one(estimate.value)
-    return f"{one(estimate.value)} ({one(estimate.low)} to {one(estimate.high)})"
+    ends = interval(estimate.low, estimate.high, sign=True)
+    return signed(estimate.value) + (f" ({ends})" if ends else "")

@@ -5,11 +5,11 @@ templates and a seed, with a vocabulary small enough for a model of a million pa
 back exactly, so a fixed rubric can rate replies. Numbers obtained in it say whether the training learns; they
 say nothing about real people or real language models.
 
-facts.py and style.py hold the wording, people.py writes personas, talk.py the user's messages, replies.py the
-replies, and rubric.py rates them. `aloe_jax.llm.scripted` casts them as roles.
+fact_wording.py and style.py hold the wording, persona_texts.py writes personas, user_messages.py the user's messages,
+replies.py the replies, and rubric.py rates them. `aloe_jax.llm.scripted` casts them as roles.
 """
 
-from aloe_jax.llm.world.people import seed_personalities, seed_profiles
+from aloe_jax.llm.world.persona_texts import seed_personalities, seed_profiles
 
 __all__ = ["seed_personalities", "seed_profiles"]
 

@@ -6,11 +6,11 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from aloe_jax.llm.world.facts import ASKED, SLOT, SLOT_OF_VALUE, SLOTS
-from aloe_jax.llm.world.people import Facts, Poles, sentences, words
+from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, KIND_OF_VALUE
+from aloe_jax.llm.world.persona_texts import Facts, Poles, sentences, words
 from aloe_jax.llm.world.style import AXES, NEUTRAL_LEADS, NEUTRAL_OPENERS
 
-_TOPIC = {word: slot.name for slot in SLOTS for word in slot.topics}
+_TOPIC = {word: kind.name for kind in FACT_KINDS for word in kind.topics}
 _PHRASES = tuple(
     (axis, pole, f" {' '.join(words(phrase))} ")
     for axis, poles in AXES.items()
@@ -37,7 +37,7 @@ def read_reply(text: str) -> Read:
     line = f" {' '.join(said)} "
     return Read(
         topic=next((_TOPIC[word] for word in said if word in _TOPIC), None),
-        values=frozenset(word for word in said if word in SLOT_OF_VALUE),
+        values=frozenset(word for word in said if word in KIND_OF_VALUE),
         poles=frozenset((axis, pole) for axis, pole, phrase in _PHRASES if phrase in line),
         words=len(said),
         sentences=len(sentences(text)),
@@ -50,7 +50,7 @@ def write_reply(topic: str, value: str | None, poles: Poles, draw: random.Random
     def phrase(axis: str, neutral: tuple[str, ...]) -> str:
         return draw.choice(AXES[axis][poles[axis]].replies if axis in poles else neutral)
 
-    with_value, generic = draw.choice(SLOT[topic].offers)
+    with_value, generic = draw.choice(FACT_KIND[topic].offers)
     offer = generic if value is None else with_value.format(value)
     suggestion = f"{phrase('pace', NEUTRAL_LEADS)} {offer} {phrase('company', ('',))}".strip()
     parts = [
@@ -84,13 +84,13 @@ FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, dr
 
 
 def respond(asked: str | None, facts: Facts, poles: Poles, habits: Habits, draw: random.Random) -> str:
-    """Reply to a question about the slot `asked`, knowing `facts` and `poles`, with these habits."""
+    """Reply to a question about the kind `asked`, knowing `facts` and `poles`, with these habits."""
     topic = asked or draw.choice(ASKED).name
     if draw.random() < habits.drift:
         topic = draw.choice(ASKED).name
     value = facts.get(topic) if draw.random() < habits.use else None
     if value is None and draw.random() < habits.invent:
-        value = draw.choice(SLOT[topic].values)
+        value = draw.choice(FACT_KIND[topic].values)
     expressed: dict[str, int] = {}
     for axis in AXES:
         chance = draw.random()

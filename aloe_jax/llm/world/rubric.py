@@ -1,13 +1,13 @@
 """The fixed rubric by which replies are rated in the simulated world. Deterministic; a simulation of a judge.
 
-For a reply to a message that asks about a slot:
+For a reply to a message that asks about a fact:
 
     score = 0                                           off the topic, or unreadable
     score = 1 + 0.5 + 1.5 f + 0.5 s - c                 otherwise
     rating = floor(score + 0.5), kept within 1..5
 
-f = 1 if the persona's own value of the asked slot is used, -1 if any value that is not the persona's own is
-asserted (which outweighs), else 0. A true value counts whether or not the user has told it yet: who knows the
+f = 1 if the persona's own value of the fact asked about is used, -1 if any value that is not the persona's own is
+asserted (which outweighs), else 0. A true value counts whether or not the user has stated it yet: who knows the
 whole persona may use it, and who guesses is wrong most of the time.
 s = number of style axes on which the reply expresses the persona's pole, minus the number on which it expresses
 the other: -4..4; an axis expressed both ways counts nothing.
@@ -22,9 +22,9 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from aloe_jax.llm.world.people import Facts, Poles
+from aloe_jax.llm.world.persona_texts import Facts, Poles
 from aloe_jax.llm.world.replies import read_reply
-from aloe_jax.llm.world.talk import hear
+from aloe_jax.llm.world.user_messages import hear
 
 MOST_SENTENCES = 3
 MOST_WORDS = 40

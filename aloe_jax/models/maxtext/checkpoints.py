@@ -16,19 +16,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models.decoder import Compute
-from aloe_jax.models.maxtext.decoder import MaxTextDecoder, assemble
-from aloe_jax.models.maxtext.directory import ITEMS, KIND, SETTINGS, items
+from aloe_jax.models.maxtext.checkpoint_directory import ITEMS, KIND, SETTINGS, items
 from aloe_jax.models.maxtext.families import stretch
-from aloe_jax.models.maxtext.spec import MaxTextSpec
-from aloe_jax.models.weights import Weight, nested, weight_sharding
+from aloe_jax.models.maxtext.shape import MaxTextShape
+from aloe_jax.models.weights import Weight, weight_sharding
 from aloe_jax.storage import integrity
-from aloe_jax.storage.files import absolute, as_path, is_remote, uploading, write_atomically
+from aloe_jax.storage.copies import uploading
+from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.replacing import check_replaceable, replacing
 
 # Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.
@@ -37,25 +35,19 @@ PLACE = ("params", "params")  # of the weights in the tree
 Keys = tuple[str, ...]  # of an array in the tree
 
 
-def load(
-    path: str | Path,
-    spec: MaxTextSpec,
-    dtype: str = "float32",
-    mesh: Mesh | None = None,
-    compute: Compute | None = None,
-) -> MaxTextDecoder:
-    """The model of a checkpoint, in `dtype`, each device reading its own shards.
+def read_weights(path: str | Path, shape: MaxTextShape, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+    """The weights in a checkpoint by dotted name, in `dtype`, each device reading its own shards.
 
-    Raises AloeError naming the first parameter that the checkpoint has in another shape than the spec, or not at all,
-    or that the spec has no place for.
+    Raises AloeError naming the first parameter that the checkpoint has in another shape than the model, or not at all,
+    or that is not the model's.
     """
     place = items(path)
     if place is None:
         raise AloeError(f"{path}: no checkpoint of MaxText's; give the directory of a step, or items in it")
-    check_alike(spec)
+    check_alike(shape)
     advice = f"export or copy it again; if you changed it on purpose, delete {integrity.DIGESTS}"
     integrity.check(place.parent.parent, advice, lambda name: name.startswith(f"0/{ITEMS}/"))
-    described = spec.weights()
+    described = shape.weights()
     keys = _check(place, described)
     alone = SingleDeviceSharding(jax.devices()[0])
     wanted = {
@@ -64,32 +56,39 @@ def load(
         )
         for name, weight in described.items()
     }
-    return assemble(spec, nested(_restore(place, keys, wanted)), compute)
+    return _restore(place, keys, wanted)
 
 
-def save(model: MaxTextDecoder, path: str | Path, dtype: str, tokenizer: Any = None, card: str = "") -> None:
+def save(
+    shape: MaxTextShape,
+    weights: Mapping[str, jax.Array],
+    path: str | Path,
+    dtype: str,
+    tokenizer: Any = None,
+    card: str = "",
+) -> None:
     """Write `path`/0/items, which MaxText reads by load_parameters_path, with the settings to read it by beside it.
 
     maxtext.txt holds the model's settings as MaxText's commands take them, one a line; `tokenizer`, a transformers
     tokenizer, becomes `path`/tokenizer, and `card` README.md. What was written is read back and compared. An earlier
     export is replaced; raises AloeError when `path` holds anything else, or when what was read back differs.
     """
-    check_alike(model.spec)
+    check_alike(shape)
     path = as_path(path)
     if is_remote(path):  # Orbax writes a tree there whole or not at all
         check_replaceable(path, KIND)
-        _write(model, path, path, dtype, tokenizer, card)
+        _write(shape, weights, path, path, dtype, tokenizer, card)
         return
     with replacing(path, KIND) as directory:
-        _write(model, absolute(directory), path, dtype, tokenizer, card)
+        _write(shape, weights, absolute(directory), path, dtype, tokenizer, card)
 
 
-def check_alike(spec: MaxTextSpec) -> None:
+def check_alike(shape: MaxTextShape) -> None:
     """Raise AloeError where MaxText would compute something else from the same weights and settings than we do.
 
     For some of Hugging Face's models its own RoPE is not theirs, and internals.py puts that right.
     """
-    resolved = spec.resolved
+    resolved = shape.resolved
     why = None
     llama = "llama3.1" in (resolved.rope_type.value, resolved.model_name[:8])
     if llama and stretch(resolved) not in (None, stretch(STRETCHED)):
@@ -98,16 +97,16 @@ def check_alike(spec: MaxTextSpec) -> None:
         why = "RoPE stretched in full attention alone, where MaxText itself stretches that of windows too"
     if why is not None:
         raise AloeError(
-            f"{spec.name}: has {why}; it goes from here to MaxText and back as a Hugging Face directory alone"
+            f"{shape.name}: has {why}; it goes from here to MaxText and back as a Hugging Face directory alone"
         )
 
 
-def arguments(spec: MaxTextSpec, dtype: str, checkpoint: str) -> list[str]:
+def arguments(shape: MaxTextShape, dtype: str, checkpoint: str) -> list[str]:
     """What MaxText's commands are told, to read a checkpoint as this model.
 
     In a file of settings the model's own would win over them.
     """
-    told = {"model_name": spec.name, "override_model_config": True, **dict(spec.settings), "weight_dtype": dtype}
+    told = {"model_name": shape.name, "override_model_config": True, **dict(shape.settings), "weight_dtype": dtype}
     return [f"{key}={_written(value)}" for key, value in told.items()] + [f"load_parameters_path={checkpoint}"]
 
 
@@ -191,19 +190,25 @@ def _at(tree: Any, keys: Keys) -> Any:
 # ---------------------------------------------------------------- writing
 
 
-def _write(model: MaxTextDecoder, place: Path, final: Path, dtype: str, tokenizer: Any, card: str) -> None:
+def _write(
+    shape: MaxTextShape,
+    weights: Mapping[str, jax.Array],
+    place: Path,
+    final: Path,
+    dtype: str,
+    tokenizer: Any,
+    card: str,
+) -> None:
     from orbax.checkpoint import v1 as ocp
 
-    spec = model.spec
-    kinds = spec.skeleton().collections
-    keys = {name: (PLACE[0], kinds[name], *name.split(".")) for name in spec.weights()}
-    leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    values = {".".join(map(str, path)): variable[...].astype(dtype) for path, variable in leaves}
+    kinds = shape.skeleton().collections
+    keys = {name: (PLACE[0], kinds[name], *name.split(".")) for name in shape.weights()}
+    values = {name: value.astype(dtype) for name, value in weights.items()}
     tree: dict[str, Any] = {}
     for name, value in values.items():
         _put(tree, keys[name], value)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    noted = {"scan_layers": bool(spec.resolved.scan_layers)}  # which MaxText compares with its own
+    noted = {"scan_layers": bool(shape.resolved.scan_layers)}  # which MaxText compares with its own
     ocp.save(place / "0", tree, checkpointable_name=ITEMS, overwrite=True, custom_metadata=noted)
     for name, value in values.items():
         like = jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding)
@@ -212,6 +217,6 @@ def _write(model: MaxTextDecoder, place: Path, final: Path, dtype: str, tokenize
     if tokenizer is not None:
         with uploading(place / "tokenizer") as local:
             save_tokenizer(tokenizer, local)
-    told = arguments(spec, dtype, f"{absolute(final)}/0/{ITEMS}")
+    told = arguments(shape, dtype, f"{absolute(final)}/0/{ITEMS}")
     write_atomically(place / SETTINGS, "\n".join(told) + "\n")
     write_atomically(place / "README.md", card)

@@ -52,7 +52,7 @@ function showPerson() {
 }
 
 /** A fact by its number, or by its own text. */
-const told = (entry, fact) => (typeof fact === "string" ? fact : [...entry.profile, ...entry.personality][fact]);
+const textOf = (entry, fact) => (typeof fact === "string" ? fact : [...entry.profile, ...entry.personality][fact]);
 
 function cell(entry, number, turn, at) {
   if (!turn) {
@@ -65,7 +65,7 @@ function cell(entry, number, turn, at) {
   const says = turn.rating === null ? "No rating" : `Rated ${rated(turn.rating)} of 5 by the ${whose}`;
   const box = make(`div.rating${level}`, { role: "img", "aria-label": says, title: says }, rated(turn.rating));
   const line = (kind, name, facts) => (facts?.length
-    ? make(`div.beside${kind}`, {}, make("b", {}, `${name}: `), facts.map((fact) => told(entry, fact)).join(" ")) : null);
+    ? make(`div.beside${kind}`, {}, make("b", {}, `${name}: `), facts.map((fact) => textOf(entry, fact)).join(" ")) : null);
   const names = turn.judges ?? judges;
   const votes = (turn.votes ?? []).map(([judge, rating, reason]) => make("li", {},
     `${names[judge] ?? "judge"}${rating === null ? "" : ` ${rating}`}: `, marked(reason)));
@@ -74,7 +74,7 @@ function cell(entry, number, turn, at) {
   return make("div.cell", { "data-turn": at + 1 },
     make("div.from", {}, scripted.includes("user") ? "User, simulated" : "User"),
     make("div.user", {}, marked(turn.user)),
-    turn.new?.length ? make("div.learned", {}, ...turn.new.map((fact) => make("span.fact.new", {}, told(entry, fact)))) : null,
+    turn.new?.length ? make("div.learned", {}, ...turn.new.map((fact) => make("span.fact.new", {}, textOf(entry, fact)))) : null,
     make("div.reply", {}, box, turn.reply ? make("div.text", {}, marked(turn.reply)) : make("div.text.empty", {}, "(empty reply)")),
     split ? make("div.beside", {}, make("b", {}, "Votes: "), turn.votes.map(([, rating]) => rating ?? "–").join(", ")) : null,
     people.length ? make("div.beside", {}, make("b", {}, "People: "), people.map(([name, rating]) => `${name} ${rating}`).join(", ")) : null,

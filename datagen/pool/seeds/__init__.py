@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.world import seed_personalities, seed_profiles
 from datagen.pool.similarity import Kind, fault
 from datagen.settings import DatagenSettings
 
@@ -18,9 +19,7 @@ def seed_texts(settings: DatagenSettings) -> tuple[list[str], list[str]]:
     when `personas.seeds` is given for it, and for a file that is missing or holds a line that is no description.
     """
     given = settings.personas.seeds
-    if settings.roles.persona_writer.provider == "scripted":
-        from aloe_jax.llm.world import seed_personalities, seed_profiles
-
+    if settings.roles.persona_writer.entry.simulated:
         if given is not None:
             raise AloeError(
                 f"personas.seeds: {given!r} cannot be used, because the provider of roles.persona_writer, scripted, "

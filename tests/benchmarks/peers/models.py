@@ -8,10 +8,10 @@ from tests.benchmarks.peers.task import END, PAD, Task
 def write_models(task: Task) -> None:
     """Policy and reference of a task: one shape, two draws of all weights."""
     from aloe_jax.models.huggingface import save_pretrained
-    from aloe_jax.models.spec import ModelSpec
+    from aloe_jax.models.native.decoder import DecoderSpec
     from tests.random_models import random_decoder
 
-    spec = ModelSpec(
+    spec = DecoderSpec(
         vocab=task.vocab,
         layers=task.layers,
         width=task.width,

@@ -11,7 +11,8 @@ import numpy as np
 from aloe_jax.data.loader import FIELDS, Batch
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, TokenTree
-from aloe_jax.training.objectives import Objective, Totals, dpo_loss
+from aloe_jax.training.stages.dpo import dpo_loss
+from aloe_jax.training.totals import Objective, Totals
 from tests.benchmarks.peers.our_run import Run
 from tests.benchmarks.peers.task import BETA, Pair, Task, batches_by_length, samples, worth
 from tests.benchmarks.peers.worker import Answer, Meter, forget_peak, serve, told

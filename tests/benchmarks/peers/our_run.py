@@ -10,18 +10,17 @@ import numpy as np
 from flax import nnx
 
 from aloe_jax.data.loader import Batch
-from aloe_jax.models.directory import load_pretrained
-from aloe_jax.models.huggingface import read_spec
+from aloe_jax.models.opening import load_pretrained, open_model
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import host_memory
 from aloe_jax.training.master import MasterCopies
-from aloe_jax.training.objectives import Objective, for_stage
 from aloe_jax.training.optimizer import make_optimizer
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.start import build_model
 from aloe_jax.training.step import logps_step, new_state, train_step
-from aloe_jax.training.totals import read
+from aloe_jax.training.totals import Objective, read
 from tests.benchmarks.peers.task import BETA, LEARNING_RATE, Task
 
 
@@ -39,10 +38,13 @@ class Run:
                 "dpo": {"beta": BETA},
             }
         )
+        host_memory.use_one_arena()
         self.turns = task.turns
         self.mesh = make_mesh(self.settings.mesh)
         jax.set_mesh(self.mesh)
-        self.graph, self.reference, self.frozen = build_model(self.settings, read_spec(task.reference), self.mesh)
+        self.graph, self.reference, self.frozen = build_model(
+            self.settings, open_model(self.settings.model).spec(), self.mesh
+        )
         policy = load_pretrained(task.policy, mesh=self.mesh)
         self.params: Any = nnx.to_pure_dict(nnx.split(policy, nnx.Param)[1])
         self._logps = logps_step(self.graph, self.mesh, self.frozen)
@@ -53,15 +55,12 @@ class Run:
 
     def begin(self, wrapped: Callable[[Objective], Objective] | None = None) -> None:
         """Compile nothing yet, but take over the policy; `wrapped` changes the stage's objective."""
-        objective: Objective = for_stage(self.settings, self.turns)
+        objective: Objective = stage_of(self.settings).objective(self.turns)
         optimizer = MasterCopies(make_optimizer(self.settings.optimizer, steps=10**6))
         self.state = new_state(self.params, optimizer, self.mesh)
         del self.params, self.reference  # the first step donates the one; nothing needs the other
         objective = wrapped(objective) if wrapped else objective
-        pieces = host_memory.in_pieces(self.mesh, largest=0)  # at the widths compared all arrays fit one
-        self._step = train_step(
-            self.graph, objective, optimizer, self.state, self.mesh, self.frozen, compiler_options=pieces
-        )
+        self._step = train_step(self.graph, objective, optimizer, self.state, self.mesh, self.frozen)
 
     def warm(self, batches: Sequence[Batch]) -> None:
         """Compile what these need and take a step on each; from then on memory is kept as a run keeps it."""

@@ -12,7 +12,7 @@ from aloe_jax.data.bins import best_row_length
 from aloe_jax.data.loader import Batch, Loader, evaluation_batches
 from aloe_jax.data.packing import Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.training.objectives import dpo_loss
+from aloe_jax.training.stages.dpo import dpo_loss
 from tests.benchmarks.peers.our_run import Run
 from tests.benchmarks.peers.task import BETA, Conversation, Task
 from tests.benchmarks.peers.worker import Answer, Meter, forget_peak, serve, told
@@ -37,7 +37,7 @@ class Trees:
             found = self._logps(self.run.reference)
             self.reference = self._by_id(found)
             extra["reference"] = np.stack([logps[pairs] for logps, pairs in zip(found, self.rows.pairs, strict=True)])
-        self.loader = Loader(self.rows, self.run.settings.data.rows, task.seed, extra)
+        self.loader = Loader(self.rows, self.run.settings.data.rows, task.seed).with_arrays(extra)
         self.taken = 0
         self.targets = {
             id: int(self.rows.reply_length[row, number + 1]) for id, (row, number) in self._places().items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aloe_jax.benchmark.candidates import path_tokens
-from aloe_jax.benchmark.dialogue import Dialogue, Exchange, Reply
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 
 # What a template may be told besides the messages: no thinking aloud, and a date that does not pass.
 SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
@@ -42,8 +42,9 @@ def spoken_path(template, trees, conversation, turn):
     """The ids that a sampling session has been fed when it is to answer `turn`, its replies those of the trees."""
     scored = {(node.source, node.branch): tuple(node.tokens[: node.scored]) for node, _, _ in paths(trees)}
     exchanges = [
-        Exchange(
-            conversation.turns[number].user, Reply(conversation.turns[number].reply(branch), scored[number, branch])
+        DialogueTurn(
+            conversation.turns[number].user,
+            CandidateReply(conversation.turns[number].reply(branch), scored[number, branch]),
         )
         for number, branch in conversation.path(turn)
     ]

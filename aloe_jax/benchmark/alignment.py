@@ -1,0 +1,158 @@
+"""Alignment level and improvement rate: what the benchmark's ratings say about a model.
+
+Definitions from "Aligning LLMs with Individual Preferences via Interaction" (arXiv 2410.03642):
+
+    AL(k)   mean rating at turn k over the cases
+    IR      slope b of the least-squares line a + b·k through AL(k), k = 1..K
+    N-IR    the same slope after min–max normalisation of AL over k: (AL(k) − min) / (max − min)
+    R²      coefficient of determination of that fit; min–max scaling is affine and leaves it unchanged
+
+Three cases that the paper leaves open are settled here. A missing rating leaves its turn's mean. A turn
+without any rating has no AL(k) and takes no part in the average, in the normalisation or in the fit. Where AL
+is constant, and where fewer than two turns are left, N-IR and R² are undefined: NaN, never 0.
+
+Intervals are those of `aloe_jax.benchmark.intervals`: studentised for AL, its average and IR, bias-corrected for
+N-IR and R². With a single case there is nothing to resample: the interval is NaN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
+from aloe_jax.errors import AloeError
+
+LOWEST, HIGHEST = 1.0, 5.0
+_FLAT = 1e-9  # an AL that varies by less than this is constant: means differ by rounding alone
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval; NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class AlignmentMetrics:
+    """What N dialogues of K turns say. `al*` and `coverage_by_turn` are [K], index 0 being turn 1."""
+
+    cases: int
+    turns: int
+    al: Array
+    al_low: Array
+    al_high: Array
+    average: Estimate
+    ir: Estimate
+    n_ir: Estimate
+    r2: Estimate
+    coverage_by_turn: Array  # share of the cases with a rating
+    coverage: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON, with None for NaN."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+
+def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> AlignmentMetrics:
+    """Metrics of `ratings` [N cases, K turns] on the scale 1–5, NaN = missing.
+
+    `bootstrap` resamples of the cases, drawn from `seed`, give the intervals. Raises AloeError for another
+    shape, for no cases or turns, and for a rating outside 1–5.
+    """
+    values = checked(ratings)
+    cases, turns = values.shape
+    weights = resamples(cases, bootstrap, seed)
+    al = alignment_level(values, np.ones((1, cases)))
+    without, samples = alignment_level(values, left_out(cases)), alignment_level(values, weights)
+    points, others, spreads = summaries(al), summaries(without), summaries(samples)
+    linear = np.concatenate([al[0], points["average"], points["ir"]])
+    linear_without = np.concatenate([without, others["average"][:, None], others["ir"][:, None]], axis=1)
+    least = np.array([*[LOWEST] * (turns + 1), LOWEST - HIGHEST])
+    most = np.array([*[HIGHEST] * (turns + 1), HIGHEST - LOWEST])
+    low, high = studentised(linear, linear_without, weights, least, most)
+
+    def curved(name: str, least: float) -> Estimate:
+        ends = bias_corrected(points[name], others[name][:, None], spreads[name][:, None], least, 1.0)
+        return Estimate(float(points[name][0]), float(ends[0, 0]), float(ends[1, 0]))
+
+    return AlignmentMetrics(
+        cases=cases,
+        turns=turns,
+        al=al[0],
+        al_low=low[:turns],
+        al_high=high[:turns],
+        average=Estimate(float(points["average"][0]), float(low[turns]), float(high[turns])),
+        ir=Estimate(float(points["ir"][0]), float(low[turns + 1]), float(high[turns + 1])),
+        n_ir=curved("n_ir", -1.0),
+        r2=curved("r2", 0.0),
+        coverage_by_turn=np.mean(~np.isnan(values), axis=0),
+        coverage=float(np.mean(~np.isnan(values))),
+    )
+
+
+def checked(ratings: ArrayLike) -> Array:
+    """Ratings as float64 [N, K]. Raises AloeError as `alignment_metrics` does."""
+    try:
+        values = np.asarray(ratings, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise AloeError("ratings: expected numbers [cases, turns], NaN where missing") from None
+    if values.ndim != 2 or 0 in values.shape:
+        raise AloeError(f"ratings: expected [cases, turns], at least one of each, found shape {values.shape}")
+    wrong = ~np.isnan(values) & ~((values >= LOWEST) & (values <= HIGHEST))
+    if wrong.any():
+        case, turn = np.argwhere(wrong)[0]
+        raise AloeError(
+            f"ratings: case {case}, turn {turn + 1} has {values[case, turn]:g}; ratings are between 1 and 5 "
+            "and NaN stands for a missing one"
+        )
+    return values
+
+
+def alignment_level(values: Array, weights: Array) -> Array:
+    """AL [S, K] of values [N, K] under S weightings of the cases [S, N]; NaN where a turn has no rating."""
+    rated = ~np.isnan(values)
+    count = weights @ rated
+    total = weights @ np.where(rated, values, 0.0)
+    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def summaries(al: Array) -> dict[str, Array]:
+    """Average, IR, N-IR and R² of AL [S, K], each [S]: closed-form least squares over the rated turns."""
+    rated = ~np.isnan(al)
+    count = rated.sum(axis=1)
+    safe = np.maximum(count, 1)
+    level = np.where(rated, al, 0.0)
+    average = np.where(count > 0, level.sum(axis=1) / safe, np.nan)
+    turn = np.where(rated, np.arange(1.0, al.shape[1] + 1), 0.0)
+    from_mean_turn = np.where(rated, turn - (turn.sum(axis=1) / safe)[:, None], 0.0)
+    from_mean_level = np.where(rated, al - average[:, None], 0.0)
+    s_kk = (from_mean_turn**2).sum(axis=1)
+    s_ka = (from_mean_turn * from_mean_level).sum(axis=1)
+    s_aa = (from_mean_level**2).sum(axis=1)
+    span = np.where(rated, al, -np.inf).max(axis=1) - np.where(rated, al, np.inf).min(axis=1)
+    fitted = count >= 2
+    shaped = fitted & (span > _FLAT)  # otherwise there is nothing to normalise or to explain
+    slope = np.where(fitted, s_ka / np.where(fitted, s_kk, 1.0), np.nan)
+    return {
+        "average": average,
+        "ir": slope,
+        "n_ir": np.where(shaped, slope / np.where(shaped, span, 1.0), np.nan),
+        "r2": np.where(shaped, s_ka**2 / np.where(shaped, s_kk * s_aa, 1.0), np.nan),
+    }
+
+
+def plain(value: object) -> object:
+    """`value` with lists for arrays and None for NaN, for JSON."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()]
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    return value

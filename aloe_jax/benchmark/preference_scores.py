@@ -1,0 +1,335 @@
+"""How models score held-out pairs of replies: no user, no judge, only log-probabilities.
+
+For every turn of a conversation tree the model is asked how likely it finds the preferred and the rejected reply:
+
+    accuracy             share of the pairs whose preferred reply has the higher log-probability
+    normalised accuracy  the same with log-probabilities a token, which length does not decide
+    margin               log-probability of the preferred reply minus that of the rejected one, in nats
+    reward accuracy      share of the pairs with a higher implicit reward for the preferred reply: what the model adds
+                         to the log-probability that the reference gives (Rafailov et al. 2023, arXiv 2305.18290)
+    reward margin        the difference of these rewards in nats, without DPO's beta
+
+Equal numbers count half. Intervals are studentised bootstraps over conversations, whose pairs depend on each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import jax
+import numpy as np
+
+from aloe_jax import __version__
+from aloe_jax.benchmark.alignment import Estimate
+from aloe_jax.benchmark.intervals import Array, interval
+from aloe_jax.benchmark.results import fields_as_json
+from aloe_jax.benchmark.settings import PreferencesSettings
+from aloe_jax.conversation import Conversation
+from aloe_jax.coverage import Coverage
+from aloe_jax.data.dataset import read_conversations
+from aloe_jax.data.loader import evaluation_batches
+from aloe_jax.data.messages import MessageTree
+from aloe_jax.data.packing import pack
+from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
+from aloe_jax.data.tokenizer import load_tokenizer
+from aloe_jax.data.trees import TokenTree
+from aloe_jax.errors import AloeError
+from aloe_jax.models.opening import load_pretrained, tokenizer_directory
+from aloe_jax.models.spec import Compute, check_vocabulary
+from aloe_jax.parallel.distributed import place
+from aloe_jax.parallel.mesh import make_mesh
+from aloe_jax.progress import Progress
+from aloe_jax.settings import dump_settings
+from aloe_jax.storage.files import write_atomically
+from aloe_jax.training.logprobs import reply_logps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_TOO_LONG = "longer than a row (raise data.row_length)"
+FORMAT, VERSION = "aloe-preferences", 1
+
+PairKey = tuple[str, int]  # conversation, number of the turn in its list
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """Log-probabilities of both replies of one pair, summed over their tokens, end of turn included."""
+
+    turn: int  # 1-based depth
+    preferred: float
+    rejected: float
+    preferred_tokens: int
+    rejected_tokens: int
+
+
+@dataclass(frozen=True)
+class ByTurn:
+    """The pairs of one turn. Numbers are NaN where undefined, as throughout."""
+
+    turn: int
+    pairs: int
+    accuracy: float
+    normalised_accuracy: float
+    margin: float
+    preferred_logp: float
+    rejected_logp: float
+    reward_accuracy: float
+    reward_margin: float
+
+
+@dataclass(frozen=True)
+class PreferenceScores:
+    """One model's scores; reward numbers are NaN without a reference."""
+
+    model: str
+    conversations: int
+    pairs: int
+    lost: int  # pairs that the other models (or the reference) have and this one could not score, or that no row held
+    accuracy: Estimate
+    normalised_accuracy: Estimate
+    margin: Estimate
+    preferred_logp: Estimate  # a reply, in nats
+    rejected_logp: Estimate
+    reward_accuracy: Estimate
+    reward_margin: Estimate
+    by_turn: tuple[ByTurn, ...]
+
+
+NUMBERS = (
+    "accuracy",
+    "normalised_accuracy",
+    "margin",
+    "preferred_logp",
+    "rejected_logp",
+    "reward_accuracy",
+    "reward_margin",
+)
+
+
+@dataclass(frozen=True)
+class PreferenceResults:
+    """All models, in the order of the settings."""
+
+    models: tuple[PreferenceScores, ...]
+    coverage: tuple[Coverage, ...] = ()  # of the pairs
+
+
+def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
+    """Score the pairs of `settings.data` by every model, one after the other; shows its progress.
+
+    Only pairs that every model could score count, so that all are compared on the same ones. Raises AloeError where
+    there are none, and for what is wrong with data and models.
+    """
+    conversations = read_conversations(settings.data.path, settings.data.split, settings.data.limit)
+    paired = [
+        (one.id, number) for one in conversations for number, turn in enumerate(one.turns) if turn.rejected is not None
+    ]
+    lost: dict[PairKey, str] = {}
+    with Progress() as progress:
+
+        def scores(path: str) -> dict[PairKey, PairScore]:
+            found, unstable = pair_scores(path, conversations, settings, progress)
+            for key in paired:
+                if key not in found:
+                    reason = "that the chat template would rewrite" if key[0] in unstable else _TOO_LONG
+                    lost.setdefault(key, f"{reason} ({path})")
+            return found
+
+        reference = None if settings.reference is None else scores(settings.reference)
+        found = {name: scores(path) for name, path in settings.models.items()}
+    everyone = [*found.values(), *([reference] if reference is not None else [])]
+    shared = set(everyone[0]).intersection(*everyone[1:])
+    coverage = Coverage("pairs", len(paired), Counter(lost.values()), len(lost))
+    if not shared:
+        raise AloeError(
+            f"{settings.data.path}: no turn has two replies that every model could score; "
+            + (coverage.line() if paired else "there is none with two replies")
+        )
+    keys = [key for key in everyone[0] if key in shared]
+    return PreferenceResults(
+        tuple(summarise(name, scores, reference, keys, len(paired), settings) for name, scores in found.items()),
+        (coverage,),
+    )
+
+
+def pair_scores(
+    path: str, conversations: Sequence[Conversation], settings: PreferencesSettings, progress: Progress
+) -> tuple[dict[PairKey, PairScore], set[str]]:
+    """Log-probabilities of every pair that fits a row, by conversation and turn, in their order.
+
+    Also the conversations that are passed over because the chat template changes what was said before.
+    """
+    tokenizer = load_tokenizer(tokenizer_directory(path))
+    template = ChatTemplate(tokenizer)
+    trees, owner, unstable = _trees(conversations, template, path, settings.data.row_length)
+    rows, report = pack(trees, settings.data.row_length)
+    click.echo(f"{path}: {report}")
+    mesh = make_mesh(settings.mesh)
+    compute = Compute(attention=settings.model.attention, dtype=settings.model.compute_dtype)
+    model = load_pretrained(path, dtype=settings.model.dtype, mesh=mesh, compute=compute)
+    check_vocabulary(tokenizer, model.spec, path)
+    longest = int(rows.positions.max()) + 1
+    if longest > model.spec.max_length:
+        raise AloeError(
+            f"data.row_length: the longest conversation has {longest} tokens on one path, {path} takes at most "
+            f"{model.spec.max_length}; lower data.row_length to {model.spec.max_length}"
+        )
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-settings.data.rows // shards) * shards
+    logps: dict[str, tuple[float, int]] = {}
+    task = progress.add(f"{path}: rows", len(rows))
+    with jax.set_mesh(mesh):
+        scored = jax.jit(reply_logps)
+        for number, batch in enumerate(evaluation_batches(rows, size)):
+            values = np.asarray(scored(model, place(batch, mesh)))
+            for row, ids in enumerate(rows.reply_ids[number * size : (number + 1) * size]):
+                for reply, id in enumerate(ids, 1):
+                    logps[id] = float(values[row, reply]), int(batch["reply_length"][row, reply])
+            task.advance(min(size, len(rows) - number * size))
+    return dict(_pairs(trees, owner, logps)), unstable
+
+
+def _trees(
+    conversations: Sequence[Conversation], template: ChatTemplate, path: str, row_length: int
+) -> tuple[list[TokenTree], list[str], set[str]]:
+    """Token trees with pairs, the conversation of each, and the conversations that are passed over."""
+    trees: list[TokenTree] = []
+    owner: list[str] = []
+    unstable: dict[str, UnstableTemplateError] = {}
+    for conversation in conversations:
+        try:
+            made = [tree for tree in template.laid_out(MessageTree.of(conversation), row_length).trees if tree.pairs]
+        except UnstableTemplateError as error:
+            unstable[conversation.id] = error
+            continue
+        trees += made
+        owner += [conversation.id] * len(made)
+    if unstable:
+        first = next(iter(unstable.values()))
+        click.echo(f"warning: {path}: {len(unstable)} conversations skipped, the first: {first}", err=True)
+        if not trees:
+            raise first
+    if not trees:
+        raise AloeError(f"{path}: no turn of the conversations has two replies")
+    return trees, owner, set(unstable)
+
+
+def _pairs(
+    trees: Sequence[TokenTree], owner: Sequence[str], logps: Mapping[str, tuple[float, int]]
+) -> list[tuple[PairKey, PairScore]]:
+    found = []
+    for tree, conversation in zip(trees, owner, strict=True):
+        for pair in tree.pairs:
+            preferred, rejected = tree.nodes[pair.preferred], tree.nodes[pair.rejected]
+            if preferred.id in logps and rejected.id in logps:  # otherwise its turn did not fit a row
+                (better, one), (worse, other) = logps[preferred.id], logps[rejected.id]
+                score = PairScore(pair.turn + 1, better, worse, one, other)
+                found.append(((conversation, preferred.source), score))
+    return found
+
+
+def summarise(
+    name: str,
+    scores: Mapping[PairKey, PairScore],
+    reference: Mapping[PairKey, PairScore] | None,
+    keys: Sequence[PairKey],
+    possible: int,
+    settings: PreferencesSettings,
+) -> PreferenceScores:
+    """The numbers of one model over the pairs `keys`, of `possible` ones."""
+    table = np.array([_numbers(scores[key], reference[key] if reference else None) for key in keys])
+    names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in keys))}
+    member = np.zeros((len(names), len(keys)))
+    member[[names[conversation] for conversation, _ in keys], np.arange(len(keys))] = 1.0
+    sums, counts = member @ np.nan_to_num(table), member.sum(axis=1)  # by conversation
+
+    def means(weights: Array) -> Array:
+        return weights @ sums / (weights @ counts)[:, None]
+
+    value, (low, high) = interval(means, len(names), settings.bootstrap, settings.seed)
+    undefined = np.isnan(table).any(axis=0)
+    estimates = {
+        number: Estimate(*(math.nan if undefined[i] else float(x[i]) for x in (value, low, high)))
+        for i, number in enumerate(NUMBERS)
+    }
+    turns = np.array([scores[key].turn for key in keys])
+    by_turn = tuple(
+        ByTurn(int(turn), int((turns == turn).sum()), *(float(x) for x in table[turns == turn].mean(axis=0)))
+        for turn in np.unique(turns)
+    )
+    return PreferenceScores(name, len(names), len(keys), possible - len(keys), **estimates, by_turn=by_turn)
+
+
+def _numbers(own: PairScore, reference: PairScore | None) -> list[float]:
+    """NUMBERS of one pair."""
+    margin = own.preferred - own.rejected
+    normalised = own.preferred / own.preferred_tokens - own.rejected / own.rejected_tokens
+    reward = math.nan if reference is None else margin - (reference.preferred - reference.rejected)
+    return [_won(margin), _won(normalised), margin, own.preferred, own.rejected, _won(reward), reward]
+
+
+def _won(margin: float) -> float:
+    return margin if math.isnan(margin) else 0.5 if margin == 0 else float(margin > 0)
+
+
+def write_preferences(settings: PreferencesSettings, results: PreferenceResults) -> Path:
+    """Write preferences.json and config.yaml, each under a temporary name first; returns the former's path."""
+    directory = Path(settings.output)
+    directory.mkdir(parents=True, exist_ok=True)
+    models = {one.model: fields_as_json(one) for one in results.models}
+    for values in models.values():
+        del values["model"]
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "aloe_jax": __version__,
+        "models": models,
+        "settings": settings.model_dump(mode="json"),
+    }
+    write_atomically(directory / "config.yaml", dump_settings(settings))
+    write_atomically(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return directory / "preferences.json"
+
+
+def table(results: PreferenceResults) -> Table:
+    """The summary for a terminal."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from aloe_jax.terminal import plain
+
+    first = results.models[0]
+    grid = Table(
+        title=f"Preferences: {first.pairs:,} pairs of {first.conversations:,} conversations, 95% intervals",
+        caption=f"{first.lost:,} pairs are left out: not every model could score them" if first.lost else None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    shown: dict[str, Callable[[float], str]] = {
+        "accuracy": lambda x: f"{x:.1%}",
+        "normalised_accuracy": lambda x: f"{x:.1%}",
+        "margin": lambda x: f"{x:+.2f}",
+        "reward_accuracy": lambda x: f"{x:.1%}",
+        "reward_margin": lambda x: f"{x:+.2f}",
+    }
+    grid.add_column("model")
+    for name in shown:
+        grid.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    for one in results.models:
+        cells = []
+        for name, form in shown.items():
+            estimate: Estimate = getattr(one, name)
+            defined = not math.isnan(estimate.value)
+            spread = f"\n[dim]{form(estimate.low)}…{form(estimate.high)}[/dim]" if not math.isnan(estimate.low) else ""
+            cells.append(form(estimate.value) + spread if defined else "\N{EN DASH}")
+        grid.add_row(plain(one.model), *cells)
+    return grid

@@ -1,0 +1,205 @@
+"""How far people agree with each other, and the judges with the people: from a key and the files that people saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+
+import numpy as np
+
+from aloe_jax.benchmark.agreement import spearman
+from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
+from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.rating.draws import Draws
+from aloe_jax.benchmark.rating.figures import (
+    Agreed,
+    Agreements,
+    Checked,
+    OfJudge,
+    OfModel,
+    OfRater,
+    PeopleAgreement,
+)
+from aloe_jax.benchmark.rating.key import Key
+from aloe_jax.benchmark.results import as_json
+from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, WeightedMean, WeightedStatistic, pairwise_spearman
+from aloe_jax.errors import AloeError
+
+ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to rank correctly
+ALL_JUDGES = "all judges"  # their mean, where there are several
+FURTHEST = 4.0  # the largest difference of two ratings
+
+
+def compare(key: Key, files: Mapping[str, HumanRatings], bootstrap: int = 2000, seed: int = 0) -> PeopleAgreement:
+    """All numbers, of files of ratings by path.
+
+    Raises AloeError for a file that has nothing to do with the key, and where a person's files contradict each other.
+    """
+    for path, found in files.items():
+        if found.ratings and not any(one.item in key.items or one.item in key.checks for one in found.ratings):
+            raise AloeError(f"{path}: rates nothing of this key; give the key that was written beside its page")
+    people = by_rater(files)
+    items = [item for item in key.items if any(item in ratings for ratings in people.values())]
+    if not items:
+        raise AloeError("these files hold no rating of a reply of the runs; give those of people who have begun")
+    table = ratings_of(people, items)
+    mean = np.array([np.nanmean(ratings) for ratings in table.T])
+    judges = _judges(key, items)
+    cases = [key.items[item].case for item in items]
+    evenly = Draws(cases, np.ones(len(items)), bootstrap, seed)
+    runs = Draws(cases, np.array([key.items[item].weight for item in items]), bootstrap, seed)
+    return PeopleAgreement(
+        simulated=key.simulated,
+        items=len(items),
+        cases=runs.cases,
+        raters=[_rater(key, files, people, name) for name in people],
+        as_drawn=_agreements(table, mean, judges, evenly),
+        in_runs=_agreements(table, mean, judges, runs),
+        bias={name: runs.mean(WeightedMean(rated - mean), -FURTHEST, FURTHEST) for name, rated in judges.items()},
+        models=_models(key, items, mean, runs),
+        missing=_missing(key, files, people, table),
+    )
+
+
+# ---------------------------------------------------------------- judges and people
+
+
+def _judges(key: Key, items: Sequence[str]) -> dict[str, Array]:
+    """Every judge's ratings [U] of the items, NaN where it gave none; the mean of several first."""
+    places = [key.items[item].places for item in items]
+    every = np.array([fmean(place.rating for place in some) for some in places])
+    names = key.judges()
+    if len(names) < 2:
+        return {names[0] if names else "judge": every}
+    of = {name: [[place.judges[name] for place in some if name in place.judges] for some in places] for name in names}
+    alone = {name: np.array([fmean(given) if given else np.nan for given in some]) for name, some in of.items()}
+    return {ALL_JUDGES: every, **alone}
+
+
+def _agreements(table: Array, mean: Array, judges: Mapping[str, Array], draws: Draws) -> Agreements:
+    def agreed(units: int, alpha: WeightedStatistic, rank: WeightedStatistic) -> Agreed:
+        return Agreed(units=units, alpha=draws.correlation(alpha), spearman=draws.correlation(rank))
+
+    def with_one(rated: Array) -> Agreed:
+        alpha = Average([Alpha(np.stack([person, rated])) for person in table])
+        return agreed(_units(rated, mean), alpha, Average([Spearman(person, rated) for person in table]))
+
+    def with_mean(rated: Array) -> Agreed:
+        return agreed(_units(rated, mean), Alpha(np.stack([mean, rated])), Spearman(mean, rated))
+
+    shared = int(((~np.isnan(table)).sum(axis=0) >= 2).sum())
+    return Agreements(
+        people=agreed(shared, Alpha(table), pairwise_spearman(table)),
+        judges=[
+            OfJudge(judge=name, with_one=with_one(rated), with_mean=with_mean(rated)) for name, rated in judges.items()
+        ],
+    )
+
+
+def _units(first: Array, second: Array) -> int:
+    return int((~np.isnan(first) & ~np.isnan(second)).sum())
+
+
+def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[OfModel]:
+    """By model. A judge that likes a model better than people do, by more than it likes the others, favours it."""
+    judged, rated = {}, {}
+    for model in key.models():
+        there = [[place.rating for place in key.items[item].places if place.model == model] for item in items]
+        judged[model] = np.array([fmean(given) if given else np.nan for given in there])
+        rated[model] = np.where(np.isnan(judged[model]), np.nan, mean)
+    bias = {model: WeightedMean(judged[model] - rated[model]) for model in judged}
+
+    def favour(model: str) -> WeightedStatistic:
+        others = Average([bias[other] for other in bias if other != model])
+        return lambda weights: bias[model](weights) - others(weights)
+
+    return [
+        OfModel(
+            model=model,
+            items=_units(judged[model], mean),
+            people=draws.mean(WeightedMean(rated[model]), 1.0, 5.0),
+            judge=draws.mean(WeightedMean(judged[model]), 1.0, 5.0),
+            bias=draws.mean(bias[model], -FURTHEST, FURTHEST),
+            favour=draws.mean(favour(model), -2 * FURTHEST, 2 * FURTHEST) if len(bias) > 1 else None,
+        )
+        for model in judged
+    ]
+
+
+# ---------------------------------------------------------------- raters
+
+
+def _rater(key: Key, files: Mapping[str, HumanRatings], people: Mapping[str, Mapping[str, int]], name: str) -> OfRater:
+    own = [found for found in files.values() if found.rater == name]
+    said = {one.item: one for found in own for one in found.ratings if not one.undecided}
+    pages = [page for page in key.pages if any(found.page == page.page for found in own)]
+    shown = {item for page in pages for item in page.items}
+    rated = {item: rating for item, rating in people[name].items() if item in key.items}
+    others = {item: [r[item] for rater, r in people.items() if rater != name and item in r] for item in rated}
+    shared = [(rating, fmean(others[item])) for item, rating in rated.items() if others[item]]
+    seconds = [one.seconds for one in said.values() if one.seconds is not None and one.rating is not None]
+    record = {
+        "rater": name,
+        "pages": [page.file for page in pages],
+        "rated": len(rated),
+        "passed": sum(one.rating is None and item in key.items and item not in rated for item, one in said.items()),
+        "missing": len(shown - said.keys()),
+        "mean": _mean(rated.values()),
+        "seconds": median(seconds) if seconds else None,
+        "spearman": spearman(*zip(*shared, strict=True)) if shared else None,
+        "checks": _checked(key, people[name]),
+    }
+    return OfRater.model_validate(as_json(record))
+
+
+def _checked(key: Key, ratings: Mapping[str, int]) -> Checked | None:
+    given = [(check.quality, ratings[item]) for item, check in key.checks.items() if item in ratings]
+    if not key.checks:
+        return None
+    best = max(check.quality for check in key.checks.values())
+    good = [rating for quality, rating in given if quality == best]
+    bad = [rating for quality, rating in given if quality < best]
+    pairs = [g > b for g in good for b in bad]
+    share = fmean(pairs) if pairs else None
+    attentive = None if share is None else share >= ATTENTIVE
+    return Checked(given=len(given), good=_mean(good), bad=_mean(bad), told_apart=share, attentive=attentive)
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    given = list(values)
+    return fmean(given) if given else None
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+def _missing(
+    key: Key, files: Mapping[str, HumanRatings], people: Mapping[str, Mapping[str, int]], table: Array
+) -> list[str]:
+    """What keeps the numbers from being all that they could be, in words."""
+    gaps = []
+    for page in key.pages:
+        back = {found.rater: found for found in files.values() if found.page == page.page}
+        if not back:
+            gaps.append(f"{page.file}: nobody has sent ratings back")
+        for rater in back:
+            said = {
+                one.item
+                for found in files.values()
+                if found.rater == rater
+                for one in found.ratings
+                if not one.undecided
+            }
+            if left := len(set(page.items) - said):
+                gaps.append(f"{page.file}: {rater} has not answered {left} of {len(page.items)}")
+    known = {page.page for page in key.pages}
+    for path, found in files.items():
+        if found.page not in known:
+            gaps.append(f"{path}: is of a page that this key does not know; counted as far as it shares replies")
+        if strange := [one for one in found.ratings if one.item not in key.items and one.item not in key.checks]:
+            gaps.append(f"{path}: {len(strange)} of its ratings are of replies that this key does not know")
+    if len(people) < 2:
+        gaps.append("a second person: with one rater nothing can be said about agreement among people")
+    elif not ((~np.isnan(table)).sum(axis=0) >= 2).any():
+        gaps.append("replies that two people rated: there are none, so nothing can be said about agreement among them")
+    return gaps

@@ -1,0 +1,1 @@
+"""The commands, a file each: they read options and settings, call the library and print."""

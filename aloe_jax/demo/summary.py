@@ -1,0 +1,56 @@
+"""What the demo made, what it showed, and what was simulated: the report, and a summary for the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aloe_jax.demo.pipeline import DemoStage
+from aloe_jax.demo.running import read_stamp
+from aloe_jax.report.gathering import Report, gather
+from aloe_jax.report.page import write_page
+from aloe_jax.report.summary_table import difference
+from aloe_jax.report.tables import latex, markdown
+from aloe_jax.storage.files import write_atomically
+
+
+def write_report(root: Path) -> Report:
+    """Write report.html from the benchmark's results, and the tables to paste beside it."""
+    report = gather([root / "benchmark"])
+    write_page(report, root / "report.html")
+    write_atomically(root / "report.md", markdown(report))
+    write_atomically(root / "report.tex", latex(report))
+    return report
+
+
+def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
+    """What was made, what it showed, and what was simulated."""
+    times = {s.name: read_stamp(root / "stages" / f"{s.name}.json").seconds for s in plan}
+    models = json.loads((root / "metrics.json").read_text())["models"]
+    lines = ["", "Time      " + "  ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())]
+    lines.append(f"          {sum(times.values()) / 60:.1f} minutes in all")
+    for name, values in models.items():
+        lines.append(f"{name:<10}" + alignment(values))
+    lines += [f"{'Average' if number == 0 else '':<10}{difference(pair)}" for number, pair in enumerate(report.pairs)]
+    lines += [
+        f"Report    {root / 'report.html'} (its tables in report.md and report.tex)",
+        f"Numbers   {root / 'metrics.json'}",
+        f"Model     {root / 'export'} (Hugging Face format)",
+        "",
+        "Simulated: the personas, the users, both responders, the verifier and the judge are a scripted world,",
+        "and so are the reference lines generic and informed. The numbers say that the line works from end to end;",
+        "they say nothing about people. Trained and measured for real: base, sft and dpo.",
+    ]
+    return "\n".join(lines)
+
+
+def alignment(values: dict) -> str:
+    """One model's average AL and improvement rate with their 95% intervals, as text."""
+
+    def text(estimate: dict[str, float | None], form: str) -> str:
+        value, low, high = (estimate[key] for key in ("value", "low", "high"))
+        if value is None:
+            return "undefined"
+        return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low is not None else "")
+
+    return f"average AL {text(values['average'], '.2f')}   IR {text(values['ir'], '+.3f')}"

@@ -1,0 +1,108 @@
+"""The user of the simulated world: writes messages that reveal a persona bit by bit, and reads them back."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, OTHERS
+from aloe_jax.llm.world.persona_texts import Facts, Poles, sentences, words
+from aloe_jax.llm.world.style import AXES
+
+SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
+OTHER_CHANCE = 0.2  # that it states a fact of somebody else
+SAME_CHANCE = 0.3  # that it asks about the very fact it has just stated, if that is one to ask about
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What one message says: facts of the user, signs of poles, and the kind of fact it asks about."""
+
+    facts: tuple[tuple[str, str], ...]
+    signs: tuple[tuple[str, int], ...]
+    asked: str | None
+
+
+def _meanings() -> dict[str, tuple[str, str, str | int]]:
+    """Every sentence a user can say, as words -> (what it is, kind of fact or axis, value or pole)."""
+    said: dict[str, tuple[str, str, str | int]] = {}
+    for kind in FACT_KINDS:
+        for reveal in kind.reveal:
+            for value in kind.values:
+                said[" ".join(words(reveal.format(value)))] = ("fact", kind.name, value)
+        for question in kind.questions:
+            said[" ".join(words(question))] = ("question", kind.name, "")
+    for axis, poles in AXES.items():
+        for pole in (0, 1):
+            for sign in poles[pole].signs:
+                said[" ".join(words(sign))] = ("sign", axis, pole)
+    return said
+
+
+_SAID = _meanings()
+
+
+@lru_cache(maxsize=65536)
+def hear(message: str) -> Heard:
+    """Read one user message. Sentences that mean nothing here are passed over; never raises."""
+    facts, signs, asked = [], [], None
+    for sentence in sentences(message):
+        kind, name, what = _SAID.get(" ".join(words(sentence)), ("", "", ""))
+        if kind == "fact":
+            facts.append((name, str(what)))
+        elif kind == "sign":
+            signs.append((name, int(what)))
+        elif kind == "question":
+            asked = name
+    return Heard(tuple(facts), tuple(signs), asked)
+
+
+def revealed(messages: Iterable[str]) -> tuple[Facts, Poles]:
+    """What a careful stranger knows after these user messages: (kind -> value, axis -> pole)."""
+    facts: dict[str, str] = {}
+    poles: dict[str, int] = {}
+    for message in messages:
+        heard = hear(message)
+        facts.update(heard.facts)
+        poles.update(heard.signs)
+    return facts, poles
+
+
+def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random) -> str:
+    """The user's next message after his `earlier` ones.
+
+    It reveals one fact not yet stated (while there is one), shows an axis of his personality with SIGN_CHANCE,
+    states a fact of somebody else with OTHER_CHANCE, and asks: with SAME_CHANCE about the fact just stated, else about
+    one drawn uniformly from ASKED, stated or not. So the chance that the asked fact is known grows evenly over the
+    turns.
+    """
+    stated, _ = revealed(earlier)
+    unstated = [kind.name for kind in FACT_KINDS if kind.name in facts and kind.name not in stated]
+    parts: list[str] = []
+    if poles and draw.random() < SIGN_CHANCE:
+        axis = draw.choice(sorted(poles))
+        parts.append(draw.choice(AXES[axis][poles[axis]].signs))
+    statements: list[str] = []
+    asked = draw.choice(ASKED)
+    if unstated:
+        kind = FACT_KIND[draw.choice(unstated)]
+        asked = kind if kind in ASKED and draw.random() < SAME_CHANCE else asked
+        statements.append(draw.choice(kind.reveal).format(facts[kind.name]))
+    if draw.random() < OTHER_CHANCE:
+        kind = draw.choice(FACT_KINDS)
+        value = draw.choice([value for value in kind.values if value != facts.get(kind.name)])
+        statements.append(f"{draw.choice(OTHERS)} {kind.other.format(value)}.")
+    draw.shuffle(statements)
+    return " ".join([*parts, *statements, draw.choice(asked.questions)])
+
+
+def infer(
+    known: tuple[Facts, Poles], profile: Facts, personality: Poles, miss: float, draw: random.Random
+) -> tuple[list[str], list[str]]:
+    """Which kinds of fact and axes of the persona an inducer notes; each is overlooked with probability `miss`."""
+    facts, poles = known
+    kinds = [name for name in profile if facts.get(name) == profile[name] and draw.random() >= miss]
+    axes = [axis for axis in personality if poles.get(axis) == personality[axis] and draw.random() >= miss]
+    return kinds, axes

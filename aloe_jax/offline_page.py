@@ -1,0 +1,66 @@
+"""HTML pages in one file that are read without a network: their own script and style inside, and no others allowed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class Assets:
+    """The script and the style of a page."""
+
+    script: str
+    style: str
+
+    @property
+    def script_hash(self) -> str:
+        """As a content security policy names the one script that may run."""
+        return _source_hash(self.script)
+
+    @property
+    def style_hash(self) -> str:
+        """The same of the style."""
+        return _source_hash(self.style)
+
+
+def read_assets(package: str, folder: str, scripts: Sequence[str], styles: Sequence[str]) -> Assets:
+    """Join `scripts` and `styles` (names without endings) in a folder of a package, after what all pages share."""
+    shared = resources.files("aloe_jax").joinpath("offline_page.js").read_text(encoding="utf-8")
+    own = "".join(read_text(package, f"{folder}/{name}.js") for name in scripts)
+    style = "".join(read_text(package, f"{folder}/{name}.css") for name in styles)
+    return Assets(f'"use strict";\n(() => {{\n{shared}{own}}})();\n', style)
+
+
+def read_text(package: str, name: str) -> str:
+    """A file of a package."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def fill(template: str, assets: Assets, data: str) -> str:
+    """A page: `{{script}}`, `{{style}}`, their hashes and `{{data}}` of the template replaced."""
+    parts = {
+        "script": assets.script,
+        "style": assets.style,
+        "script-hash": assets.script_hash,
+        "style-hash": assets.style_hash,
+        "data": data,
+    }
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], template)
+
+
+def as_script_data(value: object) -> str:
+    """JSON that may stand in a script element: no text in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for sign in "&<>\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _source_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

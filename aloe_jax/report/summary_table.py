@@ -1,0 +1,67 @@
+"""The summary of a run for a terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
+from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.faults import one_line
+from aloe_jax.report.differences import ModelPair, significant
+from aloe_jax.report.gathering import Report
+from aloe_jax.report.tables import COLUMNS
+from aloe_jax.terminal import plain
+
+
+def table(report: Report) -> Table:
+    """The models of all runs, for a terminal of 80 columns."""
+    notes = []
+    if not report.complete:
+        notes.append("† incomplete: replies or ratings are missing")
+    if any(entry.numbers.reference for entry in report.entries):
+        notes.append("* reference line")
+    if report.simulated:
+        notes.append(f"simulated: {report.simulated}")
+    notes += [line for pair in report.pairs if (line := difference(pair))]
+    people = counted(len(report.personas), "person", "people")
+    grid = Table(
+        title=f"ALOE benchmark: {people}, {counted(report.turns, 'turn')}, 95% intervals",
+        caption=Text("\n".join(map(one_line, notes))) if notes else None,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    grid.add_column("model")
+    for column in ("average", "IR", "N-IR", "R²", "coverage"):
+        grid.add_column(column, justify="right", no_wrap=True)
+    for entry in report.entries:
+        numbers = entry.numbers
+        grid.add_row(
+            plain(entry.label + (" *" if numbers.reference else "") + ("" if numbers.complete else " †")),
+            *(_estimate(getattr(numbers, name), DIGITS[name]) for name in COLUMNS),
+            percent(numbers.coverage),
+        )
+    return grid
+
+
+def difference(pair: ModelPair) -> str:
+    """The difference of two models' averages in a line; nothing where it is undefined."""
+    found = pair.by.get("average")
+    if found is None or found.value is None:
+        return ""
+    ends = interval(found.low, found.high, sign=True)
+    p = p_value(found.p_holm)
+    test = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
+    return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + test
+
+
+def _estimate(estimate: StoredEstimate, digits: int) -> Text:
+    def text(value: Number) -> str:
+        return number(value, digits)
+
+    if estimate.low is None:
+        return Text(text(estimate.value))
+    return Text.assemble(text(estimate.value), "\n", (f"{text(estimate.low)}…{text(estimate.high)}", "dim"))

@@ -1,0 +1,30 @@
+"""What happens beside the steps of a run: one small protocol for metrics, display, checkpoints, profiles and more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aloe_jax.training.step import State
+from aloe_jax.training.totals import Totals
+
+
+@dataclass
+class Reached:
+    """A step that was dispatched. Reading its arrays waits for the devices."""
+
+    step: int  # steps done with this one
+    state: State  # the next step donates it
+    totals: Totals
+    first: bool  # of this process: it was compiled
+    last: bool  # the run ends after it
+    validation_loss: float | None = None  # where callbacks before this one validated
+
+
+class Callback:
+    """Called around every step of the loop, in the order of the list that the loop was given."""
+
+    def before(self, step: int) -> None:
+        """Step `step` (from 1) is about to be dispatched."""
+
+    def after(self, reached: Reached) -> None:
+        """A step was dispatched."""

@@ -1,0 +1,24 @@
+"""The stages of training: one entry a stage here, one file a stage beside it.
+
+Nothing heavy is imported here: settings read the table. A stage of your own is an entry and a class (stage.py says
+what it decides); the loop, the planner, the display and the checkpoints know none of them by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """Where a stage is, and what must be known of it before it is imported."""
+
+    module: str
+    name: str  # of its class
+    needs_model: bool = False  # it starts from a trained model (`model.path`), never from scratch
+
+
+STAGES = {
+    "sft": StageEntry("aloe_jax.training.stages.sft", "SFT"),
+    "dpo": StageEntry("aloe_jax.training.stages.dpo", "DPO", needs_model=True),
+}

@@ -1,0 +1,75 @@
+"""What a stage of training decides; everything else of a run is the same for all stages."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+
+from aloe_jax.data.loader import Batch
+from aloe_jax.data.packing import Rows
+from aloe_jax.data.selection import Selection
+from aloe_jax.data.sources import Split
+from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages import STAGES
+from aloe_jax.training.totals import Objective
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """The model as it is before the first step, for what a stage computes with it once."""
+
+    directory: Path  # of the run
+    rows: Mapping[Split, Rows]
+    digest: Callable[[], str]  # of its weights and of what else decides its log-probs
+    logps: Callable[[Batch], jax.Array]  # a batch of rows on the host -> log-probs [B, R] in nats, in every process
+    # Shows that something is computed: the block is given (done, total) -> None, which moves a bar.
+    progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a person watches of a stage's statistics, beside loss, learning rate, gradient norm and speed."""
+
+    formats: Mapping[str, str]  # statistic -> how it is printed, such as "margin {:+.3f}"
+    by_turn: Mapping[str, str] = field(default_factory=dict)  # the same of a table by turn after each validation
+
+
+class Stage(ABC):
+    """One way to learn from conversation trees; `shown` is what a person watches of it."""
+
+    shown: ClassVar[Shown]
+
+    def __init__(self, settings: TrainSettings):
+        """Raises AloeError where settings of the stage contradict each other."""
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def selection(self) -> Selection:
+        """Which replies of a tree are scored."""
+
+    @abstractmethod
+    def objective(self, turns: int = 0) -> Objective:
+        """What is minimised, and the statistics beside it; by turn for turns 1 to `turns` (0: not by turn)."""
+
+    def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
+        """Further arrays that a batch has beside those of `rows`: name -> shape and type for one row."""
+        return {}
+
+    def compute_row_arrays(self, model: StartingModel) -> Mapping[Split, Batch]:
+        """The values of `row_arrays` for all rows [N, ...] of every split, computed before the first step."""
+        return {}
+
+
+def stage_of(settings: TrainSettings) -> Stage:
+    """The stage that `settings` ask for. Raises AloeError where its settings contradict each other."""
+    entry = STAGES[settings.stage]
+    made: Stage = getattr(import_module(entry.module), entry.name)(settings)
+    return made
