@@ -6,6 +6,8 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+from tests.conftest import LONG, QUICK
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -178,6 +180,13 @@ def test_helpers_of_tests_import_no_tests():
         if isinstance(node, ast.ImportFrom) and ".test_" in f"{node.module}.{node.names[0].name}"
     ]
     assert not found, "\n".join(found)
+
+
+def test_lists_of_test_files_name_files_that_exist():
+    tests = ROOT / "tests"
+    assert not [name for name in (*LONG, *QUICK) if not (tests / name).exists()]
+    packages = {file.parent.name for file in tests.rglob("test_*.py")} - {"tests", "fuzz", "gcs", "tpu"}
+    assert packages <= {name.split("/")[0] for name in QUICK}, "`make check` runs something of every package"
 
 
 def private_names() -> set[str]:
