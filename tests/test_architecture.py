@@ -20,7 +20,7 @@ def not_yet(missing: str) -> pytest.MarkDecorator:
 
 # Lowest first. A module imports its own layer and those below. Layers that share a line do not import each other.
 LAYERS = (
-    ("errors faults ranges yaml_text settings storage terminal progress",),
+    ("errors faults json_value ranges yaml_text settings storage terminal progress",),
     ("conversation coverage completeness offline_page speech",),
     ("llm",),
     ("roles expected_use",),
@@ -104,7 +104,7 @@ def test_every_module_has_a_layer():
     assert {".".join(module.split(".")[:2]) for module in ours()} <= LAYER.keys()
 
 
-@not_yet("data/tokenizer, llm/providers, models/{ancestry,generation,model_card} and progress import upwards")
+@not_yet("models/{ancestry,generation,model_card} import training/settings; progress imports llm/ledger for a type")
 def test_imports_run_one_way():
     upward = []
     for module in ours():
@@ -130,7 +130,7 @@ def reachable(module: str) -> set[str]:
     return found
 
 
-@not_yet("models/{decoder,lora}, {families,spec}, {directory,run_directory}, maxtext, sampling/{sampler,session}")
+@not_yet("sampling/sampler and session import each other")
 def test_no_imports_in_circles():
     reached = {module: reachable(module) for module in GRAPH}
     circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in GRAPH}
@@ -158,7 +158,7 @@ def test_no_file_is_called_utils():
     assert not [file for file in files("aloe_jax", "datagen", "tests") if file.stem in ("utils", "util", "helpers")]
 
 
-@not_yet("Calibration, Reply, Exchange, Candidate and others exist twice")
+@not_yet("Decoder, Exchange, Family, Generation, Rows, Shown, Stage and Turn exist twice")
 def test_a_class_name_exists_once():
     names = Counter(
         node.name for file in MODULES.values() for node in ast.walk(parsed(file)) if isinstance(node, ast.ClassDef)
@@ -166,7 +166,6 @@ def test_a_class_name_exists_once():
     assert max(names.values()) == 1, ", ".join(sorted(name for name, count in names.items() if count > 1))
 
 
-@not_yet("export, models/backend and others ask")
 def test_nobody_asks_which_implementation_a_model_has():
     """Both implementations of ModelSpec answer for themselves."""
     found = [
