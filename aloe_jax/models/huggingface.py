@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.model_card import short_card
+from aloe_jax.models.short_card import short_card
 from aloe_jax.models.spec import LanguageModel, check_vocabulary
 from aloe_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 from aloe_jax.storage.disk import as_os_error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.maxtext.families import FAMILIES, Family, interleaved, stretch
+from aloe_jax.models.maxtext.families import FAMILIES, MaxTextFamily, interleaved, stretch
 from aloe_jax.models.maxtext.shape import MaxTextShape
 from aloe_jax.models.values import check, rope, shown, token_id, token_ids
 
@@ -127,7 +127,7 @@ def write_config(shape: MaxTextShape) -> dict[str, Any]:
     return written
 
 
-def family_to_write(shape: MaxTextShape) -> Family:
+def family_to_write(shape: MaxTextShape) -> MaxTextFamily:
     """The family of a model that can be written. Raises AloeError for one that cannot."""
     if shape.family not in FAMILIES:
         raise AloeError(
@@ -150,7 +150,7 @@ def family_of(shape: MaxTextShape) -> str | None:
     return kind if all(told(again) == told(shape.resolved) for told in TOLD) else None
 
 
-def _theta(values: Mapping[str, Any], family: Family, where: str) -> int:
+def _theta(values: Mapping[str, Any], family: MaxTextFamily, where: str) -> int:
     table = rope(values, where)
     theta = table.get("rope_theta") or values.get("rope_theta", family.theta)
     if isinstance(table.get("full_attention"), Mapping):

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
-from aloe_jax.models.maxtext.families import Turn
+from aloe_jax.models.maxtext.families import Layout
 from aloe_jax.models.maxtext.layers import Place, places
 from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
@@ -35,7 +35,7 @@ class Piece:
     key: str
     index: tuple[Any, ...]  # of the part in the weight
     shape: tuple[int, ...]  # of the part
-    turn: Turn
+    turn: Layout
     stored: tuple[int, ...]  # the tensor's
 
 
@@ -111,8 +111,8 @@ def _units(
 
 
 def _shapes(
-    shape: tuple[int, ...], index: tuple[Any, ...], turn: Turn, place: Place
-) -> tuple[tuple[int, ...], Turn, tuple[int, ...]]:
+    shape: tuple[int, ...], index: tuple[Any, ...], turn: Layout, place: Place
+) -> tuple[tuple[int, ...], Layout, tuple[int, ...]]:
     own = tuple(size for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
     if turn.inputs:
         return own, turn, (math.prod(own[turn.inputs :]), math.prod(own[: turn.inputs]))
@@ -122,7 +122,7 @@ def _shapes(
 # ---------------------------------------------------------------- turning
 
 
-def _factor(turn: Turn, model: MaxTextShape) -> np.float32:
+def _factor(turn: Layout, model: MaxTextShape) -> np.float32:
     if turn.scale == "width_root":
         return np.float32(model.width**0.5)
     if turn.scale == "query_root":

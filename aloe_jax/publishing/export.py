@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models import generation, huggingface, model_card
-from aloe_jax.models.ancestry import check_apart
+from aloe_jax.models import generation, huggingface
 from aloe_jax.models.maxtext import checkpoint_directory
-from aloe_jax.models.model_card import Origin
 from aloe_jax.models.native import peft
 from aloe_jax.models.opening import is_huggingface, load_pretrained, load_run, open_model, tokenizer_directory
 from aloe_jax.models.run_directory import load_adapter
 from aloe_jax.models.settings import ModelSettings
+from aloe_jax.publishing import model_card
+from aloe_jax.publishing.ancestry import check_apart
+from aloe_jax.publishing.model_card import Origin
+from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.storage.replacing import check_replaceable
+from aloe_jax.training.settings import TrainSettings
 
 
 def export(
@@ -63,7 +67,7 @@ def export(
     else:
         model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
     tokenizer = load_tokenizer(tokenizer_directory(source))
-    settings = generation.of_source(source)
+    settings = _generation_settings(source)
     model.spec = generation.with_settings(model.spec, settings).ending(generation.template_ends(tokenizer))
     card = model_card.full_card(model.spec, origin, scores, simulated)
     if adapter:
@@ -124,3 +128,18 @@ def adapter_base(run: Path) -> str:
             f"(python -m aloe_jax.export --checkpoint {found[0]} --output DIR) and give --base DIR"
         )
     return found[0]
+
+
+def _generation_settings(path: Path) -> dict[str, Any]:
+    """How the model in a directory is meant to be sampled: a run keeps those it started from beside its tokenizer.
+
+    Runs of earlier versions kept none; then they are those of the first model in its chain, if it is still there.
+    """
+    while (path / "config.yaml").exists() and (path / "spec.json").exists():
+        if values := generation.read(path / "tokenizer"):
+            return values
+        start = load_settings(TrainSettings, path / "config.yaml").model.path
+        if start is None:
+            return {}
+        path = as_path(start)
+    return generation.read(path)
