@@ -111,3 +111,14 @@ def test_setup_falls_back_on_pip(tmp_path, refused_by_pip, uv_status, pip_instal
     assert (done.returncode == 0) == ready == (tmp_path / ".venv/.ready").exists()
     if ready:  # the package itself, last
         assert calls[-1].endswith("--no-deps --editable .") and calls[-1].startswith("pip" if pip_installs else "uv")
+
+
+def test_setup_clears_no_environment_behind_a_link(tmp_path):
+    for name in ("Makefile", "requirements.lock", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared/kept").write_text("x")
+    (tmp_path / ".venv").symlink_to("shared")
+    done = subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and ".venv is a link to shared" in done.stderr
+    assert (tmp_path / "shared/kept").read_text() == "x"
