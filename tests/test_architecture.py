@@ -18,7 +18,7 @@ def not_yet(missing: str) -> pytest.MarkDecorator:
 
 # Lowest first. A module imports its own layer and those below. Layers that share a line do not import each other.
 LAYERS = (
-    ("errors faults ranges yaml_text settings storage terminal progress",),
+    ("errors faults ranges yaml_text settings storage json_value terminal progress",),
     ("conversation coverage completeness offline_page speech",),
     ("llm",),
     ("roles expected_use",),
@@ -26,7 +26,7 @@ LAYERS = (
     ("parallel",),
     ("models",),
     ("sampling", "training"),
-    ("planning",),
+    ("planning", "exporting"),
     ("benchmark",),
     ("report",),
     ("cli __main__ command train evaluate export chat plan rate salvage tokenizer",),

@@ -12,9 +12,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import token_id, token_ids
-from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, write_atomically
-from aloe_jax.training.settings import TrainSettings
 
 FILE = "generation_config.json"
 # What transformers notes of itself, which is not true of a file that we write.
@@ -31,21 +29,6 @@ def read(directory: Path) -> dict[str, Any]:
     for key in ("bos_token_id", "pad_token_id"):
         token_id(values.get(key), key, str(file))
     return values
-
-
-def of_source(path: Path) -> dict[str, Any]:
-    """The settings of a model directory: a run keeps those it started from beside its tokenizer.
-
-    Runs of earlier versions kept none; then they are those of the first model in its chain, if it is still there.
-    """
-    while (path / "config.yaml").exists() and (path / "spec.json").exists():
-        if values := read(path / "tokenizer"):
-            return values
-        start = load_settings(TrainSettings, path / "config.yaml").model.path
-        if start is None:
-            return {}
-        path = as_path(start)
-    return read(path)
 
 
 def with_settings[S: ModelSpec](spec: S, values: Mapping[str, Any]) -> S:

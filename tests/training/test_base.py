@@ -9,9 +9,9 @@ import jax
 import pytest
 
 from aloe_jax.errors import AloeError
+from aloe_jax.exporting.export import export
 from aloe_jax.models import fingerprint as fingerprints
 from aloe_jax.models import known_digests
-from aloe_jax.models.export import export
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
 from aloe_jax.models.opening import load_pretrained
 from aloe_jax.sampling.loading import keep_compiled

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
+from aloe_jax.models import generation
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.training.settings import TrainSettings
@@ -94,3 +96,18 @@ def _named(directory: Path) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(base, str) and base:
             yield base, f"the model that the adapters in {directory} belong to"
+
+
+def generation_settings(path: Path) -> dict[str, JSON]:
+    """The generation_config.json of a model directory: a run keeps those it started from beside its tokenizer.
+
+    Runs of earlier versions kept none; then they are those of the first model in its chain, if it is still there.
+    """
+    while (path / "config.yaml").exists() and (path / "spec.json").exists():
+        if values := generation.read(path / "tokenizer"):
+            return values
+        start = load_settings(TrainSettings, path / "config.yaml").model.path
+        if start is None:
+            return {}
+        path = as_path(start)
+    return generation.read(path)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
-from aloe_jax.models import generation, huggingface, model_card
-from aloe_jax.models.ancestry import check_apart
+from aloe_jax.exporting import model_card
+from aloe_jax.exporting.ancestry import check_apart, generation_settings
+from aloe_jax.exporting.model_card import Origin
+from aloe_jax.models import generation, huggingface
 from aloe_jax.models.maxtext import checkpoint_directory
-from aloe_jax.models.model_card import Origin
 from aloe_jax.models.native import peft
 from aloe_jax.models.opening import is_huggingface, load_pretrained, load_run, open_model, tokenizer_directory
 from aloe_jax.models.run_directory import load_adapter
@@ -63,7 +64,7 @@ def export(
     else:
         model = load_pretrained(source, stored) if step is None else load_run(source, stored, step=step)
     tokenizer = load_tokenizer(tokenizer_directory(source))
-    settings = generation.of_source(source)
+    settings = generation_settings(source)
     model.spec = generation.with_settings(model.spec, settings).ending(generation.template_ends(tokenizer))
     card = model_card.full_card(model.spec, origin, scores, simulated)
     if adapter:

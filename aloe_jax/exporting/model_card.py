@@ -12,12 +12,12 @@ import yaml
 
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
+from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.training.settings import OptimizerSettings, TrainSettings
 
-NOT_STATED = "not stated"
 SCRATCH = "none, trained from scratch"
 SIMULATED = "> **Simulated**:"  # how a line of a card begins that says what a script played
 
@@ -30,15 +30,6 @@ class Origin:
     base: str  # the name of its directory, or SCRATCH
     licence: str
     simulated: tuple[str, ...] = ()  # what the card of that model says was simulated
-
-
-def short_card(spec: ModelSpec) -> str:
-    """A card for a model of which nothing but its shape is known."""
-    return (
-        _front_matter(NOT_STATED)
-        + f"# {spec.title}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
-        + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
-    )
 
 
 def trace_origin(path: Path) -> Origin:
@@ -77,7 +68,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, si
         *_training(origin),
         *_results(scores),
     ]
-    return _front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
+    return front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
 
 
 def simulated(origin: Origin) -> list[str]:
@@ -121,11 +112,6 @@ def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, Any] | 
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
     return None, []
-
-
-def _front_matter(licence: str) -> str:
-    stated = [] if licence == NOT_STATED else [f"license: {licence}"]
-    return "\n".join(["---", *stated, "library_name: transformers", "pipeline_tag: text-generation", "---", "", ""])
 
 
 def _licence(readme: Path) -> str:
