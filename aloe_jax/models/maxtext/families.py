@@ -1,7 +1,7 @@
 """The families whose Hugging Face directories MaxText's models are read from and written to: settings and weights.
 
 Each is checked against transformers by golden values; the others are refused. A weight of MaxText is named by what
-follows its layer, such as `mlp.wi_0.kernel`, and made from the tensor of the other name by a `Turn`.
+follows its layer, such as `mlp.wi_0.kernel`, and made from the tensor of the other name by a `Conversion`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAYER = "model.layers.{layer}."
 
 
 @dataclass(frozen=True)
-class Turn:
+class Conversion:
     """How a tensor becomes a weight: [outputs, inputs] turned over, RoPE's halves interleaved, scaled, moved."""
 
     inputs: int = 0  # how many axes of the weight are inputs of a matrix; 0: stored as it is
@@ -30,8 +30,8 @@ class Turn:
     plus: float = 0.0  # added: Gemma's norms are stored without their 1
 
 
-SAME, MATRIX, OUTPUT = Turn(), Turn(1), Turn(2)
-FOLDED = Turn(1, scale="query_root")  # attention there does not divide by √H: queries come divided
+SAME, MATRIX, OUTPUT = Conversion(), Conversion(1), Conversion(2)
+FOLDED = Conversion(1, scale="query_root")  # attention there does not divide by √H: queries come divided
 
 NORMS = {
     "pre_self_attention_layer_norm.scale": (LAYER + "input_layernorm.weight", SAME),
@@ -56,12 +56,14 @@ TOP = {
     "decoder.logits_dense.kernel": ("lm_head.weight", MATRIX),
 }
 GEMMA_TOP = {
-    "token_embedder.embedding": ("model.embed_tokens.weight", Turn(scale="width_root")),
-    "decoder.decoder_norm.scale": ("model.norm.weight", Turn(plus=1.0)),
+    "token_embedder.embedding": ("model.embed_tokens.weight", Conversion(scale="width_root")),
+    "decoder.decoder_norm.scale": ("model.norm.weight", Conversion(plus=1.0)),
 }
 
 
-def attention(query: Turn = MATRIX, key: Turn = MATRIX, module: str = "self_attention") -> dict[str, tuple[str, Turn]]:
+def attention(
+    query: Conversion = MATRIX, key: Conversion = MATRIX, module: str = "self_attention"
+) -> dict[str, tuple[str, Conversion]]:
     """Names of the four products of attention."""
     return {
         f"{module}.query.kernel": (LAYER + "self_attn.q_proj.weight", query),
@@ -71,7 +73,7 @@ def attention(query: Turn = MATRIX, key: Turn = MATRIX, module: str = "self_atte
     }
 
 
-def gemma_norms() -> dict[str, tuple[str, Turn]]:
+def gemma_norms() -> dict[str, tuple[str, Conversion]]:
     """Four norms a layer."""
     names = {
         "pre_self_attention_norm": "input_layernorm",
@@ -79,10 +81,10 @@ def gemma_norms() -> dict[str, tuple[str, Turn]]:
         "pre_ffw_norm": "pre_feedforward_layernorm",
         "post_ffw_norm": "post_feedforward_layernorm",
     }
-    return {f"{ours}.scale": (f"{LAYER}{theirs}.weight", Turn(plus=1.0)) for ours, theirs in names.items()}
+    return {f"{ours}.scale": (f"{LAYER}{theirs}.weight", Conversion(plus=1.0)) for ours, theirs in names.items()}
 
 
-def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tuple[str, Turn]]:
+def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tuple[str, Conversion]]:
     """A router and the experts' three products, tensors of their own for every expert."""
     return {
         f"{block}.gate.kernel": (LAYER + gate + ".gate.weight", MATRIX),
@@ -94,18 +96,22 @@ def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tup
 
 
 @dataclass(frozen=True)
-class Family:
+class MaxTextFamily:
     """One `model_type`. `reads` and `writes` are what it adds to the sizes that all have; see huggingface.py."""
 
     title: str
     architecture: str  # the class of transformers
     base: str  # the MaxText model whose settings its own start from
-    names: Mapping[str, tuple[str, Turn]]
-    top: Mapping[str, tuple[str, Turn]] = field(default_factory=lambda: TOP)
+    block: str  # MaxText's decoder_block
+    names: Mapping[str, tuple[str, Conversion]]
+    top: Mapping[str, tuple[str, Conversion]] = field(default_factory=lambda: TOP)
     absent: Values = field(default_factory=dict)  # settings of config.json, with the only value that can be computed
     reads: Callable[[Values, str], Settings] = lambda values, where: {}
     writes: Callable[[Any], dict[str, Any]] = lambda config: {}
     theta: float = 10_000.0  # what an absent rope_theta means
+    required: tuple[str, ...] = ("num_key_value_heads", "rms_norm_eps")  # whose absence means another value in each
+    scaled_embedding: bool = False  # the embedding is stored times √D, and is the head unless config.json denies it
+    query_scale: bool = False  # config.json has query_pre_attn_scalar, which is part of the weights here
 
 
 # ---------------------------------------------------------------- RoPE, windows, experts
@@ -365,44 +371,45 @@ def _olmo3_out(config: Any) -> dict[str, Any]:
     }
 
 
-LLAMA = attention(Turn(1, interleaved=True, scale="query_root"), Turn(1, interleaved=True))
-FAMILIES: dict[str, Family] = {
-    "llama": Family(
-        "Llama", "LlamaForCausalLM", "llama3.1-8b", {**NORMS, **LLAMA, **MLP},
-        absent={"attention_bias": False, "mlp_bias": False}, reads=_llama, writes=_llama_out,
+LLAMA = attention(Conversion(1, interleaved=True, scale="query_root"), Conversion(1, interleaved=True))
+FAMILIES: dict[str, MaxTextFamily] = {
+    "llama": MaxTextFamily(
+        "Llama", "LlamaForCausalLM", "llama3.1-8b", "llama2", {**NORMS, **LLAMA, **MLP},
+        absent={"attention_bias": False, "mlp_bias": False}, reads=_llama, writes=_llama_out, required=(),
     ),
-    "qwen2": Family(
-        "Qwen 2.5", "Qwen2ForCausalLM", "qwen2.5-7b", {**NORMS, **attention(), **BIASES, **MLP},
+    "qwen2": MaxTextFamily(
+        "Qwen 2.5", "Qwen2ForCausalLM", "qwen2.5-7b", "qwen2", {**NORMS, **attention(), **BIASES, **MLP},
         reads=_qwen2, writes=lambda config: {"use_sliding_window": False},
     ),
-    "qwen3": Family(
-        "Qwen 3", "Qwen3ForCausalLM", "qwen3-8b", {**NORMS, **attention(), **QK_NORMS, **MLP},
+    "qwen3": MaxTextFamily(
+        "Qwen 3", "Qwen3ForCausalLM", "qwen3-8b", "qwen3", {**NORMS, **attention(), **QK_NORMS, **MLP},
         absent={"attention_bias": False}, reads=_qwen3,
         writes=lambda config: {"use_sliding_window": False, "attention_bias": False},
     ),
-    "qwen3_moe": Family(
-        "Qwen 3 MoE", "Qwen3MoeForCausalLM", "qwen3-30b-a3b",
+    "qwen3_moe": MaxTextFamily(
+        "Qwen 3 MoE", "Qwen3MoeForCausalLM", "qwen3-30b-a3b", "qwen3_moe",
         {**NORMS, **attention(), **QK_NORMS, **experts("moe_block", "mlp", ("gate_proj", "up_proj", "down_proj"))},
         absent={"attention_bias": False}, reads=_qwen3_moe, writes=_qwen3_moe_out,
     ),
-    "mixtral": Family(
-        "Mixtral", "MixtralForCausalLM", "mixtral-8x7b",
+    "mixtral": MaxTextFamily(
+        "Mixtral", "MixtralForCausalLM", "mixtral-8x7b", "mixtral",
         {**NORMS, **attention(FOLDED), **experts("MoeBlock_0", "block_sparse_moe", ("w1", "w3", "w2"))},
         reads=_mixtral, writes=_mixtral_out, theta=1_000_000.0,
     ),
-    "gemma2": Family(
-        "Gemma 2", "Gemma2ForCausalLM", "gemma2-2b", {**gemma_norms(), **attention(FOLDED), **MLP}, GEMMA_TOP,
+    "gemma2": MaxTextFamily(
+        "Gemma 2", "Gemma2ForCausalLM", "gemma2-2b", "gemma2", {**gemma_norms(), **attention(FOLDED), **MLP}, GEMMA_TOP,
         absent={"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"}, reads=_gemma2, writes=_gemma2_out,
+        scaled_embedding=True, query_scale=True,
     ),
-    "gemma3_text": Family(
-        "Gemma 3", "Gemma3ForCausalLM", "gemma3-4b",
+    "gemma3_text": MaxTextFamily(
+        "Gemma 3", "Gemma3ForCausalLM", "gemma3-4b", "gemma3",
         {**gemma_norms(), **attention(),
-         **{name: (theirs, Turn(plus=1.0)) for name, (theirs, _) in QK_NORMS.items()}, **MLP}, GEMMA_TOP,
+         **{name: (theirs, Conversion(plus=1.0)) for name, (theirs, _) in QK_NORMS.items()}, **MLP}, GEMMA_TOP,
         absent={"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"}, reads=_gemma3, writes=_gemma3_out,
-        theta=1_000_000.0,
+        theta=1_000_000.0, scaled_embedding=True,
     ),
-    "olmo3": Family(
-        "OLMo 3", "Olmo3ForCausalLM", "olmo3-7b",
+    "olmo3": MaxTextFamily(
+        "OLMo 3", "Olmo3ForCausalLM", "olmo3-7b", "olmo3",
         {"post_self_attention_layer_norm.scale": (LAYER + "post_attention_layernorm.weight", SAME),
          "post_mlp_layer_norm.scale": (LAYER + "post_feedforward_layernorm.weight", SAME),
          **attention(module="attention"), **MLP,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
-from aloe_jax.models.maxtext.families import Turn
+from aloe_jax.models.maxtext.families import Conversion
 from aloe_jax.models.maxtext.layers import Place, places
 from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
@@ -35,7 +35,7 @@ class Piece:
     key: str
     index: tuple[Any, ...]  # of the part in the weight
     shape: tuple[int, ...]  # of the part
-    turn: Turn
+    conversion: Conversion
     stored: tuple[int, ...]  # the tensor's
 
 
@@ -87,9 +87,9 @@ def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
         table = family.top if place.numbers is None else family.names
         if part not in table:
             raise AloeError(f"{model.name}: its weight {name} has no name in a {family.title} of transformers")
-        pattern, turn = table[part]
+        pattern, conversion = table[part]
         found[name] = [
-            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, turn, place))
+            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, conversion, place))
             for layer, expert, index in _units(name, shape, place, axis, model)
         ]
     return found
@@ -111,43 +111,43 @@ def _units(
 
 
 def _shapes(
-    shape: tuple[int, ...], index: tuple[Any, ...], turn: Turn, place: Place
-) -> tuple[tuple[int, ...], Turn, tuple[int, ...]]:
+    shape: tuple[int, ...], index: tuple[Any, ...], conversion: Conversion, place: Place
+) -> tuple[tuple[int, ...], Conversion, tuple[int, ...]]:
     own = tuple(size for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
-    if turn.inputs:
-        return own, turn, (math.prod(own[turn.inputs :]), math.prod(own[: turn.inputs]))
-    return own, turn, own if place.numbers is None else (math.prod(own),)
+    if conversion.inputs:
+        return own, conversion, (math.prod(own[conversion.inputs :]), math.prod(own[: conversion.inputs]))
+    return own, conversion, own if place.numbers is None else (math.prod(own),)
 
 
 # ---------------------------------------------------------------- turning
 
 
-def _factor(turn: Turn, model: MaxTextShape) -> np.float32:
-    if turn.scale == "width_root":
+def _factor(conversion: Conversion, model: MaxTextShape) -> np.float32:
+    if conversion.scale == "width_root":
         return np.float32(model.width**0.5)
-    if turn.scale == "query_root":
+    if conversion.scale == "query_root":
         return np.float32((model.query_scale or model.head_size) ** -0.5)
     return np.float32(1.0)
 
 
 def _ours(tensor: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """A tensor there, float32, as the part of a weight."""
-    made = (tensor.T if piece.turn.inputs else tensor).reshape(piece.shape)
-    if piece.turn.interleaved:
+    made = (tensor.T if piece.conversion.inputs else tensor).reshape(piece.shape)
+    if piece.conversion.interleaved:
         made = np.stack(np.split(made, 2, axis=-1), axis=-1).reshape(piece.shape)
-    if piece.turn.scale:
-        made = made * _factor(piece.turn, model)
-    return made + np.float32(piece.turn.plus) if piece.turn.plus else made
+    if piece.conversion.scale:
+        made = made * _factor(piece.conversion, model)
+    return made + np.float32(piece.conversion.plus) if piece.conversion.plus else made
 
 
 def _theirs(part: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """The way back."""
-    made = part - np.float32(piece.turn.plus) if piece.turn.plus else part
-    if piece.turn.scale:
-        made = made / _factor(piece.turn, model)
-    if piece.turn.interleaved:
+    made = part - np.float32(piece.conversion.plus) if piece.conversion.plus else part
+    if piece.conversion.scale:
+        made = made / _factor(piece.conversion, model)
+    if piece.conversion.interleaved:
         made = np.concatenate([made[..., ::2], made[..., 1::2]], axis=-1)
-    return made.reshape(piece.stored[::-1]).T if piece.turn.inputs else made.reshape(piece.stored)
+    return made.reshape(piece.stored[::-1]).T if piece.conversion.inputs else made.reshape(piece.stored)
 
 
 # ---------------------------------------------------------------- reading
@@ -186,8 +186,10 @@ def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, chec
     made = _ours(tensor, piece, model)
     if check:
         again = _theirs(made, piece, model)
-        rounding = 2.0**-22 * max(1.0, piece.turn.plus) if piece.turn.scale or piece.turn.plus else 0.0
-        if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.turn.plus else 0.0):
+        rounding = (
+            2.0**-22 * max(1.0, piece.conversion.plus) if piece.conversion.scale or piece.conversion.plus else 0.0
+        )
+        if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.conversion.plus else 0.0):
             raise AloeError(f"{stored.file}: tensor {piece.key} is not the same on its way back from MaxText's form")
     stored.forget(stored.array)
     return made
