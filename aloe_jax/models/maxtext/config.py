@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.maxtext.families import FAMILIES, MaxTextFamily, interleaved, stretch
+from aloe_jax.json_value import JSON
+from aloe_jax.models.maxtext.families import FAMILIES, Config, MaxTextFamily, Settings, interleaved, stretch
 from aloe_jax.models.maxtext.shape import MaxTextShape
-from aloe_jax.models.values import check, rope, shown, token_id, token_ids
+from aloe_jax.models.values import Values, check, rope, shown, token_id, token_ids
 
 # What two models of one family and size must agree on to compute the same.
-TOLD: tuple[Callable[[Any], Any], ...] = (
+TOLD: tuple[Callable[[Config], object], ...] = (
     *(operator.attrgetter(name) for name in (
         "use_qk_norm", "attention_bias", "norm_topk_prob", "mlp_activations", "use_post_attn_norm", "use_post_ffw_norm",
         "sliding_window_size", "attn_logits_soft_cap", "final_logits_soft_cap", "rope_max_timescale",
@@ -24,9 +24,7 @@ TOLD: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def read_config[S: MaxTextShape](
-    cls: type[S], values: Mapping[str, Any], where: str, overrides: Mapping[str, Any]
-) -> S:
+def read_config[S: MaxTextShape](cls: type[S], values: Values, where: str, overrides: Values) -> S:
     """The shape that a config.json describes, of transformers 4 or 5, with `overrides` of how it is computed.
 
     Raises AloeError naming `where` and the setting when the family is not one of families.py, or MaxText's arithmetic
@@ -50,7 +48,7 @@ def read_config[S: MaxTextShape](
         heads = values["num_attention_heads"]
         size = values.get("head_dim") or values["hidden_size"] // heads
         values = {**values, "head_dim": size}
-        settings: dict[str, Any] = {
+        settings: Settings = {
             "vocab_size": values["vocab_size"],
             "base_emb_dim": values["hidden_size"],
             "base_mlp_dim": values["intermediate_size"],
@@ -85,7 +83,7 @@ def read_config[S: MaxTextShape](
     )
 
 
-def write_config(shape: MaxTextShape) -> dict[str, Any]:
+def write_config(shape: MaxTextShape) -> dict[str, JSON]:
     """The content of a config.json that transformers 4 and 5 read as this model."""
     family, config = family_to_write(shape), shape.resolved
     theta = float(config.rope_max_timescale)
@@ -145,7 +143,7 @@ def family_of(shape: MaxTextShape) -> str | None:
     return kind if all(told(again) == told(shape.resolved) for told in TOLD) else None
 
 
-def _theta(values: Mapping[str, Any], family: MaxTextFamily, where: str) -> int:
+def _theta(values: Values, family: MaxTextFamily, where: str) -> int:
     table = rope(values, where)
     theta = table.get("rope_theta") or values.get("rope_theta", family.theta)
     if isinstance(table.get("full_attention"), Mapping):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
@@ -25,6 +24,7 @@ from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
 from aloe_jax.models.weights import Weight, on_host, weight_sharding
 
+Index = tuple[slice | int, ...]
 THREADS = 8  # that read files
 
 
@@ -33,7 +33,7 @@ class Piece:
     """The part of a weight that one tensor there holds."""
 
     key: str
-    index: tuple[Any, ...]  # of the part in the weight
+    index: Index  # of the part in the weight
     shape: tuple[int, ...]  # of the part
     conversion: Conversion
     stored: tuple[int, ...]  # the tensor's
@@ -97,13 +97,13 @@ def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
 
 def _units(
     name: str, shape: tuple[int, ...], place: Place, axis: int, model: MaxTextShape
-) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+) -> Iterator[tuple[int, int, Index]]:
     """(layer, expert, index) of every part of a weight."""
     routed = model.experts > 1 and name.rpartition(".")[2] in BLOCKS
     pair = 2 if "_local" in place.part or "_global" in place.part else 1  # Gemma 2's layers hold two there
     for at, number in enumerate(place.numbers or (0,)):
         layer = pair * number + ("_global" in place.part)
-        index: list[Any] = [slice(None)] * len(shape)
+        index: list[slice | int] = [slice(None)] * len(shape)
         if place.stacked:
             index[min(axis, len(shape) - 1)] = at
         for expert in range(shape[0]) if routed else (0,):
@@ -111,7 +111,7 @@ def _units(
 
 
 def _shapes(
-    shape: tuple[int, ...], index: tuple[Any, ...], conversion: Conversion, place: Place
+    shape: tuple[int, ...], index: Index, conversion: Conversion, place: Place
 ) -> tuple[tuple[int, ...], Conversion, tuple[int, ...]]:
     own = tuple(size for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
     if conversion.inputs:
@@ -196,7 +196,12 @@ def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, chec
 
 
 def _place(
-    weight: Weight, parts: list[Piece], where: Any, dtype: np.dtype, read: Any, pool: ThreadPoolExecutor
+    weight: Weight,
+    parts: list[Piece],
+    where: Sharding,
+    dtype: np.dtype,
+    read: Callable[[Piece, bool], np.ndarray],
+    pool: ThreadPoolExecutor,
 ) -> jax.Array:
     """A weight on its devices. Where the host's memory is another, it holds one part at a time."""
     last = len(parts) - 1
@@ -220,7 +225,7 @@ def _place(
     return stack
 
 
-def _thin(where: Any, shape: tuple[int, ...]) -> Any:
+def _thin(where: Sharding, shape: tuple[int, ...]) -> Sharding:
     """The place of a part: axes of length 1 are not split."""
     if not isinstance(where, NamedSharding):
         return where
