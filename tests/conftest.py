@@ -49,10 +49,26 @@ LONG = (
     "planning/test_compiled_plans.py", "training/test_maxtext_checkpoints.py",
 )  # fmt: skip
 
+# What `make check` runs: about a minute of computing, with something of every package.
+QUICK = (
+    "test_architecture.py", "test_config.py", "test_conversation.py", "test_packaging.py", "test_roles.py",
+    "benchmark/test_alignment_metrics.py", "benchmark/test_judge.py", "data/test_chats.py", "data/test_packing.py",
+    "data/test_template.py", "datagen/test_convert.py", "datagen/test_stats_quality.py", "llm/test_ledger.py",
+    "llm/test_limits.py", "llm/test_retry.py", "llm/test_schemas.py", "models/test_decoder.py", "models/test_spec.py",
+    "parallel/test_mesh.py", "planning/test_chips.py", "report/test_tables.py", "sampling/test_draw.py",
+    "storage/test_locks.py", "training/test_capped_head.py", "training/test_objectives.py",
+    "training/test_trl_golden.py",
+)  # fmt: skip
+
 
 def pytest_collection_modifyitems(items):
-    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+    tests = Path(__file__).parent
+    order = {tests / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(LONG)))
+    quick = {tests / name for name in QUICK}
+    for item in items:
+        if item.path in quick and not item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 # What a command imports sooner or later. Nothing of it starts a thread or looks for devices.
@@ -97,7 +98,8 @@ def _parent(module: str) -> socket.socket:
     """Where the process that has imported what a command needs takes requests."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.forked", str(theirs.fileno()), *NEEDS[module]]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(command, cwd=root, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()
     atexit.register(process.wait)
     atexit.register(ours.close)  # comes first; when there can be no more requests, the parent ends

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,9 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
@@ -279,13 +276,14 @@ def load_results(directory: str | Path) -> Results:
     return results.model_copy(update={"cases": cases})
 
 
-def stored[S: StoredRecord](kind: type[S], value: DataclassInstance, without: str = "") -> S:
+def stored[S: StoredRecord](kind: type[S], value: object, without: str = "") -> S:
     """A dataclass as the record of its name, but for the field `without`."""
     return kind.model_validate({name: item for name, item in fields_as_json(value).items() if name != without})
 
 
-def fields_as_json(value: DataclassInstance) -> dict[str, object]:
+def fields_as_json(value: object) -> dict[str, object]:
     """The fields of a dataclass as JSON values."""
+    assert is_dataclass(value) and not isinstance(value, type)
     return {name: as_json(item) for name, item in asdict(value).items()}
 
 

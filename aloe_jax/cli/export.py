@@ -56,7 +56,7 @@ def main(
         raise click.UsageError("--base belongs to --adapter")
     if adapter and form == "maxtext":
         raise click.UsageError("--adapter is for Hugging Face's format; leave --format out")
-    from aloe_jax.exporting.export import export
+    from aloe_jax.publishing.export import export
 
     size = export(checkpoint, output, step, dtype, max_shard_size, metrics, adapter, base, form)
     click.echo(f"{output}: {size:,} parameters")

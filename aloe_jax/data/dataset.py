@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.data.records import json_records
@@ -122,14 +122,6 @@ def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[s
             yield _named(shards, index), record
 
 
-class _Source(Protocol):
-    """The records of a split in random access."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> Mapping[str, object]: ...
-    def __getitems__(self, indices: list[int]) -> list[Mapping[str, object]]: ...
-
-
 def _builder(path: Path) -> tfds.core.DatasetBuilder:
     if not (path / "dataset_info.json").is_file():
         raise AloeError(f"{path}: a directory without dataset_info.json; {_missing(path).partition('; ')[2]}")
@@ -149,7 +141,7 @@ def _builder(path: Path) -> tfds.core.DatasetBuilder:
 Shards = list[tuple[Path, int]]  # file and number of records
 
 
-def _open(path: Path, split: str) -> tuple[_Source, Shards]:
+def _open(path: Path, split: str) -> tuple[tfds.core.data_sources.BaseDataSource, Shards]:
     """The records of a split in random access, and the files that hold them."""
     builder = _builder(path)
     splits = builder.info.splits
@@ -165,7 +157,7 @@ def _open(path: Path, split: str) -> tuple[_Source, Shards]:
 _BUILD_AGAIN = "the journal is the truth: `python -m datagen build --config FILE` writes it again"
 
 
-def _one_record(source: _Source, index: int, shards: Shards) -> dict[str, JSON]:
+def _one_record(source: tfds.core.data_sources.BaseDataSource, index: int, shards: Shards) -> dict[str, JSON]:
     try:
         return restored(source[index])
     except Exception as error:

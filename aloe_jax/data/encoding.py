@@ -1,4 +1,4 @@
-"""Rendered text → ids, piece by piece, each as if what stands before it in the chat stood before it."""
+"""Rendered text → ids, piece by piece, as if the rest of the chat came before."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class RenderRequest(TypedDict):
     memory: int  # bytes of address space, and more by the size of the request
 
 
-class Generation(jinja2.ext.Extension):
+class GenerationTag(jinja2.ext.Extension):
     """`{% generation %}`, with which some templates mark replies; here it is its content."""
 
     tags = {"generation"}  # noqa: RUF012 - so named by Jinja
@@ -94,7 +94,7 @@ def _refuse(message: str) -> None:
 def environment() -> ImmutableSandboxedEnvironment:
     """What transformers gives a chat template, without what would give other text each time."""
     made = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, jinja2.ext.loopcontrols]
     )
     made.filters["tojson"] = _dump
     made.filters.pop("random")

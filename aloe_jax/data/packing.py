@@ -1,6 +1,6 @@
 """Token trees → rows of equal length: first-fit decreasing, several trees a row.
 
-A tree stands in a row whole, every token once, or (`paths`) as the paths to its replies, each of them a tree without
+A tree is in a row whole, every token once, or (`paths`) as the paths to its replies, each of them a tree without
 branches: the prompt of every reply once more, for attention that knows segments of a row but no trees.
 """
 
@@ -124,7 +124,7 @@ def pack_sources(
 ) -> tuple[Rows, list[PackingReport]]:
     """Like `pack` for several sources: rows of their own, one source after the other, in arrays of one shape.
 
-    With `paths` the replies of a pair stand in one row, each after a prompt of its own; subtree_end is then the same
+    With `paths` the replies of a pair are in one row, each after a prompt of its own; subtree_end is then the same
     for all tokens of a path and for no others, so that it numbers segments.
     """
     units = {name: [_units(tree, packing) for tree in trees] for name, trees in sources.items()}
@@ -163,7 +163,7 @@ def without_branches(rows: Rows) -> bool:
 
 
 def _units(tree: TokenTree, packing: Packing) -> list[TokenTree]:
-    """What of a tree stands in one row: all of it, or of its paths those whose replies are compared."""
+    """What of a tree is in one row: all of it, or of its paths those whose replies are compared."""
     if packing == "trees":
         return [tree]
     group = {index: [index] for index, node in enumerate(tree.nodes) if node.scored}
@@ -179,7 +179,7 @@ def _units(tree: TokenTree, packing: Packing) -> list[TokenTree]:
 def _paths(tree: TokenTree, replies: Sequence[int]) -> TokenTree:
     """The paths to these replies, one after the other."""
     nodes: list[Node] = []
-    places: dict[int, int] = {}
+    new_index: dict[int, int] = {}
     for reply in replies:
         last = tree.nodes[reply]
         prompt: list[int] = []
@@ -189,12 +189,12 @@ def _paths(tree: TokenTree, replies: Sequence[int]) -> TokenTree:
             above = tree.nodes[above].parent
         if prompt:
             nodes.append(Node(-1, prompt, turn=last.turn))
-        places[reply] = len(nodes)
+        new_index[reply] = len(nodes)
         nodes.append(replace(last, parent=len(nodes) - 1 if prompt else -1))
     pairs = [
-        replace(pair, preferred=places[pair.preferred], rejected=places[pair.rejected])
+        replace(pair, preferred=new_index[pair.preferred], rejected=new_index[pair.rejected])
         for pair in tree.pairs
-        if pair.preferred in places
+        if pair.preferred in new_index
     ]
     return TokenTree(tree.id, tuple(nodes), tuple(pairs))
 
@@ -221,7 +221,7 @@ SCORED = 64  # the number of scored tokens a row is rounded up to a multiple of 
 
 
 def rows_of(members: Sequence[Sequence[TokenTree]], row_length: int) -> Rows:
-    """Rows of `row_length` tokens: of each its trees, one after the other, which have to fit."""
+    """Rows of `row_length` tokens; `members` are the trees of every row, one after the other, which have to fit."""
     n = len(members)
     max_replies = max(sum(1 for tree in row for node in tree.nodes if node.scored) for row in members)
     max_pairs = max(sum(len(tree.pairs) for tree in row) for row in members)
@@ -246,9 +246,9 @@ def rows_of(members: Sequence[Sequence[TokenTree]], row_length: int) -> Rows:
         for tree in row:
             numbers = _write(rows, index, start, tree)
             start += tree.length
-            for each in tree.pairs:
-                rows.pairs[index, pair] = numbers[each.preferred], numbers[each.rejected]
-                rows.pair_turn[index, pair] = each.turn + 1
+            for judged in tree.pairs:
+                rows.pairs[index, pair] = numbers[judged.preferred], numbers[judged.rejected]
+                rows.pair_turn[index, pair] = judged.turn + 1
                 pair += 1
         # A row's first token has no token before it, so it is never scored, and its number is free to mean "none".
         scored = np.flatnonzero(rows.reply[index])

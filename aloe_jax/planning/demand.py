@@ -17,7 +17,7 @@ from aloe_jax.planning.traffic import memory_traffic
 AnyMesh = Any  # a Mesh, or an AbstractMesh where there are no devices: axes and their sizes
 
 
-class Exchange(NamedTuple):
+class Transfer(NamedTuple):
     """All exchanges of one kind along the same mesh axes, over a step."""
 
     kind: str
@@ -34,7 +34,7 @@ class Demand:
     peak: int  # the most memory at one time
     arguments: int  # of that, what lies there between steps: parameters, optimizer state, batch
     traffic: float  # read from and written to memory
-    exchanges: tuple[Exchange, ...]
+    exchanges: tuple[Transfer, ...]
 
     @property
     def temporaries(self) -> int:
@@ -51,20 +51,20 @@ SENT = {  # of an array of which n chips have a part or a copy: how much each of
 }
 
 
-def exchange(kind: str, axes: Sequence[str], dtype: str, size: float, mesh: AnyMesh) -> Exchange:
+def exchange(kind: str, axes: Sequence[str], dtype: str, size: float, mesh: AnyMesh) -> Transfer:
     """The exchange of an array of `size` bytes: the whole one that is gathered, reduced or scattered."""
     members = 1
     for axis in axes:
         members *= mesh.shape[axis]
-    return Exchange(kind, tuple(axes), dtype, SENT[kind](members) * size if members > 1 else 0.0)
+    return Transfer(kind, tuple(axes), dtype, SENT[kind](members) * size if members > 1 else 0.0)
 
 
-def summed(exchanges: Sequence[Exchange]) -> tuple[Exchange, ...]:
+def summed(exchanges: Sequence[Transfer]) -> tuple[Transfer, ...]:
     """One entry for every kind, axes and type, largest first."""
     totals: dict[tuple[str, tuple[str, ...], str], float] = defaultdict(float)
     for each in exchanges:
         totals[each[:3]] += each.bytes
-    made = (Exchange(*key, total) for key, total in totals.items() if total)
+    made = (Transfer(*key, total) for key, total in totals.items() if total)
     return tuple(sorted(made, key=lambda each: -each.bytes))
 
 

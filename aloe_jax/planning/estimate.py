@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.weights import weight_sharding
-from aloe_jax.planning.demand import AnyMesh, Demand, Exchange, exchange, summed
+from aloe_jax.planning.demand import AnyMesh, Demand, Transfer, exchange, summed
 from aloe_jax.training import memory
 from aloe_jax.training.head import piece_size
 from aloe_jax.training.settings import TrainSettings
@@ -63,13 +63,13 @@ def _traffic(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows
     return state + gradients + parts * (passes * here + handed + head)
 
 
-def _exchanges(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh) -> list[Exchange]:
+def _exchanges(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh) -> list[Transfer]:
     """Weights gathered forward and backward and their gradients scattered over fsdp, gradients summed over data,
     activations summed over tensor."""
     options, parts = settings.model, settings.data.accumulate
     wide, narrow = options.compute_dtype, jnp.dtype(options.compute_dtype).itemsize
     dtype = {"bfloat16": "bf16", "float32": "f32"}[wide]
-    found: list[Exchange] = []
+    found: list[Transfer] = []
     layered = spec.stacked()
     split = whole = 0
     for name, weight in spec.weights().items():

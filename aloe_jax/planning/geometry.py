@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from aloe_jax.parallel.chips import Slice
 from aloe_jax.parallel.mesh import AXES
-from aloe_jax.planning.demand import AnyMesh, Exchange
+from aloe_jax.planning.demand import AnyMesh, Transfer
 
 
 class Geometry:
@@ -27,7 +27,7 @@ class Geometry:
             self.places = np.stack(np.unravel_index(order, (where.slices, *where.sides)), axis=1)
         self.places = self.places.reshape(*self.sizes, -1)  # [data,fsdp,tensor,1 + sides]: slice, then coordinates
 
-    def seconds(self, each: Exchange) -> tuple[float, float]:
+    def seconds(self, each: Transfer) -> tuple[float, float]:
         """How long an exchange takes at least: (over links within slices, over the network between them).
 
         Chips along one side of a slice pass pieces on from neighbour to neighbour, in both directions where the side

@@ -107,7 +107,7 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
         donate=(2,), options=options,
     )  # fmt: skip
     row: Any = given.rows
-    drawing = programs.Rows(
+    drawing = programs.DrawnRows(
         row(rows), row(rows), row(rows), row(rows, dtype=jnp.uint32), row(rows, length)
     )  # fmt: skip
     settings = jax.tree.map(given.scalar, checked_settings(1.0, 0, 1.0, 0.0, 1.0))

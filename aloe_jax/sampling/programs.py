@@ -44,7 +44,7 @@ class Drawn(NamedTuple):
     made: jax.Array
 
 
-class Rows(NamedTuple):
+class DrawnRows(NamedTuple):
     """The rows of a call that draws."""
 
     last: jax.Array  # int32 [B]: the newest token of each row, not in the cache yet
@@ -119,7 +119,7 @@ def decode(
     state: nnx.State,
     layers: Layers,
     cache: Cache,
-    rows: Rows,
+    rows: DrawnRows,
     settings: Settings,
     ends: Ends,
     *,

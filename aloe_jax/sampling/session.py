@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -13,10 +12,8 @@ from aloe_jax.errors import AloeError
 from aloe_jax.sampling import programs
 from aloe_jax.sampling.cache import PAGE, Cache, block_sizes
 from aloe_jax.sampling.draw import Settings, checked_settings
+from aloe_jax.sampling.engine import Engine
 from aloe_jax.sampling.generation import Generation, Reason
-
-if TYPE_CHECKING:
-    from aloe_jax.sampling.sampler import Sampler
 
 LEAST_LENGTH = 64  # tokens: of the smallest cache for a prompt and its reply
 READ = 4  # rows of a shard, at least, of which a page each is read at a time
@@ -48,7 +45,7 @@ class Session:
     that waits, and is computed anew at its next turn. A conversation that reaches its longest length stops there.
     """
 
-    def __init__(self, sampler: Sampler, batch: int, length: int) -> None:
+    def __init__(self, sampler: Engine, batch: int, length: int) -> None:
         self._sampler = sampler
         self._length = length
         self._conversations = [_Conversation() for _ in range(batch)]
@@ -314,7 +311,7 @@ class Session:
                 most[row], row_seeds[row] = budgets.get(owner, 0), seeds.get(owner, 0) % 2**32
         context = self._context(budgets, settings)
         put = sampler.put
-        rows = programs.Rows(put(last), put(lengths), put(most), put(row_seeds), context)
+        rows = programs.DrawnRows(put(last), put(lengths), put(most), put(row_seeds), context)
         ids = np.full(bucket(len(stop), 8), -1, np.int32)
         ids[: len(stop)] = stop
         # To wait for some rows to end spares reading those that take their places one by one.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import as_path, write_atomically
 
 DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "crc32c": hex}}
+# Instead of "crc32c", earlier versions wrote "sha256", and for weights zlib's "crc32".
 KIND = "#kind"  # in it, where `record` was given one: what the directory is
 _PIECE = 1 << 20  # bytes read at a time: what a core's cache holds is summed for half the cost of 4 MiB
 _THREADS = min(4, os.cpu_count() or 1)  # summing leaves Python's lock, so files are summed side by side
@@ -60,17 +62,44 @@ def record(directory: Path, covered: Callable[[str], bool] = lambda name: True, 
 def recorded(directory: Path) -> tuple[str, dict[str, tuple[int, str]]]:
     """What DIGESTS says: the directory's kind ("": none), and size and digest of every file by its name from there.
 
-    Raises OSError or ValueError where it is not there or not what `record` wrote.
+    A digest is for `is_as_recorded`. Raises OSError or ValueError where it is not there or not what `record` wrote.
     """
     values = json.loads((directory / DIGESTS).read_bytes())
     try:
         kind = values.pop(KIND, "")
-        files = {str(name): (int(value["bytes"]), str(value["crc32c"])) for name, value in values.items()}
+        files = {str(name): (int(value["bytes"]), _digest(value)) for name, value in values.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a list of digests: {error!r}") from None
     if not isinstance(kind, str):
         raise ValueError(f"not a list of digests: {KIND} is {kind!r}")
     return kind, files
+
+
+def _digest(value: Mapping[str, object]) -> str:
+    """The kind of a digest, a colon, and the digest. Raises KeyError where there is none of a known kind."""
+    kind = next((kind for kind in _KINDS if kind in value), "crc32c")
+    return f"{kind}:{value[kind]}"
+
+
+def _crc32(file: Path) -> str:
+    found = 0
+    with as_path(file).open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            found = zlib.crc32(piece, found)
+    return f"{found:08x}"
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Path], str]]] = {
+    "crc32c": ("CRC-32C", checksum),
+    "sha256": ("SHA-256", digest_file),
+    "crc32": ("CRC-32", _crc32),
+}
+
+
+def is_as_recorded(file: Path, digest: str) -> bool:
+    """Whether a file's content is what it was when `digest`, one of `recorded`, was written."""
+    kind, _, expected = digest.partition(":")
+    return _KINDS[kind][1](file) == expected
 
 
 def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) -> str | None:
@@ -91,7 +120,7 @@ def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) 
     try:
         return next(
             (found for name, (size, _) in expected.items() if (found := _sized(directory, name, size))), None
-        ) or (_changed(directory, {name: crc for name, (_, crc) in expected.items()}))
+        ) or (_changed(directory, {name: digest for name, (_, digest) in expected.items()}))
     except OSError as error:
         return f"{error.filename or directory} cannot be read ({error.strerror})"
 
@@ -109,10 +138,12 @@ def _sized(directory: Path, name: str, size: int) -> str | None:
 
 
 def _changed(directory: Path, expected: dict[str, str]) -> str | None:
-    found = checksums(directory, expected)
-    for name, crc in expected.items():
-        if found[name]["crc32c"] != crc:
-            return f"{directory / name} is not as it was written (its CRC-32C differs)"
+    with ThreadPoolExecutor(_THREADS) as pool:
+        same = pool.map(lambda name: is_as_recorded(directory / name, expected[name]), expected)
+        for name, unchanged in zip(expected, same, strict=True):
+            if not unchanged:
+                kind, _ = _KINDS[expected[name].partition(":")[0]]
+                return f"{directory / name} is not as it was written (its {kind} differs)"
     return None
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aloe_jax.training.metrics import formats, line
-from aloe_jax.training.stages.stage import Shown
+from aloe_jax.training.stages.stage import Watched
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOG = "train.log"
 COMPILING = "compiling"  # the stage of a run's first step
 TURNS = 10  # in a line, so that it fits 80 columns
-NOTHING_MORE = Shown({})
+NOTHING_MORE = Watched({})
 
 
 class Display:
@@ -42,7 +42,7 @@ class Display:
         total_steps: int,
         started_at: int = 0,
         *,
-        shown: Shown = NOTHING_MORE,
+        shown: Watched = NOTHING_MORE,
         quiet: bool = False,
         console: Console | None = None,
     ):
@@ -57,7 +57,7 @@ class Display:
         self._formats, self._by_turn = formats(shown.formats), shown.by_turn
         self._total, self._step, self._first = total_steps, started_at, started_at
         self._pace = Pace(total_steps)
-        self._stages: list[Stage] = [Stage("starting")]
+        self._stages: list[Activity] = [Activity("starting")]
         self._values: Mapping[str, float] = {}
         self._widths: dict[str, int] = {}
         self._plain = not self._console.encoding.startswith("utf")
@@ -103,7 +103,7 @@ class Display:
         Gives a function (done, total) that moves the bar, and prints about ten lines where there is no terminal.
         COMPILING is the stage of the first step, and its end tells how long that took.
         """
-        stage = Stage(name)
+        stage = Activity(name)
         self._stages.append(stage)
         began = time.monotonic()
 
@@ -138,7 +138,7 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         if self._live is not None:
             ending = "ended" if kind is not None else "done" if self._step >= self._total else "stopped"
-            self._over, self._stages = True, [Stage(ending)]
+            self._over, self._stages = True, [Activity(ending)]
             self._live.stop()
             self._live = None
         if self._file is not None:
@@ -158,7 +158,7 @@ class Display:
     # ---------------------------------------------------------------- the live lines
 
     def _picture(self) -> RenderableType:
-        """Stage, bar and clocks in one line; labels and values in the next two. Fits any width without wrapping."""
+        """Activity, bar and clocks in one line; labels and values in the next two. Fits any width without wrapping."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -209,7 +209,7 @@ class Display:
 
 
 @dataclass
-class Stage:
+class Activity:
     """What a run is doing, and how far it is with it where that is known."""
 
     name: str

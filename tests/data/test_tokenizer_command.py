@@ -62,7 +62,7 @@ FULL = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-from aloe_jax.data.tokenizer import main
+from aloe_jax.cli.tokenizer import main
 main()
 """
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.data.tokenizer import KIND, load_tokenizer, main, train_tokenizer
+from aloe_jax.cli.tokenizer import main
+from aloe_jax.data.tokenizer import KIND, load_tokenizer, train_tokenizer
 from aloe_jax.data.tokenizer_files import save_tokenizer, unused_tokens
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.replacing import check_replaceable

@@ -17,9 +17,9 @@ from flax import nnx
 
 from aloe_jax.errors import AloeError
 from aloe_jax.evaluate import main as evaluate
-from aloe_jax.exporting.export import export
 from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps, is_finished
+from aloe_jax.publishing.export import export
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.run import train
 

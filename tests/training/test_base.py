@@ -9,11 +9,11 @@ import jax
 import pytest
 
 from aloe_jax.errors import AloeError
-from aloe_jax.exporting.export import export
 from aloe_jax.models import fingerprint as fingerprints
 from aloe_jax.models import known_digests
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
 from aloe_jax.models.opening import load_pretrained
+from aloe_jax.publishing.export import export
 from aloe_jax.sampling.loading import keep_compiled
 from aloe_jax.storage.copies import cache_directory
 from aloe_jax.training.run import train

@@ -83,8 +83,8 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
 
 def test_a_family_goes_through_both_stages_and_out(settings, tmp_path, capsys):
     """Qwen 3: norms of queries and keys, and a template that rewrites earlier turns."""
-    from aloe_jax.exporting.export import export
     from aloe_jax.models.opening import load_pretrained
+    from aloe_jax.publishing.export import export
 
     path = save_model("qwen3", tmp_path / "qwen3")
     data = {"row_length": 256, "rows": 8}

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 
 from aloe_jax.errors import AloeError
-from aloe_jax.exporting.export import export
 from aloe_jax.models.opening import load_pretrained, load_run
 from aloe_jax.models.run_directory import checkpoint_steps
+from aloe_jax.publishing.export import export
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.run import train
 

@@ -217,7 +217,7 @@ def test_a_mixture_of_experts_through_every_command(settings, tmp_path):
     np.testing.assert_allclose(first["loss"] - first["router"], np.log(2), rtol=1e-5)
     assert last["loss"] < first["loss"] and last["margin"] > 0
 
-    from aloe_jax.exporting.export import export
+    from aloe_jax.publishing.export import export
 
     assert export(dpo.output, str(tmp_path / "out")) == 19_184
     exported, run = load(tmp_path / "out"), load_pretrained(dpo.output)
@@ -338,7 +338,7 @@ def test_a_spec_is_the_same_from_json(tmp_path):
 
 PROCESS = """
 import logging, os, sys, warnings
-import aloe_jax.training.loop, aloe_jax.exporting.export, aloe_jax.sampling, aloe_jax.benchmark.stages
+import aloe_jax.training.loop, aloe_jax.publishing.export, aloe_jax.sampling, aloe_jax.benchmark.stages
 import aloe_jax.models.opening, aloe_jax.models.maxtext.tensors, qwix
 assert not [name for name in sys.modules if name.split(".")[0] == "maxtext"], "imported without being used"
 def held():

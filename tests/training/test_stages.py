@@ -14,14 +14,14 @@ from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.training import stages
 from aloe_jax.training.run import train
 from aloe_jax.training.stages import StageEntry
-from aloe_jax.training.stages.stage import Shown, Stage
+from aloe_jax.training.stages.stage import Stage, Watched
 from aloe_jax.training.totals import Mean
 
 
 class Contrast(Stage):
     """Widens the gap of each pair, weighted by an array that is computed before the first step."""
 
-    shown = Shown({"gap": "gap {:+.2f}"}, by_turn={"gap": "{:+.1f}"})
+    shown = Watched({"gap": "gap {:+.2f}"}, by_turn={"gap": "{:+.1f}"})
     selection = PAIRS
 
     def row_arrays(self, rows):

@@ -1,7 +1,7 @@
 """The families whose Hugging Face directories MaxText's models are read from and written to: settings and weights.
 
 Each is checked against transformers by golden values; the others are refused. A weight of MaxText is named by what
-follows its layer, such as `mlp.wi_0.kernel`, and made from the tensor of the other name by a `Conversion`.
+follows its layer, such as `mlp.wi_0.kernel`, and made from the tensor of the other name by a `Layout`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAYER = "model.layers.{layer}."
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Layout:
     """How a tensor becomes a weight: [outputs, inputs] turned over, RoPE's halves interleaved, scaled, moved."""
 
     inputs: int = 0  # how many axes of the weight are inputs of a matrix; 0: stored as it is
@@ -31,8 +31,8 @@ class Conversion:
     plus: float = 0.0  # added: Gemma's norms are stored without their 1
 
 
-SAME, MATRIX, OUTPUT = Conversion(), Conversion(1), Conversion(2)
-FOLDED = Conversion(1, scale="query_root")  # attention there does not divide by √H: queries come divided
+SAME, MATRIX, OUTPUT = Layout(), Layout(1), Layout(2)
+FOLDED = Layout(1, scale="query_root")  # attention there does not divide by √H: queries come divided
 
 NORMS = {
     "pre_self_attention_layer_norm.scale": (LAYER + "input_layernorm.weight", SAME),
@@ -57,14 +57,14 @@ TOP = {
     "decoder.logits_dense.kernel": ("lm_head.weight", MATRIX),
 }
 GEMMA_TOP = {
-    "token_embedder.embedding": ("model.embed_tokens.weight", Conversion(scale="width_root")),
-    "decoder.decoder_norm.scale": ("model.norm.weight", Conversion(plus=1.0)),
+    "token_embedder.embedding": ("model.embed_tokens.weight", Layout(scale="width_root")),
+    "decoder.decoder_norm.scale": ("model.norm.weight", Layout(plus=1.0)),
 }
 
 
 def attention(
-    query: Conversion = MATRIX, key: Conversion = MATRIX, module: str = "self_attention"
-) -> dict[str, tuple[str, Conversion]]:
+    query: Layout = MATRIX, key: Layout = MATRIX, module: str = "self_attention"
+) -> dict[str, tuple[str, Layout]]:
     """Names of the four products of attention."""
     return {
         f"{module}.query.kernel": (LAYER + "self_attn.q_proj.weight", query),
@@ -74,7 +74,7 @@ def attention(
     }
 
 
-def gemma_norms() -> dict[str, tuple[str, Conversion]]:
+def gemma_norms() -> dict[str, tuple[str, Layout]]:
     """Four norms a layer."""
     names = {
         "pre_self_attention_norm": "input_layernorm",
@@ -82,10 +82,10 @@ def gemma_norms() -> dict[str, tuple[str, Conversion]]:
         "pre_ffw_norm": "pre_feedforward_layernorm",
         "post_ffw_norm": "post_feedforward_layernorm",
     }
-    return {f"{ours}.scale": (f"{LAYER}{theirs}.weight", Conversion(plus=1.0)) for ours, theirs in names.items()}
+    return {f"{ours}.scale": (f"{LAYER}{theirs}.weight", Layout(plus=1.0)) for ours, theirs in names.items()}
 
 
-def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tuple[str, Conversion]]:
+def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tuple[str, Layout]]:
     """A router and the experts' three products, tensors of their own for every expert."""
     return {
         f"{block}.gate.kernel": (LAYER + gate + ".gate.weight", MATRIX),
@@ -104,8 +104,8 @@ class MaxTextFamily:
     architecture: str  # the class of transformers
     base: str  # the MaxText model whose settings its own start from
     block: str  # MaxText's decoder_block
-    names: Mapping[str, tuple[str, Conversion]]
-    top: Mapping[str, tuple[str, Conversion]] = field(default_factory=lambda: TOP)
+    names: Mapping[str, tuple[str, Layout]]
+    top: Mapping[str, tuple[str, Layout]] = field(default_factory=lambda: TOP)
     absent: Values = field(default_factory=dict)  # settings of config.json, with the only value that can be computed
     reads: Callable[[Values, str], Settings] = lambda values, where: {}
     writes: Callable[[Config], dict[str, JSON]] = lambda config: {}
@@ -372,7 +372,7 @@ def _olmo3_out(config: Config) -> dict[str, JSON]:
     }
 
 
-LLAMA = attention(Conversion(1, interleaved=True, scale="query_root"), Conversion(1, interleaved=True))
+LLAMA = attention(Layout(1, interleaved=True, scale="query_root"), Layout(1, interleaved=True))
 FAMILIES: dict[str, MaxTextFamily] = {
     "llama": MaxTextFamily(
         "Llama", "LlamaForCausalLM", "llama3.1-8b", "llama2", {**NORMS, **LLAMA, **MLP},
@@ -405,7 +405,7 @@ FAMILIES: dict[str, MaxTextFamily] = {
     "gemma3_text": MaxTextFamily(
         "Gemma 3", "Gemma3ForCausalLM", "gemma3-4b", "gemma3",
         {**gemma_norms(), **attention(),
-         **{name: (theirs, Conversion(plus=1.0)) for name, (theirs, _) in QK_NORMS.items()}, **MLP}, GEMMA_TOP,
+         **{name: (theirs, Layout(plus=1.0)) for name, (theirs, _) in QK_NORMS.items()}, **MLP}, GEMMA_TOP,
         absent={"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"}, reads=_gemma3, writes=_gemma3_out,
         theta=1_000_000.0, scaled_embedding=True,
     ),

@@ -329,7 +329,7 @@ def lone_mesh() -> Mesh:
 
 
 def _decoder_class(nnx_decoders: Any) -> type:
-    class QuietRemat(nnx_decoders.NNXDecoder):
+    class StackedDecoder(nnx_decoders.NNXDecoder):
         """MaxText's, which recomputes stacked layers whole even where it is told to recompute nothing."""
 
         def get_remat_policy(self) -> Any:
@@ -337,7 +337,7 @@ def _decoder_class(nnx_decoders: Any) -> type:
                 return jax.checkpoint_policies.everything_saveable
             return super().get_remat_policy()
 
-    return QuietRemat
+    return StackedDecoder
 
 
 def _attention_class(attention_op: Any) -> type:

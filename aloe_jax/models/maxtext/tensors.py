@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
-from aloe_jax.models.maxtext.families import Conversion
+from aloe_jax.models.maxtext.families import Layout
 from aloe_jax.models.maxtext.layers import Place, places
 from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
@@ -35,7 +35,7 @@ class Piece:
     key: str
     index: Index  # of the part in the weight
     shape: tuple[int, ...]  # of the part
-    conversion: Conversion
+    layout: Layout
     stored: tuple[int, ...]  # the tensor's
 
 
@@ -87,9 +87,9 @@ def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
         table = family.top if place.numbers is None else family.names
         if part not in table:
             raise AloeError(f"{model.name}: its weight {name} has no name in a {family.title} of transformers")
-        pattern, conversion = table[part]
+        pattern, layout = table[part]
         found[name] = [
-            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, conversion, place))
+            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, layout, place))
             for layer, expert, index in _units(name, shape, place, axis, model)
         ]
     return found
@@ -111,43 +111,43 @@ def _units(
 
 
 def _shapes(
-    shape: tuple[int, ...], index: Index, conversion: Conversion, place: Place
-) -> tuple[tuple[int, ...], Conversion, tuple[int, ...]]:
+    shape: tuple[int, ...], index: Index, layout: Layout, place: Place
+) -> tuple[tuple[int, ...], Layout, tuple[int, ...]]:
     own = tuple(size for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
-    if conversion.inputs:
-        return own, conversion, (math.prod(own[conversion.inputs :]), math.prod(own[: conversion.inputs]))
-    return own, conversion, own if place.numbers is None else (math.prod(own),)
+    if layout.inputs:
+        return own, layout, (math.prod(own[layout.inputs :]), math.prod(own[: layout.inputs]))
+    return own, layout, own if place.numbers is None else (math.prod(own),)
 
 
 # ---------------------------------------------------------------- turning
 
 
-def _factor(conversion: Conversion, model: MaxTextShape) -> np.float32:
-    if conversion.scale == "width_root":
+def _factor(layout: Layout, model: MaxTextShape) -> np.float32:
+    if layout.scale == "width_root":
         return np.float32(model.width**0.5)
-    if conversion.scale == "query_root":
+    if layout.scale == "query_root":
         return np.float32((model.query_scale or model.head_size) ** -0.5)
     return np.float32(1.0)
 
 
 def _ours(tensor: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """A tensor there, float32, as the part of a weight."""
-    made = (tensor.T if piece.conversion.inputs else tensor).reshape(piece.shape)
-    if piece.conversion.interleaved:
+    made = (tensor.T if piece.layout.inputs else tensor).reshape(piece.shape)
+    if piece.layout.interleaved:
         made = np.stack(np.split(made, 2, axis=-1), axis=-1).reshape(piece.shape)
-    if piece.conversion.scale:
-        made = made * _factor(piece.conversion, model)
-    return made + np.float32(piece.conversion.plus) if piece.conversion.plus else made
+    if piece.layout.scale:
+        made = made * _factor(piece.layout, model)
+    return made + np.float32(piece.layout.plus) if piece.layout.plus else made
 
 
 def _theirs(part: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """The way back."""
-    made = part - np.float32(piece.conversion.plus) if piece.conversion.plus else part
-    if piece.conversion.scale:
-        made = made / _factor(piece.conversion, model)
-    if piece.conversion.interleaved:
+    made = part - np.float32(piece.layout.plus) if piece.layout.plus else part
+    if piece.layout.scale:
+        made = made / _factor(piece.layout, model)
+    if piece.layout.interleaved:
         made = np.concatenate([made[..., ::2], made[..., 1::2]], axis=-1)
-    return made.reshape(piece.stored[::-1]).T if piece.conversion.inputs else made.reshape(piece.stored)
+    return made.reshape(piece.stored[::-1]).T if piece.layout.inputs else made.reshape(piece.stored)
 
 
 # ---------------------------------------------------------------- reading
@@ -187,9 +187,9 @@ def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, chec
     if check:
         again = _theirs(made, piece, model)
         rounding = (
-            2.0**-22 * max(1.0, piece.conversion.plus) if piece.conversion.scale or piece.conversion.plus else 0.0
+            2.0**-22 * max(1.0, piece.layout.plus) if piece.layout.scale or piece.layout.plus else 0.0
         )
-        if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.conversion.plus else 0.0):
+        if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.layout.plus else 0.0):
             raise AloeError(f"{stored.file}: tensor {piece.key} is not the same on its way back from MaxText's form")
     stored.forget(stored.array)
     return made

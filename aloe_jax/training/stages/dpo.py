@@ -15,14 +15,14 @@ from aloe_jax.errors import AloeError
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES, Constants
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.settings import TrainSettings
-from aloe_jax.training.stages.stage import Shown, Stage, StartingModel
+from aloe_jax.training.stages.stage import Stage, StartingModel, Watched
 from aloe_jax.training.totals import Mean, Objective, Totals, divided
 
 
 class DPO(Stage):
     """Learns to prefer a reply to the other one of its pair; `dpo.loss` says how (preference_losses.py)."""
 
-    shown = Shown(
+    shown = Watched(
         {"margin": "margin {:+.3f}", "accuracy": "accuracy {:.3f}"},
         by_turn={"accuracy": "{:.2f}", "margin": "{:+.2f}"},
     )

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from aloe_jax.data.selection import REPLIES, Selection
-from aloe_jax.training.stages.stage import Shown, Stage
+from aloe_jax.training.stages.stage import Stage, Watched
 from aloe_jax.training.totals import Mean, Objective, Totals, divided
 
 
 class SFT(Stage):
     """Learns the replies that `sft.replies` names. Statistics: loss and nll, per token."""
 
-    shown = Shown({"perplexity": "ppl {:.2f}"})
+    shown = Watched({"perplexity": "ppl {:.2f}"})
 
     @property
     def selection(self) -> Selection:

@@ -34,7 +34,7 @@ class StartingModel:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Watched:
     """What a person watches of a stage's statistics, beside loss, learning rate, gradient norm and speed."""
 
     formats: Mapping[str, str]  # statistic -> how it is printed, such as "margin {:+.3f}"
@@ -44,7 +44,7 @@ class Shown:
 class Stage(ABC):
     """One way to learn from conversation trees; `shown` is what a person watches of it."""
 
-    shown: ClassVar[Shown]
+    shown: ClassVar[Watched]
 
     def __init__(self, settings: TrainSettings):
         """Raises AloeError where settings of the stage contradict each other."""

@@ -1,0 +1,1 @@
+"""Models for others: exports, their model cards, and what they were made from."""

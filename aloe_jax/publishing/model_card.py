@@ -1,0 +1,207 @@
+"""README.md of an exported model: what it is, what it was trained on and how, how it scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aloe_jax.data.settings import DataSettings, SourceSettings
+from aloe_jax.errors import AloeError
+from aloe_jax.models.short_card import NOT_STATED, front_matter
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.settings import load_settings
+from aloe_jax.storage.files import as_path, resolved
+from aloe_jax.training.settings import OptimizerSettings, TrainSettings
+
+SCRATCH = "none, trained from scratch"
+SIMULATED = "> **Simulated**:"  # how a line of a card begins that says what a script played
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from: its training stages, newest first, and the model they started from."""
+
+    stages: tuple[TrainSettings, ...]
+    base: str  # the name of its directory, or SCRATCH
+    licence: str
+    simulated: tuple[str, ...] = ()  # what the card of that model says was simulated
+
+
+def trace_origin(path: Path) -> Origin:
+    """Follow a run's `model.path` back through runs to the model that the first of them started from.
+
+    A link that is no longer there ends the line; its licence is then not stated.
+    """
+    stages: list[TrainSettings] = []
+    while (path / "config.yaml").exists() and (path / "spec.json").exists():
+        stages.append(load_settings(TrainSettings, path / "config.yaml"))
+        if stages[-1].model.path is None:
+            return Origin(tuple(stages), SCRATCH, NOT_STATED)
+        path = as_path(stages[-1].model.path)
+    card = path / "README.md"
+    return Origin(tuple(stages), path.name, _licence(card), tuple(_simulated(card)))
+
+
+def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
+    """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
+    by a script in data and benchmark, said at the top."""
+    family = spec.title
+    heading = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
+    lines = [f"# {', '.join([heading, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
+    if simulated:
+        lines += [f"{SIMULATED} {sentence}" for sentence in simulated]
+        lines.append("")
+    lines += [
+        f"{'An' if family[0] in 'O' else 'A'} {family}-architecture decoder of {spec.parameter_count():,} parameters, "
+        + ("trained with aloe-jax to suit the person it talks to." if origin.stages else "written by aloe-jax."),
+        "",
+        f"- Base model: {origin.base}",
+        f"- Licence of the base model: {origin.licence}",
+        f"- Context: {spec.max_length} tokens",
+        *([f"- A reply ends with one of the tokens {', '.join(map(str, spec.eos_ids))}"] if spec.eos_ids else []),
+        "",
+        *_training(origin),
+        *_results(scores),
+    ]
+    return front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
+
+
+def simulated(origin: Origin) -> list[str]:
+    """Sentences on what a script played in the data of a model's stages, and in what they started from."""
+    paths = {path for stage in origin.stages for path in data_sources(stage.data)}
+    said = ["the people and replies of the training data were played by a script."]
+    found = said if any(simulated_data(path) for path in paths) else []
+    if not origin.stages:
+        return list(origin.simulated)
+    return found + [f"of the base model its card says: {sentence}" for sentence in origin.simulated]
+
+
+def _simulated(readme: Path) -> Iterator[str]:
+    try:
+        lines = readme.read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        if line.startswith(SIMULATED):
+            yield line.removeprefix(SIMULATED).removeprefix("of the base model its card says:").strip()
+
+
+def simulated_data(path: str) -> bool | None:
+    """Whether a data set says that a script played its people; None where it does not say or is not there."""
+    try:
+        return bool(json.loads((as_path(path) / "metadata.json").read_text())["simulated"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
+
+    Raises AloeError when the file is not a benchmark's.
+    """
+    try:
+        values = json.loads(metrics.read_text())
+        for name, source in values["settings"]["models"].items():
+            if source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
+                return values["models"][name], values["simulated"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
+    return None, []
+
+
+def _licence(readme: Path) -> str:
+    """`license:` of a model card's front matter."""
+    try:
+        _, front, _ = readme.read_text().split("---", 2)
+        return str(yaml.safe_load(front)["license"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return NOT_STATED
+
+
+def _training(origin: Origin) -> Iterator[str]:
+    yield "## Training"
+    yield ""
+    if not origin.stages:
+        yield f"{NOT_STATED.capitalize()}."
+        yield ""
+        return
+    for stage in reversed(origin.stages):
+        length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
+        objective = (
+            f"DPO ({stage.dpo.loss}, beta {stage.dpo.beta}, label smoothing {stage.dpo.label_smoothing}, "
+            f"SFT term {stage.dpo.sft_weight})"
+            if stage.stage == "dpo"
+            else f"SFT on {stage.sft.replies} replies, averaged by {stage.sft.normalise}"
+        )
+        yield f"**{objective}**"
+        yield ""
+        yield f"- Data: {', '.join(_data(stage.data))}"
+        yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
+        yield f"- {_optimizer(stage.optimizer)}"
+        yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
+        if lora := stage.model.lora:
+            held = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
+            yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base held {held}"
+        yield ""
+
+
+def data_sources(data: DataSettings) -> list[str]:
+    """The data sets of a stage: one, or those of a mixture."""
+    return [source.path for source in data.mixture] or [data.path]
+
+
+def _data(data: DataSettings) -> Iterator[str]:
+    """Every data set of a stage with what is known of it."""
+    sources = data.mixture or (SourceSettings(path=data.path, limit=data.limit),)
+    for source in sources:
+        played = simulated_data(source.path)
+        details = [f"weight {source.weight:g}"] if data.mixture else []
+        details += [f"its first {source.limit:,} records"] if source.limit else []
+        details += ["simulated"] if played else []
+        details += ["not there when this card was written"] if not _there(source.path) else []
+        yield f"{source.path} ({', '.join(details)})" if details else source.path
+
+
+def _there(path: str) -> bool:
+    try:
+        return as_path(path).exists()
+    except (AloeError, OSError):
+        return False
+
+
+OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
+
+
+def _optimizer(optimizer: OptimizerSettings) -> str:
+    betas = "" if optimizer.name == "adafactor" else f"b1 {optimizer.b1}, b2 {optimizer.b2}, "
+    return (
+        f"{OPTIMIZERS[optimizer.name]}: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up "
+        f"steps, then {optimizer.schedule}; {betas}weight decay {optimizer.weight_decay}, gradients clipped to norm "
+        f"{optimizer.clip_norm}"
+    )
+
+
+def _results(scores: dict[str, Any] | None) -> Iterator[str]:
+    if scores is None:
+        return
+    yield "## ALOE benchmark"
+    yield ""
+    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% bootstrap intervals."
+    yield ""
+    yield "| metric | value | from | to |"
+    yield "| --- | --- | --- | --- |"
+    for name, value in scores.items():
+        if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
+            yield f"| {name} | " + " | ".join(_number(value[key]) for key in ("value", "low", "high")) + " |"
+    yield ""
+    yield "Mean rating by turn: " + ", ".join(_number(level) for level in scores["al"]) + "."
+    yield ""
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

@@ -1,0 +1,69 @@
+"""The model behind the sampler: its weights as a loop over tokens reads them, and where its arrays are."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from aloe_jax.models.spec import LanguageModel
+from aloe_jax.parallel.mesh import RULES, sharding
+from aloe_jax.sampling import programs
+from aloe_jax.sampling.cache import Cache
+from aloe_jax.sampling.settings import CacheType
+
+
+class Engine:
+    """A model on its devices with what its compiled functions are called with; see `Sampler`, which adds sessions."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Any = None,
+        max_length: int = 4096,
+        rows: int = 64,
+        cache: CacheType = "compute",
+    ) -> None:
+        self.model = model
+        self.max_length = min(max_length, model.spec.max_length)
+        self.stop = model.spec.eos_ids
+        if not self.stop and tokenizer is not None and tokenizer.eos_token_id is not None:
+            self.stop = (tokenizer.eos_token_id,)
+        self.graph, self.state = nnx.split(model)
+        self.mesh = _mesh(self.state)
+        self.device = next(iter(jax.tree.leaves(self.state)[0].devices()))  # the only one, without a mesh
+        self.shards = 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in RULES["batch"])
+        self.rows = -(-rows // self.shards) * self.shards
+        self.dtype = model.compute.dtype if cache == "compute" else cache
+        with self.on_mesh():
+            self.layers = programs.unstack(self.graph, self.state)
+
+    def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+        """Where the model lies."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """An array whose first axis counts rows, on its devices."""
+        if self.mesh is None:
+            return jax.device_put(array, self.device)
+        return jax.device_put(array, sharding(self.mesh, ("batch", *(None,) * (array.ndim - 1)), array.shape))
+
+    def empty_cache(self, rows: int, blocks: tuple[int, ...]) -> Cache:
+        """See `cache.empty_cache`. Bound to its devices: one that is not would have the first call compiled for it."""
+        with self.on_mesh():
+            made = programs.new_cache(self.model.spec, rows, blocks, self.dtype)
+        return jax.tree.map(lambda x: jax.device_put(x, self.device if self.mesh is None else x.sharding), made)
+
+
+def _mesh(state: nnx.State) -> Mesh | None:
+    """The mesh over which parameters are laid out, if they are."""
+    for leaf in jax.tree.leaves(state):
+        place = leaf.sharding
+        if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
+            return place.mesh
+    return None
