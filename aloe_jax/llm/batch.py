@@ -160,12 +160,12 @@ class GenaiBatch:
         error = _mapping(answer.get("error"))
         if error:
             code = error.get("code")
-            complaint = ErrorResponse.of(400, error)
-            message = self._access.scrub(complaint.message)
+            refusal = ErrorResponse.of(400, error)
+            message = self._access.scrub(refusal.message)
             if code in _PASSING or (isinstance(code, int) and passing(code)):
                 raise TransientError(f"batch: error {code}", detail=message)
             # A field that the server does not take is left out of the next job; until then there is no answer.
-            if code in _INVALID and self._dialect.learn(complaint, self._dialect.steps()):
+            if code in _INVALID and self._dialect.learn(refusal, self._dialect.steps()):
                 raise TransientError(f"batch: error {code}", detail=message)
             return Completion("", outcome="blocked", detail=f"request refused: {message}")
         completion = self._access.clean(read_response(_mapping(answer.get("response"))))
@@ -180,8 +180,8 @@ class GenaiBatch:
     def _get(self, path: str, query: Mapping[str, str] | None = None) -> Mapping[str, object]:
         try:
             response = self._http.get(path, params=query)
-        except ErrorResponse as complaint:
-            if complaint.status != HTTPStatus.NOT_FOUND:
+        except ErrorResponse as refusal:
+            if refusal.status != HTTPStatus.NOT_FOUND:
                 raise
         else:
             return body_of(response.content, errors=False)  # a failed job has an error, and that is no failed call

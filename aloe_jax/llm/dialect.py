@@ -45,12 +45,12 @@ class Field:
     shapes: bool = True  # whether it shapes what is answered or what can be repeated
     certain: bool = False  # a refusal that has its name is meant for it, whatever else it says
 
-    def fits(self, complaint: ErrorResponse) -> bool:
-        """Whether the complaint is about this field, and not about its value's range."""
-        pointed = any(self.names.search(name) for name in complaint.fields)
-        if not pointed and not self.names.search(complaint.message):
+    def fits(self, refusal: ErrorResponse) -> bool:
+        """Whether the refusal is about this field, and not about its value's range."""
+        pointed = any(self.names.search(name) for name in refusal.fields)
+        if not pointed and not self.names.search(refusal.message):
             return False
-        return self.certain or bool(_NOT_TAKEN.search(f"{complaint.message} {complaint.code.replace('_', ' ')}"))
+        return self.certain or bool(_NOT_TAKEN.search(f"{refusal.message} {refusal.code.replace('_', ' ')}"))
 
 
 def pattern(text: str) -> re.Pattern[str]:
@@ -97,16 +97,16 @@ class Dialect:
         with _learning:
             return dict(_known.get(self._server, {}))
 
-    def learn(self, complaint: ErrorResponse, sent: Steps) -> bool:
+    def learn(self, refusal: ErrorResponse, sent: Steps) -> bool:
         """Whether the request, sent after the steps `sent`, may be sent again in another form.
 
         Each step is taken once a process and reported then, so a server cannot be asked for ever.
         """
-        if complaint.status not in (400, 422) or no_room(complaint) or garbled(complaint):
+        if refusal.status not in (400, 422) or no_room(refusal) or garbled(refusal):
             return False
         for one in self.fields:
             taken = sent.get(one.name, 0)
-            if taken >= len(one.steps) or not one.fits(complaint):
+            if taken >= len(one.steps) or not one.fits(refusal):
                 continue
             with _learning:
                 known = _known.setdefault(self._server, {})
@@ -114,7 +114,7 @@ class Dialect:
                 known[one.name] = max(known.get(one.name, 0), taken + 1)
             if new:
                 said = f"{one.name}: the server does not take it, so it {one.steps[taken]}"
-                notices.report(self.access.message(f"{said} ({self.access.scrub(complaint.message)[:200]})"))
+                notices.report(self.access.message(f"{said} ({self.access.scrub(refusal.message)[:200]})"))
                 if one.shapes:
                     self.on_left_out(one.name)
             return True
@@ -136,15 +136,15 @@ class Dialect:
                 fault = meaning(self.access, error)
             if not isinstance(fault, ErrorResponse):
                 raise fault
-            complaint = fault
-            if complaint.code in _FILTERED:
-                return blocked_prompt(complaint.code, self.access.scrub(complaint.message), 0)
-            if not self.learn(complaint, steps):
+            refusal = fault
+            if refusal.code in _FILTERED:
+                return blocked_prompt(refusal.code, self.access.scrub(refusal.message), 0)
+            if not self.learn(refusal, steps):
                 break
             left = end - time.monotonic()
             if left <= 0:
                 raise TransientError("timeout")
-        raise refused(self.access, complaint)
+        raise refused(self.access, refusal)
 
     @property
     def _server(self) -> tuple[str, str | None, str | None]:

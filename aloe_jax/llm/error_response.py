@@ -44,7 +44,7 @@ class ErrorResponse(Exception):
 
     @classmethod
     def read(cls, status: int, headers: Mapping[str, str], content: bytes) -> ErrorResponse:
-        """The complaint in an answer of an error status, whatever its form: Google's, OpenAI's, FastAPI's, HTML."""
+        """The refusal in an answer of an error status, whatever its form: Google's, OpenAI's, FastAPI's, HTML."""
         body = load(content)
         if body is None:
             return cls(status, plain(content[: 1 << 16].decode("utf-8", "replace")), headers)
@@ -52,7 +52,7 @@ class ErrorResponse(Exception):
 
     @classmethod
     def of(cls, status: int, body: object, headers: Mapping[str, str] | None = None) -> ErrorResponse:
-        """The complaint in a body that was read as JSON."""
+        """The refusal in a body that was read as JSON."""
         inner = _inner(body)
         code = details = None
         fields: list[str] = []

@@ -57,28 +57,28 @@ def passing(status: int) -> bool:
     return status in _PASSING or (500 <= status < 600 and status not in _NEVER)
 
 
-def no_room(complaint: ErrorResponse) -> bool:
+def no_room(refusal: ErrorResponse) -> bool:
     """Whether the prompt and the longest reply do not fit into the model together."""
-    return complaint.status == 413 or complaint.code in _NO_ROOM_CODES or bool(_NO_ROOM.search(complaint.message))
+    return refusal.status == 413 or refusal.code in _NO_ROOM_CODES or bool(_NO_ROOM.search(refusal.message))
 
 
-def garbled(complaint: ErrorResponse) -> bool:
+def garbled(refusal: ErrorResponse) -> bool:
     """Whether the server has thrown its model's answer away because of its form."""
-    return complaint.code in _GARBLED
+    return refusal.code in _GARBLED
 
 
-def refused(access: Access, complaint: ErrorResponse) -> Exception:
+def refused(access: Access, refusal: ErrorResponse) -> Exception:
     """The exception for an answer with an error: a TransientError, a GarbledError or an AloeError."""
-    status, message = complaint.status, complaint.message
+    status, message = refusal.status, refusal.message
     # An account without credit answers 429, too, and will until somebody pays.
-    if complaint.code in _WITHOUT_CREDIT:
+    if refusal.code in _WITHOUT_CREDIT:
         return access.refusal(status, message)
-    if status <= 500 and status != 429 and no_room(complaint):  # what a gateway answers is about the way
+    if status <= 500 and status != 429 and no_room(refusal):  # what a gateway answers is about the way
         return access.no_room(status, message)
-    if garbled(complaint):
-        return GarbledError(f"{status} {complaint.code}", access.scrub(message))
+    if garbled(refusal):
+        return GarbledError(f"{status} {refusal.code}", access.scrub(message))
     if passing(status):
-        asked = retry_after(complaint.headers, complaint.details)
+        asked = retry_after(refusal.headers, refusal.details)
         return TransientError(phrase(status), asked, access.scrub(message))
     return access.refusal(status, message)
 

@@ -44,18 +44,18 @@ def error_within(body: Mapping[str, object]) -> None:
     error = body.get("error")
     if not error:
         return
-    complaint = ErrorResponse.of(200, body)
+    refusal = ErrorResponse.of(200, body)
     code = error.get("code") if isinstance(error, Mapping) else None
     if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
         code = int(code)
     if isinstance(code, int) and 400 <= code < 600:
-        complaint.status = code
-        raise complaint
+        refusal.status = code
+        raise refusal
     # A name that says that it is about the request stands for the status that belongs to it.
-    if complaint.code.startswith(_ABOUT_THE_REQUEST):
-        complaint.status = 400
-        raise complaint
-    raise TransientError("error in a reply", detail=complaint.message)
+    if refusal.code.startswith(_ABOUT_THE_REQUEST):
+        refusal.status = 400
+        raise refusal
+    raise TransientError("error in a reply", detail=refusal.message)
 
 
 def unreadable(what: str, body: object) -> TransientError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 from aloe_jax.data.settings import DataSettings, Replies
 from aloe_jax.models.settings import DType, ModelSettings
@@ -99,7 +98,7 @@ class TrainSettings(Section):
     @classmethod
     def _known(cls, stage: str) -> str:
         if stage not in STAGES:
-            raise PydanticCustomError("literal_error", f"Input should be {' or '.join(map(repr, STAGES))}")
+            raise ValueError(f"input should be {' or '.join(map(repr, STAGES))}, not {stage!r}")
         return stage
 
     @model_validator(mode="after")
