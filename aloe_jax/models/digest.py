@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 from jax import lax
 
 
-def weights_digest(params: Any, description: str = "") -> str:
+def weights_digest(params: object, description: str = "") -> str:
     """16 hex digits that change with any weight of a tree, with its type or place, and with `description`.
 
     The same on every mesh and in every process: each device sums a hash of (place, bits) over the weights that it

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 
-def not_finite(tree: Any) -> str | None:
+def not_finite(tree: object) -> str | None:
     """The dotted name of the first array of a tree that is not finite throughout; None where all are.
 
     Computed where the arrays are, in one pass over them; what comes to the host is a bool an array.
@@ -21,7 +19,7 @@ def not_finite(tree: Any) -> str | None:
 
 
 @jax.jit
-def _finite(tree: Any) -> Any:
+def _finite[T](tree: T) -> T:
     def whole(leaf: jax.Array) -> jax.Array:
         return jnp.isfinite(leaf).all() if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.bool_(True)
 

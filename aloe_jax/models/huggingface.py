@@ -8,7 +8,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models import generation
 from aloe_jax.models.short_card import short_card
 from aloe_jax.models.spec import LanguageModel, check_vocabulary
@@ -25,6 +26,9 @@ from aloe_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.files import as_path
 from aloe_jax.storage.replacing import Kind, replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # slow to import
 
 # What earlier versions wrote had no digests.json.
 KIND = Kind(
@@ -43,9 +47,9 @@ def save_pretrained(
     path: str | Path,
     max_shard_size: str | int = "5GB",
     dtype: str | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     card: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, JSON] | None = None,
 ) -> None:
     """Write a Hugging Face directory that transformers and other servers load.
 
@@ -91,7 +95,7 @@ def size_in_bytes(size: str | int) -> int:
     return value
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Indented JSON with a newline at the end."""
     path.write_text(json.dumps(values, indent=2) + "\n")
 

@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 import jax
@@ -22,7 +21,7 @@ from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_ti
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import Compute, LanguageModel, ModelSpec
-from aloe_jax.models.weights import Weight, nested, weight_sharding
+from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
 from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.integrity import DIGESTS, check, record
 
@@ -170,7 +169,7 @@ def _read_step(
     return model
 
 
-def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> Any:
+def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> Tree[jax.Array]:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that an item never has
@@ -185,7 +184,7 @@ def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> 
     return restored
 
 
-def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: Any) -> Any:
+def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: object) -> Tree[jax.ShapeDtypeStruct]:
     """Shapes, types and places of all parameters: what a restore is told to make."""
     here = SingleDeviceSharding(jax.devices()[0])
     places = nested({name: here if mesh is None else weight_sharding(w, mesh) for name, w in described.items()})
@@ -199,7 +198,7 @@ def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: Any) -
     )
 
 
-def check_shapes(stored: Any, expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def check_shapes(stored: object, expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Raise AloeError naming the first parameter that a model and a checkpoint's metadata disagree on."""
     found = {
         ".".join(str(key.key) for key in keys): tuple(leaf.shape)

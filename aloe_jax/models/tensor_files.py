@@ -8,7 +8,6 @@ import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import ml_dtypes
@@ -16,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models.values import shown
 from aloe_jax.storage import integrity
 
@@ -24,7 +24,12 @@ SINGLE = "model.safetensors"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # keys of all families that are read here
 ROWS = 4096  # of the two that are compared at once
 PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt", "*.ckpt")
-DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+DTYPES: dict[str, type[np.generic]] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Stored:
             self.mapping.madvise(mmap.MADV_DONTNEED, begin - page, high - low + page)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, JSON]:
     """The object in a JSON file. Raises AloeError naming the file."""
     try:
         values = json.loads(path.read_text())
@@ -105,12 +110,14 @@ def indexed(path: Path) -> dict[str, str]:
     found = read_json(file).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise AloeError(f"{file}: has no weight_map; copy it again")
+    files = {}
     for key, name in found.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
             raise AloeError(
                 f"{file}: places tensor {shown(key)} in {shown(name)}; expected a .safetensors file beside it"
             )
-    return found
+        files[key] = name
+    return files
 
 
 def other_head(path: Path) -> bool:

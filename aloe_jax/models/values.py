@@ -8,6 +8,8 @@ from typing import Any
 
 from aloe_jax.errors import AloeError
 
+Values = Mapping[str, Any]  # of a config.json: of any kind until the functions below have looked at them
+
 MOST_LAYERS = 10_000
 MOST = 2**31 - 1  # of any other size
 SIZES = (
@@ -24,7 +26,7 @@ NUMBERS = ("rms_norm_eps", "rope_theta")
 TABLES = ("rope_parameters", "rope_scaling")
 # Arithmetic of other families: the setting, and the values that mean it is not used. transformers ignores some of
 # them in a model_type that has no such arithmetic; a file that sets them is not of the model it says.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: dict[str, tuple[object, ...]] = {
     "quantization_config": (None,),
     "per_layer_config": (None, {}),
     "logit_scale": (None, 1.0),
@@ -35,7 +37,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def check(values: Mapping[str, Any], where: str) -> None:
+def check(values: Values, where: str) -> None:
     """Raise AloeError naming `where` and the first setting that is missing, of another kind, or not to be computed."""
     for key in SIZES:
         if key not in values:
@@ -59,14 +61,14 @@ def check(values: Mapping[str, Any], where: str) -> None:
     token_ids(values.get("eos_token_id"), "eos_token_id", where)
 
 
-def only(values: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]], where: str) -> None:
+def only(values: Values, neutral: Mapping[str, tuple[object, ...]], where: str) -> None:
     """Raise AloeError naming the first setting whose value is not one of those that can be computed."""
     for key, supported in neutral.items():
         if values.get(key, supported[0]) not in supported:
             raise AloeError(f"{where}: {key} is {shown(values[key])}; supported: {_listed(supported)}")
 
 
-def size(value: Any, key: str, where: str) -> int:
+def size(value: object, key: str, where: str) -> int:
     """A positive whole number that is no larger than such a size can be."""
     most = MOST_LAYERS if key == "num_hidden_layers" else MOST
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -76,7 +78,7 @@ def size(value: Any, key: str, where: str) -> int:
     return value
 
 
-def number(value: Any, key: str, where: str) -> float:
+def number(value: object, key: str, where: str) -> float:
     """A positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise AloeError(f"{where}: a setting is of the wrong kind ({key} is {shown(value)}, expected a number)")
@@ -88,7 +90,7 @@ def number(value: Any, key: str, where: str) -> float:
         raise AloeError(f"{where}: {key} is {shown(value)}; expected a positive number") from None
 
 
-def token_id(value: Any, key: str, where: str) -> int | None:
+def token_id(value: object, key: str, where: str) -> int | None:
     """The id of a token, or none. A negative one, as some old files have, is none."""
     if value is None:
         return None
@@ -97,14 +99,14 @@ def token_id(value: Any, key: str, where: str) -> int | None:
     return value if value >= 0 else None
 
 
-def token_ids(value: Any, key: str = "eos_token_id", where: str = "config.json") -> tuple[int, ...]:
+def token_ids(value: object, key: str = "eos_token_id", where: str = "config.json") -> tuple[int, ...]:
     """Token ids as config.json and generation_config.json write them: none, one or a list."""
     given = value if isinstance(value, list | tuple) else [value]
     found = [token_id(one, key, where) for one in given]
     return tuple(dict.fromkeys(one for one in found if one is not None))
 
 
-def rope(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def rope(values: Values, where: str) -> Values:
     """All of RoPE in one table: of transformers 5, which has rope_parameters, and of 4, which has rope_scaling.
 
     Where both are given, both versions go by rope_scaling. rope_theta beside them holds where the table has none.
@@ -121,11 +123,11 @@ def rope(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return scaling or parameters
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in a message, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _listed(values: tuple[Any, ...]) -> str:
+def _listed(values: tuple[object, ...]) -> str:
     return ", ".join("none" if value is None else repr(value) for value in values)

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -85,7 +84,7 @@ def only_lead_tells() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def from_lead(value: Any) -> Any:
+def from_lead[T](value: T) -> T:
     """The lead's arrays in every process; shapes and types must agree already."""
     return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
 
@@ -109,12 +108,6 @@ def lead_checks(check: Callable[[], None]) -> None:
     message_of_lead = bytes(np.asarray(from_lead(message))).rstrip(b"\0").decode(errors="replace")
     if message_of_lead:
         raise raised or AloeError(message_of_lead)
-
-
-def wait_for_all(what: str) -> None:
-    """Go on when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
 
 
 def preempted(step: int) -> bool:
@@ -145,7 +138,8 @@ def place(batch: dict[str, np.ndarray], mesh: Mesh, rows: int | None = None) -> 
         if jax.process_count() == 1:
             return jax.device_put(values, where)
 
-        def part(index: Any) -> np.ndarray:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(shape[0])
             return values[start - first : stop - first]
 

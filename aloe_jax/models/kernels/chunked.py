@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ STRIP = 128  # keys
 HIDDEN = -1e30  # a score that softmax turns into 0
 
 Place = tuple[jax.Array, jax.Array] | None  # positions int [B,T] and the window in them
+# Query, key, value, end, place, output and log-sum-exp.
+Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Place, jax.Array, jax.Array]
 
 
 def interval_attention(
@@ -159,7 +161,7 @@ class _Keyring:
 
 def _forward(
     block: int, strip: int, query: jax.Array, key: jax.Array, value: jax.Array, end: jax.Array, place: Place
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Saved]:
     """-> [B,T,N,H], and what the backward pass needs: all inputs, the output, the log-sum-exp [B*C,K,G*Q]."""
     keyring = _Keyring(block, strip, key, value, end, place)
     batch, blocks, heads = end.shape[0], end.shape[1] // block, key.shape[2]
@@ -195,7 +197,7 @@ def _forward(
     return out, (query, key, value, end, place, out, lse)
 
 
-def _backward(block: int, strip: int, saved: Any, cotangent: jax.Array) -> tuple[Any, ...]:
+def _backward(block: int, strip: int, saved: Saved, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
     """Gradients to query, key and value.
 
     Those to keys and values grow as [H,S]: products [H,Q] x [Q,S] read the weights as they lie, where [S,Q] x [Q,H]
@@ -225,10 +227,13 @@ def _backward(block: int, strip: int, saved: Any, cotangent: jax.Array) -> tuple
             d_value = _product("khq,kqs->khs", pull_turned, weights.astype(query.dtype))
             return _product("kqs,ksh->kqh", d_scores, keys.key), (d_key, d_value)
 
-        def grow(sums: Sums, start: jax.Array, more: Sums) -> Any:
+        def grow(sums: Sums, start: jax.Array, more: Sums) -> Sums:
             at = (row, 0, 0, start)
-            grown = (lax.dynamic_slice(x, at, (1, *part.shape)) + part for x, part in zip(sums, more, strict=True))
-            return tuple(lax.dynamic_update_slice(x, part, at) for x, part in zip(sums, grown, strict=True))
+
+            def one(x: jax.Array, part: jax.Array) -> jax.Array:
+                return lax.dynamic_update_slice(x, lax.dynamic_slice(x, at, (1, *part.shape)) + part, at)
+
+            return one(sums[0], more[0]), one(sums[1], more[1])
 
         def add(strip: jax.Array, state: tuple[jax.Array, Sums]) -> tuple[jax.Array, Sums]:
             start, keys = keyring.of_strip(row, number, strip)

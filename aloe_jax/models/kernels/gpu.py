@@ -24,6 +24,9 @@ from aloe_jax.models.kernels.sharded import over_mesh
 SMALLEST = 16  # of a side of a matrix product
 WIDE = 256  # bytes of a head; wider ones take smaller blocks, which keeps a program's shared memory under 100 KiB
 
+# Query, key, value, mask, output and normaliser.
+Saved = tuple[jax.Array, jax.Array, jax.Array, Mask, jax.Array, jax.Array]
+
 
 def interval_attention(
     query: jax.Array,
@@ -81,13 +84,13 @@ def _attention(
 
 def _forward(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, scale: float, block: int, interpret: bool
-) -> tuple[jax.Array, tuple]:
+) -> tuple[jax.Array, Saved]:
     out, normaliser = forward(query, key, value, mask, scale, block, interpret)
     return out, (query, key, value, mask, out, normaliser)
 
 
 def _backward(
-    scale: float, block: int, interpret: bool, kept: tuple, d_out: jax.Array
+    scale: float, block: int, interpret: bool, kept: Saved, d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     query, key, value, mask, out, normaliser = kept
     return *backward(query, key, value, mask, out, normaliser, d_out, scale, block, interpret), None

@@ -19,7 +19,7 @@ from jax.experimental.pallas import triton
 
 from aloe_jax.models.kernels.schedule import Lists, Mask, block_kinds, lists
 
-Ref = Any  # a row, or a block of one, in a GPU's memory
+Ref = Any  # a row, or a block of one, in a GPU's memory: Pallas has no public type for it
 HIDDEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: the difference of two such scores is a number
 PARAMETERS = triton.CompilerParams(num_warps=4, num_stages=2)
 
@@ -126,7 +126,7 @@ def _mask_specs(mask: Mask, todo: Lists) -> list[pl.BlockSpec]:
     return [*listed, row] if mask.window is None else [*listed, row, row, pl.BlockSpec((1,), lambda i, n, b: (0,))]
 
 
-def _visit(listed: Ref, counts: Ref, add: Callable[[bool, Any, Any], Any], sums: Any) -> Any:
+def _visit[S](listed: Ref, counts: Ref, add: Callable[[bool, jax.Array, S], S], sums: S) -> S:
     """`sums` after add(masked, minor block, sums) for every block of the list."""
     whole, seen = counts[0], counts[1]
     sums = lax.fori_loop(0, whole, lambda at, sums: add(False, listed[at], sums), sums)
@@ -143,7 +143,7 @@ def _hide(scores: jax.Array, q: jax.Array, k: jax.Array, mask: list[Ref]) -> jax
     return jnp.where(seen, scores, HIDDEN)
 
 
-def _tokens(block: Any, size: int) -> jax.Array:
+def _tokens(block: jax.Array, size: int) -> jax.Array:
     return block * size + jnp.arange(size, dtype=jnp.int32)
 
 
@@ -153,7 +153,9 @@ def _forward_kernel(query: Ref, key: Ref, value: Ref, listed: Ref, counts: Ref, 
     block, size = queries.shape
     mine = _tokens(pl.program_id(0), block)
 
-    def add(masked: bool, minor: Any, sums: Any) -> Any:
+    def add(
+        masked: bool, minor: jax.Array, sums: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         top, total, mixed = sums
         there = pl.ds(minor * block, block)
         score = dot(queries, key[there, :], RIGHT_TURNED) * (scale * LOG2_E)  # [queries, keys]
@@ -189,7 +191,7 @@ def _query_kernel(
     block, size = queries.shape
     mine = _tokens(pl.program_id(0), block)
 
-    def add(masked: bool, minor: Any, total: Any) -> Any:
+    def add(masked: bool, minor: jax.Array, total: jax.Array) -> jax.Array:
         there = pl.ds(minor * block, block)
         keys = key[there, :]
         score = dot(queries, keys, RIGHT_TURNED) * (scale * LOG2_E)  # [queries, keys]
@@ -220,8 +222,10 @@ def _key_kernel(
     block, size = keys.shape
     mine = _tokens(pl.program_id(0), block)
 
-    def of_head(member: Any, sums: Any) -> Any:
-        def add(masked: bool, minor: Any, sums: Any) -> Any:
+    Sums = tuple[jax.Array, jax.Array]  # of key and of value
+
+    def of_head(member: jax.Array, sums: Sums) -> Sums:
+        def add(masked: bool, minor: jax.Array, sums: Sums) -> Sums:
             sum_key, sum_value = sums
             there = pl.ds(minor * block, block)
             queries, d_outs = query[there, member, :], d_out[there, member, :]

@@ -22,6 +22,9 @@ LANES = 128  # heads are padded to a multiple of this
 BLOCKS = (512, 384, 256, 128)  # tokens; more would not fit the 16 MiB of vector memory that a kernel has on all chips
 STEP = 256**2  # pairs of a block that cost about as much as beginning the next block; an estimate
 
+# Query, key, value, mask, output and normaliser.
+Saved = tuple[jax.Array, jax.Array, jax.Array, Mask, jax.Array, jax.Array]
+
 
 def interval_attention(
     query: jax.Array,
@@ -84,13 +87,13 @@ def _attention(
 
 def _forward(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, scale: float, block: int, interpret: bool
-) -> tuple[jax.Array, tuple]:
+) -> tuple[jax.Array, Saved]:
     out, normaliser = forward(query, key, value, mask, scale, block, interpret)
     return out, (query, key, value, mask, out, normaliser)
 
 
 def _backward(
-    scale: float, block: int, interpret: bool, kept: tuple, d_out: jax.Array
+    scale: float, block: int, interpret: bool, kept: Saved, d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     query, key, value, mask, out, normaliser = kept
     return *backward(query, key, value, mask, out, normaliser, d_out, scale, block, interpret), None

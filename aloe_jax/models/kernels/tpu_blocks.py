@@ -17,7 +17,8 @@ from jax.experimental import pallas as pl
 
 from aloe_jax.models.kernels.schedule import Mask, Visits
 
-Ref = Any  # a block in fast memory
+Ref = Any  # a block in fast memory: Pallas has no public type for it
+Index = jax.Array | int
 HIDDEN = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: the difference of two such scores is a number
 
 dot = partial(lax.dot_general, preferred_element_type=jnp.float32)
@@ -40,13 +41,14 @@ def scalars(todo: Visits, mask: Mask) -> list[jax.Array]:
 
 
 # Grid indices and scalar references -> row, query head, key head, query block, key block.
-Locate = Callable[..., tuple[Any, Any, Any, Any, Any]]
+Blocks = tuple[Index, Index, Index, Index, Index]
+Locate = Callable[..., Blocks]
 
 
 def by_query(group: int) -> Locate:
     """Grid (query heads, visits): the major block is of queries; `group` query heads read a key head."""
 
-    def locate(head: Any, visit: Any, row: Ref, major: Ref, minor: Ref, *_: Ref) -> tuple[Any, Any, Any, Any, Any]:
+    def locate(head: Index, visit: Index, row: Ref, major: Ref, minor: Ref, *_: Ref) -> Blocks:
         return row[visit], head, head // group, major[visit], minor[visit]
 
     return locate
@@ -55,9 +57,7 @@ def by_query(group: int) -> Locate:
 def by_key(group: int) -> Locate:
     """Grid (key heads, visits, query heads of a key head): the major block is of keys."""
 
-    def locate(
-        head: Any, visit: Any, member: Any, row: Ref, major: Ref, minor: Ref, *_: Ref
-    ) -> tuple[Any, Any, Any, Any, Any]:
+    def locate(head: Index, visit: Index, member: Index, row: Ref, major: Ref, minor: Ref, *_: Ref) -> Blocks:
         return row[visit], head * group + member, head, minor[visit], major[visit]
 
     return locate
@@ -75,7 +75,7 @@ class Specs(NamedTuple):
 def specs(locate: Locate, block: int, size: int, mask: Mask) -> Specs:
     """Blocks of `block` tokens and heads of `size`, where `locate` says."""
 
-    def spec(shape: tuple[int | None, ...], at: Callable[..., tuple]) -> pl.BlockSpec:
+    def spec(shape: tuple[int | None, ...], at: Callable[..., tuple[Index, ...]]) -> pl.BlockSpec:
         return pl.BlockSpec(shape, lambda *indices: at(*locate(*indices)))
 
     column = spec((None, block, 1), lambda row, n, k, queries, keys: (row, keys, 0))
@@ -89,7 +89,7 @@ def specs(locate: Locate, block: int, size: int, mask: Mask) -> Specs:
 
 
 def scores(
-    query: Ref, key: Ref, hidden: list[Ref], window: Ref, scale: float, blocks: tuple[Any, Any], masked: bool
+    query: Ref, key: Ref, hidden: list[Ref], window: Ref, scale: float, blocks: tuple[Index, Index], masked: bool
 ) -> jax.Array:
     """Scaled scores of one block, float32 [keys, queries]; `blocks` are the indices of its queries and its keys.
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,15 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.checkpoint_directory import ITEMS, KIND, SETTINGS, items
 from aloe_jax.models.maxtext.families import stretch
 from aloe_jax.models.maxtext.shape import MaxTextShape
-from aloe_jax.models.weights import Weight, weight_sharding
+from aloe_jax.models.weights import Tree, Weight, weight_sharding
 from aloe_jax.storage import integrity
 from aloe_jax.storage.copies import uploading
 from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.replacing import check_replaceable, replacing
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import PyTreeCheckpointer
+    from transformers import PreTrainedTokenizerBase  # slow to import
 
 # Settings of MaxText's with which Llama 3.1's RoPE is stretched as MaxText itself does.
 STRETCHED = SimpleNamespace(rope_use_scale=True, rope_factor=40, original_max_position_embeddings=4096)
@@ -64,7 +68,7 @@ def save(
     weights: Mapping[str, jax.Array],
     path: str | Path,
     dtype: str,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     card: str = "",
 ) -> None:
     """Write `path`/0/items, which MaxText reads by load_parameters_path, with the settings to read it by beside it.
@@ -110,7 +114,7 @@ def arguments(shape: MaxTextShape, dtype: str, checkpoint: str) -> list[str]:
     return [f"{key}={_written(value)}" for key, value in told.items()] + [f"load_parameters_path={checkpoint}"]
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     return f"[{','.join(map(_written, value))}]" if isinstance(value, tuple) else str(value)
 
 
@@ -144,7 +148,7 @@ def _said(shape: tuple[int, ...] | None, otherwise: str) -> str:
     return otherwise if shape is None else str(list(shape))
 
 
-def _advice(found: Mapping[str, Any], described: Mapping[str, Weight]) -> str:
+def _advice(found: Mapping[str, Keys], described: Mapping[str, Weight]) -> str:
     """What to set when the weights of a checkpoint are not the model's."""
     there, here = (any(re.match(r"decoder\.\w*layers_\d+\.", name) for name in names) for names in (found, described))
     if there != here:
@@ -157,7 +161,7 @@ def _advice(found: Mapping[str, Any], described: Mapping[str, Weight]) -> str:
 def _restore(place: Path, keys: Mapping[str, Keys], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     import orbax.checkpoint as ocp
 
-    abstract: dict[str, Any] = {}
+    abstract: Tree[jax.ShapeDtypeStruct] = {}
     for name, shape in wanted.items():
         _put(abstract, keys[name], shape)
     restore = ocp.args.PyTreeRestore(
@@ -168,20 +172,20 @@ def _restore(place: Path, keys: Mapping[str, Keys], wanted: Mapping[str, jax.Sha
     return {name: _at(tree, keys[name]) for name in wanted}
 
 
-def _checkpointer() -> Any:
+def _checkpointer() -> PyTreeCheckpointer:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of metadata that a tree never has
     return ocp.PyTreeCheckpointer()
 
 
-def _put(tree: dict[str, Any], keys: Keys, value: Any) -> None:
+def _put[T](tree: Tree[T], keys: Keys, value: T) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
     tree[keys[-1]] = value
 
 
-def _at(tree: Any, keys: Keys) -> Any:
+def _at[T](tree: Tree[T], keys: Keys) -> T:
     for key in keys:
         tree = tree[key]
     return tree
@@ -196,7 +200,7 @@ def _write(
     place: Path,
     final: Path,
     dtype: str,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
     card: str,
 ) -> None:
     from orbax.checkpoint import v1 as ocp
@@ -204,7 +208,7 @@ def _write(
     kinds = shape.skeleton().collections
     keys = {name: (PLACE[0], kinds[name], *name.split(".")) for name in shape.weights()}
     values = {name: value.astype(dtype) for name, value in weights.items()}
-    tree: dict[str, Any] = {}
+    tree: Tree[jax.Array] = {}
     for name, value in values.items():
         _put(tree, keys[name], value)
     logging.getLogger("absl").setLevel(logging.ERROR)

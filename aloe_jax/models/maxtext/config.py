@@ -5,21 +5,15 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.maxtext.families import FAMILIES, MaxTextFamily, interleaved, stretch
+from aloe_jax.json_value import JSON
+from aloe_jax.models.maxtext.families import FAMILIES, Config, MaxTextFamily, Settings, interleaved, stretch
 from aloe_jax.models.maxtext.shape import MaxTextShape
-from aloe_jax.models.values import check, rope, shown, token_id, token_ids
-
-FAMILY_OF_BLOCK = {
-    "llama2": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3_moe", "mixtral": "mixtral",
-    "gemma2": "gemma2", "gemma3": "gemma3_text", "olmo3": "olmo3",
-}  # fmt: skip
-
+from aloe_jax.models.values import Values, check, rope, shown, token_id, token_ids
 
 # What two models of one family and size must agree on to compute the same.
-TOLD: tuple[Callable[[Any], Any], ...] = (
+TOLD: tuple[Callable[[Config], object], ...] = (
     *(operator.attrgetter(name) for name in (
         "use_qk_norm", "attention_bias", "norm_topk_prob", "mlp_activations", "use_post_attn_norm", "use_post_ffw_norm",
         "sliding_window_size", "attn_logits_soft_cap", "final_logits_soft_cap", "rope_max_timescale",
@@ -30,9 +24,7 @@ TOLD: tuple[Callable[[Any], Any], ...] = (
 )  # fmt: skip
 
 
-def read_config[S: MaxTextShape](
-    cls: type[S], values: Mapping[str, Any], where: str, overrides: Mapping[str, Any]
-) -> S:
+def read_config[S: MaxTextShape](cls: type[S], values: Values, where: str, overrides: Values) -> S:
     """The shape that a config.json describes, of transformers 4 or 5, with `overrides` of how it is computed.
 
     Raises AloeError naming `where` and the setting when the family is not one of families.py, or MaxText's arithmetic
@@ -44,19 +36,19 @@ def read_config[S: MaxTextShape](
             f"{where}: model_type is {shown(kind)}; of these MaxText models are read: {', '.join(FAMILIES)}"
         )
     family = FAMILIES[kind]
-    plain = {"partial_rotary_factor": 1.0, **({} if kind.startswith("gemma") else {"hidden_act": "silu"})}
+    plain = {"partial_rotary_factor": 1.0} | ({} if "hidden_activation" in family.absent else {"hidden_act": "silu"})
     for key, only in {**plain, **family.absent}.items():
         if values.get(key, only) not in (only, None):
             raise AloeError(f"{where}: {key} is {shown(values[key])}; supported: {only!r}")
     check(values, where)
-    for key in () if kind == "llama" else ("num_key_value_heads", "rms_norm_eps"):
-        if key not in values:  # what an absent one means differs from family to family
+    for key in family.required:
+        if key not in values:
             raise AloeError(f"{where}: the key {key} is missing")
     try:
         heads = values["num_attention_heads"]
         size = values.get("head_dim") or values["hidden_size"] // heads
         values = {**values, "head_dim": size}
-        settings: dict[str, Any] = {
+        settings: Settings = {
             "vocab_size": values["vocab_size"],
             "base_emb_dim": values["hidden_size"],
             "base_mlp_dim": values["intermediate_size"],
@@ -67,8 +59,8 @@ def read_config[S: MaxTextShape](
             "max_position_embeddings": values["max_position_embeddings"],
             "normalization_layer_epsilon": float(values.get("rms_norm_eps", 1e-6)),
             "rope_max_timescale": _theta(values, family, where),
-            "logits_via_embedding": bool(values.get("tie_word_embeddings", kind.startswith("gemma"))),
-            "normalize_embedding_logits": kind.startswith("gemma"),
+            "logits_via_embedding": bool(values.get("tie_word_embeddings", family.scaled_embedding)),
+            "normalize_embedding_logits": family.scaled_embedding,
         }
         settings |= family.reads(values, where)
     except KeyError as error:
@@ -91,7 +83,7 @@ def read_config[S: MaxTextShape](
     )
 
 
-def write_config(shape: MaxTextShape) -> dict[str, Any]:
+def write_config(shape: MaxTextShape) -> dict[str, JSON]:
     """The content of a config.json that transformers 4 and 5 read as this model."""
     family, config = family_to_write(shape), shape.resolved
     theta = float(config.rope_max_timescale)
@@ -122,7 +114,7 @@ def write_config(shape: MaxTextShape) -> dict[str, Any]:
     }
     if "hidden_activation" in own:
         written["hidden_act"] = own["hidden_activation"]
-    if shape.family == "gemma2":
+    if family.query_scale:
         written["query_pre_attn_scalar"] = shape.query_scale or config.head_dim
     return written
 
@@ -139,7 +131,8 @@ def family_to_write(shape: MaxTextShape) -> MaxTextFamily:
 
 def family_of(shape: MaxTextShape) -> str | None:
     """The `model_type` of a model by name, None where none is written or its settings are those of no such model."""
-    kind = FAMILY_OF_BLOCK.get(str(shape.resolved.decoder_block.value))
+    block = str(shape.resolved.decoder_block.value)
+    kind = next((kind for kind, family in FAMILIES.items() if family.block == block), None)
     if kind is None:
         return None
     made = dataclasses.replace(shape, family=kind)
@@ -150,7 +143,7 @@ def family_of(shape: MaxTextShape) -> str | None:
     return kind if all(told(again) == told(shape.resolved) for told in TOLD) else None
 
 
-def _theta(values: Mapping[str, Any], family: MaxTextFamily, where: str) -> int:
+def _theta(values: Values, family: MaxTextFamily, where: str) -> int:
     table = rope(values, where)
     theta = table.get("rope_theta") or values.get("rope_theta", family.theta)
     if isinstance(table.get("full_attention"), Mapping):

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from aloe_jax.models.maxtext import checkpoints, internals
 from aloe_jax.models.maxtext.config import family_of, family_to_write, read_config, write_config
 from aloe_jax.models.maxtext.kernels import NAMES, why_not
 from aloe_jax.models.maxtext.layers import apart
-from aloe_jax.models.maxtext.shape import MaxTextShape
+from aloe_jax.models.maxtext.shape import MaxTextShape, Setting
 from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
 from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
@@ -38,6 +38,7 @@ from aloe_jax.models.spec import (
     named_parameters,
 )
 from aloe_jax.models.tensor_files import read_json
+from aloe_jax.models.values import Values
 from aloe_jax.models.weights import Weight, nested
 from aloe_jax.parallel.mesh import constrain
 
@@ -70,13 +71,13 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         return dataclasses.replace(spec, family=family_of(spec))
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Values) -> Self:
         """See ModelSpec."""
         return cls(**{key: value for key, value in values.items() if key != "backend"})
 
     @classmethod
     def from_huggingface(
-        cls, values: Mapping[str, Any], where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Values, where: str = "config.json", overrides: Mapping[str, JSON] | None = None
     ) -> Self:
         """See ModelSpec."""
         return read_config(cls, values, where, overrides or {})
@@ -87,11 +88,11 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         spec = cls.from_huggingface(read_json(path / "config.json"), str(path / "config.json"), overrides)
         return generation.with_settings(spec, generation.read(path))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """See ModelSpec."""
         return {"backend": self.backend, **dataclasses.asdict(self)}
 
-    def to_huggingface(self) -> dict[str, Any]:
+    def to_huggingface(self) -> dict[str, JSON]:
         """See ModelSpec."""
         return write_config(self)
 
@@ -243,7 +244,7 @@ class MaxTextDecoder(LanguageModel):
         return states
 
     def _skeleton(self, unrolled: bool = False) -> internals.Skeleton:
-        compute: dict[str, Any] = {
+        compute: dict[str, Setting] = {
             "dtype": self.compute.dtype,
             "remat_policy": REMAT[self.compute.remat],
             "attention": NAMES[self.compute.attention],
@@ -271,7 +272,7 @@ def _mesh(parameters: Parameters) -> Mesh:
     return internals.lone_mesh()
 
 
-def _dict(values: Mapping[str, Any]) -> Any:
+def _dict(values: Parameters) -> nnx.Dict[nnx.Param[jax.Array]]:
     return nnx.Dict(
         {name: _dict(value) if isinstance(value, Mapping) else nnx.Param(value) for name, value in values.items()}
     )

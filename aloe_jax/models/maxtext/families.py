@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.values import rope
+from aloe_jax.json_value import JSON
+from aloe_jax.models.values import Values, rope
 
-Values = Mapping[str, Any]  # of a config.json
 Settings = dict[str, Any]  # of MaxText
+Config = Any  # all of its settings, resolved: an object that it makes of a table of some 700, without a type
 
 LAYER = "model.layers.{layer}."
 
@@ -102,18 +103,22 @@ class MaxTextFamily:
     title: str
     architecture: str  # the class of transformers
     base: str  # the MaxText model whose settings its own start from
+    block: str  # MaxText's decoder_block
     names: Mapping[str, tuple[str, Layout]]
     top: Mapping[str, tuple[str, Layout]] = field(default_factory=lambda: TOP)
     absent: Values = field(default_factory=dict)  # settings of config.json, with the only value that can be computed
     reads: Callable[[Values, str], Settings] = lambda values, where: {}
-    writes: Callable[[Any], dict[str, Any]] = lambda config: {}
+    writes: Callable[[Config], dict[str, JSON]] = lambda config: {}
     theta: float = 10_000.0  # what an absent rope_theta means
+    required: tuple[str, ...] = ("num_key_value_heads", "rms_norm_eps")  # whose absence means another value in each
+    scaled_embedding: bool = False  # the embedding is stored times √D, and is the head unless config.json denies it
+    query_scale: bool = False  # config.json has query_pre_attn_scalar, which is part of the weights here
 
 
 # ---------------------------------------------------------------- RoPE, windows, experts
 
 
-def _kind(table: Mapping[str, Any]) -> Any:
+def _kind(table: Values) -> object:
     return table.get("rope_type", table.get("type", "default"))
 
 
@@ -140,12 +145,12 @@ def _llama(values: Values, where: str) -> Settings:
     return settings
 
 
-def interleaved(config: Any) -> bool:
+def interleaved(config: Config) -> bool:
     """Whether the halves of a head alternate, as MaxText has it for Llama 3.1."""
     return config.model_name.startswith("llama3.1") or config.rope_type.lower().startswith("llama3.1")
 
 
-def stretch(config: Any) -> tuple[float, float, float, int] | None:
+def stretch(config: Config) -> tuple[float, float, float, int] | None:
     """Llama 3.1's stretched RoPE: factor, low, high, original length; None: not stretched.
 
     They are held in settings that MaxText has for YaRN, whose defaults mean the one choice that MaxText itself has.
@@ -157,7 +162,7 @@ def stretch(config: Any) -> tuple[float, float, float, int] | None:
     return (config.rope_factor, config.beta_slow, config.beta_fast, config.original_max_position_embeddings)
 
 
-def _llama_out(config: Any) -> dict[str, Any]:
+def _llama_out(config: Config) -> dict[str, JSON]:
     table: dict[str, Any] = {"rope_type": "default"}
     stretched = stretch(config)
     if stretched is not None:
@@ -208,7 +213,7 @@ def _qwen3_moe(values: Values, where: str) -> Settings:
     return {**_qwen3(values, where), **settings, "norm_topk_prob": bool(values.get("norm_topk_prob", False))}
 
 
-def _qwen3_moe_out(config: Any) -> dict[str, Any]:
+def _qwen3_moe_out(config: Config) -> dict[str, JSON]:
     return {
         "num_experts": config.num_experts,
         "num_local_experts": config.num_experts,
@@ -226,7 +231,7 @@ def _mixtral(values: Values, where: str) -> Settings:
     return {**_without_windows(values, where), **_routed(values, "num_local_experts", "intermediate_size")}
 
 
-def _mixtral_out(config: Any) -> dict[str, Any]:
+def _mixtral_out(config: Config) -> dict[str, JSON]:
     return {"num_local_experts": config.num_experts, "num_experts_per_tok": config.num_experts_per_tok,
             "sliding_window": None}  # fmt: skip
 
@@ -242,7 +247,7 @@ def _pattern(values: Values, where: str, cycle: int) -> int:
     return int(values["sliding_window"])
 
 
-def _layer_types(config: Any, cycle: int, layers: int) -> dict[str, Any]:
+def _layer_types(config: Config, cycle: int, layers: int) -> dict[str, Any]:
     kinds = ["full_attention" if (at + 1) % cycle == 0 else "sliding_attention" for at in range(layers)]
     return {"layer_types": kinds, "sliding_window": config.sliding_window_size}
 
@@ -259,7 +264,7 @@ def _gemma2(values: Values, where: str) -> Settings:
     }
 
 
-def _gemma2_out(config: Any) -> dict[str, Any]:
+def _gemma2_out(config: Config) -> dict[str, JSON]:
     return {
         "num_hidden_layers": 2 * config.num_decoder_layers,
         **_layer_types(config, 2, 2 * config.num_decoder_layers),
@@ -272,8 +277,8 @@ def _gemma2_out(config: Any) -> dict[str, Any]:
 def _gemma3(values: Values, where: str) -> Settings:
     table = rope(values, where)
     if not isinstance(table.get("full_attention"), Mapping):  # transformers 4: the windows' own, the others' scaled
-        full: Mapping[str, Any] = {**table, "rope_theta": values.get("rope_theta", 1_000_000.0)}
-        local: Mapping[str, Any] = {"rope_theta": values.get("rope_local_base_freq", 10_000.0)}
+        full: Values = {**table, "rope_theta": values.get("rope_theta", 1_000_000.0)}
+        local: Values = {"rope_theta": values.get("rope_local_base_freq", 10_000.0)}
     else:
         full, local = table["full_attention"], table["sliding_attention"]
     kind = _kind(full)
@@ -295,7 +300,7 @@ def _gemma3(values: Values, where: str) -> Settings:
     }
 
 
-def _gemma3_out(config: Any) -> dict[str, Any]:
+def _gemma3_out(config: Config) -> dict[str, JSON]:
     full: dict[str, Any] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
     if config.rope_linear_scaling_factor != 1.0:
         full |= {"rope_type": "linear", "factor": config.rope_linear_scaling_factor}
@@ -347,7 +352,7 @@ def _olmo3(values: Values, where: str) -> Settings:
     }
 
 
-def _olmo3_out(config: Any) -> dict[str, Any]:
+def _olmo3_out(config: Config) -> dict[str, JSON]:
     plain: dict[str, Any] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
     full = plain
     if config.rope_type.lower().endswith("yarn"):
@@ -370,41 +375,42 @@ def _olmo3_out(config: Any) -> dict[str, Any]:
 LLAMA = attention(Layout(1, interleaved=True, scale="query_root"), Layout(1, interleaved=True))
 FAMILIES: dict[str, MaxTextFamily] = {
     "llama": MaxTextFamily(
-        "Llama", "LlamaForCausalLM", "llama3.1-8b", {**NORMS, **LLAMA, **MLP},
-        absent={"attention_bias": False, "mlp_bias": False}, reads=_llama, writes=_llama_out,
+        "Llama", "LlamaForCausalLM", "llama3.1-8b", "llama2", {**NORMS, **LLAMA, **MLP},
+        absent={"attention_bias": False, "mlp_bias": False}, reads=_llama, writes=_llama_out, required=(),
     ),
     "qwen2": MaxTextFamily(
-        "Qwen 2.5", "Qwen2ForCausalLM", "qwen2.5-7b", {**NORMS, **attention(), **BIASES, **MLP},
+        "Qwen 2.5", "Qwen2ForCausalLM", "qwen2.5-7b", "qwen2", {**NORMS, **attention(), **BIASES, **MLP},
         reads=_qwen2, writes=lambda config: {"use_sliding_window": False},
     ),
     "qwen3": MaxTextFamily(
-        "Qwen 3", "Qwen3ForCausalLM", "qwen3-8b", {**NORMS, **attention(), **QK_NORMS, **MLP},
+        "Qwen 3", "Qwen3ForCausalLM", "qwen3-8b", "qwen3", {**NORMS, **attention(), **QK_NORMS, **MLP},
         absent={"attention_bias": False}, reads=_qwen3,
         writes=lambda config: {"use_sliding_window": False, "attention_bias": False},
     ),
     "qwen3_moe": MaxTextFamily(
-        "Qwen 3 MoE", "Qwen3MoeForCausalLM", "qwen3-30b-a3b",
+        "Qwen 3 MoE", "Qwen3MoeForCausalLM", "qwen3-30b-a3b", "qwen3_moe",
         {**NORMS, **attention(), **QK_NORMS, **experts("moe_block", "mlp", ("gate_proj", "up_proj", "down_proj"))},
         absent={"attention_bias": False}, reads=_qwen3_moe, writes=_qwen3_moe_out,
     ),
     "mixtral": MaxTextFamily(
-        "Mixtral", "MixtralForCausalLM", "mixtral-8x7b",
+        "Mixtral", "MixtralForCausalLM", "mixtral-8x7b", "mixtral",
         {**NORMS, **attention(FOLDED), **experts("MoeBlock_0", "block_sparse_moe", ("w1", "w3", "w2"))},
         reads=_mixtral, writes=_mixtral_out, theta=1_000_000.0,
     ),
     "gemma2": MaxTextFamily(
-        "Gemma 2", "Gemma2ForCausalLM", "gemma2-2b", {**gemma_norms(), **attention(FOLDED), **MLP}, GEMMA_TOP,
+        "Gemma 2", "Gemma2ForCausalLM", "gemma2-2b", "gemma2", {**gemma_norms(), **attention(FOLDED), **MLP}, GEMMA_TOP,
         absent={"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"}, reads=_gemma2, writes=_gemma2_out,
+        scaled_embedding=True, query_scale=True,
     ),
     "gemma3_text": MaxTextFamily(
-        "Gemma 3", "Gemma3ForCausalLM", "gemma3-4b",
+        "Gemma 3", "Gemma3ForCausalLM", "gemma3-4b", "gemma3",
         {**gemma_norms(), **attention(),
          **{name: (theirs, Layout(plus=1.0)) for name, (theirs, _) in QK_NORMS.items()}, **MLP}, GEMMA_TOP,
         absent={"attention_bias": False, "hidden_activation": "gelu_pytorch_tanh"}, reads=_gemma3, writes=_gemma3_out,
-        theta=1_000_000.0,
+        theta=1_000_000.0, scaled_embedding=True,
     ),
     "olmo3": MaxTextFamily(
-        "OLMo 3", "Olmo3ForCausalLM", "olmo3-7b",
+        "OLMo 3", "Olmo3ForCausalLM", "olmo3-7b", "olmo3",
         {"post_self_attention_layer_norm.scale": (LAYER + "post_attention_layernorm.weight", SAME),
          "post_mlp_layer_norm.scale": (LAYER + "post_feedforward_layernorm.weight", SAME),
          **attention(module="attention"), **MLP,

@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.maxtext.families import stretch
+from aloe_jax.models.maxtext.families import Config, stretch
 from aloe_jax.models.maxtext.isolation import silent, unchanged
 from aloe_jax.parallel.mesh import AXES
 
@@ -67,7 +67,7 @@ FIXED: dict[str, Any] = {
 class Parts:
     """MaxText's modules."""
 
-    pyconfig: Any
+    pyconfig: Config
     models: Any
     attention_op: Any
     embeddings: Any
@@ -127,7 +127,7 @@ def names() -> list[str]:
 
 
 @functools.lru_cache(maxsize=64)
-def resolve(name: str, settings: tuple[tuple[str, Any], ...]) -> Any:
+def resolve(name: str, settings: tuple[tuple[str, Any], ...]) -> Config:
     """MaxText's resolved settings of the model `name` with `settings` over its own, and FIXED over both.
 
     Raises AloeError with what MaxText says of settings that are unknown or contradict each other.
@@ -206,7 +206,7 @@ def initial(name: str, settings: tuple[tuple[str, Any], ...], mesh: Mesh, seed: 
     return {_dotted(path): variable.get_value() for path, variable in weights.items()}
 
 
-def _constructor(config: Any, mesh: Mesh, seed: int = 0) -> Callable[[], Any]:
+def _constructor(config: Config, mesh: Mesh, seed: int = 0) -> Callable[[], Any]:
     def build() -> Any:
         quant = parts().quantizations.configure_quantization(config)
         rngs = nnx.Rngs(params=seed, dropout=seed)
@@ -229,7 +229,7 @@ def _constructor(config: Any, mesh: Mesh, seed: int = 0) -> Callable[[], Any]:
     return build
 
 
-def _refuse_other_attention(model: Any, config: Any) -> None:
+def _refuse_other_attention(model: Any, config: Config) -> None:
     op = parts().attention_op.AttentionOp
     module: Any
     for path, module in nnx.iter_modules(model):
@@ -262,7 +262,7 @@ def _dotted(path: Keys) -> str:
     return ".".join(map(str, path))
 
 
-def _kinds(model: Any, config: Any) -> Iterator[tuple[str, int]]:
+def _kinds(model: Any, config: Config) -> Iterator[tuple[str, int]]:
     """Of every attention its kind and window, in the order in which layers run; nothing where they are stacked."""
     if config.scan_layers:
         return

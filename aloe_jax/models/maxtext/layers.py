@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax import lax
@@ -53,7 +52,9 @@ def places(names: Mapping[str, tuple[int, ...]], axis: int) -> dict[str, Place]:
     return found
 
 
-def apart(weights: Mapping[str, jax.Array], wanted: Mapping[str, Any], axis: int) -> dict[str, jax.Array]:
+def apart(
+    weights: Mapping[str, jax.Array], wanted: Mapping[str, jax.ShapeDtypeStruct], axis: int
+) -> dict[str, jax.Array]:
     """The weights as a model without stacks names them (`wanted`), out of one with or without."""
     if weights.keys() == wanted.keys():
         return dict(weights)

@@ -6,13 +6,13 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
+from aloe_jax.models.maxtext.families import Config
 from aloe_jax.models.maxtext.layers import places
 from aloe_jax.models.weights import Weight, zeros
 
@@ -66,7 +66,7 @@ class MaxTextShape:
     # ------------------------------------------------------------ sizes
 
     @property
-    def resolved(self) -> Any:
+    def resolved(self) -> Config:
         """MaxText's settings, all of them."""
         return internals.resolve(self.name, self.computed())
 
@@ -179,13 +179,13 @@ class MaxTextShape:
         }
 
     def skeleton(
-        self, mesh: Mesh | None = None, settings: Mapping[str, Any] | None = None, unrolled: bool = False
+        self, mesh: Mesh | None = None, settings: Mapping[str, Setting] | None = None, unrolled: bool = False
     ) -> internals.Skeleton:
         """The model without weights, computed as `settings` say; `unrolled`: every layer with weights of its own."""
         over = dict(settings or {}) | ({"scan_layers": False, "remat_policy": "none"} if unrolled else {})
         return internals.skeleton(self.name, self.computed(**over), mesh or internals.lone_mesh())
 
-    def computed(self, **settings: Any) -> tuple[tuple[str, Setting], ...]:
+    def computed(self, **settings: Setting) -> tuple[tuple[str, Setting], ...]:
         """The settings with some more over them: those that say how the model is computed."""
         plain: dict[str, Setting] = {
             "attention": "dot_product",
@@ -220,7 +220,7 @@ class MaxTextShape:
         return None
 
 
-def _frozen(value: Any) -> Setting:
+def _frozen(value: object) -> Setting:
     return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
 

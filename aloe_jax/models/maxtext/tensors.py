@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
@@ -25,6 +24,7 @@ from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
 from aloe_jax.models.weights import Weight, on_host, weight_sharding
 
+Index = tuple[slice | int, ...]
 THREADS = 8  # that read files
 
 
@@ -33,9 +33,9 @@ class Piece:
     """The part of a weight that one tensor there holds."""
 
     key: str
-    index: tuple[Any, ...]  # of the part in the weight
+    index: Index  # of the part in the weight
     shape: tuple[int, ...]  # of the part
-    turn: Layout
+    layout: Layout
     stored: tuple[int, ...]  # the tensor's
 
 
@@ -87,9 +87,9 @@ def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
         table = family.top if place.numbers is None else family.names
         if part not in table:
             raise AloeError(f"{model.name}: its weight {name} has no name in a {family.title} of transformers")
-        pattern, turn = table[part]
+        pattern, layout = table[part]
         found[name] = [
-            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, turn, place))
+            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, layout, place))
             for layer, expert, index in _units(name, shape, place, axis, model)
         ]
     return found
@@ -97,13 +97,13 @@ def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
 
 def _units(
     name: str, shape: tuple[int, ...], place: Place, axis: int, model: MaxTextShape
-) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+) -> Iterator[tuple[int, int, Index]]:
     """(layer, expert, index) of every part of a weight."""
     routed = model.experts > 1 and name.rpartition(".")[2] in BLOCKS
     pair = 2 if "_local" in place.part or "_global" in place.part else 1  # Gemma 2's layers hold two there
     for at, number in enumerate(place.numbers or (0,)):
         layer = pair * number + ("_global" in place.part)
-        index: list[Any] = [slice(None)] * len(shape)
+        index: list[slice | int] = [slice(None)] * len(shape)
         if place.stacked:
             index[min(axis, len(shape) - 1)] = at
         for expert in range(shape[0]) if routed else (0,):
@@ -111,43 +111,43 @@ def _units(
 
 
 def _shapes(
-    shape: tuple[int, ...], index: tuple[Any, ...], turn: Layout, place: Place
+    shape: tuple[int, ...], index: Index, layout: Layout, place: Place
 ) -> tuple[tuple[int, ...], Layout, tuple[int, ...]]:
     own = tuple(size for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
-    if turn.inputs:
-        return own, turn, (math.prod(own[turn.inputs :]), math.prod(own[: turn.inputs]))
-    return own, turn, own if place.numbers is None else (math.prod(own),)
+    if layout.inputs:
+        return own, layout, (math.prod(own[layout.inputs :]), math.prod(own[: layout.inputs]))
+    return own, layout, own if place.numbers is None else (math.prod(own),)
 
 
 # ---------------------------------------------------------------- turning
 
 
-def _factor(turn: Layout, model: MaxTextShape) -> np.float32:
-    if turn.scale == "width_root":
+def _factor(layout: Layout, model: MaxTextShape) -> np.float32:
+    if layout.scale == "width_root":
         return np.float32(model.width**0.5)
-    if turn.scale == "query_root":
+    if layout.scale == "query_root":
         return np.float32((model.query_scale or model.head_size) ** -0.5)
     return np.float32(1.0)
 
 
 def _ours(tensor: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """A tensor there, float32, as the part of a weight."""
-    made = (tensor.T if piece.turn.inputs else tensor).reshape(piece.shape)
-    if piece.turn.interleaved:
+    made = (tensor.T if piece.layout.inputs else tensor).reshape(piece.shape)
+    if piece.layout.interleaved:
         made = np.stack(np.split(made, 2, axis=-1), axis=-1).reshape(piece.shape)
-    if piece.turn.scale:
-        made = made * _factor(piece.turn, model)
-    return made + np.float32(piece.turn.plus) if piece.turn.plus else made
+    if piece.layout.scale:
+        made = made * _factor(piece.layout, model)
+    return made + np.float32(piece.layout.plus) if piece.layout.plus else made
 
 
 def _theirs(part: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
     """The way back."""
-    made = part - np.float32(piece.turn.plus) if piece.turn.plus else part
-    if piece.turn.scale:
-        made = made / _factor(piece.turn, model)
-    if piece.turn.interleaved:
+    made = part - np.float32(piece.layout.plus) if piece.layout.plus else part
+    if piece.layout.scale:
+        made = made / _factor(piece.layout, model)
+    if piece.layout.interleaved:
         made = np.concatenate([made[..., ::2], made[..., 1::2]], axis=-1)
-    return made.reshape(piece.stored[::-1]).T if piece.turn.inputs else made.reshape(piece.stored)
+    return made.reshape(piece.stored[::-1]).T if piece.layout.inputs else made.reshape(piece.stored)
 
 
 # ---------------------------------------------------------------- reading
@@ -186,15 +186,22 @@ def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, chec
     made = _ours(tensor, piece, model)
     if check:
         again = _theirs(made, piece, model)
-        rounding = 2.0**-22 * max(1.0, piece.turn.plus) if piece.turn.scale or piece.turn.plus else 0.0
-        if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.turn.plus else 0.0):
+        rounding = (
+            2.0**-22 * max(1.0, piece.layout.plus) if piece.layout.scale or piece.layout.plus else 0.0
+        )
+        if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.layout.plus else 0.0):
             raise AloeError(f"{stored.file}: tensor {piece.key} is not the same on its way back from MaxText's form")
     stored.forget(stored.array)
     return made
 
 
 def _place(
-    weight: Weight, parts: list[Piece], where: Any, dtype: np.dtype, read: Any, pool: ThreadPoolExecutor
+    weight: Weight,
+    parts: list[Piece],
+    where: Sharding,
+    dtype: np.dtype,
+    read: Callable[[Piece, bool], np.ndarray],
+    pool: ThreadPoolExecutor,
 ) -> jax.Array:
     """A weight on its devices. Where the host's memory is another, it holds one part at a time."""
     last = len(parts) - 1
@@ -218,7 +225,7 @@ def _place(
     return stack
 
 
-def _thin(where: Any, shape: tuple[int, ...]) -> Any:
+def _thin(where: Sharding, shape: tuple[int, ...]) -> Sharding:
     """The place of a part: axes of length 1 are not split."""
     if not isinstance(where, NamedSharding):
         return where

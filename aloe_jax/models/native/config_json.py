@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models.native.families import FAMILIES, QKV
 from aloe_jax.models.native.shape import DecoderShape
-from aloe_jax.models.values import MOST, check, number, only, rope, shown, token_id, token_ids
+from aloe_jax.models.values import MOST, Values, check, number, only, rope, shown, token_id, token_ids
 
 # What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
-ABSENT: dict[str, tuple[Any, ...]] = {
+ABSENT: dict[str, tuple[object, ...]] = {
     "hidden_act": ("silu", "swish"),
     "partial_rotary_factor": (None, 1.0),
     "final_logit_softcapping": (None,),
@@ -19,7 +20,7 @@ ABSENT: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_config[S: DecoderShape](cls: type[S], values: Mapping[str, Any], where: str) -> S:
+def read_config[S: DecoderShape](cls: type[S], values: Values, where: str) -> S:
     """The shape in the content of a config.json, of transformers 4 or 5.
 
     Raises AloeError naming `where` and the key when the model is of another family or uses arithmetic that
@@ -61,7 +62,7 @@ def read_config[S: DecoderShape](cls: type[S], values: Mapping[str, Any], where:
         raise AloeError(f"{where}: {error}") from None
 
 
-def write_config(shape: DecoderShape) -> dict[str, Any]:
+def write_config(shape: DecoderShape) -> dict[str, JSON]:
     """The content of a config.json that transformers 4 and 5 read as this shape."""
     rope: dict[str, Any] = {"rope_type": "default"}
     if shape.rope_scaling is not None:
@@ -97,7 +98,7 @@ def write_config(shape: DecoderShape) -> dict[str, Any]:
     }
 
 
-def _read_switches(family: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _read_switches(family: str, values: Values, where: str) -> dict[str, Any]:
     """The fields of DecoderShape, beyond sizes and RoPE, that a config.json of this family sets.
 
     Raises AloeError naming `where` and the setting when it cannot be computed.
@@ -135,7 +136,7 @@ def _write_switches(shape: DecoderShape) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in reads}
 
 
-def _windows(given: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:
+def _windows(given: Values, layers: int, where: str) -> tuple[int, ...]:
     """Every layer's window by config.json, () when no layer has one."""
     size = given.get("sliding_window") if given.get("use_sliding_window", True) else None
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST):
@@ -161,14 +162,12 @@ def _windows(given: Mapping[str, Any], layers: int, where: str) -> tuple[int, ..
     return windows if any(windows) else ()
 
 
-def _rope_theta(table: Mapping[str, Any], values: Mapping[str, Any], where: str) -> float:
+def _rope_theta(table: Values, values: Values, where: str) -> float:
     theta = table["rope_theta"] if "rope_theta" in table else values.get("rope_theta", 10_000.0)
     return number(theta, "rope_theta", where)
 
 
-def _rope_scaling(
-    table: Mapping[str, Any], values: Mapping[str, Any], where: str
-) -> tuple[float, float, float, float] | None:
+def _rope_scaling(table: Values, values: Values, where: str) -> tuple[float, float, float, float] | None:
     if any(isinstance(value, Mapping) for value in table.values()):
         raise AloeError(f"{where}: rope_parameters differ between layers; supported: the same in all")
     only(table, {"partial_rotary_factor": (1.0, None)}, where)

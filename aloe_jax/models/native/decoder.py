@@ -47,6 +47,7 @@ from aloe_jax.models.spec import (
     named_parameters,
 )
 from aloe_jax.models.tensor_files import other_head, read_json, say_once
+from aloe_jax.models.values import Values
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import constrain, gathered, gathers, sharding
 
@@ -85,13 +86,13 @@ class DecoderSpec(DecoderShape, ModelSpec):
         )
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Values) -> Self:
         """See ModelSpec."""
         return cls(**values)
 
     @classmethod
     def from_huggingface(
-        cls, values: Mapping[str, Any], where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Values, where: str = "config.json", overrides: Mapping[str, JSON] | None = None
     ) -> Self:
         """See ModelSpec. There are no overrides for our decoder."""
         return read_config(cls, values, where)
@@ -116,11 +117,11 @@ class DecoderSpec(DecoderShape, ModelSpec):
         """By the name that the class had in earlier versions: cached log-probs of references are found by this text."""
         return f"ModelSpec{repr(self).removeprefix(type(self).__name__)}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """See ModelSpec."""
         return dataclasses.asdict(self)
 
-    def to_huggingface(self) -> dict[str, Any]:
+    def to_huggingface(self) -> dict[str, JSON]:
         """See ModelSpec."""
         return write_config(self)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from aloe_jax.models.values import Values
+
 # Our name -> (Hugging Face's key, how many of our leading axes are inputs of the matrix). Linear layers are stored
 # there as [outputs, inputs], so those are transposed; 0: stored as it is. Families differ where they say so.
 ATTENTION, MLP = "model.layers.{}.self_attn.", "model.layers.{}.mlp."
@@ -47,8 +49,8 @@ class Family:
     title: str
     architecture: str  # the class of transformers
     parts: frozenset[str]  # which of PARTS its keys have; attention_bias may add the last
-    switches: Mapping[str, Any] = field(default_factory=dict)  # fields of DecoderShape that all its models share
-    reads: Mapping[str, Any] = field(default_factory=dict)
+    switches: Values = field(default_factory=dict)  # fields of DecoderShape that all its models share
+    reads: Values = field(default_factory=dict)
     keys: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # where they differ from KEYS
 
 

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models import generation
 from aloe_jax.models.huggingface import write_json
 from aloe_jax.models.native.families import keys
@@ -21,6 +22,9 @@ from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import LanguageModel
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.replacing import Kind, replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # slow to import
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 # What earlier versions wrote had no digests.json.
@@ -39,9 +43,9 @@ def save_adapter_directory(
     path: str | Path,
     base: str,
     dtype: str | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     card: str = "",
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, JSON] | None = None,
 ) -> int:
     """Write the adapters of `model`, which belong to the Hugging Face model `base` (a directory or a name).
 
@@ -89,7 +93,7 @@ def adapter_tensors(model: LanguageModel, dtype: str | None = None) -> dict[str,
     return tensors
 
 
-def adapter_settings(lora: LoRASettings, family: str, base: str) -> dict[str, Any]:
+def adapter_settings(lora: LoRASettings, family: str, base: str) -> dict[str, JSON]:
     """The content of adapter_config.json."""
     table = keys(family)
     return {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 from jax import lax
@@ -48,7 +47,7 @@ def _backward(inputs: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Ar
 product.defvjp(_forward, _backward)
 
 
-def apart(x: Any) -> Any:
+def apart[T](x: T) -> T:
     """`x`, on CPUs with a barrier to fusion; other platforms are left to decide."""
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
