@@ -17,6 +17,7 @@ from aloe_jax.models.spec import ModelSpec
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.training.settings import OptimizerSettings, TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 
 SCRATCH = "none, trained from scratch"
 SIMULATED = "> **Simulated**:"  # how a line of a card begins that says what a script played
@@ -132,13 +133,7 @@ def _training(origin: Origin) -> Iterator[str]:
         return
     for stage in reversed(origin.stages):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
-        objective = (
-            f"DPO ({stage.dpo.loss}, beta {stage.dpo.beta}, label smoothing {stage.dpo.label_smoothing}, "
-            f"SFT term {stage.dpo.sft_weight})"
-            if stage.stage == "dpo"
-            else f"SFT on {stage.sft.replies} replies, averaged by {stage.sft.normalise}"
-        )
-        yield f"**{objective}**"
+        yield f"**{stage_of(stage).describe()}**"
         yield ""
         yield f"- Data: {', '.join(_data(stage.data))}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"

@@ -8,13 +8,13 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models.checkpoint_files import (
     CHECKPOINTS,
     PARAMS,
@@ -121,7 +121,7 @@ class Checkpoints:
         """The newest finished step, None when nothing was saved. Its files may be damaged: see `position`."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, position: dict[str, Any], validation_loss: float | None) -> None:
+    def save(self, step: int, state: State, position: dict[str, JSON], validation_loss: float | None) -> None:
         """Start saving; the arrays are copied before this returns, so the state may be donated.
 
         Raises AloeError for a state with infinite values or NaN, which would only be found out after the run.
@@ -150,7 +150,7 @@ class Checkpoints:
         if not saved:
             raise RuntimeError(f"{self.directory}: Orbax did not save step {step}")
 
-    def position(self, step: int) -> dict[str, Any]:
+    def position(self, step: int) -> dict[str, JSON]:
         """The data position that was saved with a step. Raises AloeError where a file of that step is damaged."""
         name = self.directory / str(step)
         with reading(self._run, step):
@@ -164,17 +164,16 @@ class Checkpoints:
 
         Raises AloeError when the checkpoint is of another model.
         """
-        restored: State = {}
         with reading(self._run, step, verified=True):  # by `position`
+            params_path = self.directory / str(step) / PARAMS
             with ocp.StandardCheckpointer() as checkpointer:
-                for name, item in (("params", PARAMS), ("optimizer", "optimizer")):
-                    path = self.directory / str(step) / item
-                    if name == "params":
-                        check_shapes(checkpointer.metadata(path).item_metadata.tree, self.shapes, path)
-                    abstract = jax.tree.map(
-                        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like[name]
-                    )
-                    restored[name] = checkpointer.restore(path, abstract)
+                check_shapes(checkpointer.metadata(params_path).item_metadata.tree, self.shapes, params_path)
+
+                def item[T](name: str, shapes: T) -> T:
+                    found: T = checkpointer.restore(self.directory / str(step) / name, jax.tree.map(_shape, shapes))
+                    return found
+
+                restored = State(params=item(PARAMS, like["params"]), optimizer=item("optimizer", like["optimizer"]))
             if (bad := not_finite(restored)) is not None:
                 raise AloeError(
                     f"{self.directory / str(step)}: {bad} has values that are not finite: {advice(self._run, step)}"
@@ -221,3 +220,7 @@ class Checkpoints:
                 f"{self.directory}: saving failed ({text[:200]}); finished checkpoints: {self._finished()}; "
                 "free some space and run the same command to go on"
             ) from None
+
+
+def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -119,10 +118,10 @@ def claim_directory(settings: TrainSettings) -> Path:
     return directory
 
 
-def differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+def differences(old: object, new: object, key: str = "") -> dict[str, tuple[object, object]]:
     """What two nested settings disagree on, by dotted key in the order of the settings: (old, new)."""
     if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, tuple[Any, Any]] = {}
+        found: dict[str, tuple[object, object]] = {}
         for name in [*new, *(name for name in old if name not in new)]:
             found |= differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
         return found

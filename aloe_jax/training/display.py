@@ -20,6 +20,7 @@ from aloe_jax.training.stages.stage import Watched
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.live import Live
 
 LOG = "train.log"
 COMPILING = "compiling"  # the stage of a run's first step
@@ -51,7 +52,7 @@ class Display:
 
         # FORCE_COLOR makes a file look like a terminal to rich; nothing should move there.
         self._console = console or Console(force_interactive=None if sys.stdout.isatty() else False)
-        self._live: Any = None
+        self._live: Live | None = None
         self._file = None if quiet else (directory / LOG).open("a", buffering=1)
         self._quiet = quiet
         self._formats, self._by_turn = formats(shown.formats), shown.by_turn

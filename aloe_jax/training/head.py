@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,10 @@ def piece_size(vocab: int) -> int:
     return max(SMALLEST, -(-share // 128) * 128)
 
 
+Number = int | jax.Array
+_Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # hidden, unembedding, labels, log-sum-exp
+
+
 @dataclass(frozen=True)
 class _Split:
     """How the work is split: over mesh axes and over pieces of the vocabulary."""
@@ -71,7 +75,7 @@ class _Split:
         made = _product(rows, unembedding)
         return made if self.cap is None else self.cap * jnp.tanh(made / self.cap)
 
-    def on_shards(self, function: Callable[..., Any], inputs: str, outputs: str) -> Callable[..., Any]:
+    def on_shards[**P, R](self, function: Callable[P, R], inputs: str, outputs: str) -> Callable[P, R]:
         """`function` on every device's part. A letter an array: h [B,S,D], w [D,V], t [B,S]."""
         if self.rows is None:
             return function
@@ -87,14 +91,14 @@ class _Split:
             check_vma=False,  # loops begin with zeros, which are the same everywhere, and end with what is not
         )
 
-    def over_pieces(self, vocab: int, body: Callable[[Any, int, State], State], state: State) -> State:
+    def over_pieces(self, vocab: int, body: Callable[[Number, int, State], State], state: State) -> State:
         """body(start, size, state) -> state for every piece of the vocabulary; the last may be smaller."""
         size = min(vocab, self.piece or piece_size(vocab))
         whole = vocab // size
         state = lax.fori_loop(0, whole, lambda number, state: body(number * size, size, state), state)
         return body(whole * size, vocab - whole * size, state) if vocab > whole * size else state
 
-    def first(self, vocab: int) -> Any:
+    def first(self, vocab: int) -> Number:
         """The number of this device's first token of the vocabulary, of which it has `vocab`."""
         return lax.axis_index(self.vocab) * vocab if self.vocab else 0
 
@@ -104,12 +108,12 @@ def _token_logps(split: _Split, hidden: jax.Array, unembedding: jax.Array, label
     return _forward(split, hidden, unembedding, labels)[0]
 
 
-def _forward(split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+def _forward(split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> tuple[jax.Array, _Saved]:
     def local(hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         vocab = unembedding.shape[1]
         rows, numbers = hidden.reshape(-1, hidden.shape[2]), labels.reshape(-1) - split.first(vocab)
 
-        def add(start: Any, size: int, state: Statistics) -> Statistics:
+        def add(start: Number, size: int, state: Statistics) -> Statistics:
             top, total, label = state
             logits = split.logits(rows, lax.dynamic_slice_in_dim(unembedding, start, size, 1))
             place = numbers - start
@@ -131,7 +135,7 @@ def _forward(split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: j
     return logps, (hidden, unembedding, labels, lse)
 
 
-def _backward(split: _Split, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+def _backward(split: _Split, saved: _Saved, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     """With p the softmax: the gradient to a logit is (1 - p) g where it is the label's, -p g elsewhere."""
 
     def local(
@@ -142,7 +146,7 @@ def _backward(split: _Split, saved: Any, cotangent: jax.Array) -> tuple[jax.Arra
         turned = rows.T  # read by every piece
         lse, weight = lse.reshape(-1, 1), cotangent.reshape(-1, 1)
 
-        def add(start: Any, size: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def add(start: Number, size: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             d_rows, d_unembedding = state
             part = lax.dynamic_slice_in_dim(unembedding, start, size, 1)
             is_label = jnp.arange(size)[None] == (numbers - start)[:, None]

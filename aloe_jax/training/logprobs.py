@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from aloe_jax.models.spec import LanguageModel
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import token_logps
 
 
-def reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+def reply_logps(model: LanguageModel, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Sum of log p(token | its path) over every reply's scored tokens, end of turn included.
 
     `model` is a Decoder; `batch` holds tokens, positions, subtree_end, parent and reply [B,T], reply_length [B,R] and,
@@ -28,7 +28,7 @@ def reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
     return penalised_reply_logps(model, batch)[0]
 
 
-def penalised_reply_logps(model: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
+def penalised_reply_logps(model: LanguageModel, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array | None]:
     """As `reply_logps`, with what the model adds to a loss of mean 1 a unit of weight, where it adds anything.
 
     That is the loss of a router that sends too many tokens to the same experts: a scalar, by its own weight.

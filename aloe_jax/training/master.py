@@ -6,17 +6,19 @@ bfloat16 has 8 bits of precision, so an update smaller than 1/512 of a weight wo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from aloe_jax.models.spec import Parameters
+
 
 class MasterState(NamedTuple):
     """An optimizer's state, and beside it the copies: the tree of parameters, MaskedNode where none is needed."""
 
-    master: Any
+    master: Parameters
     inner: optax.OptState
 
 
@@ -30,12 +32,12 @@ class MasterCopies:
 
     optimizer: optax.GradientTransformation
 
-    def init(self, params: Any) -> MasterState:
+    def init(self, params: Parameters) -> MasterState:
         """Fresh state. The copies start at the parameters' values."""
         master = jax.tree.map(lambda p: p.astype(jnp.float32) if _narrow(p) else optax.MaskedNode(), params)
         return MasterState(master, self.optimizer.init(_wide(params, master)))
 
-    def apply(self, gradients: Any, state: MasterState, params: Any) -> tuple[Any, MasterState]:
+    def apply(self, gradients: Parameters, state: MasterState, params: Parameters) -> tuple[Parameters, MasterState]:
         """One update: (new parameters, in their types, new state).
 
         A new parameter is the rounded copy itself; the rounding errors of earlier ones do not add up in it.
@@ -48,15 +50,16 @@ class MasterCopies:
         return jax.tree.map(lambda p, new: new.astype(p.dtype), params, after), MasterState(master, inner)
 
 
-def _narrow(param: Any) -> bool:
+def _narrow(param: jax.Array) -> bool:
     return jnp.finfo(param.dtype).bits < 32
 
 
-def _wide(params: Any, master: Any) -> Any:
+def _wide(params: Parameters, master: Parameters) -> Parameters:
     """The parameters as the optimizer sees them: the copy where there is one."""
-    return jax.tree.map(
+    found: Parameters = jax.tree.map(
         lambda copy, param: param if isinstance(copy, optax.MaskedNode) else copy,
         master,
         params,
         is_leaf=lambda copy: isinstance(copy, optax.MaskedNode),
     )
+    return found

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.native.lora import quantised
 from aloe_jax.models.settings import LoRASettings, ModelSettings
-from aloe_jax.models.spec import ModelSpec
+from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.models.weights import Weight, nested, weight_sharding
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import piece_size
@@ -122,7 +123,7 @@ def _rows_at_once(settings: TrainSettings, mesh: Mesh) -> int:
     return -(-settings.data.rows // (mesh.shape["data"] * mesh.shape["fsdp"] * settings.data.accumulate))
 
 
-def _abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Any:
+def _abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Parameters:
     return nested(
         {
             name: jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype), sharding=weight_sharding(weight, mesh))
@@ -131,7 +132,7 @@ def _abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Any:
     )
 
 
-def _bytes(tree: Any, dtype: Any = None) -> int:
+def _bytes(tree: object, dtype: DTypeLike | None = None) -> int:
     """Bytes on one device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(dtype or leaf.dtype).itemsize
@@ -153,7 +154,7 @@ def _frozen_bytes(spec: ModelSpec, lora: LoRASettings, mesh: Mesh, dtype: str) -
     return total
 
 
-def _bits(dtype: Any) -> int:
+def _bits(dtype: np.dtype) -> int:
     return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from aloe_jax.json_value import JSON
 from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.charts import Charts
 from aloe_jax.training.tracking import WandbRun
@@ -50,7 +50,7 @@ class MetricsLog:
         resumed_at: int,
         *,
         project: str | None = None,
-        resolved: Mapping[str, Any] | None = None,
+        resolved: Mapping[str, JSON] | None = None,
         quiet: bool = False,
     ):
         self._quiet = quiet
@@ -111,7 +111,7 @@ def _step(line: str) -> float:
         return float("inf")  # a line cut short by a kill
 
 
-def _last_steps(lines: Any) -> dict[str, int]:
+def _last_steps(lines: Iterable[str]) -> dict[str, int]:
     """The last step of every kind of record."""
     last: dict[str, int] = {}
     for text in lines:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.tree_util import DictKey
 
 from aloe_jax.errors import AloeError
+from aloe_jax.models.spec import Parameters
+from aloe_jax.training.master import MasterState
 from aloe_jax.training.settings import OptimizerSettings
 
 VECTORS = ("norm", "bias", "scale", "sinks")  # what the names of weights end with that are vectors, one a layer
@@ -86,7 +86,7 @@ def decayed(params: dict) -> dict:
     )
 
 
-def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
+def state_shardings(state: MasterState, params: Parameters, mesh: Mesh) -> MasterState:
     """Where an optimizer's state lies: the tree of `state` (arrays or their shapes) with a sharding a leaf.
 
     A leaf belongs to the parameter whose keys its own path ends with. One of the parameter's shape lies as the
@@ -94,7 +94,7 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
     """
     by_keys = {_keys(path): param for path, param in jax.tree_util.tree_leaves_with_path(params)}
 
-    def place(path: tuple, leaf: Any) -> Sharding:
+    def place(path: tuple, leaf: jax.Array) -> Sharding:
         param = by_keys.get(_keys(path))
         if param is not None and leaf.shape == param.shape:
             return param.sharding
@@ -107,7 +107,8 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
                     break
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree_util.tree_map_with_path(place, state)
+    found: MasterState = jax.tree_util.tree_map_with_path(place, state)
+    return found
 
 
 def _keys(path: tuple) -> tuple[str, ...]:

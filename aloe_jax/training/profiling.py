@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from aloe_jax.errors import AloeError
 from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.settings import ProfileSettings
+from aloe_jax.training.totals import Totals
 
 DIRECTORY = "profile"
 
@@ -35,8 +35,8 @@ class Profiling(Callback):
         self._window = range(start, start + settings.steps) if settings.start is not None else range(0)
         self._directory, self._tell = directory / DIRECTORY, tell
         self._recording = False
-        self._last: Any = None
-        self._mark: Any = None
+        self._last: Totals | None = None
+        self._mark: jax.profiler.StepTraceAnnotation | None = None
 
     def before(self, step: int) -> None:
         """Step `step` (from 1) is about to be dispatched."""

@@ -15,8 +15,8 @@ import os
 import uuid
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -189,8 +189,10 @@ def _publish(partial: Path, part: Path) -> bool:
 
 
 def _subset(rows: Rows, index: list[int]) -> Rows:
-    fields: dict[str, Any] = {
-        name: value[index] if isinstance(value, np.ndarray) else [value[i] for i in index]
-        for name, value in vars(rows).items()
-    }
-    return Rows(**fields)
+    arrays = {name: value[index] for name, value in vars(rows).items() if isinstance(value, np.ndarray)}
+    return replace(
+        rows,
+        **arrays,
+        tree_ids=[rows.tree_ids[i] for i in index],
+        reply_ids=[rows.reply_ids[i] for i in index],
+    )

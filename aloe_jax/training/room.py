@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training.settings import TrainSettings
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-def check_memory(settings: TrainSettings, spec: Any, mesh: Mesh) -> None:
+def check_memory(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> None:
     """Raise AloeError where the weights and their gradients alone are larger than the memory of this machine.
 
     Only where CPUs compute: an accelerator refuses what does not fit, Linux hands it out and then ends the process.

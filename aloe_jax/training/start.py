@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jax.sharding import Mesh
 
@@ -35,6 +35,9 @@ from aloe_jax.training.program import compute_of
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import Stage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 LONGEST_ROW = 16_384  # tokens: up to this a better row length is looked for where rows are poorly filled
 
 
@@ -46,7 +49,7 @@ class Material:
     validation: Prepared
 
 
-def load_template(model: ModelSettings) -> tuple[Any, ChatTemplate]:
+def load_template(model: ModelSettings) -> tuple[PreTrainedTokenizerBase, ChatTemplate]:
     """The tokenizer and its chat template: of `model.tokenizer`, or of the model in `model.path`."""
     source = model.tokenizer or open_model(model).tokenizer
     if source is None:
@@ -75,7 +78,7 @@ def gather_material(settings: TrainSettings, stage: Stage, template: ChatTemplat
     return Material(split("train"), split("validation"))
 
 
-def resolve_spec(settings: TrainSettings, tokenizer: Any, template: ChatTemplate) -> ModelSpec:
+def resolve_spec(settings: TrainSettings, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate) -> ModelSpec:
     """The spec of the model to train, whose replies end where those of the chat template do.
 
     Raises AloeError where the tokenizer has tokens that the model has not.
@@ -126,7 +129,9 @@ def trained_shapes(settings: TrainSettings, spec: ModelSpec) -> dict[str, tuple[
     return {name: weight.shape for name, weight in spec.trained(settings.model.lora).items()}
 
 
-def describe_model(settings: TrainSettings, spec: ModelSpec, tokenizer: Any, directory: Path) -> None:
+def describe_model(
+    settings: TrainSettings, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, directory: Path
+) -> None:
     """Write what makes the run directory a model, besides its checkpoints."""
     forget_description(directory)
     save_spec(spec, directory)
@@ -139,7 +144,7 @@ def describe_model(settings: TrainSettings, spec: ModelSpec, tokenizer: Any, dir
     record_description(directory)
 
 
-def describe_reference(settings: TrainSettings, spec: ModelSpec, tokenizer: Any) -> str:
+def describe_reference(settings: TrainSettings, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> str:
     """What besides its weights determines a reference's log-probs: shape, precision, vocabulary and chat template."""
     vocabulary = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
     return f"{spec} {settings.model.compute_dtype} {vocabulary} {tokenizer.chat_template}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +12,36 @@ import optax
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.stages import Wrapped
 
+from aloe_jax.models.spec import LanguageModel, Parameters
 from aloe_jax.training.logprobs import penalised_reply_logps, reply_logps
-from aloe_jax.training.master import MasterCopies
+from aloe_jax.training.master import MasterCopies, MasterState
 from aloe_jax.training.optimizer import state_shardings
 from aloe_jax.training.totals import Mean, Objective, Totals, add
 
-Params = dict[str, Any]  # what is trained
+Params = Parameters  # what is trained
 Frozen = tuple[Params, ...]  # the rest of the model: () or, beside adapters, one tree of its weights
-State = dict[str, Any]  # {"params", "optimizer"}
+
+
+class State(TypedDict):
+    """What a step changes; its leaves are arrays, or shapes of arrays in a plan."""
+
+    params: Params
+    optimizer: MasterState
+
+
+OnDevices = Mapping[str, jax.Array]  # a batch on the devices
 
 
 @dataclass(frozen=True)
-class Step:
+class Step[C, R]:
     """A compiled function, called with what changes from step to step; the frozen parameters go in between."""
 
-    compiled: Any
+    compiled: Wrapped
     frozen: Frozen
 
-    def __call__(self, changing: Any, batch: Any) -> Any:
+    def __call__(self, changing: C, batch: OnDevices) -> R:
         """(state or params, batch on devices) -> what `compiled` returns."""
         return self.compiled(changing, self.frozen, batch)
 
@@ -49,7 +60,7 @@ def train_step(
     mesh: Mesh,
     frozen: Frozen = (),
     parts: int = 1,
-) -> Step:
+) -> Step[State, tuple[State, Totals]]:
     """(state, batch on devices) -> (state, totals), compiled once a batch shape; the old state is donated.
 
     `state` gives the shardings that the new state keeps; `frozen` is an argument of what is compiled, no constant.
@@ -58,15 +69,15 @@ def train_step(
     """
     shardings = jax.tree.map(lambda x: x.sharding, state)
 
-    def total(params: Params, frozen: Frozen, batch: Any) -> tuple[jax.Array, Totals]:
+    def total(params: Params, frozen: Frozen, batch: OnDevices) -> tuple[jax.Array, Totals]:
         totals = _totals(nnx.merge(graph, params, *frozen), objective, batch)
         return totals["loss"].total, totals
 
-    def gradient(params: Params, frozen: Frozen, batch: Any) -> tuple[Params, Totals]:
+    def gradient(params: Params, frozen: Frozen, batch: OnDevices) -> tuple[Params, Totals]:
         gradients, totals = jax.grad(total, has_aux=True)(params, frozen, batch)
         return lax.with_sharding_constraint(gradients, shardings["params"]), totals  # never a whole one anywhere
 
-    def step(state: State, frozen: Frozen, batch: Any) -> tuple[State, Totals]:
+    def step(state: State, frozen: Frozen, batch: OnDevices) -> tuple[State, Totals]:
         if parts == 1:
             gradients, totals = gradient(state["params"], frozen, batch)
         else:
@@ -81,7 +92,7 @@ def train_step(
     return Step(jax.jit(step, donate_argnums=0, out_shardings=where), frozen)
 
 
-def _totals(model: Any, objective: Objective, batch: Any) -> Totals:
+def _totals(model: LanguageModel, objective: Objective, batch: OnDevices) -> Totals:
     """The objective's; where routers of experts have a loss, with it as "router", and in "loss"."""
     logps, penalty = penalised_reply_logps(model, batch)
     totals = objective(logps, batch)
@@ -93,7 +104,7 @@ def _totals(model: Any, objective: Objective, batch: Any) -> Totals:
 
 
 def accumulated(
-    gradient: Callable[[Any], tuple[Params, Totals]], batch: dict[str, jax.Array], parts: int
+    gradient: Callable[[OnDevices], tuple[Params, Totals]], batch: OnDevices, parts: int
 ) -> tuple[Params, Totals]:
     """Sums of `gradient` over `parts` equal parts of a batch, in float32, holding the activations of one part.
 
@@ -104,7 +115,7 @@ def accumulated(
         for name, values in batch.items()
     }
 
-    def body(so_far: tuple[Params, Totals], part: Any) -> tuple[tuple[Params, Totals], None]:
+    def body(so_far: tuple[Params, Totals], part: OnDevices) -> tuple[tuple[Params, Totals], None]:
         gradients, totals = gradient(part)
         summed = jax.tree.map(lambda total, new: total + new.astype(jnp.float32), so_far[0], gradients)
         return (summed, add(so_far[1], totals)), None
@@ -115,19 +126,19 @@ def accumulated(
     return lax.scan(body, nothing, split)[0]
 
 
-def evaluation_step(graph: nnx.GraphDef, objective: Objective, mesh: Mesh, frozen: Frozen = ()) -> Step:
+def evaluation_step(graph: nnx.GraphDef, objective: Objective, mesh: Mesh, frozen: Frozen = ()) -> Step[Params, Totals]:
     """(params, batch on devices) -> totals, the same that training tells."""
 
-    def step(params: Params, frozen: Frozen, batch: Any) -> Totals:
+    def step(params: Params, frozen: Frozen, batch: OnDevices) -> Totals:
         return _totals(nnx.merge(graph, params, *frozen), objective, batch)
 
     return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
 
 
-def logps_step(graph: nnx.GraphDef, mesh: Mesh, frozen: Frozen = ()) -> Step:
+def logps_step(graph: nnx.GraphDef, mesh: Mesh, frozen: Frozen = ()) -> Step[Params, jax.Array]:
     """(params, batch on devices) -> reply log-probs float32 [B, R], whole on every device."""
 
-    def step(params: Params, frozen: Frozen, batch: Any) -> jax.Array:
+    def step(params: Params, frozen: Frozen, batch: OnDevices) -> jax.Array:
         return reply_logps(nnx.merge(graph, params, *frozen), batch)
 
     return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)

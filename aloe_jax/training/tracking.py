@@ -6,15 +6,16 @@ import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.storage.files import write_atomically
 
 FILE = "wandb.json"  # in the run directory: the run's id there, and the last steps sent before this start
 
 
-def check_wandb() -> Any:
+def check_wandb() -> ModuleType:
     """The package `wandb`, able to report. Raises AloeError where it is missing or nobody is logged in.
 
     Never asks: a run that waits for an answer in the middle of the night has stopped.
@@ -43,7 +44,7 @@ class WandbRun:
     and what is sent cannot be taken back, so those steps are not sent again (they would be the same).
     """
 
-    def __init__(self, project: str, directory: Path, resolved: Mapping[str, Any], written: Mapping[str, int]):
+    def __init__(self, project: str, directory: Path, resolved: Mapping[str, JSON], written: Mapping[str, int]):
         wandb = check_wandb()
         path = directory / FILE
         identity, self._sent = secrets.token_hex(4), {}

@@ -41,6 +41,12 @@ class DPO(Stage):
         if dpo.turn_weights and not any(dpo.turn_weights):
             raise AloeError("dpo.turn_weights: all are 0, so no pair counts; give at least one turn a weight")
 
+    def describe(self) -> str:
+        """The loss with its constants."""
+        dpo = self.settings.dpo
+        smoothing = f"label smoothing {dpo.label_smoothing}"
+        return f"DPO ({dpo.loss}, beta {dpo.beta}, {smoothing}, SFT term {dpo.sft_weight})"
+
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """The reference's log-probs of both replies of every pair [P, 2], where the loss has a reference."""
         if not self.loss.reference:

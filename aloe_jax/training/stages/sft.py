@@ -20,6 +20,11 @@ class SFT(Stage):
         """As configured."""
         return REPLIES[self.settings.sft.replies]
 
+    def describe(self) -> str:
+        """Which replies, and how they are averaged."""
+        sft = self.settings.sft
+        return f"SFT on {sft.replies} replies, averaged by {sft.normalise}"
+
     def objective(self, turns: int = 0) -> Objective:
         """See `sft_loss`."""
         return lambda logps, batch: _totals(logps, batch["reply_length"], self.settings.sft.normalise)

@@ -59,6 +59,10 @@ class Stage(ABC):
     def objective(self, turns: int = 0) -> Objective:
         """What is minimised, and the statistics beside it; by turn for turns 1 to `turns` (0: not by turn)."""
 
+    def describe(self) -> str:
+        """What was minimised, in a phrase for the model card."""
+        return self.settings.stage.upper()
+
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """Further arrays that a batch has beside those of `rows`: name -> shape and type for one row."""
         return {}
