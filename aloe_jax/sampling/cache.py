@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,28 +27,32 @@ BLOCK = 256  # tokens: the first block; each later one is as long as all before 
 NOWHERE = 2**30  # a position after all others
 
 
-class Held(NamedTuple):
+class LayerCache[T](NamedTuple):
     """Keys and values of one layer; in int8 with a scale for every token and head."""
 
-    keys: Any  # [B,K,H,S]: the order in which a CPU is quickest with the scores
-    values: Any  # [B,K,S,H]
-    key_scales: Any = None  # float32 [B,K,S]
-    value_scales: Any = None
+    keys: T  # [B,K,H,S]: the order in which a CPU is quickest with the scores
+    values: T  # [B,K,S,H]
+    key_scales: T | None = None  # float32 [B,K,S]
+    value_scales: T | None = None
 
 
-SLOTS = Held(keys=3, values=2, key_scales=2, value_scales=2)  # which axis is S
+SLOTS = LayerCache(keys=3, values=2, key_scales=2, value_scales=2)  # which axis is S
 
 
 class Cache(NamedTuple):
     """Of every layer its blocks, one after the other, and its tail: PAGE slots, and as many for what a call adds."""
 
-    blocks: tuple[tuple[Held, ...], ...]
-    tails: tuple[Held, ...]
+    blocks: tuple[tuple[LayerCache[jax.Array], ...], ...]
+    tails: tuple[LayerCache[jax.Array], ...]
 
 
-def each(function: Callable[..., jax.Array], *helds: Held) -> Held:
+def each(function: Callable[..., jax.Array], *caches: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
     """`function(axis of S, x, ...)` of the keys, the values and so on that there are."""
-    return Held(*(None if parts[1] is None else function(*parts) for parts in zip(SLOTS, *helds, strict=True)))
+    keys, values, *scales = (
+        None if parts[1] is None else function(*parts) for parts in zip(SLOTS, *caches, strict=True)
+    )
+    assert keys is not None and values is not None
+    return LayerCache(keys, values, *scales)
 
 
 # ---------------------------------------------------------------- making one, filling it
@@ -63,12 +67,12 @@ def block_sizes(length: int, undivided: bool) -> list[int]:
     return sizes
 
 
-def empty(spec: ModelSpec, rows: int, slots: int, dtype: str) -> Held:
+def empty(spec: ModelSpec, rows: int, slots: int, dtype: str) -> LayerCache[jax.Array]:
     """Nothing yet, for one layer."""
     shape = (rows, spec.kv_heads, slots)
     keys = jnp.zeros((*shape[:2], spec.head_size, slots), dtype)
     scales = jnp.ones(shape, jnp.float32) if dtype == "int8" else None
-    return Held(keys, jnp.zeros((*shape, spec.head_size), dtype), scales, scales)
+    return LayerCache(keys, jnp.zeros((*shape, spec.head_size), dtype), scales, scales)
 
 
 def empty_cache(spec: ModelSpec, rows: int, blocks: Sequence[int], dtype: str) -> Cache:
@@ -77,23 +81,23 @@ def empty_cache(spec: ModelSpec, rows: int, blocks: Sequence[int], dtype: str) -
     return cache_of([layer[:-1] for layer in made], [layer[-1] for layer in made])
 
 
-def cache_of(blocks: Sequence[Sequence[Held]], tails: Sequence[Held]) -> Cache:
+def cache_of(blocks: Sequence[Sequence[LayerCache[jax.Array]]], tails: Sequence[LayerCache[jax.Array]]) -> Cache:
     """The parts as a cache, where they belong on the mesh."""
     return Cache(tuple(tuple(map(placed, layer)) for layer in blocks), tuple(map(placed, tails)))
 
 
-def placed(held: Held) -> Held:
+def placed(held: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
     """Rows over the mesh axes of the batch, heads over tensor."""
     return each(lambda axis, x: constrain(x, ("batch", "kv_heads", *(None,) * (x.ndim - 2))), held)
 
 
-def hold(key: jax.Array, value: jax.Array, dtype: str) -> Held:
+def hold(key: jax.Array, value: jax.Array, dtype: str) -> LayerCache[jax.Array]:
     """Keys and values [B,T,K,H] as they are held."""
     keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
     if dtype != "int8":
-        return Held(keys.astype(dtype), values.astype(dtype))
+        return LayerCache(keys.astype(dtype), values.astype(dtype))
     (keys, key_scales), (values, value_scales) = _quantised(keys, 2), _quantised(values, 3)
-    return Held(keys, values, key_scales, value_scales)
+    return LayerCache(keys, values, key_scales, value_scales)
 
 
 def _quantised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
@@ -106,19 +110,19 @@ def _quantised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 # ---------------------------------------------------------------- what a call adds
 
 
-def write(tail: Held, new: Held, offset: jax.Array | int) -> Held:
+def write(tail: LayerCache[jax.Array], new: LayerCache[jax.Array], offset: jax.Array | int) -> LayerCache[jax.Array]:
     """Lay `new` behind what the tails keep, `offset` tokens after the first of this call."""
     return each(lambda axis, x, y: lax.dynamic_update_slice_in_dim(x, y, PAGE + offset, axis), tail, new)
 
 
 def settle(
-    blocks: Sequence[Sequence[Held]],
-    tails: Sequence[Held],
+    blocks: Sequence[Sequence[LayerCache[jax.Array]]],
+    tails: Sequence[LayerCache[jax.Array]],
     rows: jax.Array,
     lengths: jax.Array,
     counts: jax.Array,
     shards: int,
-) -> tuple[list[list[Held]], list[Held]]:
+) -> tuple[list[list[LayerCache[jax.Array]]], list[LayerCache[jax.Array]]]:
     """Sort in `counts` [R] new tokens of rows that had `lengths` [R]: a page that is full goes to the blocks.
 
     `tails` are those of the R rows of the call, `blocks` those of all; `rows` [R] says which they are, counted from the
@@ -140,7 +144,7 @@ def settle(
         over = full.reshape(-1, *(1,) * (x.ndim - 1))
         return lax.dynamic_update_slice_in_dim(x, jnp.where(over, rest, page), 0, axis)
 
-    kept: list[list[Held]] = []
+    kept: list[list[LayerCache[jax.Array]]] = []
     tails = [each(joined, tail) for tail in tails]
     for layer, tail in zip(blocks, tails, strict=True):
         page = each(lambda axis, x: lax.slice_in_dim(x, 0, PAGE, axis=axis), tail)
@@ -192,12 +196,12 @@ def _by_shard(function: Callable[..., jax.Array], shards: int, *arrays: jax.Arra
 
 def attend(
     query: jax.Array,
-    blocks: tuple[Held, ...],
-    tail: Held,
+    blocks: tuple[LayerCache[jax.Array], ...],
+    tail: LayerCache[jax.Array],
     lengths: jax.Array,
     positions: jax.Array,
     window: int,
-    view: Callable[[Held], Held] = lambda held: held,
+    view: Callable[[LayerCache[jax.Array]], LayerCache[jax.Array]] = lambda held: held,
     cap: float | None = None,
 ) -> jax.Array:
     """Attention of queries [R,T,N,H] at `positions` [R,T] to all tokens of their rows up to themselves -> [R,T,N,H].
@@ -229,7 +233,7 @@ def attend(
     return lax.switch(reached, [functools.partial(over, count) for count in range(len(blocks) + 1)])
 
 
-def _weigh(query: jax.Array, parts: Sequence[Held], seen: jax.Array, cap: float | None) -> jax.Array:
+def _weigh(query: jax.Array, parts: Sequence[LayerCache[jax.Array]], seen: jax.Array, cap: float | None) -> jax.Array:
     """Values of all parts, weighted by softmax: query [R,K,G,T,H] from `grouped`, seen [R,1,1,T,S] -> as query."""
     scores = []
     for part in parts:

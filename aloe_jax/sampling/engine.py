@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -17,6 +17,9 @@ from aloe_jax.sampling import programs
 from aloe_jax.sampling.cache import Cache
 from aloe_jax.sampling.settings import CacheType
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class Engine:
     """A model on its devices with what its compiled functions are called with; see `Sampler`, which adds sessions."""
@@ -24,7 +27,7 @@ class Engine:
     def __init__(
         self,
         model: LanguageModel,
-        tokenizer: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         max_length: int = 4096,
         rows: int = 64,
         cache: CacheType = "compute",
@@ -43,7 +46,7 @@ class Engine:
         with self.on_mesh():
             self.layers = programs.unstack(self.graph, self.state)
 
-    def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+    def on_mesh(self) -> contextlib.AbstractContextManager[object]:
         """Where the model lies."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 

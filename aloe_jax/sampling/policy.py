@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.errors import AloeError
@@ -114,7 +114,7 @@ class Policy:
 
 def _messages(request: Request) -> list[Message]:
     hint: list[Message] = [{"role": "system", "content": request.system}] if request.inputs["hinted"] else []
-    history: Any = request.inputs["history"]
+    history: list[Message] = request.inputs["history"]  # type: ignore[assignment]
     return [*hint, *history]
 
 

@@ -7,7 +7,7 @@ calls of at most PAGE tokens of all rows. Shapes: B rows, R of them, T tokens, V
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from aloe_jax.parallel.mesh import constrain
 from aloe_jax.sampling.cache import (
     PAGE,
     Cache,
-    Held,
+    LayerCache,
     attend,
     cache_of,
     each,
@@ -42,6 +42,10 @@ class Drawn(NamedTuple):
     tokens: jax.Array
     logps: jax.Array
     made: jax.Array
+
+
+# Of the loop over tokens: step, last token, tokens, log-probs, tails, tokens drawn, rows that go on.
+type Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, tuple[LayerCache[jax.Array], ...], jax.Array, jax.Array]
 
 
 class DrawnRows(NamedTuple):
@@ -94,7 +98,7 @@ def prefill(
     cap = model.attention_cap
     positions = lengths[:, None] + jnp.arange(PAGE)[None]
 
-    def view(held: Held) -> Held:
+    def view(held: LayerCache) -> LayerCache:
         return each(lambda axis, x: take(x, rows, shards), held)
 
     tails = [view(tail) for tail in cache.tails]
@@ -143,10 +147,10 @@ def decode(
         given = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
         return given - jax.nn.logsumexp(logits, axis=1)
 
-    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        step, token, tokens, logps, tails, made, going = carry
+    def advance(carry: Carry) -> Carry:
+        step, token, tokens, logps, before, made, going = carry
         positions = lengths[:, None] + step
-        tails = list(tails)
+        tails = list(before)
 
         def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
             tails[index] = write(tails[index], hold(key, value, dtype), step)
@@ -163,7 +167,7 @@ def decode(
         going = going & (made < rows.budgets) & ~(token[:, None] == ends.stop[None]).any(axis=1)
         return step + 1, token, tokens, logps, tuple(tails), made, going
 
-    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
+    def unfinished(carry: Carry) -> jax.Array:
         step, *_, going = carry
         ended = ((rows.budgets > 0) & ~going).sum()
         return (step < PAGE) & going.any() & (ended < ends.enough)

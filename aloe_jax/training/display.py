@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -148,13 +148,13 @@ class Display:
             self._file.close()
             self._file = None
 
-    def _print(self, text: str, **layout: Any) -> None:
+    def _print(self, text: str, *, soft_wrap: bool = False) -> None:
         if self._quiet:
             return
         if self._live is None:
             click.echo(text)
         else:
-            self._console.print(text, markup=False, highlight=False, **layout)
+            self._console.print(text, markup=False, highlight=False, soft_wrap=soft_wrap)
 
     # ---------------------------------------------------------------- the live lines
 
