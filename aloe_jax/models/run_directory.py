@@ -21,7 +21,7 @@ from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_ti
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import Compute, LanguageModel, ModelSpec
-from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
+from aloe_jax.models.weights import Tree, Weight, flat, nested, weight_sharding
 from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.integrity import DIGESTS, check, record
 
@@ -163,8 +163,9 @@ def _read_step(
         return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
     base, lora = adapter
     with reading(directory, step, only_params):
-        values = _restore(path, spec.trained(lora), mesh)["adapters"]
-    model = load_base(base).with_adapters(lora, values)
+        values = flat(_restore(path, spec.trained(lora), mesh))
+    adapters = {name.removeprefix("adapters."): value for name, value in values.items()}
+    model = load_base(base).with_adapters(lora, adapters)
     model.spec = model.spec.ending(spec.eos_ids)
     return model
 

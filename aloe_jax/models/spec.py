@@ -162,7 +162,7 @@ class ModelSpec(ABC):
     @classmethod
     @abstractmethod
     def from_huggingface(
-        cls, values: Mapping[str, JSON], where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Mapping[str, JSON], where: str = "config.json", overrides: Mapping[str, object] | None = None
     ) -> Self:
         """The spec in the content of a config.json, of transformers 4 or 5, with `model.overrides` over it.
 
@@ -171,7 +171,7 @@ class ModelSpec(ABC):
 
     @classmethod
     @abstractmethod
-    def read_huggingface(cls, path: Path, overrides: Mapping[str, JSON] | None = None) -> Self:
+    def read_huggingface(cls, path: Path, overrides: Mapping[str, object] | None = None) -> Self:
         """The spec of a local Hugging Face directory: config.json with the token ids of generation_config.json."""
 
     @abstractmethod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any  # noqa: TID251  what a file of another program says
 
 from aloe_jax.errors import AloeError
 
 Values = Mapping[str, Any]  # of a config.json: of any kind until the functions below have looked at them
+Fields = dict[str, Any]  # made of them, for the constructor of a shape
 
 MOST_LAYERS = 10_000
 MOST = 2**31 - 1  # of any other size

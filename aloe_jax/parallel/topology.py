@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -72,10 +71,10 @@ def unplaced_mesh(shape: MeshSettings, chips: int, slices: int = 1) -> AbstractM
 
 def compile_for(
     mesh: Mesh,
-    function: Callable[..., Any],
-    *arguments: Any,
+    function: Callable[..., object],
+    *arguments: object,
     donate: Sequence[int] = (),
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Compiled:
     """`function` compiled for a mesh from `tpu_mesh`, for arguments that are trees of jax.ShapeDtypeStruct.
 
@@ -84,7 +83,7 @@ def compile_for(
     QUICK it takes a quarter of the time, splits the program over chips alike, and tidies up less after that.
     A chip's memory is `memory_analysis().peak_memory_in_bytes` of what comes back (`temp_size_in_bytes` may read 0).
     """
-    jitted: Any = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))
+    jitted = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile(compiler_options=dict(options or {}))
 
@@ -92,7 +91,7 @@ def compile_for(
 def _devices(topology: str, slices: int) -> list[jax.Device]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    options: dict[str, object] = {} if slices == 1 else {"num_slices": slices}
     if topology.startswith("v4"):
         options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX has them
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple  # noqa: TID251  see Ref
 
 import jax
 import jax.numpy as jnp

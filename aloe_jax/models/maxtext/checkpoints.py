@@ -181,14 +181,19 @@ def _checkpointer() -> PyTreeCheckpointer:
 
 def _put[T](tree: Tree[T], keys: Keys, value: T) -> None:
     for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
+        inner = tree.setdefault(key, {})
+        assert isinstance(inner, dict)
+        tree = inner
     tree[keys[-1]] = value
 
 
-def _at[T](tree: Tree[T], keys: Keys) -> T:
+def _at(tree: Mapping[str, object], keys: Keys) -> jax.Array:
+    found: object = tree
     for key in keys:
-        tree = tree[key]
-    return tree
+        assert isinstance(found, Mapping)
+        found = found[key]
+    assert isinstance(found, jax.Array)
+    return found
 
 
 # ---------------------------------------------------------------- writing

@@ -88,9 +88,10 @@ def write_config(shape: MaxTextShape) -> dict[str, JSON]:
     family, config = family_to_write(shape), shape.resolved
     theta = float(config.rope_max_timescale)
     own = family.writes(config)
-    table = {**own.pop("rope_parameters", {"rope_type": "default"})}
+    table = own.pop("rope_parameters", {"rope_type": "default"})
+    assert isinstance(table, dict)
     if "full_attention" not in table:
-        table["rope_theta"] = theta
+        table = {**table, "rope_theta": theta}
     written = {
         "architectures": [family.architecture],
         "model_type": shape.family,

@@ -21,7 +21,7 @@ from aloe_jax.models.maxtext import checkpoints, internals
 from aloe_jax.models.maxtext.config import family_of, family_to_write, read_config, write_config
 from aloe_jax.models.maxtext.kernels import NAMES, why_not
 from aloe_jax.models.maxtext.layers import apart
-from aloe_jax.models.maxtext.shape import MaxTextShape, Setting
+from aloe_jax.models.maxtext.shape import MaxTextShape, Setting, frozen
 from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
 from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
@@ -62,7 +62,7 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
             overrides.setdefault("vocab_size", ids.vocab)
         spec = cls(
             model.name or "default",
-            tuple(overrides.items()),
+            frozen(overrides),
             model.architecture.max_length,
             bos_id=ids.bos_id,
             eos_ids=ids.eos_ids,
@@ -77,13 +77,13 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
 
     @classmethod
     def from_huggingface(
-        cls, values: Values, where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Values, where: str = "config.json", overrides: Mapping[str, object] | None = None
     ) -> Self:
         """See ModelSpec."""
         return read_config(cls, values, where, overrides or {})
 
     @classmethod
-    def read_huggingface(cls, path: Path, overrides: Mapping[str, JSON] | None = None) -> Self:
+    def read_huggingface(cls, path: Path, overrides: Mapping[str, object] | None = None) -> Self:
         """See ModelSpec."""
         spec = cls.from_huggingface(read_json(path / "config.json"), str(path / "config.json"), overrides)
         return generation.with_settings(spec, generation.read(path))
@@ -272,7 +272,6 @@ def _mesh(parameters: Parameters) -> Mesh:
     return internals.lone_mesh()
 
 
-def _dict(values: Parameters) -> nnx.Dict[nnx.Param[jax.Array]]:
-    return nnx.Dict(
-        {name: _dict(value) if isinstance(value, Mapping) else nnx.Param(value) for name, value in values.items()}
-    )
+def _dict(values: Parameters) -> nnx.Dict[object]:
+    made = {name: _dict(value) if isinstance(value, dict) else nnx.Param(value) for name, value in values.items()}
+    return nnx.Dict(**made)

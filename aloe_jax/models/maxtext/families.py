@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any  # noqa: TID251  see Config
 
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
@@ -163,7 +163,7 @@ def stretch(config: Config) -> tuple[float, float, float, int] | None:
 
 
 def _llama_out(config: Config) -> dict[str, JSON]:
-    table: dict[str, Any] = {"rope_type": "default"}
+    table: dict[str, JSON] = {"rope_type": "default"}
     stretched = stretch(config)
     if stretched is not None:
         factor, low, high, original = stretched
@@ -247,7 +247,7 @@ def _pattern(values: Values, where: str, cycle: int) -> int:
     return int(values["sliding_window"])
 
 
-def _layer_types(config: Config, cycle: int, layers: int) -> dict[str, Any]:
+def _layer_types(config: Config, cycle: int, layers: int) -> dict[str, JSON]:
     kinds = ["full_attention" if (at + 1) % cycle == 0 else "sliding_attention" for at in range(layers)]
     return {"layer_types": kinds, "sliding_window": config.sliding_window_size}
 
@@ -301,7 +301,7 @@ def _gemma3(values: Values, where: str) -> Settings:
 
 
 def _gemma3_out(config: Config) -> dict[str, JSON]:
-    full: dict[str, Any] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
+    full: dict[str, JSON] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
     if config.rope_linear_scaling_factor != 1.0:
         full |= {"rope_type": "linear", "factor": config.rope_linear_scaling_factor}
     local = {"rope_type": "default", "rope_theta": float(config.local_rope_max_timescale)}
@@ -353,7 +353,7 @@ def _olmo3(values: Values, where: str) -> Settings:
 
 
 def _olmo3_out(config: Config) -> dict[str, JSON]:
-    plain: dict[str, Any] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
+    plain: dict[str, JSON] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
     full = plain
     if config.rope_type.lower().endswith("yarn"):
         full = {

@@ -14,9 +14,10 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.families import Config
 from aloe_jax.models.maxtext.layers import places
+from aloe_jax.models.values import shown
 from aloe_jax.models.weights import Weight, zeros
 
-Setting = bool | int | float | str | tuple["Setting", ...]
+Setting = bool | int | float | str | tuple["Setting", ...] | None
 
 # Settings that would be told twice, or make rows of several conversations depend on each other.
 OURS = {
@@ -44,7 +45,7 @@ class MaxTextShape:
     """A model of MaxText's. Settings are by its own names, such as base_emb_dim."""
 
     name: str = "default"  # of the settings that `settings` go over
-    settings: tuple[tuple[str, Setting], ...] = ()
+    settings: tuple[tuple[str, Setting], ...] = ()  # a mapping is accepted, too
     max_length: int = 4096  # tokens of the longest path
     family: str | None = None  # model_type in a config.json, of those in families.py
     query_scale: float | None = None  # what queries are divided by, squared, where that is not H
@@ -53,8 +54,7 @@ class MaxTextShape:
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        pairs = self.settings.items() if isinstance(self.settings, Mapping) else self.settings
-        settings = tuple(sorted({str(key): _frozen(value) for key, value in pairs}.items()))
+        settings = frozen(dict(self.settings))
         object.__setattr__(self, "settings", settings)
         object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
         for key, value in settings:
@@ -220,8 +220,19 @@ class MaxTextShape:
         return None
 
 
-def _frozen(value: object) -> Setting:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
+def frozen(settings: Mapping[str, object]) -> tuple[tuple[str, Setting], ...]:
+    """Settings in a form that can be hashed, in order. Raises AloeError naming one that is no setting."""
+    return tuple(sorted((str(key), _frozen(str(key), value)) for key, value in settings.items()))
+
+
+def _frozen(key: str, value: object) -> Setting:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(key, part) for part in value)
+    if not isinstance(value, bool | int | float | str | None):
+        raise AloeError(
+            f"model.overrides.{key}: {shown(value)}; expected a number, a text, true, false, null or a list"
+        )
+    return value
 
 
 # Which of our logical axes lies along an axis of the mesh: MaxText's own names are finer than these.

@@ -186,9 +186,7 @@ def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, chec
     made = _ours(tensor, piece, model)
     if check:
         again = _theirs(made, piece, model)
-        rounding = (
-            2.0**-22 * max(1.0, piece.layout.plus) if piece.layout.scale or piece.layout.plus else 0.0
-        )
+        rounding = 2.0**-22 * max(1.0, piece.layout.plus) if piece.layout.scale or piece.layout.plus else 0.0
         if not np.allclose(again, tensor, rtol=rounding, atol=rounding if piece.layout.plus else 0.0):
             raise AloeError(f"{stored.file}: tensor {piece.key} is not the same on its way back from MaxText's form")
     stored.forget(stored.array)

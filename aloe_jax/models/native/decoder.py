@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ from aloe_jax.models.spec import (
 )
 from aloe_jax.models.tensor_files import other_head, read_json, say_once
 from aloe_jax.models.values import Values
-from aloe_jax.models.weights import nested
+from aloe_jax.models.weights import Tree, Weight, flat, nested
 from aloe_jax.parallel.mesh import constrain, gathered, gathers, sharding
 
 NO_WINDOW = 2**30  # tokens: more than any path has
@@ -92,13 +92,13 @@ class DecoderSpec(DecoderShape, ModelSpec):
 
     @classmethod
     def from_huggingface(
-        cls, values: Values, where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Values, where: str = "config.json", overrides: Mapping[str, object] | None = None
     ) -> Self:
         """See ModelSpec. There are no overrides for our decoder."""
         return read_config(cls, values, where)
 
     @classmethod
-    def read_huggingface(cls, path: Path, overrides: Mapping[str, JSON] | None = None) -> Self:
+    def read_huggingface(cls, path: Path, overrides: Mapping[str, object] | None = None) -> Self:
         """See ModelSpec.
 
         Where config.json ties the head to the embedding and the weights, if they are there, have another head, the
@@ -162,14 +162,13 @@ class DecoderSpec(DecoderShape, ModelSpec):
         if lora is None:
             return super().abstract(dtype, mesh, compute)
 
-        def new() -> Decoder:
+        def new() -> LanguageModel:
             return Decoder(self, rngs=nnx.Rngs(0), dtype=dtype, compute=compute).adapted(lora, 0, dtype)
 
-        made = nnx.eval_shape(new).split()
+        graph, *parts = nnx.split(nnx.eval_shape(new), Adapter, nnx.Param)
+        adapters, weights = map(nnx.to_pure_dict, parts)
         return ModelParts(
-            made.graph,
-            _on_mesh(made.trained, nested({name: weight.axes for name, weight in self.trained(lora).items()}), mesh),
-            tuple(_on_mesh(part, nested({n: w.axes for n, w in self.weights().items()}), mesh) for part in made.frozen),
+            graph, _on_mesh(adapters, self.trained(lora), mesh), (_on_mesh(weights, self.weights(), mesh),)
         )
 
     def load_huggingface(
@@ -190,7 +189,7 @@ class Decoder(LanguageModel):
     """
 
     spec: DecoderSpec
-    adapters: nnx.Dict
+    adapters: nnx.Dict[Adapter]
 
     def __init__(
         self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: str = "float32", compute: Compute | None = None
@@ -400,10 +399,17 @@ class Decoder(LanguageModel):
         return stored_tensors(self.spec, named_parameters(self), dtype)
 
 
-def _on_mesh(values: Any, axes: Any, mesh: Mesh) -> Any:
-    """Shapes with shardings by logical axes in the same nesting; the arrays of a quantised weight as it would be."""
-    if isinstance(axes, dict):
-        return {name: _on_mesh(value, axes[name], mesh) for name, value in values.items()}
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(mesh, axes, leaf.shape)), values
-    )
+def _on_mesh(
+    shapes: Tree[jax.ShapeDtypeStruct], described: Mapping[str, Weight], mesh: Mesh
+) -> Tree[jax.ShapeDtypeStruct]:
+    """Shapes with their shardings; the arrays of a quantised weight are split as it would be."""
+
+    def placed(name: str, value: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding(mesh, described[name].axes, leaf.shape)
+            ),
+            value,
+        )
+
+    return nested({name: placed(name, value) for name, value in flat(shapes).items()})

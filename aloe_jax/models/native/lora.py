@@ -20,7 +20,7 @@ from aloe_jax.models.weights import Initialiser, Weight, weight_sharding
 BLOCK = 64  # weights that share a scale (arXiv 2305.14314, §3); less where the input dimension does not divide
 
 
-class Adapter(nnx.Variable):
+class Adapter(nnx.Variable[jax.Array]):
     """A parameter of an adapter; not an nnx.Param, so that it is told from the frozen weights."""
 
 
