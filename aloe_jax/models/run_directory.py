@@ -27,7 +27,7 @@ from aloe_jax.storage.integrity import DIGESTS, check, record
 
 SPEC = "spec.json"
 ADAPTER = "adapter.json"  # beside spec.json where a run trains adapters: what they belong to
-FINISHED = "finished.json"  # what a run that reached its last step holds: training also ends well when it was stopped
+FINISHED = "finished.json"  # in a run that reached its last step: training also ends well when it was stopped
 TOKENIZER = "tokenizer"
 
 
@@ -186,7 +186,7 @@ def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> 
 
 
 def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: object) -> Tree[jax.ShapeDtypeStruct]:
-    """Shapes, types and places of all parameters: what a restore is told to make."""
+    """Shapes, types and shardings of all parameters, for a restore."""
     here = SingleDeviceSharding(jax.devices()[0])
     places = nested({name: here if mesh is None else weight_sharding(w, mesh) for name, w in described.items()})
     shapes = nested({name: weight.shape for name, weight in described.items()})

@@ -38,7 +38,7 @@ class LoRASettings(Section):
     targets: tuple[LoRATarget, ...] = Field(
         default=("query", "key", "value", "output", "gate", "up", "down"), min_length=1, strict=False
     )
-    base: Literal["as_loaded", "int8", "int4", "nf4"] = "as_loaded"  # how the frozen weights are held; nf4: QLoRA
+    base: Literal["as_loaded", "int8", "int4", "nf4"] = "as_loaded"  # how the frozen weights are kept; nf4: QLoRA
 
 
 class ComputeSettings(Section):

@@ -449,7 +449,7 @@ def named_parameters(model: LanguageModel) -> dict[str, jax.Array]:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, where: str) -> None:
     """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for.
 
-    Special tokens that were added and that nothing uses, such as one for padding, may lie beyond it.
+    Special tokens that were added and that nothing uses, such as one for padding, may be beyond it.
     """
     try:
         unused_tokens(tokenizer, spec.vocab)

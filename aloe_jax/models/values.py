@@ -110,7 +110,7 @@ def token_ids(value: object, key: str = "eos_token_id", where: str = "config.jso
 def rope(values: Values, where: str) -> Values:
     """All of RoPE in one table: of transformers 5, which has rope_parameters, and of 4, which has rope_scaling.
 
-    Where both are given, both versions go by rope_scaling. rope_theta beside them holds where the table has none.
+    Where both are given, both versions go by rope_scaling. rope_theta beside them counts where the table has none.
     Raises AloeError where either is not a table.
     """
     for key in TABLES:

@@ -1,7 +1,7 @@
 """TPU slices that are not here: their meshes, and programs compiled for them ahead of time.
 
-libtpu, found as an installed package or through TPU_LIBRARY_PATH, holds the compiler of every TPU generation and needs
-no TPU for it. What it makes of a program tells the memory that a chip needs, and collectives.py what chips exchange.
+libtpu, found as an installed package or through TPU_LIBRARY_PATH, has the compiler of every TPU generation and needs
+no TPU for it. What it makes of a program says the memory that a chip needs, and collectives.py what chips exchange.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def compile_for(
 ) -> Compiled:
     """`function` compiled for a mesh from `tpu_mesh`, for arguments that are trees of jax.ShapeDtypeStruct.
 
-    The arguments say in their shardings how they lie on the mesh. A function that is jitted already keeps its own
-    settings; another is jitted, and may write over the arguments numbered in `donate`. `options` are XLA's; with
-    QUICK it takes a quarter of the time, splits the program over chips alike, and tidies up less after that.
+    The arguments have shardings on the mesh. A function that is jitted already keeps its own settings; another is
+    jitted, and may write over the arguments numbered in `donate`. `options` are XLA's; with QUICK it takes a quarter of
+    the time, splits the program over chips alike, and tidies up less after that.
     A chip's memory is `memory_analysis().peak_memory_in_bytes` of what comes back (`temp_size_in_bytes` may read 0).
     """
     jitted = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))

@@ -20,7 +20,7 @@ from aloe_jax.models import generation
 from aloe_jax.models.maxtext import checkpoints, internals
 from aloe_jax.models.maxtext.config import family_of, family_to_write, read_config, write_config
 from aloe_jax.models.maxtext.kernels import NAMES, why_not
-from aloe_jax.models.maxtext.layers import apart
+from aloe_jax.models.maxtext.layers import unstacked
 from aloe_jax.models.maxtext.shape import MaxTextShape, Setting, frozen
 from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
 from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
@@ -197,7 +197,7 @@ class MaxTextDecoder(LanguageModel):
         weights = named_parameters(self)
         if self.spec.tie_embeddings:
             weight = weights["token_embedder.embedding"].T
-            if config.normalize_embedding_logits:  # the embedding is held times √D
+            if config.normalize_embedding_logits:  # the embedding is stored times √D
                 weight = weight / jnp.sqrt(jnp.float32(self.spec.width)).astype(weight.dtype)
         else:
             weight = weights["decoder.logits_dense.kernel"]
@@ -215,7 +215,7 @@ class MaxTextDecoder(LanguageModel):
                 "with another program"
             )
         made = self._skeleton(unrolled=True)
-        weights = apart(named_parameters(self), made.shapes, self.spec.resolved.param_scan_axis)
+        weights = unstacked(named_parameters(self), made.shapes, self.spec.resolved.param_scan_axis)
         return (
             {
                 name: weight if weight.ndim < 2 else weight.astype(self.compute.dtype)
@@ -269,7 +269,7 @@ def _mesh(parameters: Parameters) -> Mesh:
         place = getattr(leaf, "sharding", None)
         if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
             return place.mesh
-    return internals.lone_mesh()
+    return internals.single_device_mesh()
 
 
 def _dict(values: Parameters) -> nnx.Dict[object]:

@@ -98,7 +98,7 @@ def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tup
 
 @dataclass(frozen=True)
 class MaxTextFamily:
-    """One `model_type`. `reads` and `writes` are what it adds to the sizes that all have; see huggingface.py."""
+    """One `model_type`. `reads` and `writes` are what it adds to the sizes that all have; see config.py."""
 
     title: str
     architecture: str  # the class of transformers
@@ -153,7 +153,7 @@ def interleaved(config: Config) -> bool:
 def stretch(config: Config) -> tuple[float, float, float, int] | None:
     """Llama 3.1's stretched RoPE: factor, low, high, original length; None: not stretched.
 
-    They are held in settings that MaxText has for YaRN, whose defaults mean the one choice that MaxText itself has.
+    They are in settings that MaxText has for YaRN, whose defaults mean the one choice that MaxText itself has.
     """
     if not config.rope_use_scale:
         return None

@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.families import Config
-from aloe_jax.models.maxtext.layers import places
+from aloe_jax.models.maxtext.layers import stackings
 from aloe_jax.models.values import shown
 from aloe_jax.models.weights import Weight, zeros
 
 Setting = bool | int | float | str | tuple["Setting", ...] | None
 
-# Settings that would be told twice, or make rows of several conversations depend on each other.
+# Settings that would be given twice, or make rows of several conversations depend on each other.
 OURS = {
     "attention": "model.attention",
     "dtype": "model.compute_dtype",
@@ -183,7 +183,7 @@ class MaxTextShape:
     ) -> internals.Skeleton:
         """The model without weights, computed as `settings` say; `unrolled`: every layer with weights of its own."""
         over = dict(settings or {}) | ({"scan_layers": False, "remat_policy": "none"} if unrolled else {})
-        return internals.skeleton(self.name, self.computed(**over), mesh or internals.lone_mesh())
+        return internals.skeleton(self.name, self.computed(**over), mesh or internals.single_device_mesh())
 
     def computed(self, **settings: Setting) -> tuple[tuple[str, Setting], ...]:
         """The settings with some more over them: those that say how the model is computed."""
@@ -199,13 +199,13 @@ class MaxTextShape:
     def stacked(self) -> dict[str, int]:
         """See ModelSpec."""
         shapes = {name: weight.shape for name, weight in self.weights().items()}
-        found = places(shapes, self.resolved.param_scan_axis)
-        return {name: len(place.numbers) for name, place in found.items() if place.numbers is not None}
+        found = stackings(shapes, self.resolved.param_scan_axis)
+        return {name: len(one.numbers) for name, one in found.items() if one.numbers is not None}
 
     def unstacked_axes(self) -> tuple[dict[str, tuple[str | None, ...]], ...]:
         """See ModelSpec: all weights of all layers, in one dict."""
-        apart = replace(self, settings=(*self.settings, ("scan_layers", False)))
-        return ({name: weight.axes for name, weight in apart.weights().items()},)
+        loose = replace(self, settings=(*self.settings, ("scan_layers", False)))
+        return ({name: weight.axes for name, weight in loose.weights().items()},)
 
     def uncached(self) -> str | None:
         """See ModelSpec."""
@@ -235,7 +235,7 @@ def _frozen(key: str, value: object) -> Setting:
     return value
 
 
-# Which of our logical axes lies along an axis of the mesh: MaxText's own names are finer than these.
+# Which of our logical axes is along an axis of the mesh: MaxText's own names are finer than these.
 ALONG = {"fsdp": "width", "tensor": "feed_forward", "data": None}
 
 

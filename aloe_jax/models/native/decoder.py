@@ -46,7 +46,7 @@ from aloe_jax.models.spec import (
     TokenizerIds,
     named_parameters,
 )
-from aloe_jax.models.tensor_files import other_head, read_json, say_once
+from aloe_jax.models.tensor_files import other_head, read_json, warn_once
 from aloe_jax.models.values import Values
 from aloe_jax.models.weights import Tree, Weight, flat, nested
 from aloe_jax.parallel.mesh import constrain, gathered, gathers, sharding
@@ -107,7 +107,7 @@ class DecoderSpec(DecoderShape, ModelSpec):
         spec = cls.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
         spec = generation.with_settings(spec, generation.read(path))
         if spec.tie_embeddings and other_head(path):
-            say_once(
+            warn_once(
                 f"{path}: config.json ties the head to the embedding, but the weights have another head; it is used"
             )
             spec = dataclasses.replace(spec, tie_embeddings=False)
@@ -185,7 +185,7 @@ class DecoderSpec(DecoderShape, ModelSpec):
 class Decoder(LanguageModel):
     """Llama's arithmetic and what other families add to it. Its parameters are `spec.weights()`, as nnx.Param.
 
-    With adapters (see lora.py), `lora` says which, and `adapters` holds them.
+    With adapters (see lora.py), `lora` says which, and `adapters` has them.
     """
 
     spec: DecoderSpec

@@ -36,7 +36,7 @@ KEYS: dict[str, tuple[str, int]] = {
 }
 
 QKV = ("query", "key", "value")
-PARTS = ("q_norm", "post_feedforward_layernorm", "input_layernorm", "q_proj.bias")  # of keys: they tell families apart
+PARTS = ("q_norm", "post_feedforward_layernorm", "input_layernorm", "q_proj.bias")  # of keys: by which families differ
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ BLOCK = 64  # weights that share a scale (arXiv 2305.14314, §3); less where the
 
 
 class Adapter(nnx.Variable[jax.Array]):
-    """A parameter of an adapter; not an nnx.Param, so that it is told from the frozen weights."""
+    """A parameter of an adapter; not an nnx.Param, to be separate from the frozen weights."""
 
 
 def uniform(bound: float) -> Initialiser:
