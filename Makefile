@@ -22,6 +22,9 @@ help:  ## Show what can be made
 setup: $(READY)  ## Make .venv from the lock file (rerun only when the lock or the package data changes)
 
 $(READY): requirements.lock setup.cfg pyproject.toml
+	@if [ -L .venv ]; then \
+	  echo ".venv is a link to $$(readlink .venv), which others may use, and is older than the lock or the package data;" \
+	    "run make setup there, or remove the link" >&2; exit 1; fi
 	@python=; for name in python3.12 python3.13 python3 python; do \
 	  if $$name -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
 	    python=$$name; break; fi; done; \
