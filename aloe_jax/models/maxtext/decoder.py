@@ -101,10 +101,6 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         """See ModelSpec."""
         return family_to_write(self).title
 
-    def with_ids(self, eos_ids: tuple[int, ...], pad_id: int | None) -> Self:
-        """See ModelSpec."""
-        return dataclasses.replace(self, eos_ids=eos_ids, pad_id=pad_id)
-
     def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
         """See ModelSpec: there are none."""
         raise AloeError(ADAPTED)
@@ -128,11 +124,9 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
         return self.assemble(jax.jit(drawn, out_shardings=self.shardings(mesh), compiler_options=quick)(), compute)
 
-    def load_huggingface(
-        self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
-    ) -> MaxTextDecoder:
+    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
         """See ModelSpec."""
-        return self.assemble(nested(read_weights(path, self, dtype, mesh)), compute)
+        return read_weights(path, self, dtype, mesh)
 
     def load_checkpoint(
         self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None

@@ -130,10 +130,6 @@ class DecoderSpec(DecoderShape, ModelSpec):
         """See ModelSpec."""
         return FAMILIES[self.family].title
 
-    def with_ids(self, eos_ids: tuple[int, ...], pad_id: int | None) -> Self:
-        """See ModelSpec."""
-        return dataclasses.replace(self, eos_ids=eos_ids, pad_id=pad_id)
-
     def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """See ModelSpec: every method takes every row (dense ones of limited length, see attention.py)."""
         return None
@@ -171,11 +167,9 @@ class DecoderSpec(DecoderShape, ModelSpec):
             graph, _on_mesh(adapters, self.trained(lora), mesh), (_on_mesh(weights, self.weights(), mesh),)
         )
 
-    def load_huggingface(
-        self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
-    ) -> Decoder:
+    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
         """See ModelSpec."""
-        return self.assemble(nested(read_weights(path, self, dtype, mesh)), compute)
+        return read_weights(path, self, dtype, mesh)
 
     def stored_shapes(self) -> dict[str, tuple[int, ...]]:
         """See ModelSpec."""
