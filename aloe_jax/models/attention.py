@@ -34,7 +34,7 @@ def attend(
 
     query [B,T,N,H], key and value [B,T,K,H] with N a multiple of K (query head n reads key head n // (N/K)),
     subtree_end int [B,T] or None -> [B,T,N,H] in the type of the query. `window` counts in `positions`
-    int [B or 1,T], which it needs. `dense` holds all scores [B,N,T,T]; the other methods are kernels, see kernels/.
+    int [B or 1,T], which it needs. `dense` keeps all scores [B,N,T,T]; the other methods are kernels, see kernels/.
     Raises AloeError for `dense` where rows are too long for that.
     """
     assert window is None or positions is not None

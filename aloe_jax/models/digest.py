@@ -1,4 +1,4 @@
-"""A digest of a model's weights, computed where they lie."""
+"""A digest of a model's weights, computed where they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def weights_digest(params: object, description: str = "") -> str:
     """16 hex digits that change with any weight of a tree, with its type or place, and with `description`.
 
     The same on every mesh and in every process: each device sums a hash of (place, bits) over the weights that it
-    holds, and sums modulo 2^32 do not depend on their order. Made to notice other weights, not forged ones.
+    has, and sums modulo 2^32 do not depend on their order. Made to notice other weights, not forged ones.
     """
     digest = hashlib.sha256(description.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -60,7 +60,7 @@ def merged(spec: ModelSpec, source: Mapping[str, JSON]) -> dict[str, JSON]:
 
 
 def keep(source: str | Path, directory: Path) -> None:
-    """Copy the settings of the model that training starts from, which lie beside its tokenizer, into another directory.
+    """Copy the settings of the model that training starts from, which are beside its tokenizer, into another directory.
 
     Raises AloeError where they cannot be used.
     """

@@ -56,7 +56,7 @@ def save_pretrained(
     `dtype`: of the stored weights, by default the model's own. `tokenizer`: a transformers tokenizer, saved beside
     the weights. `card`: the README.md, by default a short one. `settings`: a generation_config.json, whose defaults
     of sampling are kept. The files are written beside `path`, read back, compared by checksum, and take its place; a
-    directory that an earlier export wrote is replaced. Raises AloeError when `path` holds anything else, when the
+    directory that an earlier export wrote is replaced. Raises AloeError when `path` has anything else in it, when the
     tokenizer is larger than the model's vocabulary, when the disk is full, or when what was read back differs.
     """
     limit = size_in_bytes(max_shard_size)
@@ -107,15 +107,15 @@ def _write_tensors(model: LanguageModel, directory: Path, limit: int, dtype: str
     single = len(shards) == 1
     names = [SINGLE if single else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
     sums: dict[str, int] = {}
-    held: dict[str, np.ndarray] = {}
+    shard: dict[str, np.ndarray] = {}
     current = 0
     for key, tensor in model.stored_tensors(jnp.dtype(dtype)):
-        held[key] = tensor
+        shard[key] = tensor
         sums[key] = zlib.crc32(tensor.view(np.uint8).data)
         if key == shards[current][-1]:
             with as_os_error():
-                save_file(held, str(directory / names[current]), metadata={"format": "pt"})
-            held = {}
+                save_file(shard, str(directory / names[current]), metadata={"format": "pt"})
+            shard = {}
             current += 1
     if not single:
         places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}

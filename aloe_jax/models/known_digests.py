@@ -1,6 +1,6 @@
 """SHA-256 of files that were read before: large models are not read again at every start.
 
-A digest counts for a file as long as its path, size, times and inode are the same, as Git has it. Digests lie in
+A digest counts for a file as long as its path, size, times and inode are the same, as Git has it. Digests are stored in
 ~/.cache/aloe-jax/digests, or below XDG_CACHE_HOME.
 """
 

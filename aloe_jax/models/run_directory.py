@@ -21,13 +21,13 @@ from aloe_jax.models.fingerprint import BY_TIMES, fingerprint, fingerprint_by_ti
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import Compute, LanguageModel, ModelSpec
-from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
+from aloe_jax.models.weights import Tree, Weight, flat, nested, weight_sharding
 from aloe_jax.storage.files import absolute, as_path, is_remote, write_atomically
 from aloe_jax.storage.integrity import DIGESTS, check, record
 
 SPEC = "spec.json"
 ADAPTER = "adapter.json"  # beside spec.json where a run trains adapters: what they belong to
-FINISHED = "finished.json"  # what a run that reached its last step holds: training also ends well when it was stopped
+FINISHED = "finished.json"  # in a run that reached its last step: training also ends well when it was stopped
 TOKENIZER = "tokenizer"
 
 
@@ -163,8 +163,9 @@ def _read_step(
         return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
     base, lora = adapter
     with reading(directory, step, only_params):
-        values = _restore(path, spec.trained(lora), mesh)["adapters"]
-    model = load_base(base).with_adapters(lora, values)
+        values = flat(_restore(path, spec.trained(lora), mesh))
+    adapters = {name.removeprefix("adapters."): value for name, value in values.items()}
+    model = load_base(base).with_adapters(lora, adapters)
     model.spec = model.spec.ending(spec.eos_ids)
     return model
 
@@ -185,7 +186,7 @@ def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> 
 
 
 def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: object) -> Tree[jax.ShapeDtypeStruct]:
-    """Shapes, types and places of all parameters: what a restore is told to make."""
+    """Shapes, types and shardings of all parameters, for a restore."""
     here = SingleDeviceSharding(jax.devices()[0])
     places = nested({name: here if mesh is None else weight_sharding(w, mesh) for name, w in described.items()})
     shapes = nested({name: weight.shape for name, weight in described.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -38,7 +38,7 @@ class LoRASettings(Section):
     targets: tuple[LoRATarget, ...] = Field(
         default=("query", "key", "value", "output", "gate", "up", "down"), min_length=1, strict=False
     )
-    base: Literal["as_loaded", "int8", "int4", "nf4"] = "as_loaded"  # how the frozen weights are held; nf4: QLoRA
+    base: Literal["as_loaded", "int8", "int4", "nf4"] = "as_loaded"  # how the frozen weights are kept; nf4: QLoRA
 
 
 class ComputeSettings(Section):
@@ -59,7 +59,7 @@ class ModelSettings(ComputeSettings):
     # Of a MaxText model from scratch or in one of its checkpoints, such as llama3.1-8b; `default`: by `overrides`.
     name: str | None = None
     # MaxText's own settings, such as base_emb_dim or load_balance_loss_weight.
-    overrides: dict[str, Any] = Field(default_factory=dict)
+    overrides: dict[str, object] = Field(default_factory=dict)
     architecture: ArchitectureSettings = ArchitectureSettings()
     tokenizer: PathText | None = None  # defaults to the tokenizer in `path`
     remat: Remat = "none"

@@ -162,7 +162,7 @@ class ModelSpec(ABC):
     @classmethod
     @abstractmethod
     def from_huggingface(
-        cls, values: Mapping[str, JSON], where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Mapping[str, JSON], where: str = "config.json", overrides: Mapping[str, object] | None = None
     ) -> Self:
         """The spec in the content of a config.json, of transformers 4 or 5, with `model.overrides` over it.
 
@@ -171,7 +171,7 @@ class ModelSpec(ABC):
 
     @classmethod
     @abstractmethod
-    def read_huggingface(cls, path: Path, overrides: Mapping[str, JSON] | None = None) -> Self:
+    def read_huggingface(cls, path: Path, overrides: Mapping[str, object] | None = None) -> Self:
         """The spec of a local Hugging Face directory: config.json with the token ids of generation_config.json."""
 
     @abstractmethod
@@ -187,9 +187,9 @@ class ModelSpec(ABC):
     def title(self) -> str:
         """What the family is called on a model card. Raises AloeError where the model has no Hugging Face form."""
 
-    @abstractmethod
     def with_ids(self, eos_ids: tuple[int, ...], pad_id: int | None) -> Self:
         """The spec with other special tokens."""
+        return self.from_json({**self.to_json(), "eos_ids": list(eos_ids), "pad_id": pad_id})
 
     def ending(self, ids: Iterable[int]) -> Self:
         """The spec whose replies end at these ids, too; those beyond its vocabulary are left out."""
@@ -308,14 +308,18 @@ class ModelSpec(ABC):
     # ------------------------------------------------------------ its weights in Hugging Face directories
 
     @abstractmethod
-    def load_huggingface(
-        self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
-    ) -> LanguageModel:
-        """The model in a local Hugging Face directory, its parameters in `dtype`, laid out over `mesh`.
+    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+        """The weights in a local Hugging Face directory by dotted name, in `dtype`, every device reading its own part.
 
         Raises AloeError naming the file, the key and what was expected: a file missing, cut short or a pickle, a tensor
         missing, left over, of another shape or type, with NaN or infinity in it.
         """
+
+    def load_huggingface(
+        self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
+    ) -> LanguageModel:
+        """The model in a local Hugging Face directory; see `read_weights`."""
+        return self.assemble(nested(self.read_weights(path, dtype, mesh)), compute)
 
     def load_checkpoint(
         self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
@@ -449,7 +453,7 @@ def named_parameters(model: LanguageModel) -> dict[str, jax.Array]:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, where: str) -> None:
     """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for.
 
-    Special tokens that were added and that nothing uses, such as one for padding, may lie beyond it.
+    Special tokens that were added and that nothing uses, such as one for padding, may be beyond it.
     """
     try:
         unused_tokens(tokenizer, spec.vocab)

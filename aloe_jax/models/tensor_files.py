@@ -82,7 +82,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
     wanted = indexed(path)
     if SINGLE not in wanted.values() and (path / SINGLE).is_file():
         if wanted and all((path / name).is_file() for name in wanted.values()):
-            say_once(f"{path}: has {SINGLE} beside the shards of {INDEX}; {SINGLE} is read")
+            warn_once(f"{path}: has {SINGLE} beside the shards of {INDEX}; {SINGLE} is read")
         wanted = {}
     tensors: dict[str, Stored] = {}
     for name in sorted(set(wanted.values())) or [SINGLE]:
@@ -97,7 +97,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
 
 
 @functools.lru_cache
-def say_once(text: str) -> None:
+def warn_once(text: str) -> None:
     """Tell the person, the first time."""
     click.echo(text, err=True)
 

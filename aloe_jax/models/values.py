@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any  # noqa: TID251  what a file of another program says
 
 from aloe_jax.errors import AloeError
 
 Values = Mapping[str, Any]  # of a config.json: of any kind until the functions below have looked at them
+Fields = dict[str, Any]  # made of them, for the constructor of a shape
 
 MOST_LAYERS = 10_000
 MOST = 2**31 - 1  # of any other size
@@ -109,7 +110,7 @@ def token_ids(value: object, key: str = "eos_token_id", where: str = "config.jso
 def rope(values: Values, where: str) -> Values:
     """All of RoPE in one table: of transformers 5, which has rope_parameters, and of 4, which has rope_scaling.
 
-    Where both are given, both versions go by rope_scaling. rope_theta beside them holds where the table has none.
+    Where both are given, both versions go by rope_scaling. rope_theta beside them counts where the table has none.
     Raises AloeError where either is not a table.
     """
     for key in TABLES:

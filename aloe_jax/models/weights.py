@@ -54,6 +54,17 @@ def nested[T](values: Mapping[str, T]) -> Tree[T]:
     return tree | {name: nested(group) for name, group in groups.items()}
 
 
+def flat[T](tree: Tree[T]) -> dict[str, T]:
+    """The reverse of `nested`."""
+    found: dict[str, T] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{rest}": leaf for rest, leaf in flat(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
 def weight_sharding(weight: Weight, mesh: Mesh) -> NamedSharding:
     """The sharding of one weight on a mesh; dimensions that the mesh does not divide are replicated."""
     return sharding(mesh, weight.axes, weight.shape)

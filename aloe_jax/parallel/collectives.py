@@ -14,10 +14,10 @@ from aloe_jax.parallel.program_text import ARRAY, HEADER, Program
 
 
 class Collective(NamedTuple):
-    """An exchange between devices; one in a loop's body is told once, with how often it runs."""
+    """An exchange between devices; one in a loop's body is listed once, with how often it runs."""
 
     kind: str  # all-gather, all-reduce, reduce-scatter, all-to-all, collective-permute
-    axes: tuple[str, ...]  # of the mesh, along which the devices lie that exchange
+    axes: tuple[str, ...]  # of the mesh, along which the devices exchange
     dtype: str  # of the result, in XLA's words: bf16, f32, s32
     shape: tuple[int, ...]  # on one device, of the result; of a reduce-scatter, of what goes in
     source: str  # what it was made for, in JAX's words: jit(step)/…/dot_general
@@ -77,7 +77,7 @@ def collectives(compiled: Compiled, mesh: Mesh) -> list[Collective]:
 
 
 def _axes(line: str, mesh: Mesh) -> tuple[str, ...]:
-    """The axes along which the members of a group differ; all that have more than one device where it is not told."""
+    """The axes along which the members of a group differ; all that have more than one device where it is not said."""
     groups = _groups(line)
     sizes = mesh.devices.shape
     if groups is None:
@@ -88,7 +88,7 @@ def _axes(line: str, mesh: Mesh) -> tuple[str, ...]:
 
 
 def _groups(line: str) -> np.ndarray | None:
-    """Numbers of the devices that exchange with each other, [groups,members]; None where the line does not tell."""
+    """Numbers of the devices that exchange with each other, [groups,members]; None where the line does not say."""
     if match := EXPLICIT.search(line):
         return np.array([_numbers(group) for group in re.findall(r"\{([\d,]+)\}", match.group(1))])
     if match := IOTA.search(line):

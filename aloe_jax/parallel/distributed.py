@@ -55,7 +55,7 @@ def join() -> None:
 
 
 def _several_hosts() -> bool:
-    """Whether a cluster started this process as one of several, told without asking JAX for devices."""
+    """Whether a cluster started this process as one of several, without asking JAX for devices."""
     variables = os.environ
     return (
         "," in variables.get("TPU_WORKER_HOSTNAMES", "")
@@ -69,7 +69,7 @@ def _several_hosts() -> bool:
 
 
 def is_lead() -> bool:
-    """Whether this process is the one that writes metrics and tells what happens."""
+    """Whether this process is the one that writes metrics and prints what happens."""
     return jax.process_index() == 0
 
 
@@ -111,14 +111,14 @@ def lead_checks(check: Callable[[], None]) -> None:
 
 
 def preempted(step: int) -> bool:
-    """Whether some process was told to end (SIGTERM) and all have now reached the step to end after.
+    """Whether some process has to end (SIGTERM) and all have now reached the step to end after.
 
     Must be called once a step in every process; in a single process it is always False.
     """
     return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
 
 
-def rows_here(mesh: Mesh, rows: int) -> slice:
+def local_rows(mesh: Mesh, rows: int) -> slice:
     """The rows of a global batch that this process feeds: those that its devices hold, with any between them."""
     where = sharding(mesh, ("batch",), (rows,)).addressable_devices_indices_map((rows,))
     parts = [index[0].indices(rows) for index in where.values() if index is not None]
@@ -128,9 +128,9 @@ def rows_here(mesh: Mesh, rows: int) -> slice:
 def place(batch: dict[str, np.ndarray], mesh: Mesh, rows: int | None = None) -> dict[str, jax.Array]:
     """A batch on the devices, split by rows.
 
-    With `rows` the arrays hold only `rows_here` of a global batch of so many rows; without, they hold all of it.
+    With `rows` the arrays hold only `local_rows` of a global batch of so many rows; without, they hold all of it.
     """
-    first = 0 if rows is None else rows_here(mesh, rows).start
+    first = 0 if rows is None else local_rows(mesh, rows).start
 
     def put(values: np.ndarray) -> jax.Array:
         shape = (rows or len(values), *values.shape[1:])

@@ -38,7 +38,7 @@ RULES: dict[str, tuple[str, ...]] = {
 def make_mesh(shape: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes data, fsdp and tensor; one of them may be -1 and takes the devices left over.
 
-    Of several TPU slices each holds all of fsdp and tensor; the data axis goes from slice to slice. Raises AloeError
+    Of several TPU slices every one has all of fsdp and tensor; the data axis goes from slice to slice. Raises AloeError
     when the sizes do not multiply to the number of devices, or the data axis cannot be shared out between the slices.
     """
     devices = list(devices if devices is not None else jax.devices())
@@ -107,7 +107,7 @@ def fitting_spec(sizes: Mapping[str, int], axes: Sequence[str | None], shape: Se
 
 
 def sharding(mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
-    """Where an array of this shape with these logical axes lies on a mesh."""
+    """The sharding of an array of this shape with these logical axes on a mesh."""
     return NamedSharding(mesh, fitting_spec(mesh.shape, axes, shape))
 
 
@@ -120,12 +120,12 @@ def constrain(x: jax.Array, axes: Sequence[str | None]) -> jax.Array:
 
 
 def gathers() -> bool:
-    """Whether the mesh that is set holds weights in parts that are brought together for their use."""
+    """Whether the mesh that is set splits weights into parts that are gathered for their use."""
     return jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1
 
 
 def gathered(weight: jax.Array, axes: Sequence[str | None]) -> jax.Array:
-    """A weight that lies where these logical axes say, whole along its width, under the mesh that is set.
+    """A weight that is split as these logical axes say, whole along its width, under the mesh that is set.
 
     Told so, XLA brings its parts together once and in the type that it has here, where it may else move activations,
     or parts in a wider type, or hold them in turn beside each product. Its gradient is summed into the parts.

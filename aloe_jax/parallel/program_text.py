@@ -1,7 +1,7 @@
 """The text of a compiled program: its computations, their instructions, and how often each of them runs.
 
 XLA's own analysis counts what is in a loop's body once. Here a body counts as often as the loop goes round, where the
-text tells: JAX's scans and bounded loops compare a counter with a number.
+text says: JAX's scans and bounded loops compare a counter with a number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TPU slices that are not here: their meshes, and programs compiled for them ahead of time.
 
-libtpu, found as an installed package or through TPU_LIBRARY_PATH, holds the compiler of every TPU generation and needs
-no TPU for it. What it makes of a program tells the memory that a chip needs, and collectives.py what chips exchange.
+libtpu, found as an installed package or through TPU_LIBRARY_PATH, has the compiler of every TPU generation and needs
+no TPU for it. What it makes of a program says the memory that a chip needs, and collectives.py what chips exchange.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -72,19 +71,19 @@ def unplaced_mesh(shape: MeshSettings, chips: int, slices: int = 1) -> AbstractM
 
 def compile_for(
     mesh: Mesh,
-    function: Callable[..., Any],
-    *arguments: Any,
+    function: Callable[..., object],
+    *arguments: object,
     donate: Sequence[int] = (),
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Compiled:
     """`function` compiled for a mesh from `tpu_mesh`, for arguments that are trees of jax.ShapeDtypeStruct.
 
-    The arguments say in their shardings how they lie on the mesh. A function that is jitted already keeps its own
-    settings; another is jitted, and may write over the arguments numbered in `donate`. `options` are XLA's; with
-    QUICK it takes a quarter of the time, splits the program over chips alike, and tidies up less after that.
+    The arguments have shardings on the mesh. A function that is jitted already keeps its own settings; another is
+    jitted, and may write over the arguments numbered in `donate`. `options` are XLA's; with QUICK it takes a quarter of
+    the time, splits the program over chips alike, and tidies up less after that.
     A chip's memory is `memory_analysis().peak_memory_in_bytes` of what comes back (`temp_size_in_bytes` may read 0).
     """
-    jitted: Any = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))
+    jitted = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile(compiler_options=dict(options or {}))
 
@@ -92,7 +91,7 @@ def compile_for(
 def _devices(topology: str, slices: int) -> list[jax.Device]:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    options: dict[str, object] = {} if slices == 1 else {"num_slices": slices}
     if topology.startswith("v4"):
         options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX has them
     try:

@@ -41,7 +41,7 @@ def loop(
 
     Nothing here waits for the devices but the first step, inside `compiling`; callbacks do where they read.
     """
-    share = distributed.rows_here(mesh, batches.size)
+    share = distributed.local_rows(mesh, batches.size)
     for number in numbers:
         first = number == numbers.start
         for callback in callbacks:

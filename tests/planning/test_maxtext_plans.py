@@ -79,7 +79,7 @@ def test_weights_of_layers_are_told_apart():
         others = {key.split(".")[1] for key in spec.weights().keys() - stacked.keys()}
         assert others == {"embedding", "decoder_norm", "logits_dense"}
     spec = tiny("llama3.1-8b")
-    graph, shapes, _ = spec.abstract("float32", internals.lone_mesh(), Compute())
+    graph, shapes, _ = spec.abstract("float32", internals.single_device_mesh(), Compute())
     apart = jax.eval_shape(lambda params: programs.unstack(graph, params), shapes)
     (axes,), (arrays,) = spec.unstacked_axes(), apart
     assert axes.keys() == arrays.keys() and all(len(axes[key]) == arrays[key].ndim for key in axes)

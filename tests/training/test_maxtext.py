@@ -266,7 +266,7 @@ def test_the_routers_loss_reaches_the_gradient():
     given = lambda model, batch: (model.x[...] * batch["a"][0], model.x[...] ** 2)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "penalised_reply_logps", given)
-        optimizer, mesh = step.MasterCopies(optax.sgd(1.0)), internals.lone_mesh()
+        optimizer, mesh = step.MasterCopies(optax.sgd(1.0)), internals.single_device_mesh()
         params = jax.device_put(nnx.to_pure_dict(params), NamedSharding(mesh, PartitionSpec()))
         state = step.new_state(params, optimizer, mesh)
         validated = step.evaluation_step(graph, objective, mesh)(params, {"a": jnp.ones(8)})

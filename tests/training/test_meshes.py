@@ -12,7 +12,7 @@ from flax import nnx
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.packing import pack
 from aloe_jax.models.native.decoder import DecoderSpec
-from aloe_jax.parallel.distributed import place, rows_here
+from aloe_jax.parallel.distributed import local_rows, place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training.master import MasterCopies
@@ -109,4 +109,4 @@ def test_a_part_left_out_would_be_noticed():
 
 
 def test_one_process_feeds_all_rows():
-    assert rows_here(make_mesh(MeshSettings(data=2, fsdp=4)), 16) == slice(0, 16)
+    assert local_rows(make_mesh(MeshSettings(data=2, fsdp=4)), 16) == slice(0, 16)

@@ -9,7 +9,7 @@ the row. The keys that later blocks see, the *open* ones, are gathered in order,
 one range, which the loop over strips runs through.
 
 Shapes: B rows, T tokens, N and K query and key heads, G = N/K, H head size, Q queries a block, C = T/Q blocks, S keys
-a strip. The queries of a block lie as [K,G*Q,H]: one product for all that read the same key head.
+a strip. The queries of a block are [K,G*Q,H]: one product for all that read the same key head.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def _forward(
 def _backward(block: int, strip: int, saved: Saved, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
     """Gradients to query, key and value.
 
-    Those to keys and values grow as [H,S]: products [H,Q] x [Q,S] read the weights as they lie, where [S,Q] x [Q,H]
+    Those to keys and values grow as [H,S]: products [H,Q] x [Q,S] read the weights as they are, where [S,Q] x [Q,H]
     would first turn them.
     """
     query, key, value, end, place, out, lse = saved
@@ -267,8 +267,8 @@ def _scores(query: jax.Array, keys: _Keys) -> jax.Array:
     scores = _product("kqh,ksh->kqs", query, keys.key)
     heads, rows, count = scores.shape
     block = keys.seen.shape[0]
-    apart = scores.reshape(heads, rows // block, block, count)
-    return jnp.where(keys.seen[None, None], apart, HIDDEN).reshape(scores.shape)
+    split = scores.reshape(heads, rows // block, block, count)
+    return jnp.where(keys.seen[None, None], split, HIDDEN).reshape(scores.shape)
 
 
 def _product(dims: str, left: jax.Array, right: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any  # noqa: TID251  see Ref
 
 import jax
 import jax.numpy as jnp

@@ -40,7 +40,7 @@ class Mask(NamedTuple):
 def block_kinds(mask: Mask, block: int) -> jax.Array:
     """EMPTY, PARTIAL or FULL for every query block and key block of `block` tokens: int32 [B,T/block,T/block].
 
-    T is a multiple of `block`. Without a window EMPTY is exact. With one it is told from the smallest and largest
+    T is a multiple of `block`. Without a window EMPTY is exact. With one it follows from the smallest and largest
     position in either block, so that a block of several branches may be PARTIAL with no visible pair.
     """
     ends = mask.ends.reshape(len(mask.ends), -1, block)  # [B,n,block]

@@ -1,6 +1,6 @@
 """What the TPU kernels for the interval mask share: how arrays are cut into blocks, and the scores of a block.
 
-A block's scores lie keys down, queries across: [keys, queries]. What belongs to a query (running maximum, sum,
+A block's scores are keys down, queries across: [keys, queries]. What belongs to a query (running maximum, sum,
 log-sum-exp) is then one row of lanes, what belongs to a key one column, and neither is ever turned.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple  # noqa: TID251  see Ref
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """MaxText's own Orbax checkpoints: parameters out of what its training saved, and into what it starts from.
 
 A checkpoint is a directory STEP/items with a tree of arrays. The weights are under params/params; those that are no
-nnx.Param lie beside them in a collection of their own (params-only) or under nnx_aux/model (a whole training state).
+nnx.Param are beside them in a collection of their own (params-only) or under nnx_aux/model (a whole training state).
 The optimizer's state and random streams are not read.
 """
 
@@ -105,13 +105,13 @@ def check_alike(shape: MaxTextShape) -> None:
         )
 
 
-def arguments(shape: MaxTextShape, dtype: str, checkpoint: str) -> list[str]:
-    """What MaxText's commands are told, to read a checkpoint as this model.
+def command_arguments(shape: MaxTextShape, dtype: str, checkpoint: str) -> list[str]:
+    """The arguments with which MaxText's commands read a checkpoint as this model.
 
     In a file of settings the model's own would win over them.
     """
-    told = {"model_name": shape.name, "override_model_config": True, **dict(shape.settings), "weight_dtype": dtype}
-    return [f"{key}={_written(value)}" for key, value in told.items()] + [f"load_parameters_path={checkpoint}"]
+    arguments = {"model_name": shape.name, "override_model_config": True, **dict(shape.settings), "weight_dtype": dtype}
+    return [f"{key}={_written(value)}" for key, value in arguments.items()] + [f"load_parameters_path={checkpoint}"]
 
 
 def _written(value: object) -> str:
@@ -122,7 +122,7 @@ def _written(value: object) -> str:
 
 
 def _check(place: Path, described: Mapping[str, Weight]) -> dict[str, Keys]:
-    """Where in the tree every weight lies. Raises AloeError unless the tree has exactly these weights."""
+    """Where in the tree every weight is. Raises AloeError unless the tree has exactly these weights."""
     with _checkpointer() as checkpointer:
         stored = checkpointer.metadata(place).item_metadata.tree
     shapes: dict[str, tuple[int, ...]] = {}
@@ -181,14 +181,19 @@ def _checkpointer() -> PyTreeCheckpointer:
 
 def _put[T](tree: Tree[T], keys: Keys, value: T) -> None:
     for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
+        inner = tree.setdefault(key, {})
+        assert isinstance(inner, dict)
+        tree = inner
     tree[keys[-1]] = value
 
 
-def _at[T](tree: Tree[T], keys: Keys) -> T:
+def _at(tree: Mapping[str, object], keys: Keys) -> jax.Array:
+    found: object = tree
     for key in keys:
-        tree = tree[key]
-    return tree
+        assert isinstance(found, Mapping)
+        found = found[key]
+    assert isinstance(found, jax.Array)
+    return found
 
 
 # ---------------------------------------------------------------- writing
@@ -221,6 +226,6 @@ def _write(
     if tokenizer is not None:
         with uploading(place / "tokenizer") as local:
             save_tokenizer(tokenizer, local)
-    told = arguments(shape, dtype, f"{absolute(final)}/0/{ITEMS}")
-    write_atomically(place / SETTINGS, "\n".join(told) + "\n")
+    lines = command_arguments(shape, dtype, f"{absolute(final)}/0/{ITEMS}")
+    write_atomically(place / SETTINGS, "\n".join(lines) + "\n")
     write_atomically(place / "README.md", card)

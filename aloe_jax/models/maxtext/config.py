@@ -13,7 +13,7 @@ from aloe_jax.models.maxtext.shape import MaxTextShape
 from aloe_jax.models.values import Values, check, rope, shown, token_id, token_ids
 
 # What two models of one family and size must agree on to compute the same.
-TOLD: tuple[Callable[[Config], object], ...] = (
+COMPUTED_ALIKE: tuple[Callable[[Config], object], ...] = (
     *(operator.attrgetter(name) for name in (
         "use_qk_norm", "attention_bias", "norm_topk_prob", "mlp_activations", "use_post_attn_norm", "use_post_ffw_norm",
         "sliding_window_size", "attn_logits_soft_cap", "final_logits_soft_cap", "rope_max_timescale",
@@ -88,9 +88,10 @@ def write_config(shape: MaxTextShape) -> dict[str, JSON]:
     family, config = family_to_write(shape), shape.resolved
     theta = float(config.rope_max_timescale)
     own = family.writes(config)
-    table = {**own.pop("rope_parameters", {"rope_type": "default"})}
+    table = own.pop("rope_parameters", {"rope_type": "default"})
+    assert isinstance(table, dict)
     if "full_attention" not in table:
-        table["rope_theta"] = theta
+        table = {**table, "rope_theta": theta}
     written = {
         "architectures": [family.architecture],
         "model_type": shape.family,
@@ -140,7 +141,7 @@ def family_of(shape: MaxTextShape) -> str | None:
         again = read_config(MaxTextShape, write_config(made), shape.name, {}).resolved
     except AloeError:
         return None
-    return kind if all(told(again) == told(shape.resolved) for told in TOLD) else None
+    return kind if all(part(again) == part(shape.resolved) for part in COMPUTED_ALIKE) else None
 
 
 def _theta(values: Values, family: MaxTextFamily, where: str) -> int:

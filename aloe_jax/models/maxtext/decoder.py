@@ -20,8 +20,8 @@ from aloe_jax.models import generation
 from aloe_jax.models.maxtext import checkpoints, internals
 from aloe_jax.models.maxtext.config import family_of, family_to_write, read_config, write_config
 from aloe_jax.models.maxtext.kernels import NAMES, why_not
-from aloe_jax.models.maxtext.layers import apart
-from aloe_jax.models.maxtext.shape import MaxTextShape, Setting
+from aloe_jax.models.maxtext.layers import unstacked
+from aloe_jax.models.maxtext.shape import MaxTextShape, Setting, frozen
 from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
 from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
@@ -62,7 +62,7 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
             overrides.setdefault("vocab_size", ids.vocab)
         spec = cls(
             model.name or "default",
-            tuple(overrides.items()),
+            frozen(overrides),
             model.architecture.max_length,
             bos_id=ids.bos_id,
             eos_ids=ids.eos_ids,
@@ -77,13 +77,13 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
 
     @classmethod
     def from_huggingface(
-        cls, values: Values, where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Values, where: str = "config.json", overrides: Mapping[str, object] | None = None
     ) -> Self:
         """See ModelSpec."""
         return read_config(cls, values, where, overrides or {})
 
     @classmethod
-    def read_huggingface(cls, path: Path, overrides: Mapping[str, JSON] | None = None) -> Self:
+    def read_huggingface(cls, path: Path, overrides: Mapping[str, object] | None = None) -> Self:
         """See ModelSpec."""
         spec = cls.from_huggingface(read_json(path / "config.json"), str(path / "config.json"), overrides)
         return generation.with_settings(spec, generation.read(path))
@@ -100,10 +100,6 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
     def title(self) -> str:
         """See ModelSpec."""
         return family_to_write(self).title
-
-    def with_ids(self, eos_ids: tuple[int, ...], pad_id: int | None) -> Self:
-        """See ModelSpec."""
-        return dataclasses.replace(self, eos_ids=eos_ids, pad_id=pad_id)
 
     def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
         """See ModelSpec: there are none."""
@@ -128,11 +124,9 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
         return self.assemble(jax.jit(drawn, out_shardings=self.shardings(mesh), compiler_options=quick)(), compute)
 
-    def load_huggingface(
-        self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
-    ) -> MaxTextDecoder:
+    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
         """See ModelSpec."""
-        return self.assemble(nested(read_weights(path, self, dtype, mesh)), compute)
+        return read_weights(path, self, dtype, mesh)
 
     def load_checkpoint(
         self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
@@ -197,7 +191,7 @@ class MaxTextDecoder(LanguageModel):
         weights = named_parameters(self)
         if self.spec.tie_embeddings:
             weight = weights["token_embedder.embedding"].T
-            if config.normalize_embedding_logits:  # the embedding is held times √D
+            if config.normalize_embedding_logits:  # the embedding is stored times √D
                 weight = weight / jnp.sqrt(jnp.float32(self.spec.width)).astype(weight.dtype)
         else:
             weight = weights["decoder.logits_dense.kernel"]
@@ -215,7 +209,7 @@ class MaxTextDecoder(LanguageModel):
                 "with another program"
             )
         made = self._skeleton(unrolled=True)
-        weights = apart(named_parameters(self), made.shapes, self.spec.resolved.param_scan_axis)
+        weights = unstacked(named_parameters(self), made.shapes, self.spec.resolved.param_scan_axis)
         return (
             {
                 name: weight if weight.ndim < 2 else weight.astype(self.compute.dtype)
@@ -269,10 +263,9 @@ def _mesh(parameters: Parameters) -> Mesh:
         place = getattr(leaf, "sharding", None)
         if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
             return place.mesh
-    return internals.lone_mesh()
+    return internals.single_device_mesh()
 
 
-def _dict(values: Parameters) -> nnx.Dict[nnx.Param[jax.Array]]:
-    return nnx.Dict(
-        {name: _dict(value) if isinstance(value, Mapping) else nnx.Param(value) for name, value in values.items()}
-    )
+def _dict(values: Parameters) -> nnx.Dict[object]:
+    made = {name: _dict(value) if isinstance(value, dict) else nnx.Param(value) for name, value in values.items()}
+    return nnx.Dict(**made)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any  # noqa: TID251  see Config
 
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
@@ -98,7 +98,7 @@ def experts(block: str, gate: str, names: tuple[str, str, str]) -> dict[str, tup
 
 @dataclass(frozen=True)
 class MaxTextFamily:
-    """One `model_type`. `reads` and `writes` are what it adds to the sizes that all have; see huggingface.py."""
+    """One `model_type`. `reads` and `writes` are what it adds to the sizes that all have; see config.py."""
 
     title: str
     architecture: str  # the class of transformers
@@ -153,7 +153,7 @@ def interleaved(config: Config) -> bool:
 def stretch(config: Config) -> tuple[float, float, float, int] | None:
     """Llama 3.1's stretched RoPE: factor, low, high, original length; None: not stretched.
 
-    They are held in settings that MaxText has for YaRN, whose defaults mean the one choice that MaxText itself has.
+    They are in settings that MaxText has for YaRN, whose defaults mean the one choice that MaxText itself has.
     """
     if not config.rope_use_scale:
         return None
@@ -163,7 +163,7 @@ def stretch(config: Config) -> tuple[float, float, float, int] | None:
 
 
 def _llama_out(config: Config) -> dict[str, JSON]:
-    table: dict[str, Any] = {"rope_type": "default"}
+    table: dict[str, JSON] = {"rope_type": "default"}
     stretched = stretch(config)
     if stretched is not None:
         factor, low, high, original = stretched
@@ -247,7 +247,7 @@ def _pattern(values: Values, where: str, cycle: int) -> int:
     return int(values["sliding_window"])
 
 
-def _layer_types(config: Config, cycle: int, layers: int) -> dict[str, Any]:
+def _layer_types(config: Config, cycle: int, layers: int) -> dict[str, JSON]:
     kinds = ["full_attention" if (at + 1) % cycle == 0 else "sliding_attention" for at in range(layers)]
     return {"layer_types": kinds, "sliding_window": config.sliding_window_size}
 
@@ -301,7 +301,7 @@ def _gemma3(values: Values, where: str) -> Settings:
 
 
 def _gemma3_out(config: Config) -> dict[str, JSON]:
-    full: dict[str, Any] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
+    full: dict[str, JSON] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
     if config.rope_linear_scaling_factor != 1.0:
         full |= {"rope_type": "linear", "factor": config.rope_linear_scaling_factor}
     local = {"rope_type": "default", "rope_theta": float(config.local_rope_max_timescale)}
@@ -353,7 +353,7 @@ def _olmo3(values: Values, where: str) -> Settings:
 
 
 def _olmo3_out(config: Config) -> dict[str, JSON]:
-    plain: dict[str, Any] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
+    plain: dict[str, JSON] = {"rope_type": "default", "rope_theta": float(config.rope_max_timescale)}
     full = plain
     if config.rope_type.lower().endswith("yarn"):
         full = {

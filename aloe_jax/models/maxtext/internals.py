@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any  # noqa: TID251  MaxText has no types
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +162,7 @@ def _rules(base: str) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A model without its weights: what nnx needs to put them in, and where they lie."""
+    """A model without its weights: what nnx needs to put them in, and how they are laid out."""
 
     graph: Any
     shapes: Mapping[str, jax.ShapeDtypeStruct]  # of every weight, by dotted name
@@ -171,7 +171,7 @@ class Skeleton:
     collections: Mapping[str, str]  # what its checkpoints keep every weight under
     rest: Mapping[Keys, Any]  # state that is no weight: counters and keys of random streams that nothing draws from
     rules: Any
-    attention: tuple[tuple[str, int], ...]  # kind and window (0: none) of every layer, where layers are apart
+    attention: tuple[tuple[str, int], ...]  # kind and window (0: none) of every layer, where layers are not stacked
 
 
 @functools.lru_cache(maxsize=16)
@@ -323,14 +323,14 @@ def _merged(skeleton: Skeleton, weights: Mapping[str, jax.Array]) -> Any:
     return nnx.merge(skeleton.graph, nnx.from_flat_state(flat), copy=True)
 
 
-def lone_mesh() -> Mesh:
+def single_device_mesh() -> Mesh:
     """A mesh of one device, for models that are not spread."""
     return Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def _decoder_class(nnx_decoders: Any) -> type:
     class StackedDecoder(nnx_decoders.NNXDecoder):
-        """MaxText's, which recomputes stacked layers whole even where it is told to recompute nothing."""
+        """MaxText's, which recomputes stacked layers whole even where it should recompute nothing."""
 
         def get_remat_policy(self) -> Any:
             if self.config.remat_policy == "none":

@@ -46,7 +46,7 @@ def unchanged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """What is printed and logged below errors inside goes nowhere; errors are told."""
+    """What is printed and logged below errors inside goes nowhere; errors are printed."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:

@@ -13,8 +13,8 @@ NUMBERED = re.compile(r"(.*)_(\d+)$")
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one of its weights holds: the same weight, `part`, of the layers `numbers`, in this order.
+class Stacking:
+    """Which layers' weights one of its weights is: the same weight, `part`, of the layers `numbers`, in this order.
 
     `stem` is the group of layers. `numbers` None: it belongs to no layer. `stacked`: along an axis, else of one layer.
     """
@@ -25,8 +25,8 @@ class Place:
     stacked: bool
 
 
-def places(names: Mapping[str, tuple[int, ...]], axis: int) -> dict[str, Place]:
-    """The place of every weight, from names and shapes; `axis` is that of the stacks."""
+def stackings(names: Mapping[str, tuple[int, ...]], axis: int) -> dict[str, Stacking]:
+    """The stacking of every weight, from names and shapes; `axis` is that of the stacks."""
     cycles: dict[str, int] = {}  # of a group of layers: how many different ones its stacks repeat
     depth: dict[str, int] = {}
     for name, shape in names.items():
@@ -38,38 +38,38 @@ def places(names: Mapping[str, tuple[int, ...]], axis: int) -> dict[str, Place]:
     for name, shape in names.items():
         stem, inner, part = _parsed(name)
         if not stem:
-            found[name] = Place("", name, None, False)
+            found[name] = Stacking("", name, None, False)
         elif stem.endswith("_remainder"):
             group = stem.removesuffix("_remainder")
-            found[name] = Place(group, part, (cycles.get(group, 0) * depth.get(group, 0) + (inner or 0),), False)
+            found[name] = Stacking(group, part, (cycles.get(group, 0) * depth.get(group, 0) + (inner or 0),), False)
         elif stem in _stacks(names):
             count = shape[min(axis, len(shape) - 1)]
             step = cycles.get(stem, 1)
-            found[name] = Place(stem, part, tuple(range(inner or 0, (inner or 0) + count * step, step)), True)
+            found[name] = Stacking(stem, part, tuple(range(inner or 0, (inner or 0) + count * step, step)), True)
         else:
             assert inner is not None
-            found[name] = Place(stem, part, (inner,), False)
+            found[name] = Stacking(stem, part, (inner,), False)
     return found
 
 
-def apart(
+def unstacked(
     weights: Mapping[str, jax.Array], wanted: Mapping[str, jax.ShapeDtypeStruct], axis: int
 ) -> dict[str, jax.Array]:
     """The weights as a model without stacks names them (`wanted`), out of one with or without."""
     if weights.keys() == wanted.keys():
         return dict(weights)
-    held = places({name: tuple(weight.shape) for name, weight in weights.items()}, axis)
+    given = stackings({name: tuple(weight.shape) for name, weight in weights.items()}, axis)
     single: dict[tuple[str, str, int | None], jax.Array] = {}
-    for name, place in held.items():
-        if place.numbers is None or not place.stacked:
-            single[place.stem, place.part, place.numbers[0] if place.numbers else None] = weights[name]
+    for name, stacking in given.items():
+        if stacking.numbers is None or not stacking.stacked:
+            single[stacking.stem, stacking.part, stacking.numbers[0] if stacking.numbers else None] = weights[name]
             continue
         at = min(axis, weights[name].ndim - 1)
-        for index, number in enumerate(place.numbers):
-            single[place.stem, place.part, number] = lax.index_in_dim(weights[name], index, at, keepdims=False)
+        for index, number in enumerate(stacking.numbers):
+            single[stacking.stem, stacking.part, number] = lax.index_in_dim(weights[name], index, at, keepdims=False)
     found = {}
-    for name, place in places({name: tuple(shape.shape) for name, shape in wanted.items()}, axis).items():
-        found[name] = single[place.stem, place.part, place.numbers[0] if place.numbers else None]
+    for name, stacking in stackings({name: tuple(shape.shape) for name, shape in wanted.items()}, axis).items():
+        found[name] = single[stacking.stem, stacking.part, stacking.numbers[0] if stacking.numbers else None]
     return found
 
 

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.families import Config
-from aloe_jax.models.maxtext.layers import places
+from aloe_jax.models.maxtext.layers import stackings
+from aloe_jax.models.values import shown
 from aloe_jax.models.weights import Weight, zeros
 
-Setting = bool | int | float | str | tuple["Setting", ...]
+Setting = bool | int | float | str | tuple["Setting", ...] | None
 
-# Settings that would be told twice, or make rows of several conversations depend on each other.
+# Settings that would be given twice, or make rows of several conversations depend on each other.
 OURS = {
     "attention": "model.attention",
     "dtype": "model.compute_dtype",
@@ -44,7 +45,7 @@ class MaxTextShape:
     """A model of MaxText's. Settings are by its own names, such as base_emb_dim."""
 
     name: str = "default"  # of the settings that `settings` go over
-    settings: tuple[tuple[str, Setting], ...] = ()
+    settings: tuple[tuple[str, Setting], ...] = ()  # a mapping is accepted, too
     max_length: int = 4096  # tokens of the longest path
     family: str | None = None  # model_type in a config.json, of those in families.py
     query_scale: float | None = None  # what queries are divided by, squared, where that is not H
@@ -53,8 +54,7 @@ class MaxTextShape:
     pad_id: int | None = None
 
     def __post_init__(self) -> None:
-        pairs = self.settings.items() if isinstance(self.settings, Mapping) else self.settings
-        settings = tuple(sorted({str(key): _frozen(value) for key, value in pairs}.items()))
+        settings = frozen(dict(self.settings))
         object.__setattr__(self, "settings", settings)
         object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
         for key, value in settings:
@@ -183,7 +183,7 @@ class MaxTextShape:
     ) -> internals.Skeleton:
         """The model without weights, computed as `settings` say; `unrolled`: every layer with weights of its own."""
         over = dict(settings or {}) | ({"scan_layers": False, "remat_policy": "none"} if unrolled else {})
-        return internals.skeleton(self.name, self.computed(**over), mesh or internals.lone_mesh())
+        return internals.skeleton(self.name, self.computed(**over), mesh or internals.single_device_mesh())
 
     def computed(self, **settings: Setting) -> tuple[tuple[str, Setting], ...]:
         """The settings with some more over them: those that say how the model is computed."""
@@ -199,13 +199,13 @@ class MaxTextShape:
     def stacked(self) -> dict[str, int]:
         """See ModelSpec."""
         shapes = {name: weight.shape for name, weight in self.weights().items()}
-        found = places(shapes, self.resolved.param_scan_axis)
-        return {name: len(place.numbers) for name, place in found.items() if place.numbers is not None}
+        found = stackings(shapes, self.resolved.param_scan_axis)
+        return {name: len(one.numbers) for name, one in found.items() if one.numbers is not None}
 
     def unstacked_axes(self) -> tuple[dict[str, tuple[str | None, ...]], ...]:
         """See ModelSpec: all weights of all layers, in one dict."""
-        apart = replace(self, settings=(*self.settings, ("scan_layers", False)))
-        return ({name: weight.axes for name, weight in apart.weights().items()},)
+        loose = replace(self, settings=(*self.settings, ("scan_layers", False)))
+        return ({name: weight.axes for name, weight in loose.weights().items()},)
 
     def uncached(self) -> str | None:
         """See ModelSpec."""
@@ -220,11 +220,22 @@ class MaxTextShape:
         return None
 
 
-def _frozen(value: object) -> Setting:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
+def frozen(settings: Mapping[str, object]) -> tuple[tuple[str, Setting], ...]:
+    """Settings in a form that can be hashed, in order. Raises AloeError naming one that is no setting."""
+    return tuple(sorted((str(key), _frozen(str(key), value)) for key, value in settings.items()))
 
 
-# Which of our logical axes lies along an axis of the mesh: MaxText's own names are finer than these.
+def _frozen(key: str, value: object) -> Setting:
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(key, part) for part in value)
+    if not isinstance(value, bool | int | float | str | None):
+        raise AloeError(
+            f"model.overrides.{key}: {shown(value)}; expected a number, a text, true, false, null or a list"
+        )
+    return value
+
+
+# Which of our logical axes is along an axis of the mesh: MaxText's own names are finer than these.
 ALONG = {"fsdp": "width", "tensor": "feed_forward", "data": None}
 
 

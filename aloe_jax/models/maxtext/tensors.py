@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
 from aloe_jax.models.maxtext.families import Layout
-from aloe_jax.models.maxtext.layers import Place, places
+from aloe_jax.models.maxtext.layers import Stacking, stackings
 from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
 from aloe_jax.models.weights import Weight, on_host, weight_sharding
@@ -30,7 +30,7 @@ THREADS = 8  # that read files
 
 @dataclass(frozen=True)
 class Piece:
-    """The part of a weight that one tensor there holds."""
+    """The part of a weight that one of their tensors is."""
 
     key: str
     index: Index  # of the part in the weight
@@ -55,7 +55,7 @@ def read_weights(path: Path, model: MaxTextShape, dtype: str, mesh: Mesh | None)
         for name, weight in model.weights().items():
             where = alone if mesh is None else weight_sharding(weight, mesh)
             read = functools.partial(_read, tensors, model)
-            values[name] = _place(weight, parts[name], where, jnp.dtype(dtype), read, pool)
+            values[name] = _on_devices(weight, parts[name], where, jnp.dtype(dtype), read, pool)
     return values
 
 
@@ -81,42 +81,42 @@ def pieces(model: MaxTextShape) -> dict[str, list[Piece]]:
     shapes = {name: weight.shape for name, weight in model.weights().items()}
     axis = model.resolved.param_scan_axis
     found: dict[str, list[Piece]] = {}
-    for name, place in places(shapes, axis).items():
+    for name, stacking in stackings(shapes, axis).items():
         shape = shapes[name]
-        part = place.part.replace("_local", "").replace("_global", "")
-        table = family.top if place.numbers is None else family.names
+        part = stacking.part.replace("_local", "").replace("_global", "")
+        table = family.top if stacking.numbers is None else family.names
         if part not in table:
             raise AloeError(f"{model.name}: its weight {name} has no name in a {family.title} of transformers")
         pattern, layout = table[part]
         found[name] = [
-            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, layout, place))
-            for layer, expert, index in _units(name, shape, place, axis, model)
+            Piece(pattern.format(layer=layer, expert=expert), index, *_shapes(shape, index, layout, stacking))
+            for layer, expert, index in _units(name, shape, stacking, axis, model)
         ]
     return found
 
 
 def _units(
-    name: str, shape: tuple[int, ...], place: Place, axis: int, model: MaxTextShape
+    name: str, shape: tuple[int, ...], stacking: Stacking, axis: int, model: MaxTextShape
 ) -> Iterator[tuple[int, int, Index]]:
     """(layer, expert, index) of every part of a weight."""
     routed = model.experts > 1 and name.rpartition(".")[2] in BLOCKS
-    pair = 2 if "_local" in place.part or "_global" in place.part else 1  # Gemma 2's layers hold two there
-    for at, number in enumerate(place.numbers or (0,)):
-        layer = pair * number + ("_global" in place.part)
+    pair = 2 if "_local" in stacking.part or "_global" in stacking.part else 1  # Gemma 2's layers hold two there
+    for at, number in enumerate(stacking.numbers or (0,)):
+        layer = pair * number + ("_global" in stacking.part)
         index: list[slice | int] = [slice(None)] * len(shape)
-        if place.stacked:
+        if stacking.stacked:
             index[min(axis, len(shape) - 1)] = at
         for expert in range(shape[0]) if routed else (0,):
             yield layer, expert, tuple([expert, *index[1:]] if routed else index)
 
 
 def _shapes(
-    shape: tuple[int, ...], index: Index, layout: Layout, place: Place
+    shape: tuple[int, ...], index: Index, layout: Layout, stacking: Stacking
 ) -> tuple[tuple[int, ...], Layout, tuple[int, ...]]:
     own = tuple(size for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
     if layout.inputs:
         return own, layout, (math.prod(own[layout.inputs :]), math.prod(own[: layout.inputs]))
-    return own, layout, own if place.numbers is None else (math.prod(own),)
+    return own, layout, own if stacking.numbers is None else (math.prod(own),)
 
 
 # ---------------------------------------------------------------- turning
@@ -193,7 +193,7 @@ def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, chec
     return made
 
 
-def _place(
+def _on_devices(
     weight: Weight,
     parts: list[Piece],
     where: Sharding,
@@ -201,7 +201,7 @@ def _place(
     read: Callable[[Piece, bool], np.ndarray],
     pool: ThreadPoolExecutor,
 ) -> jax.Array:
-    """A weight on its devices. Where the host's memory is another, it holds one part at a time."""
+    """A weight on its devices. Where the host's memory is another, it has one part at a time."""
     last = len(parts) - 1
     if jax.devices()[0].platform == "cpu" or len(parts) == 1:
         whole = np.empty(weight.shape, dtype)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.native.families import FAMILIES, QKV
 from aloe_jax.models.native.shape import DecoderShape
-from aloe_jax.models.values import MOST, Values, check, number, only, rope, shown, token_id, token_ids
+from aloe_jax.models.values import MOST, Fields, Values, check, number, only, rope, shown, token_id, token_ids
 
 # What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
 ABSENT: dict[str, tuple[object, ...]] = {
@@ -39,7 +38,7 @@ def read_config[S: DecoderShape](cls: type[S], values: Values, where: str) -> S:
     switches = _read_switches(kind, values, where)
     if switches.get("norm_eps") is None:
         switches["norm_eps"] = number(values.get("rms_norm_eps", 1e-6), "rms_norm_eps", where)
-    fields: dict[str, Any] = {
+    fields: Fields = {
         "family": kind,
         "vocab": values["vocab_size"],
         "layers": values["num_hidden_layers"],
@@ -64,7 +63,7 @@ def read_config[S: DecoderShape](cls: type[S], values: Values, where: str) -> S:
 
 def write_config(shape: DecoderShape) -> dict[str, JSON]:
     """The content of a config.json that transformers 4 and 5 read as this shape."""
-    rope: dict[str, Any] = {"rope_type": "default"}
+    rope: dict[str, JSON] = {"rope_type": "default"}
     if shape.rope_scaling is not None:
         factor, low, high, original = shape.rope_scaling
         rope = {
@@ -98,7 +97,7 @@ def write_config(shape: DecoderShape) -> dict[str, JSON]:
     }
 
 
-def _read_switches(family: str, values: Values, where: str) -> dict[str, Any]:
+def _read_switches(family: str, values: Values, where: str) -> Fields:
     """The fields of DecoderShape, beyond sizes and RoPE, that a config.json of this family sets.
 
     Raises AloeError naming `where` and the setting when it cannot be computed.
@@ -117,11 +116,11 @@ def _read_switches(family: str, values: Values, where: str) -> dict[str, Any]:
     return switches
 
 
-def _write_switches(shape: DecoderShape) -> dict[str, Any]:
+def _write_switches(shape: DecoderShape) -> dict[str, JSON]:
     """The settings that `_read_switches` reads back as this shape's."""
     reads = FAMILIES[shape.family].reads
     widest = max(shape.windows, default=0)
-    settings: dict[str, Any] = {
+    settings: dict[str, JSON] = {
         "attention_bias": "output" in shape.biases,
         "mlp_bias": "gate" in shape.biases,
         "clip_qkv": shape.clip_qkv,

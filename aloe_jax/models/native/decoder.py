@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,9 @@ from aloe_jax.models.spec import (
     TokenizerIds,
     named_parameters,
 )
-from aloe_jax.models.tensor_files import other_head, read_json, say_once
+from aloe_jax.models.tensor_files import other_head, read_json, warn_once
 from aloe_jax.models.values import Values
-from aloe_jax.models.weights import nested
+from aloe_jax.models.weights import Tree, Weight, flat, nested
 from aloe_jax.parallel.mesh import constrain, gathered, gathers, sharding
 
 NO_WINDOW = 2**30  # tokens: more than any path has
@@ -92,13 +92,13 @@ class DecoderSpec(DecoderShape, ModelSpec):
 
     @classmethod
     def from_huggingface(
-        cls, values: Values, where: str = "config.json", overrides: Mapping[str, JSON] | None = None
+        cls, values: Values, where: str = "config.json", overrides: Mapping[str, object] | None = None
     ) -> Self:
         """See ModelSpec. There are no overrides for our decoder."""
         return read_config(cls, values, where)
 
     @classmethod
-    def read_huggingface(cls, path: Path, overrides: Mapping[str, JSON] | None = None) -> Self:
+    def read_huggingface(cls, path: Path, overrides: Mapping[str, object] | None = None) -> Self:
         """See ModelSpec.
 
         Where config.json ties the head to the embedding and the weights, if they are there, have another head, the
@@ -107,7 +107,7 @@ class DecoderSpec(DecoderShape, ModelSpec):
         spec = cls.from_huggingface(read_json(path / "config.json"), str(path / "config.json"))
         spec = generation.with_settings(spec, generation.read(path))
         if spec.tie_embeddings and other_head(path):
-            say_once(
+            warn_once(
                 f"{path}: config.json ties the head to the embedding, but the weights have another head; it is used"
             )
             spec = dataclasses.replace(spec, tie_embeddings=False)
@@ -129,10 +129,6 @@ class DecoderSpec(DecoderShape, ModelSpec):
     def title(self) -> str:
         """See ModelSpec."""
         return FAMILIES[self.family].title
-
-    def with_ids(self, eos_ids: tuple[int, ...], pad_id: int | None) -> Self:
-        """See ModelSpec."""
-        return dataclasses.replace(self, eos_ids=eos_ids, pad_id=pad_id)
 
     def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """See ModelSpec: every method takes every row (dense ones of limited length, see attention.py)."""
@@ -162,21 +158,18 @@ class DecoderSpec(DecoderShape, ModelSpec):
         if lora is None:
             return super().abstract(dtype, mesh, compute)
 
-        def new() -> Decoder:
+        def new() -> LanguageModel:
             return Decoder(self, rngs=nnx.Rngs(0), dtype=dtype, compute=compute).adapted(lora, 0, dtype)
 
-        made = nnx.eval_shape(new).split()
+        graph, *parts = nnx.split(nnx.eval_shape(new), Adapter, nnx.Param)
+        adapters, weights = map(nnx.to_pure_dict, parts)
         return ModelParts(
-            made.graph,
-            _on_mesh(made.trained, nested({name: weight.axes for name, weight in self.trained(lora).items()}), mesh),
-            tuple(_on_mesh(part, nested({n: w.axes for n, w in self.weights().items()}), mesh) for part in made.frozen),
+            graph, _on_mesh(adapters, self.trained(lora), mesh), (_on_mesh(weights, self.weights(), mesh),)
         )
 
-    def load_huggingface(
-        self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
-    ) -> Decoder:
+    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
         """See ModelSpec."""
-        return self.assemble(nested(read_weights(path, self, dtype, mesh)), compute)
+        return read_weights(path, self, dtype, mesh)
 
     def stored_shapes(self) -> dict[str, tuple[int, ...]]:
         """See ModelSpec."""
@@ -186,11 +179,11 @@ class DecoderSpec(DecoderShape, ModelSpec):
 class Decoder(LanguageModel):
     """Llama's arithmetic and what other families add to it. Its parameters are `spec.weights()`, as nnx.Param.
 
-    With adapters (see lora.py), `lora` says which, and `adapters` holds them.
+    With adapters (see lora.py), `lora` says which, and `adapters` has them.
     """
 
     spec: DecoderSpec
-    adapters: nnx.Dict
+    adapters: nnx.Dict[Adapter]
 
     def __init__(
         self, spec: DecoderSpec, *, rngs: nnx.Rngs, dtype: str = "float32", compute: Compute | None = None
@@ -400,10 +393,17 @@ class Decoder(LanguageModel):
         return stored_tensors(self.spec, named_parameters(self), dtype)
 
 
-def _on_mesh(values: Any, axes: Any, mesh: Mesh) -> Any:
-    """Shapes with shardings by logical axes in the same nesting; the arrays of a quantised weight as it would be."""
-    if isinstance(axes, dict):
-        return {name: _on_mesh(value, axes[name], mesh) for name, value in values.items()}
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(mesh, axes, leaf.shape)), values
-    )
+def _on_mesh(
+    shapes: Tree[jax.ShapeDtypeStruct], described: Mapping[str, Weight], mesh: Mesh
+) -> Tree[jax.ShapeDtypeStruct]:
+    """Shapes with their shardings; the arrays of a quantised weight are split as it would be."""
+
+    def placed(name: str, value: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding(mesh, described[name].axes, leaf.shape)
+            ),
+            value,
+        )
+
+    return nested({name: placed(name, value) for name, value in flat(shapes).items()})

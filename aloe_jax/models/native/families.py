@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from aloe_jax.json_value import JSON
 from aloe_jax.models.values import Values
 
 # Our name -> (Hugging Face's key, how many of our leading axes are inputs of the matrix). Linear layers are stored
@@ -36,7 +36,7 @@ KEYS: dict[str, tuple[str, int]] = {
 }
 
 QKV = ("query", "key", "value")
-PARTS = ("q_norm", "post_feedforward_layernorm", "input_layernorm", "q_proj.bias")  # of keys: they tell families apart
+PARTS = ("q_norm", "post_feedforward_layernorm", "input_layernorm", "q_proj.bias")  # of keys: by which families differ
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Family:
     keys: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # where they differ from KEYS
 
 
-BEGIN_END: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2}
-END_PAD: dict[str, Any] = {"eos_token_id": 50279, "pad_token_id": 1}
+BEGIN_END: dict[str, JSON] = {"bos_token_id": 1, "eos_token_id": 2}
+END_PAD: dict[str, JSON] = {"eos_token_id": 50279, "pad_token_id": 1}
 LAYERED_WINDOW = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None}
 FAMILIES: dict[str, Family] = {
     "llama": Family(

@@ -20,8 +20,8 @@ from aloe_jax.models.weights import Initialiser, Weight, weight_sharding
 BLOCK = 64  # weights that share a scale (arXiv 2305.14314, §3); less where the input dimension does not divide
 
 
-class Adapter(nnx.Variable):
-    """A parameter of an adapter; not an nnx.Param, so that it is told from the frozen weights."""
+class Adapter(nnx.Variable[jax.Array]):
+    """A parameter of an adapter; not an nnx.Param, to be separate from the frozen weights."""
 
 
 def uniform(bound: float) -> Initialiser:

@@ -31,7 +31,7 @@ EXPONENT = {  # all bits of the exponent: set in NaN and infinity, and in nothin
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredWeight:
     """Where one weight is read from. Raises AloeError, when read, naming a tensor that holds NaN or infinity."""
 
     tensors: Sequence[Stored]  # one for every layer where the weight is stacked, else one
@@ -84,10 +84,10 @@ class Source:
         ]
 
 
-def place(source: Source, sharding: Sharding, pool: Executor, layer_by_layer: bool) -> jax.Array:
+def put_on_devices(source: StoredWeight, sharding: Sharding, pool: Executor, layer_by_layer: bool) -> jax.Array:
     """The weight on its devices, read through `pool`.
 
-    With `layer_by_layer` the host holds the parts of one layer at a time. Without, it holds those of all layers at
+    With `layer_by_layer` the host has the parts of one layer at a time. Without, it has those of all layers at
     once, which on a CPU are the array itself.
     """
     if not (source.stacked and layer_by_layer):
@@ -121,7 +121,7 @@ def _copy(source: np.ndarray, target: np.ndarray, stored: Stored) -> None:
         block = source[row : row + ROWS]
         if block.size and (block.view(bits) & bits(exponent)).max() == exponent:
             raise AloeError(f"{stored.file}: tensor {stored.key} holds NaN or infinity; copy it again")
-        # Cast while it lies in rows, then turned as plain words: quicker than both at once, or as bfloat16.
+        # Cast while it is in rows, then turned as plain words: quicker than both at once, or as bfloat16.
         if stored.dtype == "BF16" and target.dtype == np.float32:  # the upper half: NumPy's cast would block threads
             block = (block.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
         block = block.astype(target.dtype, copy=False).view(words)

@@ -1,6 +1,6 @@
 """Products of activations with weights and with each other, whose gradients are computed as fast as they are.
 
-What is computed `apart` is cheap by itself, a transposition or an exponential. On CPUs XLA would fuse it into what
+What is `unfused` is cheap by itself, a transposition or an exponential. On CPUs XLA would fuse it into what
 reads it, and compute it in a slower order or several times.
 """
 
@@ -33,21 +33,21 @@ def _forward(x: jax.Array, weight: jax.Array, inputs: int) -> tuple[jax.Array, t
 
 
 def _backward(inputs: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, weight = apart(saved[0]), saved[1]
+    x, weight = unfused(saved[0]), saved[1]
     leading = range(x.ndim - inputs)
     outputs = range(len(leading), cotangent.ndim), range(inputs, weight.ndim)
     d_x = lax.dot_general(cotangent, weight, (outputs, ((), ())))
     if math.prod(weight.shape[:inputs]) <= math.prod(weight.shape[inputs:]):
         return d_x, lax.dot_general(x, cotangent, ((leading, leading), ((), ())))
-    turned = apart(lax.dot_general(cotangent, x, ((leading, leading), ((), ()))))  # [F,D]
+    turned = unfused(lax.dot_general(cotangent, x, ((leading, leading), ((), ()))))  # [F,D]
     count = weight.ndim - inputs
-    return d_x, apart(turned.transpose(*range(count, weight.ndim), *range(count)))
+    return d_x, unfused(turned.transpose(*range(count, weight.ndim), *range(count)))
 
 
 product.defvjp(_forward, _backward)
 
 
-def apart[T](x: T) -> T:
+def unfused[T](x: T) -> T:
     """`x`, on CPUs with a barrier to fusion; other platforms are left to decide."""
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
 
@@ -55,7 +55,7 @@ def apart[T](x: T) -> T:
 @jax.custom_vjp
 def gated(gate: jax.Array, up: jax.Array) -> jax.Array:
     """silu(gate) * up, elementwise (SwiGLU, arXiv 2002.05202). Its gradient needs only what goes in."""
-    return apart(jax.nn.silu(gate) * up)
+    return unfused(jax.nn.silu(gate) * up)
 
 
 def _gated_forward(gate: jax.Array, up: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -66,7 +66,7 @@ def _gated_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) ->
     gate, up = saved
     share = jax.nn.sigmoid(gate)
     d_gate = cotangent * up * (share * (1 + gate * (1 - share)))
-    return apart((d_gate, cotangent * gate * share))
+    return unfused((d_gate, cotangent * gate * share))
 
 
 gated.defvjp(_gated_forward, _gated_backward)

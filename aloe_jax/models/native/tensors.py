@@ -17,7 +17,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.native.families import keys, resembling
-from aloe_jax.models.native.placement import Source, place
+from aloe_jax.models.native.placement import StoredWeight, put_on_devices
 from aloe_jax.models.native.shape import DecoderShape
 from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors
 from aloe_jax.models.weights import Weight, on_host, weight_sharding
@@ -42,9 +42,9 @@ def read_weights(path: Path, shape: DecoderShape, dtype: str, mesh: Mesh | None)
         for name, weight in described.items():
             pattern, inputs = table[name]
             stored = [tensors[key] for key, _ in stored_keys(name, weight, shape.family)]
-            source = Source(stored, weight.shape, "{}" in pattern, inputs, dtype)
+            source = StoredWeight(stored, weight.shape, "{}" in pattern, inputs, dtype)
             sharding = alone if mesh is None else weight_sharding(weight, mesh)
-            values[name] = place(source, sharding, pool, streamed)
+            values[name] = put_on_devices(source, sharding, pool, streamed)
     return values
 
 
