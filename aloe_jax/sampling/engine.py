@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import jax
@@ -63,7 +64,7 @@ class Engine:
         return jax.tree.map(lambda x: jax.device_put(x, self.device if self.mesh is None else x.sharding), made)
 
 
-def _mesh(state: nnx.State) -> Mesh | None:
+def _mesh(state: nnx.State[Hashable, object]) -> Mesh | None:
     """The mesh over which parameters are laid out, if they are."""
     for leaf in jax.tree.leaves(state):
         place = leaf.sharding

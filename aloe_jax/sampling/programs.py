@@ -7,6 +7,7 @@ calls of at most PAGE tokens of all rows. Shapes: B rows, R of them, T tokens, V
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,7 @@ class Ends(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def unstack(graph: Graph, state: nnx.State) -> Layers:
+def unstack(graph: Graph, state: nnx.State[Hashable, object]) -> Layers:
     """See `LanguageModel.unstacked`."""
     return nnx.merge(graph, state).unstacked()
 
@@ -81,7 +82,7 @@ def new_cache(spec: ModelSpec, rows: int, blocks: tuple[int, ...], dtype: str) -
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
 def prefill(
     graph: Graph,
-    state: nnx.State,
+    state: nnx.State[Hashable, object],
     layers: Layers,
     cache: Cache,
     rows: jax.Array,
@@ -98,7 +99,7 @@ def prefill(
     cap = model.attention_cap
     positions = lengths[:, None] + jnp.arange(PAGE)[None]
 
-    def view(held: LayerCache) -> LayerCache:
+    def view(held: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
         return each(lambda axis, x: take(x, rows, shards), held)
 
     tails = [view(tail) for tail in cache.tails]
@@ -120,7 +121,7 @@ def prefill(
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
 def decode(
     graph: Graph,
-    state: nnx.State,
+    state: nnx.State[Hashable, object],
     layers: Layers,
     cache: Cache,
     rows: DrawnRows,

@@ -15,6 +15,7 @@ from aloe_jax.parallel import distributed
 from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.step import State, Step
 from aloe_jax.training.stopping import Stop
+from aloe_jax.training.totals import Totals
 
 
 class Batches(Protocol):
@@ -28,7 +29,7 @@ class Batches(Protocol):
 
 
 def loop(
-    step: Step,
+    step: Step[State, tuple[State, Totals]],
     state: State,
     batches: Batches,
     numbers: range,

@@ -9,6 +9,7 @@ from jax.tree_util import DictKey
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.spec import Parameters
+from aloe_jax.models.weights import Tree
 from aloe_jax.training.master import MasterState
 from aloe_jax.training.settings import OptimizerSettings
 
@@ -76,14 +77,15 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
     return optax.chain(optax.clip_by_global_norm(settings.clip_norm), rule)
 
 
-def decayed(params: dict) -> dict:
+def decayed(params: Parameters) -> Tree[bool]:
     """Which weights are decayed: the same tree with a bool a leaf.
 
     Norms and biases are left out by their names: in stacks of layers they have two axes and more, too.
     """
-    return jax.tree_util.tree_map_with_path(
+    found: Tree[bool] = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf.ndim > 1 and not _keys(path)[-1].endswith(VECTORS), params
     )
+    return found
 
 
 def state_shardings(state: MasterState, params: Parameters, mesh: Mesh) -> MasterState:
@@ -94,11 +96,11 @@ def state_shardings(state: MasterState, params: Parameters, mesh: Mesh) -> Maste
     """
     by_keys = {_keys(path): param for path, param in jax.tree_util.tree_leaves_with_path(params)}
 
-    def place(path: tuple, leaf: jax.Array) -> Sharding:
+    def place(path: tuple[object, ...], leaf: jax.Array) -> Sharding:
         param = by_keys.get(_keys(path))
         if param is not None and leaf.shape == param.shape:
             return param.sharding
-        axes: list = []
+        axes: list[str | tuple[str, ...] | None] = []
         if param is not None and isinstance(param.sharding, NamedSharding) and leaf.ndim == param.ndim - 1:
             spec = [*param.sharding.spec, *(None,) * (param.ndim - len(param.sharding.spec))]
             for gone in range(param.ndim):
@@ -111,7 +113,7 @@ def state_shardings(state: MasterState, params: Parameters, mesh: Mesh) -> Maste
     return found
 
 
-def _keys(path: tuple) -> tuple[str, ...]:
+def _keys(path: tuple[object, ...]) -> tuple[str, ...]:
     """The names that a path ends with: of a parameter all of them, of optimizer state those within its copy."""
     names: list[str] = []
     for key in reversed(path):

@@ -22,15 +22,16 @@ from aloe_jax.training.optimizer import make_optimizer, state_shardings
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import Stage, stage_of
 from aloe_jax.training.step import Frozen, Params, State, Step, evaluation_step, logps_step, train_step
+from aloe_jax.training.totals import Totals
 
 
 @dataclass(frozen=True)
 class TrainingProgram:
     """What a run compiles. `state`, `frozen` and `batch` are what a step is called with, as shapes on the mesh."""
 
-    step: Step  # (state, batch) -> (state, totals)
-    evaluate: Step  # (params, batch) -> totals
-    logps: Step  # (params, batch) -> log-probs [B, R]
+    step: Step[State, tuple[State, Totals]]  # (state, batch) -> (state, totals)
+    evaluate: Step[Params, Totals]  # (params, batch) -> totals
+    logps: Step[Params, jax.Array]  # (params, batch) -> log-probs [B, R]
     optimizer: MasterCopies
     state: State
     frozen: Frozen

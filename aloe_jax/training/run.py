@@ -166,6 +166,5 @@ def _finish(directory: Path, step: int) -> None:
         write_atomically(directory / FINISHED, json.dumps({"step": step}) + "\n")
 
 
-def _on_devices(step: Step, params: Params, mesh: Mesh, batch: Batch) -> jax.Array:
-    found: jax.Array = step(params, place(batch, mesh))
-    return found
+def _on_devices(step: Step[Params, jax.Array], params: Params, mesh: Mesh, batch: Batch) -> jax.Array:
+    return step(params, place(batch, mesh))

@@ -53,7 +53,7 @@ def new_state(params: Params, optimizer: MasterCopies, mesh: Mesh) -> State:
 
 
 def train_step(
-    graph: nnx.GraphDef,
+    graph: nnx.GraphDef[LanguageModel],
     objective: Objective,
     optimizer: MasterCopies,
     state: State,
@@ -126,7 +126,9 @@ def accumulated(
     return lax.scan(body, nothing, split)[0]
 
 
-def evaluation_step(graph: nnx.GraphDef, objective: Objective, mesh: Mesh, frozen: Frozen = ()) -> Step[Params, Totals]:
+def evaluation_step(
+    graph: nnx.GraphDef[LanguageModel], objective: Objective, mesh: Mesh, frozen: Frozen = ()
+) -> Step[Params, Totals]:
     """(params, batch on devices) -> totals, the same that training tells."""
 
     def step(params: Params, frozen: Frozen, batch: OnDevices) -> Totals:
@@ -135,7 +137,7 @@ def evaluation_step(graph: nnx.GraphDef, objective: Objective, mesh: Mesh, froze
     return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
 
 
-def logps_step(graph: nnx.GraphDef, mesh: Mesh, frozen: Frozen = ()) -> Step[Params, jax.Array]:
+def logps_step(graph: nnx.GraphDef[LanguageModel], mesh: Mesh, frozen: Frozen = ()) -> Step[Params, jax.Array]:
     """(params, batch on devices) -> reply log-probs float32 [B, R], whole on every device."""
 
     def step(params: Params, frozen: Frozen, batch: OnDevices) -> jax.Array:

@@ -15,7 +15,7 @@ from aloe_jax.training.display import Display
 from aloe_jax.training.metrics import MetricsLog
 from aloe_jax.training.readings import Readings
 from aloe_jax.training.step import Params, Step
-from aloe_jax.training.totals import add, read
+from aloe_jax.training.totals import Totals, add, read
 
 
 class Validation(Callback):
@@ -25,7 +25,7 @@ class Validation(Callback):
         self,
         every: int,
         steps: int,
-        evaluate: Step,
+        evaluate: Step[Params, Totals],
         batches: Sequence[Batch],
         mesh: Mesh,
         readings: Readings,
