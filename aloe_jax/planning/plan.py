@@ -175,7 +175,7 @@ def mesh_of(settings: TrainSettings, where: Slice, real: bool) -> AnyMesh:
 
 def estimate_plan(subject: Subject) -> Plan:
     """The plan from formulas. Raises AloeError where settings, model and mesh do not fit each other."""
-    subject, mesh, workload = _prepared(subject, real=False)
+    subject, mesh, workload = prepared(subject, real=False)
     demand = estimated(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
     return _plan(subject, mesh, workload, demand)
 
@@ -186,7 +186,7 @@ def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> 
     A step that the compiler finds too large for the chip gives a plan that does not fit, with the memory that the
     compiler says it needs.
     """
-    subject, mesh, workload = _prepared(subject, real=True)
+    subject, mesh, workload = prepared(subject, real=True)
     before = time.process_time()
     try:
         compiled = compile_step(subject, mesh, workload, options)
@@ -215,7 +215,7 @@ def too_large(message: str) -> int | None:
     return math.ceil(float(found.group(1)) * 1024 ** (1 + "KMGT".index(found.group(2))))
 
 
-def _prepared(subject: Subject, real: bool) -> tuple[Subject, AnyMesh, Workload]:
+def prepared(subject: Subject, real: bool) -> tuple[Subject, AnyMesh, Workload]:
     """The subject with what `auto` stands for on its chips, its mesh and its work, which fit each other."""
     mesh = mesh_of(subject.settings, subject.where, real)
     platform = "tpu" if subject.where.chip.is_tpu else "gpu"

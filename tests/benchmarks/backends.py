@@ -42,6 +42,7 @@ from aloe_jax.training.optimizer import make_optimizer
 from aloe_jax.training.program import abstract_program
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.start import resolve
 from aloe_jax.training.step import new_state, train_step
 from tests.random_models import random_decoder
 
@@ -138,6 +139,7 @@ def on_tpu(path: Path, topology: str, length: int, count: int, remat: str) -> di
         run = settings(side, path, length, count, remat, "bfloat16")
         run = run.model_copy(update={"model": run.model.model_copy(update=changes)})
         spec = open_model(run.model).spec()
+        run = resolve(run, spec, mesh, "tpu")
         made = abstract_program(run, spec, mesh, rows, 100)
         compiled = compile_for(mesh, made.step.compiled, made.state, made.frozen, made.batch, options=QUICK)
         memory: Any = compiled.memory_analysis()

@@ -6,7 +6,7 @@ import pytest
 
 from aloe_jax.planning import flops
 from aloe_jax.planning.demand import measured
-from aloe_jax.planning.plan import compile_plan, compile_step, estimate_plan, mesh_of
+from aloe_jax.planning.plan import compile_plan, compile_step, estimate_plan, prepared
 from aloe_jax.planning.sampler import plan_sampler
 from tests.parallel.test_topology import needs_libtpu
 from tests.planning.subjects import LEAST, SPEC, subject
@@ -66,9 +66,7 @@ def test_flops_agree_with_an_unrolled_step():
     Memory is compared as above.
     """
     options = {"model__attention": "dense", "model__remat": "none", "model__unroll": 2}
-    unrolled = subject("v5p:2x2x1", stage="sft", **options)
-    mesh = mesh_of(unrolled.settings, unrolled.where, real=True)
-    workload = unrolled.conversations.workload(unrolled.settings, unrolled.spec)
+    unrolled, mesh, workload = prepared(subject("v5p:2x2x1", stage="sft", **options), real=True)
     compiled = compile_step(unrolled, mesh, workload, LEAST)
     counted = compiled.cost_analysis()["flops"] * mesh.size
     scored = workload.packed.rows.scored.shape[1]

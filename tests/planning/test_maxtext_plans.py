@@ -15,7 +15,7 @@ from aloe_jax.models.spec import Compute
 from aloe_jax.planning import catalogue, flops
 from aloe_jax.planning.architectures import published
 from aloe_jax.planning.demand import measured
-from aloe_jax.planning.plan import compile_step, estimate_plan, mesh_of
+from aloe_jax.planning.plan import compile_step, estimate_plan, prepared
 from aloe_jax.sampling import programs
 from tests.parallel.test_topology import needs_libtpu
 from tests.planning.subjects import LEAST, subject
@@ -35,9 +35,7 @@ def tiny(name, **changes):
 def compiled_and_counted(name, **changes):
     """A step compiled for four chips, its memory, and the formula's count; layers are unrolled: a loop's count once."""
     spec = tiny(name, scan_layers=False, **changes)
-    made = subject("v5e:2x2", stage="sft", spec=spec, model__remat="none")
-    mesh = mesh_of(made.settings, made.where, real=True)
-    workload = made.conversations.workload(made.settings, spec)
+    made, mesh, workload = prepared(subject("v5e:2x2", stage="sft", spec=spec, model__remat="none"), real=True)
     compiled = compile_step(made, mesh, workload, LEAST)
     counted = compiled.cost_analysis()["flops"] * mesh.size
     scored = workload.packed.rows.scored.shape[1]

@@ -19,6 +19,7 @@ from aloe_jax.planning.search import search
 from aloe_jax.planning.table import table
 from aloe_jax.planning.workload import Shape, trees_of
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 from aloe_jax.training.work import Work
 from tests.planning.subjects import SPEC, subject
 
@@ -43,10 +44,11 @@ def run(path, *arguments):
 
 
 def test_assumed_conversations_are_of_the_shape_asked_for():
-    trees = trees_of(Shape(50, turns=6, user_tokens=20, reply_tokens=40), "dpo")
+    shape = Shape(50, turns=6, user_tokens=20, reply_tokens=40)
+    trees = trees_of(shape, stage_of(subject("v5e:2x2", stage="dpo").settings))
     assert len(trees) == 50 and all(tree.turns == 6 and len(tree.pairs) == 6 for tree in trees)
     assert np.mean([tree.length for tree in trees]) == pytest.approx(6 * (20 + 2 * 40), rel=0.05)
-    supervised = trees_of(Shape(50, turns=6, user_tokens=20, reply_tokens=40), "sft")
+    supervised = trees_of(shape, stage_of(subject("v5e:2x2", stage="sft").settings))
     assert all(sum(node.scored > 0 for node in tree.nodes) == 6 for tree in supervised)
     assert sum(tree.length for tree in supervised) < sum(tree.length for tree in trees)
 
@@ -82,7 +84,7 @@ def test_settings_change_what_they_should():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"data__rows": 7}, "data.rows: 7 rows a step cannot be split over 2 parts of the mesh"),
+        ({"data__rows": 7}, "data.rows: 7 rows a step cannot be split over 2 devices"),
         ({"mesh__tensor": 3}, "mesh: data 1 x fsdp 2 x tensor 3 does not fit 4 chips"),
     ],
 )
