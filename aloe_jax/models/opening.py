@@ -91,7 +91,7 @@ def open_model(model: ModelSettings | str | Path) -> ModelSource:
     A path alone, to a Hugging Face directory of a family that only MaxText has, means one of its models. Raises
     AloeError where there is no model, or where backend and name do not fit what is there.
     """
-    if isinstance(model, str | Path):
+    if not isinstance(model, ModelSettings):  # a path in a bucket is no pathlib.Path
         path = as_path(model)
         if not is_huggingface(path):
             return ModelSource("run", ModelSettings(), path)
