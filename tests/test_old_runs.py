@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from aloe_jax.models.directory import load_pretrained
 from click.testing import CliRunner, Result
 
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.export import main as export
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import load_settings
 from aloe_jax.training.settings import TrainSettings

@@ -14,6 +14,10 @@ from rich.console import Console
 
 from aloe_jax.training.display import COMPILING, Display, Pace, by_turn, duration, folded
 from aloe_jax.training.stages.dpo import DPO
+from aloe_jax.training.stages.sft import SFT
+from aloe_jax.training.stages.stage import Watched
+
+WATCHED = Watched({**SFT.shown.formats, **DPO.shown.formats}, DPO.shown.by_turn)
 
 VALUES = {
     "loss": 0.6123, "perplexity": 12.34, "margin": 0.231, "accuracy": 0.812, "learning_rate": 9e-6, "grad_norm": 1.234,
@@ -44,7 +48,7 @@ def run(display):
 
 
 def test_plain_lines_and_the_same_in_the_log(tmp_path, capsys):
-    run(Display(tmp_path, 20, 10, shown=DPO.shown))
+    run(Display(tmp_path, 20, 10, shown=WATCHED))
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "resuming after step 10"
     assert [line for line in told if line.startswith("reference")] == [
@@ -67,9 +71,9 @@ def test_plain_lines_and_the_same_in_the_log(tmp_path, capsys):
 
 
 def test_a_later_start_goes_on_with_the_log_and_an_error_is_its_last_line(tmp_path):
-    run(Display(tmp_path, 20, 10, shown=DPO.shown))
+    run(Display(tmp_path, 20, 10, shown=WATCHED))
     before = (tmp_path / "train.log").read_text()
-    with pytest.raises(ValueError, match="broken"), Display(tmp_path, 20, 10, shown=DPO.shown) as display:
+    with pytest.raises(ValueError, match="broken"), Display(tmp_path, 20, 10, shown=WATCHED) as display:
         display.record("plan\nof two lines")
         raise ValueError("broken\nin two lines")
     after = (tmp_path / "train.log").read_text()
@@ -80,14 +84,14 @@ def test_a_later_start_goes_on_with_the_log_and_an_error_is_its_last_line(tmp_pa
 
 
 def test_quiet_tells_and_writes_nothing(tmp_path, capsys):
-    run(Display(tmp_path, 20, 10, quiet=True, console=terminal(80), shown=DPO.shown))
+    run(Display(tmp_path, 20, 10, quiet=True, console=terminal(80), shown=WATCHED))
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
 def pictures(tmp_path, width):
     """What the live lines look like at every stage of a run."""
     console = terminal(width)
-    display = Display(tmp_path, 1500, 0, console=console, shown=DPO.shown)
+    display = Display(tmp_path, 1500, 0, console=console, shown=WATCHED)
     made = {}
 
     def look(name):
@@ -136,7 +140,7 @@ def test_a_narrow_terminal_drops_columns_from_the_right(tmp_path):
 
 def test_on_a_terminal_notes_and_validations_scroll_by_and_the_last_picture_stays(tmp_path):
     console = terminal(80)
-    run(Display(tmp_path, 20, 10, console=console, shown=DPO.shown))
+    run(Display(tmp_path, 20, 10, console=console, shown=WATCHED))
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
     assert "resuming after step 10\n" in shown and "  accuracy   0.52" in shown
     assert "step 15/20 |" not in shown  # its values are in the live lines
@@ -148,7 +152,7 @@ def test_on_a_terminal_notes_and_validations_scroll_by_and_the_last_picture_stay
 
 def test_a_file_is_no_terminal_even_with_forced_colours(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
-    run(Display(tmp_path, 20, 10, shown=DPO.shown))
+    run(Display(tmp_path, 20, 10, shown=WATCHED))
     assert "\x1b" not in capsys.readouterr().out
 
 
@@ -157,8 +161,12 @@ import sys, time
 from pathlib import Path
 import click
 from aloe_jax.training.stages.dpo import DPO
+from aloe_jax.training.stages.sft import SFT
+from aloe_jax.training.stages.stage import Watched
 from aloe_jax.training.display import Display
-with Display(Path(sys.argv[1]), 100, shown=DPO.shown) as display:
+
+WATCHED = Watched({**SFT.shown.formats, **DPO.shown.formats}, DPO.shown.by_turn)
+with Display(Path(sys.argv[1]), 100, shown=WATCHED) as display:
     display.step(1, {"loss": 1.0})
     click.echo("told by other code")
     while True:
