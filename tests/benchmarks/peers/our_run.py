@@ -23,6 +23,8 @@ from aloe_jax.training.step import logps_step, new_state, train_step
 from aloe_jax.training.totals import Objective, read
 from tests.benchmarks.peers.task import BETA, LEARNING_RATE, Task
 
+host_memory.use_one_arena()  # before JAX starts its threads, as a run does
+
 
 class Run:
     """Model, reference and step of one stage, on all devices."""
@@ -38,7 +40,6 @@ class Run:
                 "dpo": {"beta": BETA},
             }
         )
-        host_memory.use_one_arena()
         self.turns = task.turns
         self.mesh = make_mesh(self.settings.mesh)
         jax.set_mesh(self.mesh)
