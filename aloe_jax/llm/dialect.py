@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,7 +152,7 @@ class Dialect:
         return self.role.provider, self.role.endpoint, self.role.model
 
 
-class RemoteModel:
+class RemoteModel(ABC):
     """A model behind a server, asked in a form that the server takes. A provider says how one request is made."""
 
     fields: tuple[Field, ...]  # that its servers may refuse
@@ -165,6 +166,6 @@ class RemoteModel:
         """Make one attempt. Raises TransientError, GarbledError or AloeError."""
         return self.dialect.ask(partial(self._once, request), timeout)
 
+    @abstractmethod
     def _once(self, request: Request, steps: Steps, timeout: float) -> Completion:
         """The completion of one request, sent after these steps. Raises as `Dialect.ask` wants it."""
-        raise NotImplementedError

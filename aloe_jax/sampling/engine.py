@@ -48,7 +48,7 @@ class Engine:
             self.layers = programs.unstack(self.graph, self.state)
 
     def on_mesh(self) -> contextlib.AbstractContextManager[object]:
-        """Where the model lies."""
+        """The mesh of the model as the context, if it has one."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def put(self, array: np.ndarray) -> jax.Array:

@@ -1,7 +1,7 @@
 """Where a step runs on the CPU, the memory of its intermediate arrays stays with the process.
 
 XLA allocates a step's intermediate arrays anew in every call. On Linux a large piece is mapped, cleared page by page as
-it is touched, and unmapped again: about a tenth of the time of a step. glibc keeps what is freed where it is told so,
+it is touched, and unmapped again: about a tenth of the time of a step. glibc keeps what is freed where it is asked to,
 but for threads other than the first only in areas of 64 MiB: one area for all threads has no such limit.
 """
 
