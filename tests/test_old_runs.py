@@ -1,7 +1,7 @@
 """What earlier versions wrote is read and gone on with: tests/old/make.sh made it.
 
 `first` is of commit 24930d7, before files had digests; `second` of 984350c, before settings and storage were moved and
-digests became CRC-32C.
+digests became quicker checksums.
 """
 
 import json

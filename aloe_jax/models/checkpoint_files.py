@@ -19,7 +19,7 @@ import click
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.distributed import is_lead, lead_checks
 from aloe_jax.storage.files import absolute, as_path, is_remote
-from aloe_jax.storage.integrity import DIGESTS, damage, record
+from aloe_jax.storage.integrity import DIGESTS, damage, record, recorded
 
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"  # name of the parameters' item in every checkpoint
@@ -78,17 +78,26 @@ def check_step(run: str | Path, step: int, covered: Callable[[str], bool] = ever
             if not (directory / PARAMS).is_dir():  # what a deletion or a copy that was ended left
                 raise AloeError(f"{directory} has no {PARAMS}, so it is not whole: {advice(run, step, covered)}")
             click.echo(f"{directory}: has no digests of its files, so that they cannot be verified", err=True)
-        elif (found := damage(directory, covered)) is not None:
+        elif (found := _damage(directory, covered)) is not None:
             raise AloeError(f"{found}: {advice(run, step, covered)}")
 
     lead_checks(look)
+
+
+def _damage(directory: Path, covered: Callable[[str], bool]) -> str | None:
+    """What is damaged in a checkpoint, in one line; None where nothing is, or nothing was recorded."""
+    if (found := damage(directory, covered)) is not None or not (directory / DIGESTS).exists():
+        return found
+    if not any(only_params(name) for name in recorded(directory)[1]):  # of another directory: it verifies nothing
+        return f"{directory / DIGESTS} lists no files of {PARAMS}"
+    return None
 
 
 def advice(run: str | Path, step: int, covered: Callable[[str], bool] = everything) -> str:
     """What to do about a checkpoint that is damaged."""
     directory = _directory(run, step)
     for older in sorted((each for each in checkpoint_steps(run) if each < step), reverse=True):
-        if damage(_directory(run, older), covered) is None:
+        if _damage(_directory(run, older), covered) is None:
             return f"delete {directory} to go on from step {older}, or restore it from a copy"
     return f"no older checkpoint is whole; restore {directory} from a copy, or delete it to begin again"
 
@@ -111,7 +120,7 @@ def reading(
     except AloeError:
         raise
     except Exception as error:
-        if not local or ((directory / DIGESTS).exists() and damage(directory, covered) is None):
+        if not local or ((directory / DIGESTS).exists() and _damage(directory, covered) is None):
             raise  # the files are what was saved: it is a defect
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise AloeError(f"{directory}: cannot be read ({reason}): {advice(run, step, covered)}") from None

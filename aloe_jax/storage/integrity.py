@@ -13,8 +13,8 @@ from pathlib import Path
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import as_path, write_atomically
 
-DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "crc32c": hex}}
-# Instead of "crc32c", earlier versions wrote "sha256", and for weights zlib's "crc32".
+DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"bytes": n, "checksum": hex}}
+# Instead of "checksum", earlier versions wrote "sha256" of all, and for weights zlib's "crc32".
 KIND = "#kind"  # in it, where `record` was given one: what the directory is
 _PIECE = 1 << 20  # bytes read at a time: what a core's cache holds is summed for half the cost of 4 MiB
 _THREADS = min(4, os.cpu_count() or 1)  # summing leaves Python's lock, so files are summed side by side
@@ -30,21 +30,25 @@ def digest_file(file: str | Path) -> str:
 
 
 def checksum(file: Path) -> str:
-    """CRC-32C of a file's content, in 8 hex digits: against damage, not forgery, at the speed of memory."""
+    """SHA-256, in 32 hex digits, of a file's last MiB after the CRC-32C of all before it.
+
+    Against damage, not forgery, at the speed of memory. CRC-32C alone would not do: of any content that ends with its
+    own CRC-32C, as OCDBT's manifests do, it is one constant.
+    """
     import google_crc32c
 
-    found = 0
+    before, last = 0, b""
     with as_path(file).open("rb") as stream:
         while piece := stream.read(_PIECE):
-            found = google_crc32c.extend(found, piece)
-    return f"{found:08x}"
+            before, last = google_crc32c.extend(before, last), piece
+    return hashlib.sha256(before.to_bytes(4, "big") + last).hexdigest()[:32]
 
 
 def checksums(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:
-    """Size in bytes and CRC-32C of files below `root`, by their names from there."""
+    """Size in bytes and checksum of files below `root`, by their names from there."""
 
     def one(name: str) -> dict[str, int | str]:
-        return {"bytes": (root / name).stat().st_size, "crc32c": checksum(root / name)}
+        return {"bytes": (root / name).stat().st_size, "checksum": checksum(root / name)}
 
     wanted = sorted(names)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -77,7 +81,7 @@ def recorded(directory: Path) -> tuple[str, dict[str, tuple[int, str]]]:
 
 def _digest(value: Mapping[str, object]) -> str:
     """The kind of a digest, a colon, and the digest. Raises KeyError where there is none of a known kind."""
-    kind = next((kind for kind in _KINDS if kind in value), "crc32c")
+    kind = next((kind for kind in _KINDS if kind in value), "checksum")
     return f"{kind}:{value[kind]}"
 
 
@@ -90,7 +94,7 @@ def _crc32(file: Path) -> str:
 
 
 _KINDS: Mapping[str, tuple[str, Callable[[Path], str]]] = {
-    "crc32c": ("CRC-32C", checksum),
+    "checksum": ("checksum", checksum),
     "sha256": ("SHA-256", digest_file),
     "crc32": ("CRC-32", _crc32),
 }

@@ -255,11 +255,15 @@ def test_whole_replies_over_the_wire():
             dialect._known.clear()
             server.seen.clear()
             server.answer = lambda seen: reply(status, body, **{name: value for name, value in headers.items()})
+            late = False
             try:
                 check_completion(asked[provider].complete())
             except AloeError as error:
                 assert KEY not in one_line(error)
                 assert isinstance(error, UnavailableError) or status != 524
-            assert 1 <= len(server.seen) <= 24
+                late = "last fault: timeout" in str(
+                    error
+                )  # on a busy machine before the server has read the first request
+            assert len(server.seen) <= 24 and (server.seen or late)
 
         fuzz(given, check)

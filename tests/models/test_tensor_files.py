@@ -164,7 +164,7 @@ def test_one_flipped_bit_of_an_export_is_found_and_its_file_named(tmp_path, tied
     file = sorted(out.glob("*.safetensors"))[-1]
     flip(file, -1)
     with pytest.raises(
-        AloeError, match=rf"{file.name} is not as it was written \(its CRC-32C differs\): export or copy"
+        AloeError, match=rf"{file.name} is not as it was written \(its checksum differs\): export or copy"
     ):
         load_pretrained(out)
     (out / integrity.DIGESTS).unlink()  # as the message says, for whoever has changed them on purpose

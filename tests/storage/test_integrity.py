@@ -2,6 +2,7 @@
 
 import json
 
+import google_crc32c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,8 +34,34 @@ def test_a_flipped_bit_is_found_and_its_file_named(tmp_path_factory, where, bit)
     record(root)
     content[where] ^= 1 << bit
     (root / "weights").write_bytes(content)
-    with pytest.raises(AloeError, match=r"weights is not as it was written \(its CRC-32C differs\): restore it"):
+    with pytest.raises(AloeError, match=r"weights is not as it was written \(its checksum differs\): restore it"):
         check(root, "restore it")
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20, (1 << 20) - 4, (1 << 20) + 96, 3 << 20])
+def test_files_that_end_with_their_own_crc_are_not_taken_for_each_other(tmp_path, size):
+    """As OCDBT's manifests do, whose CRC-32C is the same for all of one length."""
+    contents = []
+    for name in ("one", "other"):
+        content = name.encode().ljust(8) * (size // 8) + name[:1].encode()
+        contents.append(content + google_crc32c.value(content).to_bytes(4, "little"))
+        (tmp_path / name).write_bytes(contents[-1])
+    assert google_crc32c.value(contents[0]) == google_crc32c.value(contents[1])
+    record(tmp_path)
+    (tmp_path / "one").write_bytes(contents[1])
+    (tmp_path / "other").write_bytes(contents[0])
+    assert "one is not as it was written" in damage(tmp_path)
+
+
+@given(size=st.integers((1 << 20) - 3, (1 << 20) + 3) | st.just(5 << 19), where=st.integers(0, (5 << 19) - 1))
+def test_any_byte_of_a_large_file_counts(tmp_path_factory, size, where):
+    root = tmp_path_factory.mktemp("large")
+    content = bytearray(size)
+    (root / "weights").write_bytes(content)
+    record(root)
+    content[where % size] ^= 1
+    (root / "weights").write_bytes(content)
+    assert "weights is not as it was written" in damage(root)
 
 
 def test_cut_missing_and_longer_files_are_found(directory):
@@ -49,7 +76,7 @@ def test_cut_missing_and_longer_files_are_found(directory):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", "[]", "null", "{", '{"a": 1}', '{"a": {"bytes": "x", "crc32c": ""}}', "\xff"]
+    "content", ["", "{}", "[]", "null", "{", '{"a": 1}', '{"a": {"bytes": "x", "checksum": ""}}', "\xff"]
 )
 def test_a_damaged_list_of_digests_is_named(directory, content):
     (directory / DIGESTS).write_bytes(content.encode("latin-1"))
@@ -57,7 +84,7 @@ def test_a_damaged_list_of_digests_is_named(directory, content):
 
 
 def test_a_list_that_names_files_outside_reads_none_of_them(directory):
-    outside = {"../../etc/passwd": {"bytes": 1, "crc32c": ""}}
+    outside = {"../../etc/passwd": {"bytes": 1, "checksum": ""}}
     (directory / DIGESTS).write_text(json.dumps(outside))
     assert "outside" in damage(directory)
 

@@ -107,6 +107,25 @@ def test_damage_of_every_part_names_the_file_and_the_older_step(two, settings):
     jax.tree.map(np.testing.assert_array_equal, params(two.output), params(whole.output))
 
 
+@pytest.mark.parametrize("name", ["manifest.ocdbt", "_METADATA", "commit_success.txt"])
+def test_files_of_two_checkpoints_that_changed_places(two, name):
+    """Of equal length, and the manifests of equal CRC-32C."""
+    newest, older = (Path(two.output, "checkpoints", step, "params", name) for step in ("6", "4"))
+    mine, theirs = newest.read_bytes(), older.read_bytes()
+    newest.write_bytes(theirs)
+    older.write_bytes(mine)
+    if mine == theirs:
+        params(two.output)
+    else:
+        refused(lambda: load_pretrained(two.output), str(newest), f"delete {newest.parents[1]} to go on from step 2")
+
+
+def test_digests_of_another_directory_verify_nothing(two):
+    newest = Path(two.output, "checkpoints", "6", DIGESTS)
+    shutil.copy(Path(two.output, DIGESTS), newest)
+    refused(lambda: load_pretrained(two.output), f"{newest} lists no files of params", "to go on from step 4")
+
+
 def test_the_only_checkpoint(run):
     step = Path(run.output, "checkpoints", "4")
     flip(largest(step / "optimizer"))
