@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens out of the unembedding, without logits of the whole vocabulary at once.
+"""Log-probabilities of given tokens, and entropies, without logits of the whole vocabulary at once.
 
 The vocabulary is taken a piece at a time: the forward pass keeps a running log-sum-exp, from which the backward pass
 recomputes each piece. Pieces of the vocabulary rather than of the tokens, because the gradient to the unembedding,
@@ -25,7 +25,8 @@ PIECES = 32  # in how many pieces a large vocabulary is taken
 SMALLEST = 256  # tokens of a piece, at least
 
 State = TypeVar("State")
-Statistics = tuple[jax.Array, jax.Array, jax.Array]  # largest logit, sum of exponentials, label's logit
+# Largest logit, sum of exponentials, sum of logits times exponentials, label's logit.
+Statistics = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def token_logps(
@@ -43,12 +44,29 @@ def token_logps(
     label's logit; in the backward pass the gradient to `hidden`), and over those of the rows the gradient to the
     unembedding.
     """
+    return _token_statistics(_split(hidden, unembedding, piece, cap), hidden, unembedding, labels)[0]
+
+
+def token_logps_and_entropies(
+    hidden: jax.Array,
+    unembedding: jax.Array,
+    labels: jax.Array,
+    piece: int | None = None,
+    cap: float | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """As `token_logps`, and the entropy -Σ p log p of the distribution at every position: float32 [B,S] in nats."""
+    return _token_statistics(_split(hidden, unembedding, piece, cap, True), hidden, unembedding, labels)
+
+
+def _split(
+    hidden: jax.Array, unembedding: jax.Array, piece: int | None, cap: float | None, entropy: bool = False
+) -> _Split:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
-        return _token_logps(_Split(piece=piece, cap=cap), hidden, unembedding, labels)
+        return _Split(piece=piece, cap=cap, entropy=entropy)
     rows = fitting_spec(mesh.shape, ("batch",), hidden.shape[:1])[0] or ()
     vocab = fitting_spec(mesh.shape, ("vocab",), unembedding.shape[1:])[0] or ()
-    return _token_logps(_Split(rows, vocab, piece, cap), hidden, unembedding, labels)
+    return _Split(rows, vocab, piece, cap, entropy)
 
 
 def piece_size(vocab: int) -> int:
@@ -58,7 +76,8 @@ def piece_size(vocab: int) -> int:
 
 
 Number = int | jax.Array
-_Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # hidden, unembedding, labels, log-sum-exp
+# Hidden, unembedding, labels, log-sum-exp, entropy.
+_Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,7 @@ class _Split:
     vocab: tuple[str, ...] = ()  # and those that the vocabulary does
     piece: int | None = None
     cap: float | None = None
+    entropy: bool = False  # whether entropies are asked for; zeros otherwise
 
     def logits(self, rows: jax.Array, unembedding: jax.Array) -> jax.Array:
         """[R,D] and a piece [D,·] of the unembedding -> [R,·], capped."""
@@ -104,54 +124,82 @@ class _Split:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _token_logps(split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> jax.Array:
+def _token_statistics(
+    split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     return _forward(split, hidden, unembedding, labels)[0]
 
 
-def _forward(split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> tuple[jax.Array, _Saved]:
-    def local(hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    split: _Split, hidden: jax.Array, unembedding: jax.Array, labels: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], _Saved]:
+    """With lse the log-sum-exp of logits z and p their softmax: log p = z - lse, and the entropy is lse - Σ p z."""
+
+    def local(hidden: jax.Array, unembedding: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         vocab = unembedding.shape[1]
         rows, numbers = hidden.reshape(-1, hidden.shape[2]), labels.reshape(-1) - split.first(vocab)
 
         def add(start: Number, size: int, state: Statistics) -> Statistics:
-            top, total, label = state
+            top, total, weighted, label = state
             logits = split.logits(rows, lax.dynamic_slice_in_dim(unembedding, start, size, 1))
-            place = numbers - start
-            here = jnp.take_along_axis(logits, jnp.clip(place, 0, size - 1)[:, None], axis=1)[:, 0]
+            index = numbers - start
+            own = jnp.take_along_axis(logits, jnp.clip(index, 0, size - 1)[:, None], axis=1)[:, 0]
             best = jnp.maximum(top, logits.max(axis=1))
-            total = total * jnp.exp(top - best) + jnp.exp(logits - best[:, None]).sum(axis=1)
-            return best, total, jnp.where((place >= 0) & (place < size), here, label)
+            scale, exponentials = jnp.exp(top - best), jnp.exp(logits - best[:, None])
+            if split.entropy:
+                weighted = weighted * scale + (exponentials * logits).sum(axis=1)
+            total = total * scale + exponentials.sum(axis=1)
+            return best, total, weighted, jnp.where((index >= 0) & (index < size), own, label)
 
         zero = jnp.zeros(rows.shape[0], _wide(rows))
-        top, total, label = split.over_pieces(vocab, add, (zero + jnp.finfo(zero.dtype).min, zero, zero))
+        first = (zero + jnp.finfo(zero.dtype).min, zero, zero, zero)
+        top, total, weighted, label = split.over_pieces(vocab, add, first)
         if split.vocab:
             best = lax.pmax(top, split.vocab)
-            total, top = lax.psum(total * jnp.exp(top - best), split.vocab), best
-            label = lax.psum(label, split.vocab)  # 0 but where it lies
+            total, weighted = lax.psum((total * jnp.exp(top - best), weighted * jnp.exp(top - best)), split.vocab)
+            top = best
+            label = lax.psum(label, split.vocab)  # 0 but on the device that has it
         lse = top + jnp.log(total)
-        return (label - lse).reshape(labels.shape), lse.reshape(labels.shape)
+        entropy = lse - weighted / total if split.entropy else zero
+        shape = labels.shape
+        return (label - lse).reshape(shape), lse.reshape(shape), entropy.reshape(shape)
 
-    logps, lse = split.on_shards(local, "hwt", "tt")(hidden, unembedding, labels)
-    return logps, (hidden, unembedding, labels, lse)
+    logps, lse, entropy = split.on_shards(local, "hwt", "ttt")(hidden, unembedding, labels)
+    return (logps, entropy), (hidden, unembedding, labels, lse, entropy)
 
 
-def _backward(split: _Split, saved: _Saved, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None]:
-    """With p the softmax: the gradient to a logit is (1 - p) g where it is the label's, -p g elsewhere."""
+def _backward(
+    split: _Split, saved: _Saved, cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None]:
+    """The gradient to a logit z, with p its probability and H the entropy.
+
+    Of the log-prob, whose cotangent is g: (1 - p) g where it is the label's, -p g elsewhere. Of the entropy, whose
+    cotangent is e: -p (log p + H) e.
+    """
 
     def local(
-        hidden: jax.Array, unembedding: jax.Array, labels: jax.Array, lse: jax.Array, cotangent: jax.Array
+        hidden: jax.Array,
+        unembedding: jax.Array,
+        labels: jax.Array,
+        lse: jax.Array,
+        entropy: jax.Array,
+        cotangent: jax.Array,
+        of_entropy: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         vocab = unembedding.shape[1]
         rows, numbers = hidden.reshape(-1, hidden.shape[2]), labels.reshape(-1) - split.first(vocab)
         turned = rows.T  # read by every piece
-        lse, weight = lse.reshape(-1, 1), cotangent.reshape(-1, 1)
+        lse, entropy, weight, spread = (x.reshape(-1, 1) for x in (lse, entropy, cotangent, of_entropy))
 
         def add(start: Number, size: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             d_rows, d_unembedding = state
             part = lax.dynamic_slice_in_dim(unembedding, start, size, 1)
             is_label = jnp.arange(size)[None] == (numbers - start)[:, None]
             logits = split.logits(rows, part)
-            change = jnp.where(is_label, weight, 0.0) - jnp.exp(logits - lse) * weight
+            taken = weight
+            if split.entropy:
+                taken = taken + spread * (logits - lse + entropy)
+            change = jnp.where(is_label, weight, 0.0) - jnp.exp(logits - lse) * taken
             if split.cap is not None:
                 change = change * (1.0 - jnp.square(logits / split.cap))
             # The barrier keeps XLA from computing the exponentials once for each of the two products.
@@ -168,10 +216,10 @@ def _backward(split: _Split, saved: _Saved, cotangent: jax.Array) -> tuple[jax.A
             d_unembedding = lax.psum(d_unembedding, split.rows)
         return d_rows.reshape(hidden.shape).astype(hidden.dtype), d_unembedding
 
-    return *split.on_shards(local, "hwttt", "hw")(*saved, cotangent), None
+    return *split.on_shards(local, "hwttttt", "hw")(*saved, *cotangents), None
 
 
-_token_logps.defvjp(_forward, _backward)
+_token_statistics.defvjp(_forward, _backward)
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from aloe_jax.training.logprobs import Scores
 
 
 class Mean(NamedTuple):
@@ -19,14 +20,26 @@ class Mean(NamedTuple):
     weight: jax.Array
 
 
+class Largest(Mean):
+    """The largest value so far as `total`, of weight 1: of two of them the larger one counts, not the sum."""
+
+
 Totals = dict[str, Mean]
-# (reply log-probs [B, R] in nats, batch) -> sums with their weights, of which "loss" is minimised.
-Objective = Callable[[jax.Array, Mapping[str, jax.Array]], Totals]
+# (scores, batch) -> sums with their weights, of which "loss" is minimised.
+Objective = Callable[[Scores, Mapping[str, jax.Array]], Totals]
 
 
 def add(one: Totals, other: Totals) -> Totals:
     """The totals of two parts together. Both hold the same names; ValueError otherwise."""
-    return jax.tree.map(operator.add, one, other)
+    if one.keys() != other.keys():
+        raise ValueError(f"totals of {sorted(one)} and {sorted(other)}")
+    return {name: _joined(value, other[name]) for name, value in one.items()}
+
+
+def _joined(one: Mean, other: Mean) -> Mean:
+    if isinstance(one, Largest):
+        return Largest(jnp.maximum(one.total, other.total), jnp.maximum(one.weight, other.weight))
+    return Mean(one.total + other.total, one.weight + other.weight)
 
 
 def divided(total: jax.Array, weight: jax.Array) -> jax.Array:

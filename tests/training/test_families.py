@@ -15,7 +15,7 @@ from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import start
-from aloe_jax.training.logprobs import reply_logps
+from aloe_jax.training.logprobs import Scores, reply_logps
 from aloe_jax.training.run import train
 from aloe_jax.training.stages.stage import stage_of
 from tests.data.families import loaded as loaded_tokenizer
@@ -70,7 +70,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
         def gradients(adapters, weights, batch):
             def loss(adapters, weights, made):
                 logps = reply_logps(nnx.merge(graph, adapters, weights), batch)
-                return stage_of(made).objective()(logps, batch)["loss"].total
+                return stage_of(made).objective()(Scores.of_replies(logps), batch)["loss"].total
 
             return [jax.grad(loss, argnums=(0, 1))(adapters, weights, made) for made in (sft, dpo)]
 

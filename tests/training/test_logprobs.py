@@ -20,7 +20,7 @@ from aloe_jax.parallel.collectives import collectives
 from aloe_jax.parallel.mesh import make_mesh, sharding
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import logprobs
-from aloe_jax.training.head import piece_size, token_logps
+from aloe_jax.training.head import piece_size, token_logps, token_logps_and_entropies
 from aloe_jax.training.logprobs import reply_logps
 from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs
 from tests.data.test_packing import draw_tree, path_of
@@ -210,12 +210,12 @@ def test_states_that_leave_their_row_are_noticed(monkeypatch):
     """The control: states picked out of all rows at once."""
 
     def out_of_all(function, values, index):
-        if function is not logprobs._pick or values.ndim < 3:
+        if function is not logprobs.pick or values.ndim < 3:
             return function(values, index)
         offset = values.shape[1] * jnp.arange(len(values))[:, None]
         return values.reshape(-1, values.shape[2])[index + offset]
 
-    monkeypatch.setattr(logprobs, "_by_rows", out_of_all)
+    monkeypatch.setattr(logprobs, "by_rows", out_of_all)
     assert exchanged_states()[0]
 
 
@@ -310,3 +310,43 @@ def test_memory_is_an_eighth_of_all_logits(vocab):
     logits = 4 * tokens * vocab
     assert temporary(token_logps) <= logits / 8
     assert temporary(plain) > logits  # the control
+
+
+def plain_with_entropies(hidden, unembedding, labels, cap=None):
+    """The whole distribution, and JAX's own derivative."""
+    logits = jnp.matmul(hidden, unembedding, preferred_element_type=jnp.float32)
+    logps = jax.nn.log_softmax(logits if cap is None else cap * jnp.tanh(logits / cap))
+    return jnp.take_along_axis(logps, labels[..., None], axis=-1)[..., 0], -(jnp.exp(logps) * logps).sum(-1)
+
+
+def combined(function, hidden, unembedding, labels):
+    """Log-probs and entropies, each token with weights of its own, and the gradients of their sum."""
+
+    def total(hidden, unembedding):
+        logps, entropies = function(hidden, unembedding, labels)
+        weights = jax.random.normal(jax.random.key(3), (2, *labels.shape))
+        return (weights[0] * logps + weights[1] * entropies).sum(), (logps, entropies)
+
+    return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(hidden, unembedding)
+
+
+@pytest.mark.parametrize(("piece", "cap"), [(1, None), (16, None), (53, None), (None, None), (7, 2.0)])
+def test_entropies_and_their_gradients_are_those_of_the_whole_distribution(piece, cap):
+    inputs = head_inputs()
+    close(
+        combined(partial(token_logps_and_entropies, piece=piece, cap=cap), *inputs),
+        combined(partial(plain_with_entropies, cap=cap), *inputs),
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 2, 4)])
+def test_entropies_on_meshes(shape):
+    hidden, unembedding, labels = head_inputs(rows=8, vocab=64)
+    expected = jax.device_get(combined(plain_with_entropies, hidden, unembedding, labels))
+    mesh = make_mesh(MeshSettings(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    with jax.set_mesh(mesh):
+        hidden = jax.device_put(hidden, sharding(mesh, ("batch", None, None), hidden.shape))
+        labels = jax.device_put(labels, sharding(mesh, ("batch", None), labels.shape))
+        unembedding = jax.device_put(unembedding, sharding(mesh, ("width", "vocab"), unembedding.shape))
+        found = combined(partial(token_logps_and_entropies, piece=5), hidden, unembedding, labels)
+        close(jax.device_get(found), expected)

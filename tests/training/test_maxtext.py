@@ -32,6 +32,7 @@ from aloe_jax.models.weights import nested
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.settings import dump_settings
 from aloe_jax.training import step
+from aloe_jax.training.logprobs import Scores
 from aloe_jax.training.totals import Mean
 from tests.golden.seeded import checkpoint
 
@@ -259,13 +260,13 @@ def test_the_routers_loss_reaches_the_gradient():
         def __init__(self):
             self.x = nnx.Param(jnp.float32(2.0))
 
-    def objective(logps, batch):
-        return {"loss": Mean(3.0 * logps, jnp.float32(3.0))}
+    def objective(scores, batch):
+        return {"loss": Mean(3.0 * scores.replies, jnp.float32(3.0))}
 
     graph, params = nnx.split(Model(), nnx.Param)
-    given = lambda model, batch: (model.x[...] * batch["a"][0], model.x[...] ** 2)  # noqa: E731
+    given = lambda model, batch, entropy: (Scores(*3 * [model.x[...] * batch["a"][0]]), model.x[...] ** 2)  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "penalised_reply_logps", given)
+        patch.setattr(step, "score", given)
         optimizer, mesh = step.MasterCopies(optax.sgd(1.0)), internals.single_device_mesh()
         params = jax.device_put(nnx.to_pure_dict(params), NamedSharding(mesh, PartitionSpec()))
         state = step.new_state(params, optimizer, mesh)

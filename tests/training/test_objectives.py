@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aloe_jax.errors import AloeError
+from aloe_jax.training.logprobs import Scores
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs, preferred_nll
@@ -191,7 +192,7 @@ def evaluate(objective, logps, batch):
     """Totals and the gradient of the loss's total."""
 
     def total(logps):
-        totals = objective(logps, batch)
+        totals = objective(Scores.of_replies(logps), batch)
         return totals["loss"].total, totals
 
     (_, totals), gradient = jax.value_and_grad(total, has_aux=True)(logps)
@@ -219,7 +220,11 @@ def test_parts_add_up_to_the_whole(made):
     together = jnp.concatenate([part for _, part in cut]) / summed["loss"].weight
     assert jnp.isfinite(together).all() and (together != 0).any()
     np.testing.assert_allclose(together, gradient / totals["loss"].weight, rtol=1e-6, atol=1e-8)
-    whole = jax.grad(lambda x: objective(x, batch)["loss"].total / objective(x, batch)["loss"].weight)(logps)
+    whole = jax.grad(
+        lambda x: (
+            objective(Scores.of_replies(x), batch)["loss"].total / objective(Scores.of_replies(x), batch)["loss"].weight
+        )
+    )(logps)
     np.testing.assert_allclose(together, whole, rtol=1e-5, atol=1e-8)
     # The mean of the parts' means is something else: the control.
     means = [read(part)["loss"] for part, _ in cut if part["loss"].weight]
@@ -230,7 +235,7 @@ def test_parts_add_up_to_the_whole(made):
 def test_the_stage_is_the_public_call(loss):
     logps, batch = draw(6, 5)
     pairs, lengths = (gather_pairs(x, batch["pairs"]) for x in (logps, batch["reply_length"]))
-    values = read(stage_of(settings(loss=loss, beta=0.7, gamma=0.4)).objective()(logps, batch))
+    values = read(stage_of(settings(loss=loss, beta=0.7, gamma=0.4)).objective()(Scores.of_replies(logps), batch))
     _, metrics = dpo_loss(
         pairs, batch["reference"], 0.7, loss=loss, gamma=0.4, lengths=lengths,
         weights=(batch["pair_turn"] > 0).astype(jnp.float32),
@@ -253,7 +258,7 @@ def one_tree(**extra):
 
 def test_statistics_by_turn_by_hand():
     logps, batch = one_tree()
-    values = read(stage_of(settings(beta=2.0)).objective(4)(logps, batch))
+    values = read(stage_of(settings(beta=2.0)).objective(4)(Scores.of_replies(logps), batch))
     # log-ratios: turn 1 (1, -2), turn 2 (-1, -0.5), turn 3 (0.5, -1)
     expected = {"margin": [6.0, -1.0, 3.0], "accuracy": [1.0, 0.0, 1.0], "reward_preferred": [2.0, -2.0, 1.0],
                 "reward_rejected": [-4.0, -1.0, -2.0]}  # fmt: skip
@@ -267,19 +272,21 @@ def test_statistics_by_turn_by_hand():
     np.testing.assert_allclose(values["preferred_nll"], (1 / 2 + 2 / 1 + 3.5 / 2) / 3, rtol=1e-6)
 
     first = read(
-        stage_of(settings(beta=2.0)).objective(1)(logps, batch)
+        stage_of(settings(beta=2.0)).objective(1)(Scores.of_replies(logps), batch)
     )  # deeper pairs still count in the overall means
     assert "margin/turn_02" not in first and first["margin"] == values["margin"]
-    assert not any("turn" in name for name in read(stage_of(settings(beta=2.0)).objective()(logps, batch)))
+    assert not any(
+        "turn" in name for name in read(stage_of(settings(beta=2.0)).objective()(Scores.of_replies(logps), batch))
+    )
 
 
 def test_turn_weights_weigh_the_loss_and_nothing_else():
     logps, batch = one_tree()
-    plain = read(stage_of(settings(beta=2.0)).objective(3)(logps, batch))
+    plain = read(stage_of(settings(beta=2.0)).objective(3)(Scores.of_replies(logps), batch))
     costs = [softplus(-6.0), softplus(1.0), softplus(-3.0)]
     np.testing.assert_allclose(plain["loss"], np.mean(costs), rtol=1e-6)
     for weights, each in (((1.0, 3.0), (1, 3, 3)), ((0.0, 0.0, 5.0), (0, 0, 5)), ((2.0,), (2, 2, 2))):
-        weighed = read(stage_of(settings(beta=2.0, turn_weights=weights)).objective(3)(logps, batch))
+        weighed = read(stage_of(settings(beta=2.0, turn_weights=weights)).objective(3)(Scores.of_replies(logps), batch))
         np.testing.assert_allclose(weighed.pop("loss"), np.average(costs, weights=each), rtol=1e-6)
         assert weighed == {name: value for name, value in plain.items() if name != "loss"}
 
@@ -287,7 +294,8 @@ def test_turn_weights_weigh_the_loss_and_nothing_else():
 def test_the_stage_adds_the_likelihood_by_weight():
     logps, batch = one_tree()
     plain, weighed = (
-        read(stage_of(settings(sft_weight=w, turn_weights=(1, 2, 0))).objective()(logps, batch)) for w in (0.0, 0.5)
+        read(stage_of(settings(sft_weight=w, turn_weights=(1, 2, 0))).objective()(Scores.of_replies(logps), batch))
+        for w in (0.0, 0.5)
     )
     np.testing.assert_allclose(weighed["loss"], plain["loss"] + 0.5 * (0.5 + 2 * 2.0) / 3, rtol=1e-6)
 

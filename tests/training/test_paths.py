@@ -21,7 +21,7 @@ from aloe_jax.models.spec import Compute, named_parameters
 from aloe_jax.models.weights import nested
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import QUICK, compile_for, tpu_mesh
-from aloe_jax.training.logprobs import reply_logps
+from aloe_jax.training.logprobs import Scores, reply_logps
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import stage_of
@@ -130,7 +130,7 @@ def test_loss_gradient_and_statistics_are_those_of_trees(model, tmp_path):
     def learned(params, batch):
         def loss(params):
             logps = reply_logps(nnx.merge(graph, params), batch)
-            totals = objective(logps, batch)
+            totals = objective(Scores.of_replies(logps), batch)
             return totals["loss"].total / totals["loss"].weight, (totals, logps)
 
         return jax.grad(loss, has_aux=True)(params)

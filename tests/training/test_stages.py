@@ -34,7 +34,8 @@ class Contrast(Stage):
         }
 
     def objective(self, turns=0):
-        def contrast(logps, batch):
+        def contrast(scores, batch):
+            logps = scores.replies
             pairs = batch["pairs"]
             both = jnp.take_along_axis(logps, pairs.reshape(len(pairs), -1), axis=1).reshape(pairs.shape)
             there = (batch["pair_turn"] > 0).astype(logps.dtype)

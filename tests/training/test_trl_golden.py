@@ -24,7 +24,7 @@ from aloe_jax.data.loader import FIELDS
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.models.opening import load_pretrained
-from aloe_jax.training.logprobs import reply_logps
+from aloe_jax.training.logprobs import Scores, reply_logps
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.dpo import dpo_loss, gather_pairs
 from aloe_jax.training.stages.stage import stage_of
@@ -112,7 +112,7 @@ def test_losses_rewards_and_gradients(computed, name):
     ).objective()
 
     def loss(logps):
-        total, weight = objective(logps, batch)["loss"]
+        total, weight = objective(Scores.of_replies(logps), batch)["loss"]
         return total / weight
 
     value, cotangent = jax.value_and_grad(loss)(logps)
@@ -130,7 +130,9 @@ def test_losses_rewards_and_gradients(computed, name):
     for side, which in enumerate(("preferred", "rejected")):
         np.testing.assert_allclose(one[f"reward_{which}"], rewards[:, side], rtol=1e-5, atol=1e-5 * options["beta"])
     np.testing.assert_array_equal(one["accuracy"], rewards[:, 0] > rewards[:, 1])
-    np.testing.assert_allclose(read(objective(logps, batch))["margin"], -np.diff(rewards).mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        read(objective(Scores.of_replies(logps), batch))["margin"], -np.diff(rewards).mean(), rtol=1e-4
+    )
 
 
 def test_the_numbers_tell_losses_and_pairs_apart(computed):

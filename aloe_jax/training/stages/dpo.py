@@ -12,6 +12,7 @@ from aloe_jax.data.packing import Rows
 from aloe_jax.data.selection import PAIRS
 from aloe_jax.data.sources import Split
 from aloe_jax.errors import AloeError
+from aloe_jax.training.logprobs import Scores
 from aloe_jax.training.preference_losses import PREFERENCE_LOSSES, Constants
 from aloe_jax.training.reference import ReferenceCache
 from aloe_jax.training.settings import TrainSettings
@@ -81,7 +82,8 @@ class DPO(Stage):
         dpo, entry = self.settings.dpo, self.loss
         constants = Constants(dpo.beta, dpo.label_smoothing, dpo.gamma)
 
-        def preference(logps: jax.Array, batch: Mapping[str, jax.Array]) -> Totals:
+        def preference(scores: Scores, batch: Mapping[str, jax.Array]) -> Totals:
+            logps = scores.replies
             turn = batch["pair_turn"]  # [B, P], 1-based, 0: no pair
             there = (turn > 0).astype(logps.dtype)
             policy, lengths = gather_pairs(logps, batch["pairs"]), gather_pairs(batch["reply_length"], batch["pairs"])

@@ -27,7 +27,7 @@ class SFT(Stage):
 
     def objective(self, turns: int = 0) -> Objective:
         """See `sft_loss`."""
-        return lambda logps, batch: _totals(logps, batch["reply_length"], self.settings.sft.normalise)
+        return lambda scores, batch: _totals(scores.replies, batch["reply_length"], self.settings.sft.normalise)
 
 
 def sft_loss(logps: jax.Array, lengths: jax.Array, normalise: str = "token") -> tuple[jax.Array, dict[str, jax.Array]]:

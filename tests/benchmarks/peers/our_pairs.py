@@ -11,6 +11,7 @@ import numpy as np
 from aloe_jax.data.loader import FIELDS, Batch
 from aloe_jax.data.packing import pack
 from aloe_jax.data.trees import Node, TokenTree
+from aloe_jax.training.logprobs import Scores
 from aloe_jax.training.stages.dpo import dpo_loss
 from aloe_jax.training.totals import Objective, Totals
 from tests.benchmarks.peers.our_run import Run
@@ -69,14 +70,14 @@ class Padded:
 def as_pairs(objective: Objective) -> Objective:
     """An objective for rows of one reply each, every two of them a pair, from one for rows with several."""
 
-    def of(logps: jax.Array, batch: Mapping[str, jax.Array]) -> Totals:
-        count = logps.shape[0] // 2
+    def of(scores: Scores, batch: Mapping[str, jax.Array]) -> Totals:
+        count = scores.replies.shape[0] // 2
 
         def replies(values: jax.Array) -> jax.Array:  # [2P, 2] -> [P, 3]
             return jnp.pad(values[:, 1].reshape(count, 2), ((0, 0), (1, 0)))
 
         return objective(
-            replies(logps),
+            Scores.of_replies(replies(scores.replies)),
             {
                 "pairs": jnp.tile(jnp.array([[[1, 2]]], jnp.int32), (count, 1, 1)),
                 "pair_turn": jnp.ones((count, 1), jnp.int32),
