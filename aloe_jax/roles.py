@@ -7,6 +7,7 @@ over the inputs of the role.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from aloe_jax.llm.providers import language_model
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
+ATTEMPTS = 3  # of one run at a role's answer that cannot be had, each with a seed of its own
+
 
 class RoleError(AloeError):
     """A role's answer was blocked, or could not be read, and neither could its second attempt.
@@ -44,6 +47,25 @@ def derive_seed(*parts: str | int) -> int:
     """A seed from the names of what it is for: the same on every machine, a non-negative 31-bit integer."""
     digest = hashlib.sha256(json.dumps(parts).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
+
+
+def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
+    """`ask(seed)` with one seed after the other, derived from `parts` and 0, 1, 2, …, until there is an answer.
+
+    Every run makes up to ATTEMPTS fresh attempts. Seeds that failed in an earlier one are passed over, for the journal
+    has their calls: so a run that was killed goes on with the seed at which it was, and one that gave up is followed
+    by one with other seeds. The answer is that of the first seed that has one, whatever the runs. Raises the last
+    RoleError.
+    """
+    fresh = 0
+    for attempt in itertools.count():
+        try:
+            return ask(derive_seed(*parts, attempt))
+        except RoleError as error:
+            fresh += error.fresh
+            if fresh >= ATTEMPTS:
+                raise
+    raise AssertionError("seeds do not end")
 
 
 # ---------------------------------------------------------------- forms of answers

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply, persistent
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply
 from aloe_jax.benchmark.settings import ReferenceLine
 from aloe_jax.conversation import Message
-from aloe_jax.roles import Cast, RoleError
+from aloe_jax.roles import Cast, RoleError, persistent
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.storage.files import as_path, resolved
 

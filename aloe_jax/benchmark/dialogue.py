@@ -8,9 +8,8 @@ one's.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,9 +17,6 @@ from pydantic import BaseModel
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import RoleError, derive_seed
-
-ATTEMPTS = 3  # of one run at a role's answer that cannot be had, each with a seed of its own
 
 
 @dataclass(frozen=True)
@@ -134,25 +130,6 @@ class Journal:
         """Store one turn of some cases, all of them or none."""
         records = [(f"{self._keys[case]}/{turn}", _record(exchange)) for case, exchange in exchanges]
         self._ledger.put_many("exchange", records)
-
-
-def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
-    """`ask(seed)` with one seed after the other, derived from `parts` and 0, 1, 2, …, until there is an answer.
-
-    Every run makes up to ATTEMPTS fresh attempts. Seeds that failed in an earlier one are passed over, for the journal
-    has their calls: so a run that was killed goes on with the seed at which it was, and one that gave up is followed
-    by one with other seeds. The answer is that of the first seed that has one, whatever the runs. Raises the last
-    RoleError.
-    """
-    fresh = 0
-    for attempt in itertools.count():
-        try:
-            return ask(derive_seed(*parts, attempt))
-        except RoleError as error:
-            fresh += getattr(error, "fresh", True)
-            if fresh >= ATTEMPTS:
-                raise
-    raise AssertionError("seeds do not end")
 
 
 def digest(*parts: object) -> str:

@@ -11,14 +11,14 @@ from statistics import fmean
 import numpy as np
 from pydantic import BaseModel, Field
 
-from aloe_jax.benchmark.dialogue import Dialogue, digest, persistent
+from aloe_jax.benchmark.dialogue import Dialogue, digest
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Cast, PreferredDialogue, RoleError
+from aloe_jax.roles import Cast, PreferredDialogue, RoleError, persistent
 
 
 @dataclass(frozen=True)

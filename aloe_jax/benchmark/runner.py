@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from aloe_jax.benchmark.dialogue import Candidate, Dialogue, DialogueTurn, Journal, NoReply, Partner, persistent
+from aloe_jax.benchmark.dialogue import Candidate, Dialogue, DialogueTurn, Journal, NoReply, Partner
 from aloe_jax.conversation import Persona
-from aloe_jax.roles import Cast, RoleError, derive_seed
+from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
 
 LANES = 2  # of one session each, where users take their time
 

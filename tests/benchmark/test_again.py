@@ -6,12 +6,11 @@ import random
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.benchmark.dialogue import ATTEMPTS, persistent
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.evaluate import main
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.world.persona_texts import write_personality, write_profile
-from aloe_jax.roles import RoleError, derive_seed
+from aloe_jax.roles import ATTEMPTS, RoleError, derive_seed, persistent
 from tests.moody_server import moody
 
 CASES, TURNS = 3, 2

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.dialogue import ATTEMPTS, CandidateReply, Dialogue, DialogueTurn
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.benchmark.judge import Judge, JudgedReply, Ratings, Vote, ratings_table, votes_table
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import Rating, RoleError
+from aloe_jax.roles import ATTEMPTS, Rating, RoleError
 
 
 class Cast:

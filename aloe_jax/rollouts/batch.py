@@ -1,0 +1,112 @@
+"""Rollouts → one batch of packed rows of a shape that never changes, with what was drawn and what it earned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aloe_jax.data.bins import first_fit
+from aloe_jax.data.loader import FIELDS, Batch
+from aloe_jax.data.packing import Rows, rows_of
+from aloe_jax.data.trees import TokenTree
+from aloe_jax.rollouts.advantages import advantages
+from aloe_jax.rollouts.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """The shape of every batch of a run: N rows of T tokens for `rollouts` conversations of `turns` turns."""
+
+    rows: int  # N, at least as many as rollouts: each fits a row of its own
+    length: int  # T
+    rollouts: int
+    turns: int
+    group: int  # G
+    parts: int = 1  # in which a batch is computed; rows with replies come in the first of them
+
+    @property
+    def replies(self) -> int:
+        """R: all of a batch could be in one row; number 0 is none."""
+        return 1 + self.rollouts * self.turns * self.group
+
+    @property
+    def pairs(self) -> int:
+        """P."""
+        return self.rollouts * self.turns
+
+    def example(self) -> Rows:
+        """Rows of these shapes without anything in them, one of them a whole path long."""
+        return padded(rows_of([[]] * self.rows, self.length), self)
+
+
+def batch_of(
+    rollouts: Sequence[Rollout], shape: BatchShape, stop: int, advantage: str, mask_overlong: bool
+) -> tuple[Rows, Batch]:
+    """Packed rows, and beside their fields what objectives read of rollouts:
+
+    advantage float32 [N,R]; weight float32 [N,R], 1 for a reply that is learned from; turn int32 [N,R], 1-based, 0
+    where there is no reply; drawn_logps float32 [N,T], of every token of a reply as the sampler had it, in nats.
+    `stop` ends a reply that was cut where the conversation goes on from it. A group without rewards is not learned
+    from, nor is, with `mask_overlong`, a reply that was cut.
+    """
+    trees = [rollout.tree(stop) for rollout in rollouts if rollout.groups]
+    members = _in_rows(trees, shape)
+    rows = padded(rows_of(members, shape.length), shape)
+    further: Batch = {
+        "advantage": np.zeros((shape.rows, shape.replies), np.float32),
+        "weight": np.zeros((shape.rows, shape.replies), np.float32),
+        "turn": np.zeros((shape.rows, shape.replies), np.int32),
+        "drawn_logps": np.zeros((shape.rows, shape.length), np.float32),
+    }
+    groups = {(rollout.id, turn): group for rollout in rollouts for turn, group in enumerate(rollout.groups)}
+    earned = {key: advantages(advantage, group.rewards) for key, group in groups.items() if group.rewards is not None}
+    for row, ids in enumerate(rows.reply_ids):
+        for number, name in enumerate(ids, start=1):
+            rollout, turn, which = name.rsplit("/", 2)
+            key = rollout, int(turn)
+            sibling = groups[key].siblings[int(which)]
+            further["turn"][row, number] = int(turn) + 1
+            further["drawn_logps"][row, rows.reply[row] == number] = sibling.logps
+            if key in earned and (sibling.ended or not mask_overlong):
+                further["advantage"][row, number] = earned[key][int(which)]
+                further["weight"][row, number] = 1.0
+    return rows, {name: getattr(rows, name) for name in FIELDS} | further
+
+
+def _in_rows(trees: Sequence[TokenTree], shape: BatchShape) -> list[list[TokenTree]]:
+    """The trees of every row; rows that are needed are spread so that the first parts have them.
+
+    Part i of a batch has the rows i, i + parts, …
+    """
+    longest_first = sorted(trees, key=lambda tree: -tree.length)
+    filled: list[list[TokenTree]] = [[] for _ in range(shape.rows)]
+    bins = first_fit([tree.length for tree in longest_first], shape.length)
+    size = shape.rows // shape.parts
+    for tree, number in zip(longest_first, bins, strict=True):
+        part, within = divmod(number, size)
+        filled[within * shape.parts + part].append(tree)
+    return filled
+
+
+def padded(rows: Rows, shape: BatchShape) -> Rows:
+    """The same rows with room for as many replies, pairs and scored tokens as a batch can have."""
+
+    def wide(values: np.ndarray, width: int) -> np.ndarray:
+        return np.pad(values, [(0, 0), (0, width - values.shape[1]), *[(0, 0)] * (values.ndim - 2)])
+
+    return Rows(
+        tokens=rows.tokens,
+        positions=rows.positions,
+        subtree_end=rows.subtree_end,
+        parent=rows.parent,
+        reply=rows.reply,
+        scored=wide(rows.scored, shape.length),
+        pairs=wide(rows.pairs, shape.pairs),
+        pair_turn=wide(rows.pair_turn, shape.pairs),
+        reply_length=wide(rows.reply_length, shape.replies),
+        length=rows.length,
+        reply_ids=rows.reply_ids,
+        tree_ids=rows.tree_ids,
+    )

@@ -1,0 +1,92 @@
+"""A rollout: one conversation of the policy with a simulated user, with all replies that it drew, as a token tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aloe_jax.conversation import Message, Persona
+from aloe_jax.data.trees import Node, Pair, TokenTree
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """One of the replies that were drawn to the same user message."""
+
+    tokens: tuple[int, ...]  # as they were drawn: nothing is decoded and encoded again
+    logps: tuple[float, ...]  # in nats, of the uncut distribution at temperature 1
+    text: str
+    ended: bool  # with an end of turn; otherwise it was cut
+
+
+@dataclass
+class Group:
+    """A user message and the replies that were drawn to it."""
+
+    user: str
+    prompt: tuple[int, ...]  # tokens from the end of the reply before it up to where replies begin
+    siblings: tuple[Sibling, ...]  # G
+    continued: int  # which of them the conversation goes on from
+    components: list[dict[str, float]] = field(default_factory=list)  # rewards by name, of every sibling
+    rewards: np.ndarray | None = None  # float64 [G], weighted and added up; None: no reward could be had
+    dropped: str | None = None  # why not
+
+
+@dataclass
+class Rollout:
+    """A conversation by its groups, one a turn."""
+
+    id: str
+    persona: Persona
+    groups: list[Group] = field(default_factory=list)
+    ended: str | None = None  # why it has fewer turns than were asked for
+
+    def history(self) -> list[Message]:
+        """All messages along the replies that were continued."""
+        messages: list[Message] = []
+        for group in self.groups:
+            messages.append({"role": "user", "content": group.user})
+            messages.append({"role": "assistant", "content": group.siblings[group.continued].text})
+        return messages
+
+    def path(self, stop: int) -> list[int]:
+        """The token ids along the replies that were continued; `stop` ends a reply that was cut."""
+        ids: list[int] = []
+        for group in self.groups:
+            ids += [*group.prompt, *closed(group.siblings[group.continued], stop)]
+        return ids
+
+    def size(self) -> int:
+        """Tokens of the tree, at most."""
+        return sum(len(group.prompt) + sum(len(one.tokens) + 1 for one in group.siblings) for group in self.groups)
+
+    def tree(self, stop: int) -> TokenTree:
+        """The token tree: siblings side by side, the continued one last, next to its answer.
+
+        Reply `g` of turn `k` has the id "<rollout>/<k>/<g>". Where the rewards of a group differ, its best and worst
+        reply are a pair.
+        """
+        nodes: list[Node] = []
+        pairs: list[Pair] = []
+        parent = -1
+        for turn, group in enumerate(self.groups):
+            prompt = len(nodes)
+            nodes.append(Node(parent, group.prompt, turn=turn))
+            index: dict[int, int] = {}
+            for number in sorted(range(len(group.siblings)), key=lambda number: number == group.continued):
+                sibling = group.siblings[number]
+                tokens = closed(sibling, stop) if number == group.continued else sibling.tokens
+                index[number] = len(nodes)
+                nodes.append(Node(prompt, tokens, len(sibling.tokens), turn, f"{self.id}/{turn}/{number}"))
+            parent = index[group.continued]
+            if group.rewards is not None and group.rewards.max() > group.rewards.min():
+                best, worst = int(group.rewards.argmax()), int(group.rewards.argmin())
+                pairs.append(Pair(turn, index[best], index[worst]))
+        return TokenTree(self.id, tuple(nodes), tuple(pairs))
+
+
+def closed(sibling: Sibling, stop: int) -> Sequence[int]:
+    """A reply's ids; where it was cut, its turn is closed for the model, which is not learned."""
+    return sibling.tokens if sibling.ended else (*sibling.tokens, stop)

@@ -1,0 +1,71 @@
+"""Settings of on-policy training: who talks to the policy, what is rewarded, and how it learns from that."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Several, Thousands, Tokens, Weight
+from aloe_jax.rollouts.advantages import ADVANTAGES
+from aloe_jax.rollouts.rewards import REWARDS
+from aloe_jax.sampling.settings import CacheType
+from aloe_jax.settings import Section
+
+PolicyLoss = Literal["policy_gradient", "grpo", "gspo"]
+Normaliser = Literal["constant", "token", "sequence"]
+
+
+class DrawSettings(Section):
+    """How the policy draws its replies. What is learned from is always the distribution at temperature 1, uncut."""
+
+    temperature: Annotated[float, Field(ge=0.01, le=10.0)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
+    top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 1.0
+    max_new_tokens: Tokens = 128
+    rows: Annotated[int, Field(ge=1, le=65_536)] = 64  # replies that are drawn together; more wait their turn
+    cache: CacheType = "compute"  # how keys and values are stored
+
+
+class RLSettings(Section):
+    """On-policy training on conversations with simulated users."""
+
+    personas: PathText | None = None  # TFDS directory (…/aloe_personas/1.0.0) or JSONL: its training personas
+    split: str = "train"
+    conversations: Thousands = 16  # a step
+    group: Annotated[int, Field(ge=2, le=1024)] = 4  # replies that are drawn to every user message
+    turns: Several = 10
+    continued: Literal["random", "best"] = "random"  # which reply of a group the conversation goes on from
+    rewards: dict[str, float] = Field(default_factory=lambda: {"judge": 1.0})  # by name, with their weights
+    advantage: str = "centred"  # see advantages.py
+    loss: PolicyLoss = "grpo"
+    normalise: Normaliser = "constant"
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2  # grpo and gspo: how far below 1 a ratio counts
+    clip_high: Annotated[float, Field(gt=0, le=100)] = 0.28  # and how far above
+    kl: Weight = 0.0  # of the divergence from the starting model; 0: no reference is kept
+    entropy: Weight = 0.0  # bonus
+    overlong: Literal["mask", "keep"] = "mask"  # replies without an end of turn: not learned from, or like others
+    updates: Annotated[int, Field(ge=1, le=64)] = 1  # on the replies of a step, one after the other
+    concurrency: AtOnce = 8  # calls to users, and as many to judges, at once
+    max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
+    max_calls: Positive | None = None  # calls that one run may make; stops cleanly
+    draw: DrawSettings = DrawSettings()
+
+    @field_validator("advantage")
+    @classmethod
+    def _known_advantage(cls, name: str) -> str:
+        if name not in ADVANTAGES:
+            raise ValueError(f"input should be {' or '.join(map(repr, ADVANTAGES))}, not {name!r}")
+        return name
+
+    @field_validator("rewards")
+    @classmethod
+    def _known_rewards(cls, rewards: dict[str, float]) -> dict[str, float]:
+        for name, weight in rewards.items():
+            if name not in REWARDS:
+                raise ValueError(f"{name}: there is no such reward; choose from {', '.join(REWARDS)}")
+            if not 0 < abs(weight) <= 1e6:
+                raise ValueError(f"{name}: its weight is {weight} and must be finite and not 0; leave it out instead")
+        if not rewards:
+            raise ValueError(f"name at least one of {', '.join(REWARDS)}")
+        return rewards
