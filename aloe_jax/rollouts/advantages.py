@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from aloe_jax.rollouts.settings import AdvantageName
+
 Advantage = Callable[[np.ndarray], np.ndarray]
 
 
@@ -27,14 +29,14 @@ def leave_one_out(rewards: np.ndarray) -> np.ndarray:
     return (rewards - rewards.mean()) * len(rewards) / (len(rewards) - 1)
 
 
-ADVANTAGES: Mapping[str, Advantage] = {
+ADVANTAGES: Mapping[AdvantageName, Advantage] = {
     "centred": centred,
     "standardised": standardised,
     "leave_one_out": leave_one_out,
 }
 
 
-def advantages(name: str, rewards: np.ndarray) -> np.ndarray:
+def advantages(name: AdvantageName, rewards: np.ndarray) -> np.ndarray:
     """The advantages [G] of a group with these rewards [G], which are finite; G is at least 2."""
     if rewards.max() == rewards.min():  # a rounded mean would leave a little
         return np.zeros_like(rewards)

@@ -13,6 +13,7 @@ from aloe_jax.data.packing import Rows, rows_of
 from aloe_jax.data.trees import TokenTree
 from aloe_jax.rollouts.advantages import advantages
 from aloe_jax.rollouts.rollout import Rollout
+from aloe_jax.rollouts.settings import AdvantageName
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BatchShape:
 
 
 def batch_of(
-    rollouts: Sequence[Rollout], shape: BatchShape, stop: int, advantage: str, mask_overlong: bool
+    rollouts: Sequence[Rollout], shape: BatchShape, stop: int, advantage: AdvantageName, mask_overlong: bool
 ) -> tuple[Rows, Batch]:
     """Packed rows, and beside their fields what objectives read of rollouts:
 

@@ -20,7 +20,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
 from aloe_jax.rollouts.rewards import REWARDS, Rewarded
 from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
-from aloe_jax.rollouts.settings import RLSettings
+from aloe_jax.rollouts.settings import RewardName, RLSettings
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.session import Session
 
@@ -34,7 +34,7 @@ class _Talk:
     rollout: Rollout
     number: int  # of its conversation in the session
     message: Future[str] | None = None  # what the user says next
-    rated: list[Future[dict[str, float]]] = field(default_factory=list)  # of the newest group, a future a sibling
+    rated: list[Future[dict[RewardName, float]]] = field(default_factory=list)  # of the newest group, by sibling
     over: bool = False
 
 
@@ -168,9 +168,9 @@ class Collector:
 
     def _rate(
         self, rollout: Rollout, history: Sequence[Message], siblings: Sequence[Sibling], step: int | str, turn: int
-    ) -> list[Future[dict[str, float]]]:
+    ) -> list[Future[dict[RewardName, float]]]:
         """Futures of the rewards of every sibling; the same text in a group is rated once."""
-        begun: dict[tuple[str, int], Future[dict[str, float]]] = {}
+        begun: dict[tuple[str, int], Future[dict[RewardName, float]]] = {}
         for g, sibling in enumerate(siblings):
             key = sibling.text, len(sibling.tokens)
             if key not in begun:
@@ -180,8 +180,8 @@ class Collector:
                 begun[key] = self._judging.submit(self._components, reply)
         return [begun[sibling.text, len(sibling.tokens)] for sibling in siblings]
 
-    def _components(self, reply: Rewarded) -> dict[str, float]:
-        def of(name: str) -> Callable[[int], float]:
+    def _components(self, reply: Rewarded) -> dict[RewardName, float]:
+        def of(name: RewardName) -> Callable[[int], float]:
             return lambda seed: REWARDS[name].of(self._cast, reply._replace(seed=seed))
 
         return {name: persistent(of(name), reply.seed, name) for name in self._settings.rewards}
@@ -214,7 +214,7 @@ class Collector:
             )
         group.rewards = rewards
 
-    def _weighted(self, components: dict[str, float]) -> float:
+    def _weighted(self, components: dict[RewardName, float]) -> float:
         return sum(self._settings.rewards[name] * value for name, value in components.items())
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.roles import Cast
+from aloe_jax.rollouts.settings import RewardName
 
 
 class Rewarded(NamedTuple):
@@ -41,17 +42,17 @@ def _length(cast: Cast, reply: Rewarded) -> float:
     return -reply.tokens / reply.most_tokens
 
 
-REWARDS: Mapping[str, RewardEntry] = {
+REWARDS: Mapping[RewardName, RewardEntry] = {
     "judge": RewardEntry(_judge, (1.0, 5.0), ("judge",), 1),
     "length": RewardEntry(_length, (-1.0, 0.0)),
 }
 
 
-def roles_of(rewards: Mapping[str, float]) -> tuple[str, ...]:
+def roles_of(rewards: Mapping[RewardName, float]) -> tuple[str, ...]:
     """The roles that these rewards ask, beside the user."""
     return tuple(dict.fromkeys(role for name in rewards for role in REWARDS[name].roles))
 
 
-def calls_of(rewards: Mapping[str, float]) -> int:
+def calls_of(rewards: Mapping[RewardName, float]) -> int:
     """Calls for every distinct reply."""
     return sum(REWARDS[name].calls for name in rewards)

@@ -9,6 +9,7 @@ import numpy as np
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.trees import Node, Pair, TokenTree
+from aloe_jax.rollouts.settings import RewardName
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Group:
     prompt: tuple[int, ...]  # tokens from the end of the reply before it up to where replies begin
     siblings: tuple[Sibling, ...]  # G
     continued: int  # which of them the conversation goes on from
-    components: list[dict[str, float]] = field(default_factory=list)  # rewards by name, of every sibling
+    components: list[dict[RewardName, float]] = field(default_factory=list)  # rewards by name, of every sibling
     rewards: np.ndarray | None = None  # float64 [G], weighted and added up; None: no reward could be had
     dropped: str | None = None  # why not
 

@@ -73,7 +73,7 @@ def _clipped(ratio: jax.Array, advantage: jax.Array, constants: PolicyConstants)
 POLICY_LOSSES: Mapping[str, Loss] = {"policy_gradient": policy_gradient, "grpo": grpo, "gspo": gspo}
 
 
-def policy_objective(name: str, constants: PolicyConstants, turns: int = 0) -> Objective:
+def policy_objective(name: str, constants: PolicyConstants) -> Objective:
     """The loss `name`, with the divergence from a reference and the entropy as its constants say.
 
     The batch has, beside the fields of rows: advantage, weight and turn [B,R], drawn_logps [B,T], and reference_logps

@@ -21,7 +21,16 @@ from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import make_optimizer, state_shardings
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import Stage, stage_of
-from aloe_jax.training.step import Frozen, Params, State, Step, evaluation_step, logps_step, train_step
+from aloe_jax.training.step import (
+    Frozen,
+    Params,
+    State,
+    Step,
+    evaluation_step,
+    logps_step,
+    token_logps_step,
+    train_step,
+)
 from aloe_jax.training.totals import Totals
 
 
@@ -32,6 +41,7 @@ class TrainingProgram:
     step: Step[State, tuple[State, Totals]]  # (state, batch) -> (state, totals)
     evaluate: Step[Params, Totals]  # (params, batch) -> totals
     logps: Step[Params, jax.Array]  # (params, batch) -> log-probs [B, R]
+    token_logps: Step[Params, jax.Array]  # (params, batch) -> log-probs of every scored token [B, S]
     optimizer: MasterCopies
     state: State
     frozen: Frozen
@@ -54,12 +64,24 @@ def build_program(
     """
     graph, params, frozen = model
     objective = stage.objective(turns)
-    optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
+    optimizer = MasterCopies(make_optimizer(settings.optimizer, steps * stage.updates))
     state = state_shapes(params, optimizer, mesh)
     return TrainingProgram(
-        step=train_step(graph, objective, optimizer, state, mesh, frozen, settings.data.accumulate),
+        step=train_step(
+            graph,
+            objective,
+            optimizer,
+            state,
+            mesh,
+            frozen,
+            settings.data.accumulate,
+            stage.updates,
+            stage.entropy,
+            stage.gaps,
+        ),
         evaluate=evaluation_step(graph, objective, mesh, frozen),
         logps=logps_step(graph, mesh, frozen),
+        token_logps=token_logps_step(graph, mesh, frozen),
         optimizer=optimizer,
         state=state,
         frozen=jax.tree.map(_shape, frozen),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import numpy as np
 
-from aloe_jax.data.loader import Loader
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel import distributed
 from aloe_jax.storage.files import write_atomically
@@ -18,7 +18,22 @@ from aloe_jax.training.display import Display
 from aloe_jax.training.metrics import MetricsLog
 from aloe_jax.training.throughput import Throughput
 from aloe_jax.training.totals import Totals, perplexity, read
-from aloe_jax.training.work import Work
+
+
+class Described(Protocol):
+    """What is known on the host of batch `step` (0-based); see source.py."""
+
+    def work(self, step: int) -> tuple[int, int, float]:
+        """(tokens, pairs, FLOPs), padding not counted."""
+        ...
+
+    def conversations(self, step: int) -> list[str]:
+        """The ids of its conversations."""
+        ...
+
+    def statistics(self, step: int) -> Mapping[str, float]:
+        """Metrics beside those that its step computes."""
+        ...
 
 
 class Readings(Callback):
@@ -30,15 +45,14 @@ class Readings(Callback):
     def __init__(
         self,
         every: int,
-        loader: Loader,
+        batches: Described,
         rate: Callable[[int], float],
-        work: Work,
         log: MetricsLog,
         display: Display,
         directory: Path,
         devices: list[jax.Device],
     ):
-        self._every, self._loader, self._rate, self._work = every, loader, rate, work
+        self._every, self._batches, self._rate = every, batches, rate
         self._log, self._display, self._directory = log, display, directory
         self._throughput = Throughput(devices)
         self._pending: list[tuple[int, Totals]] = []  # (steps done, totals still on the devices)
@@ -49,7 +63,7 @@ class Readings(Callback):
         if reached.first:
             self.restart_clock()  # the time of compiling is not training time
         else:
-            self._throughput.add(*self._work.over(self._loader.indices(reached.step - 1)))
+            self._throughput.add(*self._batches.work(reached.step - 1))
         if reached.step % self._every == 0 or reached.last:
             values, speed = self.flush(), self._throughput.read()
             self._log.write_speed(reached.step, speed)
@@ -70,7 +84,7 @@ class Readings(Callback):
         """
         rows: list[dict[str, float]] = []
         for step, totals in self._pending:
-            values = read(totals)
+            values = read(totals) | dict(self._batches.statistics(step - 1))
             if not (np.isfinite(values.get("loss", 0.0)) and np.isfinite(values["grad_norm"])):
                 raise self._diverged(step, values)
             values["learning_rate"] = float(self._rate(step - 1))
@@ -86,7 +100,7 @@ class Readings(Callback):
     def _diverged(self, step: int, values: dict[str, float]) -> AloeError:
         path = self._directory / f"nonfinite-{step}.json"
         if distributed.is_lead():
-            found = {"step": step, "metrics": str(values), "trees": self._loader.tree_ids(step - 1)}
+            found = {"step": step, "metrics": str(values), "trees": self._batches.conversations(step - 1)}
             write_atomically(path, json.dumps(found, indent=1))
         return AloeError(
             f"{path}: the loss or gradient of step {step} is not finite; the file names its conversations. "

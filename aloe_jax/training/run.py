@@ -11,9 +11,7 @@ import click
 import jax
 from jax.sharding import Mesh
 
-from aloe_jax.data.loader import Batch, evaluation_batches
-from aloe_jax.data.packing import Rows
-from aloe_jax.data.sources import Split
+from aloe_jax.data.loader import Batch
 from aloe_jax.models.checkpoint_files import check_step, checkpoint_steps
 from aloe_jax.models.digest import weights_digest
 from aloe_jax.models.run_directory import FINISHED
@@ -34,17 +32,17 @@ from aloe_jax.training.optimizer import learning_rate
 from aloe_jax.training.profiling import Profiling, check_window
 from aloe_jax.training.program import build_program
 from aloe_jax.training.readings import Readings
+from aloe_jax.training.reporting import Reporting
 from aloe_jax.training.room import check_memory
 from aloe_jax.training.saving import Saving
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.source import open_source
 from aloe_jax.training.stages.stage import StartingModel, stage_of
 from aloe_jax.training.step import Params, Step, new_state
 from aloe_jax.training.stopping import Stop
 from aloe_jax.training.summary import summarise
 from aloe_jax.training.tracking import FILE as WANDB
 from aloe_jax.training.tracking import check_wandb
-from aloe_jax.training.validation import Validation
-from aloe_jax.training.work import Work
 
 
 def train(settings: TrainSettings, dry_run: bool = False) -> None:
@@ -74,14 +72,12 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
     tokenizer, template = start.load_template(settings.model)
     spec = start.resolve_spec(settings, tokenizer, template)
     given, settings = settings, start.resolve(settings, spec, mesh, mesh.devices.flat[0].platform)
-    material = start.gather_material(settings, stage, template)
-    start.check_material(settings, spec, material, mesh)
-    loader = start.make_loader(settings, material)
-    steps = settings.steps or settings.epochs * loader.steps_per_epoch()
+    source = open_source(settings, stage, spec, template, mesh)
+    steps = settings.steps or source.steps()
     check_window(settings.profile, steps)
     if settings.wandb is not None and distributed.is_lead():
         check_wandb()
-    summary = summarise(settings, spec, mesh, steps, material.train, material.validation)
+    summary = summarise(settings, spec, mesh, steps, source.rows, source.summary(spec, settings))
     click.echo(summary)
     if dry_run:
         return
@@ -92,14 +88,14 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
     if distributed.is_lead():
         start.describe_model(settings, spec, tokenizer, directory)
     with jax.set_mesh(mesh), Stop() as stop, contextlib.ExitStack() as scope:
+        scope.enter_context(source)
         model = start.build_model(settings, spec, mesh)
-        rows: dict[Split, Rows] = {"train": material.train.rows, "validation": material.validation.rows}
-        program = build_program(settings, stage, model, mesh, rows["train"], steps, start.most_turns(material))
+        program = build_program(settings, stage, model, mesh, source.rows, steps, source.turns)
         shapes = start.trained_shapes(settings, spec)
         checkpoints = scope.enter_context(Checkpoints(directory, settings.checkpoints, shapes, lock))
         done = 0
         if (latest := checkpoints.latest()) is not None:
-            done = loader.resume(checkpoints.position(latest))
+            done = source.resume(checkpoints.position(latest))
         if done >= steps:
             _finish(directory, done)
             click.echo(f"{directory}: complete at step {done}")
@@ -112,44 +108,44 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
 
         # ------------------------------------------------------------ what the stage needs of the model as it starts
         described = start.describe_reference(settings, spec, tokenizer)
-        further = stage.compute_row_arrays(
+        source.begin(
             StartingModel(
                 directory,
-                rows,
+                model,
                 # New adapters add nothing, so with them the frozen weights are the whole model.
                 digest=partial(weights_digest, model.frozen[0] if model.frozen else model.trained, described),
-                logps=partial(_on_devices, program.logps, model.trained, mesh),
+                logps=partial(_on_devices, program.logps, mesh, model.trained),
+                token_logps=partial(_on_devices, program.token_logps, mesh),
                 progress=display.stage,
             )
         )
-        loader = loader.with_arrays(further.get("train", {}))
-        validation = evaluation_batches(rows["validation"], settings.data.rows, further.get("validation", {}))
 
         # ------------------------------------------------------------ state and callbacks
         state = new_state(model.trained, program.optimizer, mesh)
         del model  # the first step donates its parameters
         if done:
             state = checkpoints.restore(done, state)
+        source.follow(state["params"])
         checkpoints.check_room(state)  # before the first step, not at the first save
         resolved = given.model_dump(mode="json")
         log = scope.enter_context(
             MetricsLog(mirror.local, done, project=settings.wandb, resolved=resolved, quiet=quiet)
         )
         profiling = scope.enter_context(Profiling(settings.profile, mirror.local, display.note))
-        work, rate = Work.of(loader.rows, spec, settings.model.lora), learning_rate(settings.optimizer, steps)
-        devices = list(mesh.devices.flat)
-        readings = Readings(settings.log_every, loader, rate, work, log, display, directory, devices)
+        rate, devices = learning_rate(settings.optimizer, steps), list(mesh.devices.flat)
+        readings = Readings(settings.log_every, source, rate, log, display, directory, devices)
+        reporting = Reporting(readings, log, display)
         callbacks = [
             profiling,
             host_memory.KeepFreed(mesh),
             readings,
-            Validation(settings.evaluate_every, steps, program.evaluate, validation, mesh, readings, log, display),
-            Saving(settings.checkpoints.every, checkpoints, loader, readings, mirror, display),
+            *source.callbacks(program, mesh, steps, reporting),
+            Saving(settings.checkpoints.every, checkpoints, source.position, mirror, reporting),
         ]
 
         # ------------------------------------------------------------ the loop
         compiling = partial(display.stage, COMPILING)
-        reached, stopped = loop(program.step, state, loader, range(done, steps), mesh, stop, callbacks, compiling)
+        reached, stopped = loop(program.step, state, source, range(done, steps), mesh, stop, callbacks, compiling)
         with display.stage("saving"):
             checkpoints.wait()
         if stopped is not None:
@@ -166,5 +162,5 @@ def _finish(directory: Path, step: int) -> None:
         write_atomically(directory / FINISHED, json.dumps({"step": step}) + "\n")
 
 
-def _on_devices(step: Step[Params, jax.Array], params: Params, mesh: Mesh, batch: Batch) -> jax.Array:
+def _on_devices(step: Step[Params, jax.Array], mesh: Mesh, params: Params, batch: Batch) -> jax.Array:
     return step(params, place(batch, mesh))

@@ -7,9 +7,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from aloe_jax.data.settings import DataSettings, Replies
+from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.models.settings import DType, ModelSettings
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import LARGEST, Decay, Factor, Fraction, PathText, Positive, Seed, Several, Thousands, Weight
+from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.settings import Section
 from aloe_jax.training.stages import STAGES
 
@@ -90,6 +92,8 @@ class TrainSettings(Section):
     optimizer: OptimizerSettings = OptimizerSettings()
     sft: SFTSettings = SFTSettings()
     dpo: DPOSettings = DPOSettings()
+    rl: RLSettings = RLSettings()
+    roles: RolesSettings = RolesSettings()  # of users and judges, where the stage talks to some
     checkpoints: CheckpointSettings = CheckpointSettings()
     profile: ProfileSettings = ProfileSettings()
     wandb: str | None = None  # project at Weights & Biases to report to; needs the package `wandb` and its login
@@ -103,15 +107,18 @@ class TrainSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
-        if bool(self.data.path) == bool(self.data.mixture):
+        entry, given = STAGES[self.stage], bool(self.data.path) + bool(self.data.mixture)
+        if entry.needs_data and given != 1:
             raise ValueError("data.path: give a TFDS directory or a JSONL file of conversations, or data.mixture")
+        if not entry.needs_data:
+            self._check_rollouts(given)
         if self.model.backend == "native" and (self.model.name is not None or self.model.overrides):
             raise ValueError("model.name and model.overrides belong to MaxText's models: set model.backend=maxtext")
         if self.model.backend == "maxtext" and self.model.path is None and self.model.name is None:
             raise ValueError("model.name: which of MaxText's models, such as gemma3-4b? Or give model.path")
         if self.model.backend == "maxtext" and self.model.lora is not None:
             raise ValueError("model.lora: adapters are for our own decoder; leave lora out, or set backend=native")
-        if self.model.path is None and STAGES[self.stage].needs_model:
+        if self.model.path is None and entry.needs_model:
             raise ValueError(f"model.path: {self.stage} starts from a trained model; give its directory")
         if self.model.path is None and self.model.lora is not None:
             raise ValueError("model.lora: adapters need a model to adapt; give model.path")
@@ -127,3 +134,27 @@ class TrainSettings(Section):
                 f"data.accumulate: {self.data.rows} rows (data.rows) cannot be computed in {self.data.accumulate} parts"
             )
         return self
+
+    def _check_rollouts(self, given: int) -> None:
+        rl, data = self.rl, self.data
+        if given:
+            raise ValueError(f"data.path: {self.stage} learns from conversations of its own; leave it out")
+        if rl.personas is None:
+            raise ValueError(f"rl.personas: {self.stage} talks to personas; give a TFDS directory or a JSONL file")
+        if data.packing != "trees":
+            raise ValueError("data.packing: conversations that are drawn are trees; leave it out")
+        if data.rows < rl.conversations:
+            raise ValueError(
+                f"data.rows: {rl.conversations} conversations a step (rl.conversations) may take as many rows; set "
+                f"data.rows={rl.conversations} or more"
+            )
+        if rl.draw.rows < rl.group:
+            raise ValueError(
+                f"rl.draw.rows: a group of {rl.group} replies (rl.group) is drawn together; set it to that or more"
+            )
+        most = rl.group * (rl.draw.max_new_tokens + 1)
+        if most >= data.row_length:
+            raise ValueError(
+                f"data.row_length: one group of {rl.group} replies takes up to {most:,} tokens (rl.group x "
+                f"rl.draw.max_new_tokens), a row {data.row_length:,}; raise it, or lower them"
+            )

@@ -170,6 +170,15 @@ def logps_step(graph: nnx.GraphDef[LanguageModel], mesh: Mesh, frozen: Frozen = 
     return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
 
 
+def token_logps_step(graph: nnx.GraphDef[LanguageModel], mesh: Mesh, frozen: Frozen = ()) -> Step[Params, jax.Array]:
+    """(params, batch on devices) -> log-probs of every scored token, float32 [B, S], whole on every device."""
+
+    def step(params: Params, frozen: Frozen, batch: OnDevices) -> jax.Array:
+        return score(nnx.merge(graph, params, *frozen), batch)[0].logps
+
+    return Step(jax.jit(step, out_shardings=everywhere(mesh)), frozen)
+
+
 def everywhere(mesh: Mesh) -> NamedSharding:
     """Whole on every device, so that every process can read it."""
     return NamedSharding(mesh, PartitionSpec())

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from aloe_jax.data.mixture import Prepared
-from aloe_jax.data.packing import PackingReport
+from aloe_jax.data.packing import PackingReport, Rows
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.storage.files import is_remote
 from aloe_jax.training.memory import Memory, estimate, limit
 from aloe_jax.training.settings import TrainSettings
-from aloe_jax.training.work import Work, times_shown
+from aloe_jax.training.source import SourceSummary
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,14 @@ def summarise(
     spec: ModelSpec,
     mesh: Mesh,
     steps: int,
-    train: Prepared,
-    validation: Prepared,
+    rows: Rows,
+    source: SourceSummary,
 ) -> RunSummary:
-    """The plan of a run of `steps` steps on the prepared data; nothing is computed on a device.
+    """The plan of a run of `steps` steps on batches of such rows; nothing is computed on a device.
 
     Raises AloeError where the optimizer's settings contradict each other.
     """
-    rows, lora = train.rows, settings.model.lora
-    work = Work.of(rows, spec, lora)
-    shown = times_shown(len(rows), train.parts)
-    tokens, pairs, flops = work.mean_step(shown, settings.data.rows)
+    lora = settings.model.lora
     count = spec.parameter_count()
     trained = count if lora is None else sum(math.prod(weight.shape) for weight in spec.adapters(lora).values())
     model = f"{count:,} parameters, {spec.layers} layers, {spec.width} wide, {spec.vocab} tokens"
@@ -123,16 +119,16 @@ def summarise(
         device=mesh.devices.flat[0].device_kind,
         memory=estimate(settings, spec, mesh, rows, steps),
         device_memory=limit(mesh),
-        data=train.describe(),
-        sources={part.name: report for part, report in zip(train.parts, train.reports, strict=True)},
-        validation=validation.describe(),
+        data=source.data,
+        sources=source.parts,
+        validation=source.validation,
         row_length=settings.data.row_length,
         rows=settings.data.rows,
         steps=steps,
-        step_tokens=tokens,
-        step_pairs=pairs,
-        step_flops=flops,
-        passes=steps * settings.data.rows / float(shown.sum()),
+        step_tokens=source.tokens,
+        step_pairs=source.pairs,
+        step_flops=source.flops,
+        passes=steps * source.passes,
         checkpoints=settings.checkpoints.keep + 1,  # the newest, and the best where it is not among them
         free_disk=None if is_remote(settings.output) else _free_disk(Path(settings.output)),
     )

@@ -11,9 +11,7 @@ from aloe_jax.data.loader import Batch
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.distributed import place
 from aloe_jax.training.callback import Callback, Reached
-from aloe_jax.training.display import Display
-from aloe_jax.training.metrics import MetricsLog
-from aloe_jax.training.readings import Readings
+from aloe_jax.training.reporting import Reporting
 from aloe_jax.training.step import Params, Step
 from aloe_jax.training.totals import Totals, add, read
 
@@ -28,13 +26,11 @@ class Validation(Callback):
         evaluate: Step[Params, Totals],
         batches: Sequence[Batch],
         mesh: Mesh,
-        readings: Readings,
-        log: MetricsLog,
-        display: Display,
+        reporting: Reporting,
     ):
         self._every, self._steps = every, steps
         self._evaluate, self._batches, self._mesh = evaluate, batches, mesh
-        self._readings, self._log, self._display = readings, log, display
+        self._readings, self._log, self._display = reporting.readings, reporting.log, reporting.display
 
     def after(self, reached: Reached) -> None:
         """Validate where it is due; later callbacks find the loss in `reached`."""

@@ -27,10 +27,11 @@ class Contrast(Stage):
     def row_arrays(self, rows):
         return {"importance": jax.ShapeDtypeStruct(rows.pairs.shape[1:2], jnp.float32)}
 
-    def compute_row_arrays(self, model):
+    def compute_row_arrays(self, model, rows):
         assert model.logps is not None and len(model.digest()) > 10
         return {
-            split: {"importance": np.full(rows.pairs.shape[:2], 0.5, np.float32)} for split, rows in model.rows.items()
+            split: {"importance": np.full(of_split.pairs.shape[:2], 0.5, np.float32)}
+            for split, of_split in rows.items()
         }
 
     def objective(self, turns=0):

@@ -16,9 +16,19 @@ class StageEntry:
     module: str
     name: str  # of its class
     needs_model: bool = False  # it starts from a trained model (`model.path`), never from scratch
+    # Where its batches come from (source.py), and whether that is `data`.
+    source: tuple[str, str] = ("aloe_jax.training.data_source", "DataSource")
+    needs_data: bool = True
 
 
 STAGES = {
     "sft": StageEntry("aloe_jax.training.stages.sft", "SFT"),
     "dpo": StageEntry("aloe_jax.training.stages.dpo", "DPO", needs_model=True),
+    "rl": StageEntry(
+        "aloe_jax.training.stages.rl",
+        "RL",
+        needs_model=True,
+        source=("aloe_jax.training.rollout_source", "RolloutSource"),
+        needs_data=False,
+    ),
 }

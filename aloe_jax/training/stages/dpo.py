@@ -54,7 +54,7 @@ class DPO(Stage):
             return {}
         return {"reference": jax.ShapeDtypeStruct(rows.pairs.shape[1:], jnp.float32)}
 
-    def compute_row_arrays(self, model: StartingModel) -> Mapping[Split, Batch]:
+    def compute_row_arrays(self, model: StartingModel, rows: Mapping[Split, Rows]) -> Mapping[Split, Batch]:
         """Reference log-probs [N, P, 2]: computed once, and kept where other runs find them (`dpo.reference_cache`)."""
         if not self.loss.reference:
             return {}
@@ -62,9 +62,9 @@ class DPO(Stage):
             self.settings.dpo.reference_cache or model.directory.parent / "reference-logps", model.digest()
         )
         found: dict[Split, Batch] = {}
-        for split, rows in model.rows.items():
+        for split, of_split in rows.items():
             with model.progress(f"reference log-probs, {split}") as progress:
-                found[split] = {"reference": cache.for_rows(rows, self.settings.data.rows, model.logps, progress)}
+                found[split] = {"reference": cache.for_rows(of_split, self.settings.data.rows, model.logps, progress)}
         return found
 
     def objective(self, turns: int = 0) -> Objective:

@@ -16,6 +16,7 @@ from aloe_jax.data.loader import Batch
 from aloe_jax.data.packing import Rows
 from aloe_jax.data.selection import Selection
 from aloe_jax.data.sources import Split
+from aloe_jax.models.spec import ModelParts, Parameters
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages import STAGES
 from aloe_jax.training.totals import Objective
@@ -26,9 +27,10 @@ class StartingModel:
     """The model as it is before the first step, for what a stage computes with it once."""
 
     directory: Path  # of the run
-    rows: Mapping[Split, Rows]
+    parts: ModelParts  # the first step donates what is trained of it
     digest: Callable[[], str]  # of its weights and of what else decides its log-probs
     logps: Callable[[Batch], jax.Array]  # a batch of rows on the host -> log-probs [B, R] in nats, in every process
+    token_logps: Callable[[Parameters, Batch], jax.Array]  # the same of every scored token [B, S], of any weights
     # Shows that something is computed: the block is given (done, total) -> None, which moves a bar.
     progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -45,6 +47,8 @@ class Stage(ABC):
     """One way to learn from conversation trees; `shown` is what a person watches of it."""
 
     shown: ClassVar[Watched]
+    entropy: ClassVar[bool] = False  # whether its objective reads entropies
+    gaps: ClassVar[bool] = False  # whether parts of a batch may be without a reply
 
     def __init__(self, settings: TrainSettings):
         """Raises AloeError where settings of the stage contradict each other."""
@@ -59,6 +63,11 @@ class Stage(ABC):
     def objective(self, turns: int = 0) -> Objective:
         """What is minimised, and the statistics beside it; by turn for turns 1 to `turns` (0: not by turn)."""
 
+    @property
+    def updates(self) -> int:
+        """On every batch, one after the other."""
+        return 1
+
     def describe(self) -> str:
         """What was minimised, in a phrase for the model card."""
         return self.settings.stage.upper()
@@ -67,7 +76,7 @@ class Stage(ABC):
         """Further arrays that a batch has beside those of `rows`: name -> shape and type for one row."""
         return {}
 
-    def compute_row_arrays(self, model: StartingModel) -> Mapping[Split, Batch]:
+    def compute_row_arrays(self, model: StartingModel, rows: Mapping[Split, Rows]) -> Mapping[Split, Batch]:
         """The values of `row_arrays` for all rows [N, ...] of every split, computed before the first step."""
         return {}
 

@@ -1,0 +1,45 @@
+"""What a person watches of the rollouts of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aloe_jax.rollouts.rollout import Group, Rollout
+
+
+def statistics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
+    """Means over the replies of rollouts of at most `turns` turns; what nothing is known of is left out.
+
+    reward, and by turn and by component; al, the mean reward along the replies that were continued; no_variance, the
+    share of groups whose rewards are all equal; cut, the share of replies without an end of turn; coverage, the share
+    of the turns that were asked for whose replies have rewards.
+    """
+    groups = [group for rollout in rollouts for group in rollout.groups]
+    rated = [group for group in groups if group.rewards is not None]
+    found = {"coverage": len(rated) / (len(rollouts) * turns)} if rollouts else {}
+    siblings = [sibling for group in groups for sibling in group.siblings]
+    if siblings:
+        found["cut"] = float(np.mean([not sibling.ended for sibling in siblings]))
+    if not rated:
+        return found
+    found["reward"] = mean_reward(rated)
+    found["al"] = float(np.mean([group.rewards[group.continued] for group in rated if group.rewards is not None]))
+    found["no_variance"] = float(np.mean([np.ptp(group.rewards) == 0 for group in rated if group.rewards is not None]))
+    for name in rated[0].components[0]:
+        found[f"reward/{name}"] = float(np.mean([one[name] for group in rated for one in group.components]))
+    for turn in range(turns):
+        of_turn = [
+            rollout.groups[turn]
+            for rollout in rollouts
+            if turn < len(rollout.groups) and rollout.groups[turn].rewards is not None
+        ]
+        if of_turn:
+            found[f"reward/turn_{turn + 1:02d}"] = mean_reward(of_turn)
+    return found
+
+
+def mean_reward(groups: Sequence[Group]) -> float:
+    """Over all replies of groups that have rewards."""
+    return float(np.mean(np.concatenate([group.rewards for group in groups if group.rewards is not None])))

@@ -1,0 +1,213 @@
+"""Batches that the policy draws itself: before every step it talks to simulated users with its newest weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from random import Random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from aloe_jax.conversation import Persona
+from aloe_jax.data.dataset import read_personas
+from aloe_jax.data.loader import Batch
+from aloe_jax.data.packing import Rows
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
+from aloe_jax.llm.ledger import Budget, Ledger
+from aloe_jax.models.spec import ModelSpec, Parameters
+from aloe_jax.roles import Cast
+from aloe_jax.rollouts.batch import BatchShape, batch_of
+from aloe_jax.rollouts.collect import Collector, check_template
+from aloe_jax.rollouts.rewards import calls_of, roles_of
+from aloe_jax.rollouts.statistics import statistics
+from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.training.callback import Callback, Reached
+from aloe_jax.training.fit import check_fit
+from aloe_jax.training.program import TrainingProgram
+from aloe_jax.training.reporting import Reporting
+from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.source import Source, SourceSummary
+from aloe_jax.training.stages.stage import Stage, StartingModel
+from aloe_jax.training.work import Work
+
+JOURNAL = "journal.sqlite"
+
+
+class RolloutSource(Source):
+    """Rollouts with the personas of `rl.personas`, a step's drawn with the weights after the step before it."""
+
+    def __init__(
+        self, settings: TrainSettings, stage: Stage, spec: ModelSpec, template: ChatTemplate, mesh: Mesh
+    ) -> None:
+        """Raises AloeError where settings, model and personas do not fit, before a call is paid for."""
+        self._settings, self._spec, self._template, self._mesh = settings, spec, template, mesh
+        rl = settings.rl
+        if jax.process_count() > 1:
+            raise AloeError("stage: rl draws its conversations in one process; run it on one host")
+        if (why := spec.uncached()) is not None:
+            raise AloeError(f"model: no reply can be drawn from it: {why}")
+        check_template(template)
+        self._personas = read_personas(rl.personas or "", rl.split)
+        if len(self._personas) < rl.conversations:
+            raise AloeError(
+                f"rl.personas: {rl.personas} has {len(self._personas)} personas in its split {rl.split}, and a step "
+                f"takes {rl.conversations} (rl.conversations); lower it, or give more"
+            )
+        self.shape = BatchShape(
+            settings.data.rows, settings.data.row_length, rl.conversations, rl.turns, rl.group, settings.data.accumulate
+        )
+        self.rows, self.size, self.turns = self.shape.example(), settings.data.rows, rl.turns
+        check_fit(settings, spec, [self.rows], mesh.shape["data"] * mesh.shape["fsdp"])
+        self._scope = ExitStack()
+        self._params: Parameters | None = None
+        self._sampler: Sampler | None = None
+        self._reference: Parameters | None = None
+        self._values: dict[int, dict[str, float]] = {}
+        self._newest: tuple[int, Rows, Batch] | None = None
+        self._works: dict[int, tuple[int, int, float]] = {}
+
+    def __exit__(self, *_: object) -> None:
+        """End the threads that ask models, and close the journal."""
+        self._scope.close()
+
+    # ------------------------------------------------------------ what a person reads
+
+    def summary(self, spec: ModelSpec, settings: TrainSettings) -> SourceSummary:
+        """Upper bounds: conversations end early where they are full, and equal replies are rated once."""
+        rl = settings.rl
+        replies = rl.conversations * rl.turns * rl.group
+        calls = rl.conversations * rl.turns + replies * calls_of(rl.rewards)
+        text = (
+            f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {rl.turns} turns x "
+            f"{rl.group} replies = {replies:,} replies, up to {calls:,} calls to models"
+        )
+        tokens = float(self.size * settings.data.row_length)
+        flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))
+        passes = rl.conversations / len(self._personas)
+        return SourceSummary(text, "none during the run", tokens, 0.0, flops, passes, {})
+
+    def steps(self) -> int:
+        """Those in which every persona talks `epochs` times."""
+        return -(-self._settings.epochs * len(self._personas) // self._settings.rl.conversations)
+
+    # ------------------------------------------------------------ drawing
+
+    def begin(self, model: StartingModel) -> None:
+        """Open the journal and build the sampler around the weights."""
+        settings, rl = self._settings, self._settings.rl
+        budget = Budget(rl.max_cost, rl.max_calls)
+        ledger = self._scope.enter_context(Ledger(model.directory / JOURNAL, budget=budget))
+        cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.rewards)))
+        graph, params, frozen = model.parts
+        if rl.kl:  # of adapters a small copy: with new ones the model is the frozen one
+            self._reference = jax.tree.map(jnp.copy, params)
+        self._token_logps = model.token_logps
+        sampler = Sampler(
+            nnx.merge(graph, params, *frozen), max_length=settings.data.row_length, rows=rl.draw.rows,
+            cache=rl.draw.cache,
+        )  # fmt: skip
+        self._sampler = sampler
+        self._collector = self._scope.enter_context(
+            Collector(rl, sampler, self._template, cast, settings.seed, settings.data.row_length)
+        )
+
+    def personas(self, step: int) -> list[Persona]:
+        """Those of batch `step`: all in turn, in an order by seed and pass."""
+        count, found = len(self._personas), list[Persona]()
+        for at in range(step * self._settings.rl.conversations, (step + 1) * self._settings.rl.conversations):
+            epoch, index = divmod(at, count)
+            order = Random(f"{self._settings.seed} {epoch}").sample(range(count), count)
+            found.append(self._personas[order[index]])
+        return found
+
+    def batch(self, step: int, share: slice) -> Batch:
+        """Draw the conversations of batch `step` with the newest weights."""
+        return {name: values[share] for name, values in self._drawn(step)[2].items()}
+
+    def _drawn(self, step: int) -> tuple[int, Rows, Batch]:
+        if self._newest is None or self._newest[0] != step:
+            assert self._params is not None and self._sampler is not None
+            began = time.monotonic()
+            self._sampler.update(self._params)
+            rollouts = self._collector.collect(self.personas(step), step, self._settings.rl.group)
+            rl = self._settings.rl
+            rows, batch = batch_of(rollouts, self.shape, self._template.stop[0], rl.advantage, rl.overlong == "mask")
+            if self._reference is not None:
+                batch["reference_logps"] = self._reference_logps(rows, batch)
+            self._newest = (step, rows, batch)
+            self._works[step] = self._work(rows)
+            self._values[step] = statistics(rollouts, rl.turns) | {"rollout_seconds": time.monotonic() - began}
+        return self._newest
+
+    def _reference_logps(self, rows: Rows, batch: Batch) -> np.ndarray:
+        """Of every token [N, T] under the starting model."""
+        assert self._reference is not None
+        scored = np.asarray(self._token_logps(self._reference, batch))  # [N, S]
+        found = np.zeros(rows.tokens.shape, np.float32)
+        np.put_along_axis(found, rows.scored, scored, axis=1)
+        return np.where(rows.reply > 0, found, 0.0).astype(np.float32)
+
+    def _work(self, rows: Rows) -> tuple[int, int, float]:
+        made = Work.of(rows, self._spec, self._settings.model.lora)
+        tokens, pairs, flops = made.over(np.arange(len(rows)))
+        return tokens, pairs, flops * self._settings.rl.updates
+
+    # ------------------------------------------------------------ what a run asks of a batch
+
+    def work(self, step: int) -> tuple[int, int, float]:
+        """Of the updates alone, not of drawing."""
+        return self._works.pop(step, (0, 0, 0.0))
+
+    def conversations(self, step: int) -> list[str]:
+        """Ids of the rollouts: step, number and persona."""
+        return [f"{step}.{number}.{persona.id}" for number, persona in enumerate(self.personas(step))]
+
+    def statistics(self, step: int) -> Mapping[str, float]:
+        """Rewards, coverage and time of drawing."""
+        return self._values.pop(step, {})
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, JSON]:
+        ids = hashlib.sha256(json.dumps([persona.id for persona in self._personas]).encode()).hexdigest()[:16]
+        return {"seed": self._settings.seed, "personas": ids, "rl.conversations": self._settings.rl.conversations}
+
+    def position(self, step: int) -> dict[str, JSON]:
+        """The step, and what it refers to."""
+        return {"step": step, "fingerprint": self._fingerprint}
+
+    def resume(self, position: Mapping[str, JSON]) -> int:
+        """The step to go on with. Raises AloeError where the personas, their number a step or the seed changed."""
+        step = position["step"]
+        assert isinstance(step, int)
+        if position["fingerprint"] != self._fingerprint:
+            raise AloeError(
+                f"the personas, rl.conversations or the seed changed since step {step} was saved: "
+                f"{position['fingerprint']} then, {self._fingerprint} now; restore them, or give a new output"
+            )
+        return step
+
+    def callbacks(self, program: TrainingProgram, mesh: Mesh, steps: int, reporting: Reporting) -> Sequence[Callback]:
+        """Following the weights."""
+        return [_Follow(self)]
+
+    def follow(self, params: Parameters) -> None:
+        """Draw with these weights from now on."""
+        self._params = params
+
+
+class _Follow(Callback):
+    def __init__(self, source: RolloutSource) -> None:
+        self._source = source
+
+    def after(self, reached: Reached) -> None:
+        self._source.follow(reached.state["params"])

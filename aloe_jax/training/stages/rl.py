@@ -1,0 +1,63 @@
+"""On-policy training: the policy talks to simulated users, and learns from the replies that it drew itself."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from aloe_jax.data.packing import Rows
+from aloe_jax.data.selection import BOTH, Selection
+from aloe_jax.training.policy_losses import PolicyConstants, policy_objective
+from aloe_jax.training.stages.stage import Stage, Watched
+from aloe_jax.training.totals import Objective
+
+
+class RL(Stage):
+    """Learns to earn more than the other replies to the same message; `rl.loss` says how (policy_losses.py)."""
+
+    shown = Watched(
+        {
+            "reward": "reward {:.3f}",
+            "no_variance": "equal {:.0%}",
+            "entropy": "entropy {:.3f}",
+            "kl": "kl {:.4f}",
+            "log_ratio": "gap {:.1e}",
+        }
+    )
+    entropy = True
+    gaps = True
+
+    @property
+    def selection(self) -> Selection:
+        """All replies: there is no data whose replies could be chosen from."""
+        return BOTH
+
+    @property
+    def updates(self) -> int:
+        """As configured."""
+        return self.settings.rl.updates
+
+    def describe(self) -> str:
+        """The loss, and what is rewarded."""
+        rl = self.settings.rl
+        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.rewards.items())
+        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns, reward {rewards}, KL {rl.kl:g})"
+
+    def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
+        """See rollouts/batch.py."""
+        replies, tokens = rows.reply_length.shape[1:], rows.tokens.shape[1:]
+        found = {
+            "advantage": jax.ShapeDtypeStruct(replies, jnp.float32),
+            "weight": jax.ShapeDtypeStruct(replies, jnp.float32),
+            "turn": jax.ShapeDtypeStruct(replies, jnp.int32),
+            "drawn_logps": jax.ShapeDtypeStruct(tokens, jnp.float32),
+        }
+        if self.settings.rl.kl:
+            found["reference_logps"] = jax.ShapeDtypeStruct(tokens, jnp.float32)
+        return found
+
+    def objective(self, turns: int = 0) -> Objective:
+        """See `policy_objective`."""
+        rl = self.settings.rl
+        constants = PolicyConstants(rl.clip_low, rl.clip_high, rl.normalise, rl.draw.max_new_tokens, rl.kl, rl.entropy)
+        return policy_objective(rl.loss, constants)
