@@ -55,8 +55,8 @@ QUICK = (
     "benchmark/test_alignment_metrics.py", "benchmark/test_judge.py", "data/test_chats.py", "data/test_packing.py",
     "data/test_template.py", "datagen/test_convert.py", "datagen/test_stats_quality.py", "llm/test_ledger.py",
     "llm/test_limits.py", "llm/test_retry.py", "llm/test_schemas.py", "models/test_decoder.py", "models/test_spec.py",
-    "parallel/test_mesh.py", "planning/test_chips.py", "report/test_tables.py", "sampling/test_draw.py",
-    "storage/test_locks.py", "training/test_capped_head.py", "training/test_objectives.py",
+    "parallel/test_mesh.py", "planning/test_chips.py", "report/test_tables.py", "rollouts/test_batch.py",
+    "sampling/test_draw.py", "storage/test_locks.py", "training/test_capped_head.py", "training/test_objectives.py",
     "training/test_trl_golden.py",
 )  # fmt: skip
 

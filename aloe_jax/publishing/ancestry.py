@@ -84,6 +84,8 @@ def _named(directory: Path) -> Iterator[tuple[str, str]]:
             yield stage.model.tokenizer, f"the tokenizer {trained}"
         if stage.dpo.reference_cache is not None:
             yield stage.dpo.reference_cache, f"the reference {trained}"
+        if stage.rl.personas is not None:
+            yield stage.rl.personas, f"the personas {trained}"
         for data in (stage.data.path, *(part.path for part in stage.data.mixture)):
             if data:
                 yield data, f"the data {trained}"

@@ -14,9 +14,11 @@ from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
 from aloe_jax.models.short_card import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.training.settings import OptimizerSettings, TrainSettings
+from aloe_jax.training.stages import STAGES
 from aloe_jax.training.stages.stage import stage_of
 
 SCRATCH = "none, trained from scratch"
@@ -75,8 +77,11 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, si
 def simulated(origin: Origin) -> list[str]:
     """Sentences on what a script played in the data of a model's stages, and in what they started from."""
     paths = {path for stage in origin.stages for path in data_sources(stage.data)}
-    said = ["the people and replies of the training data were played by a script."]
-    found = said if any(simulated_data(path) for path in paths) else []
+    found = []
+    if any(simulated_data(path) for path in paths):
+        found.append("the people and replies of the training data were played by a script.")
+    if any(simulated_players(stage) for stage in origin.stages):
+        found.append("the users, or the judge, of on-policy training were played by a script.")
     if not origin.stages:
         return list(origin.simulated)
     return found + [f"of the base model its card says: {sentence}" for sentence in origin.simulated]
@@ -135,7 +140,10 @@ def _training(origin: Origin) -> Iterator[str]:
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
         yield f"**{stage_of(stage).describe()}**"
         yield ""
-        yield f"- Data: {', '.join(_data(stage.data))}"
+        if STAGES[stage.stage].needs_data:
+            yield f"- Data: {', '.join(_data(stage.data))}"
+        else:
+            yield f"- Conversations with the personas of {stage.rl.personas}, {_players(stage)}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
         yield f"- {_optimizer(stage.optimizer)}"
         yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
@@ -146,8 +154,8 @@ def _training(origin: Origin) -> Iterator[str]:
 
 
 def data_sources(data: DataSettings) -> list[str]:
-    """The data sets of a stage: one, or those of a mixture."""
-    return [source.path for source in data.mixture] or [data.path]
+    """The data sets of a stage: one, those of a mixture, or none."""
+    return [path for path in (data.path, *(source.path for source in data.mixture)) if path]
 
 
 def _data(data: DataSettings) -> Iterator[str]:
@@ -160,6 +168,19 @@ def _data(data: DataSettings) -> Iterator[str]:
         details += ["simulated"] if played else []
         details += ["not there when this card was written"] if not _there(source.path) else []
         yield f"{source.path} ({', '.join(details)})" if details else source.path
+
+
+def simulated_players(stage: TrainSettings) -> bool:
+    """Whether a script played a user or the judge of a stage that talks to them."""
+    roles = (stage.roles.user, *(getattr(stage.roles, name) for name in roles_of(stage.rl.rewards)))
+    return not STAGES[stage.stage].needs_data and any(role.entry.simulated for role in roles)
+
+
+def _players(stage: TrainSettings) -> str:
+    """Who played whom, in a phrase."""
+    names = ("user", *roles_of(stage.rl.rewards))
+    roles = [(name, getattr(stage.roles, name)) for name in names]
+    return ", ".join(f"{name}: {role.model or role.provider}" for name, role in roles)
 
 
 def _there(path: str) -> bool:

@@ -38,7 +38,7 @@ class _Talk:
     over: bool = False
 
 
-class Collector:
+class RolloutCollector:
     """Draws rollouts with one sampler. As a context manager it ends its threads.
 
     `length`: tokens that the tree of one rollout may have; a conversation ends before it would have more.
@@ -54,7 +54,7 @@ class Collector:
         self._judging = ThreadPoolExecutor(settings.concurrency)
         check_template(template)
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> RolloutCollector:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,11 +32,12 @@ class RLSettings(Section):
 
     personas: PathText | None = None  # TFDS directory (…/aloe_personas/1.0.0) or JSONL: its training personas
     split: str = "train"
+    heldout: Annotated[int, Field(ge=0, le=10_000)] = 16  # of them, the last ones: for validation, not learned from
     conversations: Thousands = 16  # a step
     group: Annotated[int, Field(ge=2, le=1024)] = 4  # replies that are drawn to every user message
     turns: Several = 10
     continued: Literal["random", "best"] = "random"  # which reply of a group the conversation goes on from
-    rewards: dict[RewardName, float] = {"judge": 1.0}  # by name, with their weights
+    rewards: dict[RewardName, float] = Field(default={"judge": 1.0})  # by name, with their weights
     advantage: AdvantageName = "centred"
     loss: PolicyLoss = "grpo"
     normalise: Normaliser = "constant"

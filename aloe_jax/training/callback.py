@@ -28,3 +28,6 @@ class Callback:
 
     def after(self, reached: Reached) -> None:
         """A step was dispatched."""
+
+    def ended(self, reached: Reached) -> None:
+        """The run ends after a step that `after` was called for, because no further batch can be had."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from jax.sharding import Mesh
 
 from aloe_jax.data.loader import Batch, evaluation_batches
+from aloe_jax.data.mixture import Prepared
 from aloe_jax.data.packing import Rows
 from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
@@ -44,14 +45,7 @@ class DataSource(Source):
 
     def summary(self, spec: ModelSpec, settings: TrainSettings) -> SourceSummary:
         """Means over the rows as an epoch shows them."""
-        train = self._material.train
-        shown = times_shown(len(train.rows), train.parts)
-        tokens, pairs, flops = self._work.mean_step(shown, self.size)
-        parts = {part.name: report for part, report in zip(train.parts, train.reports, strict=True)}
-        passes = self.size / float(shown.sum())
-        return SourceSummary(
-            train.describe(), self._material.validation.describe(), tokens, pairs, flops, passes, parts
-        )
+        return data_summary(self._material.train, self._material.validation, self._work, self.size)
 
     def steps(self) -> int:
         """Those of `epochs` passes."""
@@ -89,3 +83,12 @@ class DataSource(Source):
         rows = self._material.validation.rows
         batches = evaluation_batches(rows, self.size, self._validation)
         return [Validation(self._settings.evaluate_every, steps, program.evaluate, batches, mesh, reporting)]
+
+
+def data_summary(train: Prepared, validation: Prepared, work: Work, size: int) -> SourceSummary:
+    """What steps of `size` rows learn from; `work` is that of the training rows."""
+    shown = times_shown(len(train.rows), train.parts)
+    tokens, pairs, flops = work.mean_step(shown, size)
+    parts = {part.name: report for part, report in zip(train.parts, train.reports, strict=True)}
+    passes = size / float(shown.sum())
+    return SourceSummary(train.describe(), validation.describe(), tokens, pairs, flops, passes, parts)

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from aloe_jax.data.loader import Batch
+from aloe_jax.llm.budget import BudgetError
 from aloe_jax.parallel import distributed
 from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.step import State, Step
@@ -24,7 +25,10 @@ class Batches(Protocol):
     size: int  # rows of a batch, over all devices
 
     def batch(self, step: int, share: slice) -> Batch:
-        """Rows `share` of batch `step` (0-based), [B, ...] on the host."""
+        """Rows `share` of batch `step` (0-based), [B, ...] on the host.
+
+        Raises BudgetError where no more may be spent on batches: then the run ends with the steps that it has.
+        """
         ...
 
 
@@ -38,16 +42,25 @@ def loop(
     callbacks: Sequence[Callback],
     compiling: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[int, str | None]:
-    """Run the steps `numbers` (0-based, at least one); returns how many are done, and the signal that ended it early.
+    """Run the steps `numbers` (0-based, at least one); returns how many are done, and what ended it early.
 
     Nothing here waits for the devices but the first step, inside `compiling`; callbacks do where they read.
     """
+    reached: Reached | None = None
     share = distributed.local_rows(mesh, batches.size)
     for number in numbers:
         first = number == numbers.start
         for callback in callbacks:
             callback.before(number + 1)
-        batch = distributed.place(batches.batch(number, share), mesh, batches.size)
+        try:
+            on_host = batches.batch(number, share)
+        except BudgetError as error:
+            if reached is None:
+                raise
+            for callback in callbacks:
+                callback.ended(reached)
+            return number, str(error)
+        batch = distributed.place(on_host, mesh, batches.size)
         with compiling() if first else contextlib.nullcontext():
             with jax.transfer_guard("disallow"):
                 state, totals = step(state, batch)

@@ -29,7 +29,7 @@ class PolicyConstants:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnReplies:
     """What a loss reads, of every token: float32 [B,S]; of every reply: float32 [B,R]."""
 
     scores: Scores
@@ -41,20 +41,20 @@ class Drawn:
     lengths: jax.Array  # [B,R] tokens
 
 
-Loss = Callable[[Drawn, PolicyConstants], jax.Array]  # what every token costs [B,S]
+Loss = Callable[[DrawnReplies, PolicyConstants], jax.Array]  # what every token costs [B,S]
 
 
-def policy_gradient(drawn: Drawn, constants: PolicyConstants) -> jax.Array:
+def policy_gradient(drawn: DrawnReplies, constants: PolicyConstants) -> jax.Array:
     """-A log π (REINFORCE, Williams 1992): right for the first update on a batch only."""
     return -drawn.advantage * drawn.scores.logps
 
 
-def grpo(drawn: Drawn, constants: PolicyConstants) -> jax.Array:
+def grpo(drawn: DrawnReplies, constants: PolicyConstants) -> jax.Array:
     """-min(r A, clip(r, 1 - low, 1 + high) A) (arXiv 2402.03300, eq. 3; two bounds: arXiv 2503.14476, eq. 10)."""
     return _clipped(jnp.exp(drawn.log_ratio), drawn.advantage, constants)
 
 
-def gspo(drawn: Drawn, constants: PolicyConstants) -> jax.Array:
+def gspo(drawn: DrawnReplies, constants: PolicyConstants) -> jax.Array:
     """The same with one ratio a reply, (π(reply) / μ(reply))^(1 / tokens) (arXiv 2507.18071, eq. 5 and 7).
 
     Every token of a reply costs what the reply does, divided by its tokens.
@@ -91,7 +91,7 @@ def policy_objective(name: str, constants: PolicyConstants) -> Objective:
         counted = by_rows(pick, batch["weight"], scores.reply) * (scores.reply > 0)
         log_ratio = jnp.where(counted > 0, scores.logps - by_rows(pick, batch["drawn_logps"], index), 0.0)
         lengths = batch["reply_length"].astype(scores.logps.dtype)
-        drawn = Drawn(
+        drawn = DrawnReplies(
             scores,
             log_ratio,
             by_rows(pick, batch["advantage"], scores.reply),

@@ -69,6 +69,11 @@ class Readings(Callback):
             self._log.write_speed(reached.step, speed)
             self._display.step(reached.step, values | speed)
 
+    def ended(self, reached: Reached) -> None:
+        """Show what was not shown yet."""
+        if reached.step % self._every:
+            self._display.step(reached.step, self.flush())
+
     def restart_clock(self) -> None:
         """The time since the last reading was spent on something other than steps."""
         self._throughput.read()

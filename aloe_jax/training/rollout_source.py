@@ -27,14 +27,16 @@ from aloe_jax.llm.ledger import Budget, Ledger
 from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
-from aloe_jax.rollouts.collect import Collector, check_template
+from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.rewards import calls_of, roles_of
+from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import statistics
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.program import TrainingProgram
 from aloe_jax.training.reporting import Reporting
+from aloe_jax.training.rollout_validation import RolloutValidation
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.source import Source, SourceSummary
 from aloe_jax.training.stages.stage import Stage, StartingModel
@@ -57,12 +59,15 @@ class RolloutSource(Source):
         if (why := spec.uncached()) is not None:
             raise AloeError(f"model: no reply can be drawn from it: {why}")
         check_template(template)
-        self._personas = read_personas(rl.personas or "", rl.split)
-        if len(self._personas) < rl.conversations:
+        personas = read_personas(rl.personas or "", rl.split)
+        if len(personas) < rl.conversations + rl.heldout:
             raise AloeError(
-                f"rl.personas: {rl.personas} has {len(self._personas)} personas in its split {rl.split}, and a step "
-                f"takes {rl.conversations} (rl.conversations); lower it, or give more"
+                f"rl.personas: {rl.personas} has {len(personas)} personas in its split {rl.split}; a step takes "
+                f"{rl.conversations} (rl.conversations), and {rl.heldout} are kept for validation (rl.heldout): lower "
+                "them, or give more"
             )
+        count = len(personas) - rl.heldout
+        self._personas, self._heldout = personas[:count], personas[count:]
         self.shape = BatchShape(
             settings.data.rows, settings.data.row_length, rl.conversations, rl.turns, rl.group, settings.data.accumulate
         )
@@ -94,7 +99,8 @@ class RolloutSource(Source):
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))
         passes = rl.conversations / len(self._personas)
-        return SourceSummary(text, "none during the run", tokens, 0.0, flops, passes, {})
+        validation = f"{len(self._heldout)} held-out personas every {settings.evaluate_every} steps"
+        return SourceSummary(text, validation, tokens, 0.0, flops, passes, {})
 
     def steps(self) -> int:
         """Those in which every persona talks `epochs` times."""
@@ -118,7 +124,7 @@ class RolloutSource(Source):
         )  # fmt: skip
         self._sampler = sampler
         self._collector = self._scope.enter_context(
-            Collector(rl, sampler, self._template, cast, settings.seed, settings.data.row_length)
+            RolloutCollector(rl, sampler, self._template, cast, settings.seed, settings.data.row_length)
         )
 
     def personas(self, step: int) -> list[Persona]:
@@ -197,8 +203,14 @@ class RolloutSource(Source):
         return step
 
     def callbacks(self, program: TrainingProgram, mesh: Mesh, steps: int, reporting: Reporting) -> Sequence[Callback]:
-        """Following the weights."""
-        return [_Follow(self)]
+        """Following the weights, and validation with held-out personas."""
+        every, turns = self._settings.evaluate_every, self._settings.rl.turns
+        return [_Follow(self), RolloutValidation(every, steps, turns, self._heldout, self._converse, reporting)]
+
+    def _converse(self, params: Parameters, personas: Sequence[Persona]) -> list[Rollout]:
+        assert self._sampler is not None
+        self._sampler.update(params)
+        return self._collector.collect(personas, "validation", 1)
 
     def follow(self, params: Parameters) -> None:
         """Draw with these weights from now on."""

@@ -27,8 +27,15 @@ class Saving(Callback):
 
     def after(self, reached: Reached) -> None:
         """Save where it is due."""
-        if reached.step % self._every and not reached.last:
-            return
+        if reached.step % self._every == 0 or reached.last:
+            self._save(reached)
+
+    def ended(self, reached: Reached) -> None:
+        """Save what is not saved yet."""
+        if reached.step % self._every:
+            self._save(reached)
+
+    def _save(self, reached: Reached) -> None:
         self._readings.flush()  # never save a state whose loss nobody has looked at
         with self._display.stage("saving"):
             self._mirror.publish()  # first: a resumed run goes on with the records of the steps before it

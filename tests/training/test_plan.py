@@ -20,6 +20,7 @@ from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.training import memory, summary
+from aloe_jax.training.data_source import data_summary
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import make_optimizer
 from aloe_jax.training.settings import TrainSettings
@@ -212,7 +213,8 @@ def test_tensor_and_fsdp_divide_what_they_divide():
 def made(given, train=None, steps=12, spec=TINY):
     data = train or prepared(a=1.0)
     mesh = make_mesh(given.mesh)
-    return summary.summarise(resolve(given, spec, mesh, "cpu"), spec, mesh, steps, data, data)
+    source = data_summary(data, data, Work.of(data.rows, spec, given.model.lora), given.data.rows)
+    return summary.summarise(resolve(given, spec, mesh, "cpu"), spec, mesh, steps, data.rows, source)
 
 
 def test_steps_are_what_the_loader_will_give():

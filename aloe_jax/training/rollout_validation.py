@@ -1,0 +1,46 @@
+"""Validation of a run that talks: how held-out personas rate the policy, every so many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aloe_jax.conversation import Persona
+from aloe_jax.models.spec import Parameters
+from aloe_jax.rollouts.rollout import Rollout
+from aloe_jax.rollouts.statistics import statistics
+from aloe_jax.training.callback import Callback, Reached
+from aloe_jax.training.reporting import Reporting
+
+
+class RolloutValidation(Callback):
+    """Talks with held-out personas, one reply a turn, every `every` steps and after the last of `steps`.
+
+    The users draw the same seeds every time. The best checkpoint is the one with the highest mean reward: what other
+    stages call the validation loss is its negative.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        steps: int,
+        turns: int,
+        personas: Sequence[Persona],
+        converse: Callable[[Parameters, Sequence[Persona]], list[Rollout]],
+        reporting: Reporting,
+    ) -> None:
+        self._every, self._steps, self._turns = every, steps, turns
+        self._personas, self._converse, self._reporting = personas, converse, reporting
+
+    def after(self, reached: Reached) -> None:
+        """Validate where it is due; later callbacks find the loss in `reached`."""
+        if not self._personas or (reached.step % self._every and reached.step != self._steps):
+            return
+        self._reporting.readings.wait()
+        with self._reporting.display.stage("validating"):
+            rollouts = self._converse(reached.state["params"], self._personas)
+        values = statistics(rollouts, self._turns)
+        self._reporting.log.write(reached.step, "validation", values)
+        self._reporting.display.validation(reached.step, values)
+        if "reward" in values:
+            reached.validation_loss = -values["reward"]
+        self._reporting.readings.restart_clock()

@@ -1,0 +1,248 @@
+"""On-policy runs, small and whole: the policy talks to the scripted users, learns, and goes on where it was ended."""
+
+import json
+import random
+import sqlite3
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from aloe_jax.conversation import Persona
+from aloe_jax.data.tokenizer import train_tokenizer
+from aloe_jax.errors import AloeError
+from aloe_jax.llm import scripted
+from aloe_jax.llm.world import persona_texts, user_messages
+from aloe_jax.models.opening import load_run
+from aloe_jax.rollouts import rewards as rewards_table
+from aloe_jax.rollouts.rewards import REWARDS, RewardEntry
+from aloe_jax.training.run import train
+from aloe_jax.training.settings import TrainSettings
+from tests.compilations import compilations
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Personas of the scripted world, a tokenizer of its words, and a model that was begun on them."""
+    root = tmp_path_factory.mktemp("world")
+    draw = random.Random(0)
+    personas = [
+        Persona(
+            id=f"p{i}", profile=persona_texts.write_profile(draw), personality=persona_texts.write_personality(draw)
+        )
+        for i in range(12)
+    ]
+    (root / "personas.jsonl").write_text("".join(persona.model_dump_json() + "\n" for persona in personas))
+    texts = []
+    for persona in personas * 20:
+        facts = persona_texts.read_profile(persona.profile)
+        poles = persona_texts.read_personality(persona.personality)
+        texts.append(user_messages.say(facts, poles, [], draw))
+    train_tokenizer(texts, 600, root / "tokenizer")
+    talks = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "I like tea."}]}
+        for text in texts
+    ]
+    for name, part in (("d.jsonl", talks[:200]), ("d.validation.jsonl", talks[200:])):
+        (root / name).write_text("".join(json.dumps(talk) + "\n" for talk in part))
+    start = {
+        "stage": "sft",
+        "output": str(root / "start"),
+        "steps": 2,
+        "model": {
+            "tokenizer": str(root / "tokenizer"),
+            "architecture": {
+                "layers": 2, "width": 16, "query_heads": 2, "kv_heads": 2, "feed_forward": 32, "max_length": 512,
+            },
+        },
+        "data": {"path": str(root / "d.jsonl"), "row_length": 128, "rows": 8},
+    }  # fmt: skip
+    train(TrainSettings.model_validate(start))
+    return root
+
+
+@pytest.fixture
+def settings(world, tmp_path):
+    """Settings of a run of seconds, changed by `section={...}` arguments."""
+
+    def make(output="run", **changes):
+        values = {
+            "stage": "rl",
+            "output": str(tmp_path / output),
+            "steps": 3,
+            "log_every": 1,
+            "evaluate_every": 2,
+            "model": {"path": str(world / "start")},
+            "data": {"row_length": 384, "rows": 8, "accumulate": 2},
+            "mesh": {"data": 1, "fsdp": 4},
+            "rl": {
+                "personas": str(world / "personas.jsonl"), "conversations": 4, "heldout": 3, "group": 3, "turns": 3,
+                "draw": {"max_new_tokens": 6, "rows": 8}, "rewards": {"judge": 1.0, "length": 0.5}, "concurrency": 2,
+            },
+            "roles": {"provider": "scripted"},
+            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
+            "checkpoints": {"every": 1, "keep": 5},
+        }  # fmt: skip
+        for key, change in changes.items():
+            values[key] = {**values[key], **change} if isinstance(values.get(key), dict) else change
+        return TrainSettings.model_validate(values)
+
+    return make
+
+
+def weights(made):
+    return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(load_run(made.output), nnx.Param)))
+
+
+def records(made):
+    """What was logged, without times and speeds."""
+    lines = [json.loads(line) for line in Path(made.output, "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if "second" not in key and key != "time"}
+        for line in lines
+        if line.get("kind") != "speed" and "tokens_per_second" not in line
+    ]
+
+
+def calls(made):
+    with sqlite3.connect(Path(made.output, "journal.sqlite")) as journal:
+        return sorted(journal.execute("SELECT key FROM calls").fetchall())
+
+
+def equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, weights(one), weights(other))
+    assert calls(one) == calls(other)
+
+
+def test_a_run_learns_reports_and_goes_on_as_if_it_had_not_been_ended(settings, capsys):
+    whole, ended = settings("whole"), settings("ended", steps=1)
+    train(whole)
+    shown = capsys.readouterr().out
+    assert "7 held-out" not in shown and "3 held-out personas every 2 steps" in shown
+    assert "a step is 4 conversations x 3 turns x 3 replies = 36 replies" in shown
+    train(ended)
+    train(settings("ended"))
+    equal(whole, ended)
+    logged = [line for line in records(whole) if "reward" in line]
+    trained = [line for line in logged if "entropy" in line]
+    validated = [line for line in logged if "entropy" not in line]
+    assert [line["step"] for line in trained] == [1, 2, 3] and [line["step"] for line in validated] == [2, 3]
+    for line in trained:
+        assert line["log_ratio"] <= 1e-4 and line["coverage"] == 1.0
+        assert line["reward"] == pytest.approx(line["reward/judge"] + 0.5 * line["reward/length"])
+        assert {"reward/turn_01", "reward/turn_03", "no_variance", "cut", "clipped", "reply_tokens"} <= line.keys()
+    assert [line for line in records(ended) if "reward" in line] == logged
+    before = weights(settings("x", model={}).model_copy(update={"output": whole.model.path}))
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(weights(whole)), strict=True))
+
+
+def test_dry_run_says_what_a_step_asks_for_and_writes_nothing(settings, capsys):
+    made = settings()
+    train(made, dry_run=True)
+    assert "up to 48 calls to models" in capsys.readouterr().out
+    assert not Path(made.output).exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rl": {"updates": 2, "kl": 0.1, "entropy": 0.01, "loss": "gspo", "continued": "best"}},
+        {"model": {"lora": {"rank": 2}}, "rl": {"kl": 0.1, "normalise": "sequence", "advantage": "standardised"}},
+    ],
+)
+def test_options(settings, changes):
+    plain = settings()
+    for section, change in changes.items():
+        changes = {**changes, section: {**getattr(plain, section).model_dump(exclude_unset=True), **change}}
+    made = settings(**changes)
+    train(made)
+    trained = [line for line in records(made) if "kl" in line]
+    assert len(trained) == 3
+    assert trained[0]["log_ratio"] <= 1e-4
+    if made.model.lora is not None:
+        assert trained[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+        assert trained[2]["kl"] > 0
+
+
+def test_steps_after_the_first_compile_nothing(settings):
+    with compilations() as count:
+        train(settings(steps=2, rl={"heldout": 0}))
+        first = len(count)
+        train(settings("more", steps=6, rl={"heldout": 0}))
+    assert len(count) <= 2 * first
+
+
+def test_a_judge_without_an_answer_drops_its_group_and_no_other(settings, monkeypatch):
+    judge = scripted._PARTS["judge"]
+
+    def sometimes(inputs, draw):
+        return {} if len(inputs["history"]) == 3 and inputs["profile"] < "M" else judge(inputs, draw)
+
+    made = settings(steps=2)
+    monkeypatch.setitem(scripted._PARTS, "judge", sometimes)
+    train(made)
+    coverage = [line["coverage"] for line in records(made) if "coverage" in line]
+    assert min(coverage) < 1.0 and min(coverage) >= 2 / 3
+
+
+def test_a_user_without_an_answer_ends_its_conversation_and_no_other(settings, monkeypatch):
+    user = scripted._PARTS["user"]
+
+    def sometimes(inputs, draw):
+        return {} if len(inputs["history"]) == 2 and inputs["profile"] < "M" else user(inputs, draw)
+
+    made = settings(steps=2)
+    monkeypatch.setitem(scripted._PARTS, "user", sometimes)
+    train(made)
+    coverage = [line["coverage"] for line in records(made) if "coverage" in line]
+    assert 1 / 3 <= min(coverage) < 1.0
+
+
+def test_a_reward_that_is_not_finite_names_the_conversation(settings, monkeypatch):
+    bad = RewardEntry(lambda cast, reply: float("nan"), (-1.0, 0.0))
+    monkeypatch.setattr(rewards_table, "REWARDS", {**REWARDS, "length": bad})
+    monkeypatch.setattr("aloe_jax.rollouts.collect.REWARDS", {**REWARDS, "length": bad})
+    with pytest.raises(AloeError, match=r"rl\.rewards: a reward of conversation 0\.\d\.p\d+, turn 1, is not finite"):
+        train(settings())
+
+
+def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
+    whole = settings("whole")
+    train(whole)
+    made = settings("run", checkpoints={"every": 100}, rl={"max_calls": 80})
+    train(made)
+    assert "stopped by max_calls: this run has made its 80 calls: saved at step 1" in capsys.readouterr().out
+    train(settings("run", checkpoints={"every": 100}))
+    jax.tree.map(np.testing.assert_array_equal, weights(whole), weights(made))
+    assert calls(whole) == calls(made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"rows": 2}}, r"data\.rows: 4 conversations a step"),
+        ({"data": {"path": "x"}}, r"data\.path: rl learns from conversations of its own"),
+        ({"data": {"packing": "paths"}}, r"data\.packing"),
+        ({"data": {"row_length": 16}}, r"data\.row_length: one group of 3 replies takes up to 21 tokens"),
+        ({"rl": {"personas": None}}, r"rl\.personas: rl talks to personas"),
+        ({"rl": {"group": 1}}, r"rl\.group"),
+        ({"rl": {"group": 9}}, r"rl\.draw\.rows: a group of 9 replies"),
+        ({"rl": {"rewards": {}}}, r"rl\.rewards: name at least one of judge, length"),
+        ({"rl": {"rewards": {"applause": 1.0}}}, r"rl\.rewards"),
+        ({"rl": {"rewards": {"judge": 0.0}}}, r"judge: its weight is 0\.0"),
+        ({"rl": {"conversations": 8, "heldout": 8}}, r"personas\.jsonl has 12 personas .* 8 \(rl\.conversations\)"),
+        ({"model": {"path": None, "tokenizer": "x"}}, r"model\.path: rl starts from a trained model"),
+        ({"roles": {"provider": "openai", "model": "m"}}, r"roles\.(user|judge)"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_a_call_is_made(settings, changes, message, monkeypatch):
+    monkeypatch.setitem(scripted._PARTS, "user", lambda inputs, draw: pytest.fail("asked"))
+    plain = settings()
+    given = {
+        section: {**getattr(plain, section).model_dump(exclude_unset=True), **change}
+        for section, change in changes.items()
+    }
+    with pytest.raises((AloeError, ValueError), match=message):
+        train(settings(**given))
