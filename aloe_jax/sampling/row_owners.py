@@ -77,8 +77,11 @@ class RowOwners:
         """
         if conversation.row is not None:
             return None
-        kin = [other for other in waiting if other.row is None and other is not conversation]
-        families = {other.family for other in kin}
+        busy = set(active)
+        kin: dict[int, list[CachedConversation]] = defaultdict(list)  # that wait for a row, too
+        for other in waiting:
+            if other.row is None and other is not conversation:
+                kin[other.family].append(other)
         taken = Counter(self.shard(row) for row, owner in enumerate(self.owners) if owner is not None and owner.alive)
         members: dict[int, list[CachedConversation]] = defaultdict(list)
         for owner in self.owners:
@@ -88,34 +91,39 @@ class RowOwners:
         found = [0] * self.shards  # tokens that this conversation finds in every shard
         for other in relatives:
             assert other.row is not None
-            ready = other.readable if other in active else other.cached
+            ready = other.readable if other in busy else other.cached
             shard = self.shard(other.row)
             found[shard] = max(found[shard], min(prefixes.shared(conversation, other), conversation.readable, ready))
 
         def lost_to_waiting(owner: CachedConversation) -> int:
             """The most tokens that one that waits has in this row and will find nowhere else."""
-            if owner.cached == 0 or owner.family not in families:
-                return 0
             most = 0
-            for other in kin:
+            for other in kin.get(owner.family, ()) if owner.cached else ():
                 here = min(prefixes.shared(owner, other), owner.cached)
                 elsewhere = [prefixes.shared(conversation, other)]
                 elsewhere += [
-                    min(prefixes.shared(member, other), member.readable if member in active else member.cached)
+                    min(prefixes.shared(member, other), member.readable if member in busy else member.cached)
                     for member in members[owner.family]
                     if member is not owner and here > 0
                 ]
                 most = max(most, here - max(elsewhere))
             return most
 
-        def cost(row: int) -> tuple[int, int, int, int]:
+        def cost(row: int) -> tuple[int, int, int]:
             owner, shard = self.owners[row], self.shard(row)
             read = conversation.readable - found[shard]
-            if owner is None:
-                return 0, read, taken[shard], 0
-            return lost_to_waiting(owner), read + owner.cached * owner.alive, taken[shard], 1
+            lost = owner.cached if owner is not None and owner.alive else 0
+            return read + lost, taken[shard], int(owner is not None)
 
-        row = min((row for row, owner in enumerate(self.owners) if owner is None or owner not in active), key=cost)
+        free = sorted((row for row, owner in enumerate(self.owners) if owner is None or owner not in busy), key=cost)
+        row, least = free[0], None
+        for candidate in free:
+            owner = self.owners[candidate]
+            lost = 0 if owner is None else lost_to_waiting(owner)
+            if least is None or lost < least:
+                row, least = candidate, lost
+            if lost == 0:  # the others cost no less
+                break
         previous = self.owners[row]
         copy: RowCopy | None = None
         own = [] if previous is None else [previous]

@@ -121,8 +121,8 @@ class Session:
     def extend(self, tokens: Sequence[Sequence[int]], among: Sequence[int] | None = None) -> None:
         """Append tokens to every conversation, or to those of `among`, in its order; one may get none.
 
-        Raises AloeError naming the row when it would pass its longest length or an id is outside the vocabulary, or
-        the conversation that there is not; nothing is appended then.
+        Raises AloeError naming the conversation when it would pass its longest length, an id is outside the
+        vocabulary, or there is none of its number; nothing is appended then.
         """
         conversations = self._named(among)
         if len(tokens) != len(conversations):
@@ -148,11 +148,11 @@ class Session:
         vocab = self._sampler.model.spec.vocab
         if length > self._length:
             raise AloeError(
-                f"row {number}: {length} tokens pass max_length {self._length}; shorten it or raise max_length"
+                f"conversation {number}: {length} tokens pass max_length {self._length}; shorten it or raise max_length"
             )
         for token in new:
             if not 0 <= token < vocab:
-                raise AloeError(f"row {number}: token {token} is outside the model's vocabulary of {vocab}")
+                raise AloeError(f"conversation {number}: token {token} is outside the model's vocabulary of {vocab}")
 
     # ------------------------------------------------------------ replies
 
@@ -238,7 +238,7 @@ class Session:
             raise AloeError(f"session: {len(seeds)} seeds for {len(conversations)} conversations")
         for conversation in conversations:
             if not conversation.tokens:
-                raise AloeError(f"row {conversation.number}: has no tokens; extend it first")
+                raise AloeError(f"conversation {conversation.number}: has no tokens; extend it first")
         own = [conversation.number for conversation in conversations] if seeds is None else seeds
         ids = self._sampler.stop if stop is None else tuple(stop)
         seed_of = dict(zip(conversations, own, strict=True))

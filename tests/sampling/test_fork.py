@@ -1,5 +1,6 @@
 """Forks draw what conversations of their own draw, and what they have in common is read once."""
 
+import re
 from collections.abc import Sequence
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling import programs
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.session import Session
 from tests.compilations import compilations
@@ -154,19 +156,26 @@ def test_a_fork_of_an_earlier_state_keeps_it(model):
     assert session.tokens_read == before
 
 
-def test_log_probs_over_ten_turns_are_those_of_full_forward_passes(model):
-    """Six conversations in four rows, forks and evictions at every turn; at most 1e-4 nats a token off."""
-    talk = Talk(Sampler(model, max_length=LENGTH, rows=ROWS).session(2, forks=3), 3)
+# Nats that a log-prob may be off. Of rounded caches the most was measured, for this model whose weights are large,
+# to be 0.17 and 0.25 nats.
+BOUNDS = {"compute": 1e-4, "bfloat16": 0.5, "int8": 0.75}
+
+
+@pytest.mark.parametrize("cache", BOUNDS)
+def test_log_probs_over_ten_turns_are_those_of_full_forward_passes(model, cache):
+    """Six conversations in four rows, forks and evictions at every turn."""
+    talk = Talk(Sampler(model, max_length=LENGTH, rows=ROWS, cache=cache).session(2, forks=3), 3)
     for _ in range(10):
         talk.take_turn(6)
     whole = [tokens for tokens, _ in talk.logps]
     logps = np.asarray(jax.nn.log_softmax(full_logits(model, padded(whole))))
-    checked = 0
+    off = []
     for at, (tokens, own) in enumerate(talk.logps):
         ends = np.arange(len(tokens) - len(own), len(tokens))
-        np.testing.assert_allclose(own, logps[at, ends - 1, np.array(tokens)[ends]], atol=1e-4, rtol=0)
-        checked += len(own)
-    assert checked == 10 * 6 * 6
+        off.append(np.abs(logps[at, ends - 1, np.array(tokens)[ends]] - own))
+    print("measured", cache, np.max(off), np.quantile(off, 0.99), np.median(off))
+    assert np.size(off) == 10 * 6 * 6
+    assert np.max(off) <= BOUNDS[cache]
 
 
 def test_forks_on_a_mesh_stay_in_their_shard(model):
@@ -192,6 +201,24 @@ def test_forks_on_a_mesh_stay_in_their_shard(model):
     again = session.reply(20, seeds=range(7), among=[going, *new], **WARM)
     assert again == [drawn(model, [prompt], 20, seeds=[seed], **WARM)[0].tokens for seed in range(7)]
     assert session.tokens_read - before == 3 * (len(prompt) - 1)  # in three further shards
+
+
+def test_copying_moves_nothing_between_devices(model):
+    """Rows and heads stay where they are."""
+    mesh = make_mesh(MeshSettings(data=2, fsdp=2, tensor=2))
+    spread = model.spec.assemble(
+        jax.device_put(nnx.to_pure_dict(nnx.state(model, nnx.Param)), model.spec.shardings(mesh))
+    )
+    engine = Sampler(spread, rows=8, cache="int8")
+    numbers = (engine.put(np.zeros(4, np.int32)) for _ in range(4))
+    cache = engine.empty_cache(8, (128, 64))
+    with engine.on_mesh():
+        compiled = programs.copy_rows.lower(cache, *numbers, shards=4).compile()
+    text = compiled.as_text()
+    assert "scatter" in text or "dynamic-update-slice" in text
+    assert not [line for line in text.splitlines() if re.search(r" (all-|collective-)[a-z-]+\(", line)]
+    copied = compiled.output_shardings
+    assert jax.tree.all(jax.tree.map(lambda x, s: s.is_equivalent_to(x.sharding, x.ndim), cache, copied))
 
 
 def test_forks_compile_one_program_more(model):

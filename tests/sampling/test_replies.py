@@ -52,7 +52,7 @@ def test_a_row_that_is_full_stops_with_a_reason_and_does_not_wrap(model):
     assert [generation.reason for generation in again] == ["max_new_tokens", "length", "length"]
     assert again[2] == Generation([], "length", [], [])
     assert session.lengths == [37, LENGTH, LENGTH, 0]
-    with pytest.raises(AloeError, match=f"row 1: {LENGTH + 1} tokens pass max_length {LENGTH}"):
+    with pytest.raises(AloeError, match=f"conversation 1: {LENGTH + 1} tokens pass max_length {LENGTH}"):
         session.extend([[], [1], [], []])
     assert session.lengths == [37, LENGTH, LENGTH, 0]
 
