@@ -173,7 +173,6 @@ def test_log_probs_over_ten_turns_are_those_of_full_forward_passes(model, cache)
     for at, (tokens, own) in enumerate(talk.logps):
         ends = np.arange(len(tokens) - len(own), len(tokens))
         off.append(np.abs(logps[at, ends - 1, np.array(tokens)[ends]] - own))
-    print("measured", cache, np.max(off), np.quantile(off, 0.99), np.median(off))
     assert np.size(off) == 10 * 6 * 6
     assert np.max(off) <= BOUNDS[cache]
 
