@@ -158,6 +158,34 @@ def settle(
     return kept, [each(moved_up, tail) for tail in tails]
 
 
+def shortened(
+    blocks: Sequence[LayerCache[jax.Array]], tail: LayerCache[jax.Array], lengths: jax.Array, kept: jax.Array
+) -> LayerCache[jax.Array]:
+    """The tails of rows that had `lengths` [R] tokens and keep the first `kept` [R] of them.
+
+    Where a row ends within a page that was full, that page is in its blocks, and becomes its tail.
+    """
+    starts = kept // PAGE * PAGE
+    in_blocks = starts < lengths // PAGE * PAGE
+    start = 0
+    for block in blocks:
+        size = block.values.shape[SLOTS.values]
+        here = in_blocks & (starts >= start) & (starts < start + size)
+        tail = each(functools.partial(_page_back, starts - start, here), tail, block)
+        start += size
+    return tail
+
+
+def _page_back(starts: jax.Array, here: jax.Array, axis: int, tail: jax.Array, block: jax.Array) -> jax.Array:
+    """The tail [R,...] with the page of the block that begins at starts[r] in its place, where here[r]."""
+    slots = starts[:, None] + jnp.arange(PAGE)[None]
+    slots = jnp.expand_dims(slots, tuple(other for other in range(1, block.ndim) if other != axis))
+    page = jnp.take_along_axis(block, slots, axis, mode="clip")
+    kept = lax.slice_in_dim(tail, 0, PAGE, axis=axis)
+    new = jnp.where(here.reshape(-1, *(1,) * (tail.ndim - 1)), page, kept)
+    return lax.dynamic_update_slice_in_dim(tail, new, 0, axis)
+
+
 def _put_page(
     rows: jax.Array, starts: jax.Array, shards: int, axis: int, block: jax.Array, page: jax.Array
 ) -> jax.Array:

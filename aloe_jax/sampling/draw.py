@@ -40,21 +40,36 @@ def checked_settings(temperature: float, top_k: int, top_p: float, min_p: float,
     )
 
 
-def draw(logits: jax.Array, settings: Settings, seeds: jax.Array, positions: jax.Array) -> jax.Array:
-    """One token a row: float32 [B,V], uint32 [B], int32 [B] -> int32 [B].
+def draw(
+    logits: jax.Array,
+    settings: Settings,
+    seeds: jax.Array,
+    positions: jax.Array,
+    logps: jax.Array | np.bool_ | bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """One token a row and its log-prob: float32 [B,V], uint32 [B], int32 [B], bool -> int32 [B], float32 [B].
 
     The noise of a row is a function of its seed and of the position the token will take, so a row draws the same
     tokens whatever else is in the batch. Cuts come after the temperature: top-k, top-p among what is left, min-p.
-    Equal logits at a cut stay together. `logits` are penalised already.
+    Equal logits at a cut stay together. `logits` are penalised already. The log-prob is that of the distribution which
+    is drawn from, cuts and temperature included; 0 at temperature 0, and where `logps` does not ask for it.
     """
+    nothing = jnp.zeros(logits.shape[:1], jnp.float32)
 
-    def noisy() -> jax.Array:
+    def noisy() -> tuple[jax.Array, jax.Array]:
         scaled = cut(logits / settings.temperature, settings)
         keys = jax.vmap(lambda seed, at: jax.random.fold_in(jax.random.key(seed), at))(seeds, positions)
         noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-        return likeliest(scaled + noise)  # Gumbel-max: a sample of softmax(scaled)
+        token = likeliest(scaled + noise)  # Gumbel-max: a sample of softmax(scaled)
+        return token, lax.cond(logps, lambda: logp(scaled, token), lambda: nothing)
 
-    return lax.cond(settings.temperature > 0, noisy, lambda: likeliest(logits))
+    return lax.cond(settings.temperature > 0, noisy, lambda: (likeliest(logits), nothing))
+
+
+def logp(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Natural log-probs under softmax: float32 [B,V], int32 [B] -> float32 [B]."""
+    given = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+    return given - jax.nn.logsumexp(logits, axis=1)
 
 
 def likeliest(logits: jax.Array) -> jax.Array:

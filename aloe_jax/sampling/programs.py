@@ -29,24 +29,32 @@ from aloe_jax.sampling.cache import (
     hold,
     put,
     settle,
+    shortened,
     take,
     write,
 )
-from aloe_jax.sampling.draw import Settings, draw, penalised
+from aloe_jax.sampling.draw import Settings, draw, logp, penalised
 
 Graph = nnx.GraphDef[LanguageModel]
 
 
 class Drawn(NamedTuple):
-    """What a call drew: tokens and their log-probs [B,PAGE], and how many of them each row made [B]."""
+    """What a call drew, by row."""
 
-    tokens: jax.Array
-    logps: jax.Array
-    made: jax.Array
+    tokens: jax.Array  # int32 [B,PAGE]
+    logps: jax.Array  # float32 [B,PAGE]: of the model itself
+    drawn_logps: jax.Array  # float32 [B,PAGE]: of the distribution that was drawn from
+    made: jax.Array  # int32 [B]: how many of them there are
 
 
-# Of the loop over tokens: step, last token, tokens, log-probs, tails, tokens drawn, rows that go on.
-type Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array, tuple[LayerCache[jax.Array], ...], jax.Array, jax.Array]
+class Carry(NamedTuple):
+    """Of the loop over tokens."""
+
+    step: jax.Array  # int32
+    token: jax.Array  # int32 [B]: the newest
+    drawn: Drawn
+    tails: tuple[LayerCache[jax.Array], ...]
+    going: jax.Array  # bool [B]: rows that go on
 
 
 class DrawnRows(NamedTuple):
@@ -118,6 +126,28 @@ def prefill(
     return cache_of(blocks, [each(returned, *pair) for pair in zip(cache.tails, tails, strict=True)])
 
 
+@functools.partial(jax.jit, static_argnames="shards", donate_argnums=0)
+def copy_rows(
+    cache: Cache, sources: jax.Array, targets: jax.Array, lengths: jax.Array, kept: jax.Array, *, shards: int
+) -> Cache:
+    """Row targets[r] becomes the first kept[r] of the lengths[r] tokens in row sources[r]; int32 [R] each.
+
+    Rows are counted from the first of their shard, in which they stay; a target past the last row is none. All sources
+    are read before any target is written; no row is the target of two copies. A row copied to itself is shortened.
+    """
+    blocks, tails = [], []
+    for layer, tail in zip(cache.blocks, cache.tails, strict=True):
+        copied = [each(lambda _, x: take(x, sources, shards), block) for block in layer]
+        end = shortened(copied, each(lambda _, x: take(x, sources, shards), tail), lengths, kept)
+
+        def written(axis: int, x: jax.Array, pieces: jax.Array) -> jax.Array:
+            return put(x, targets, jnp.zeros_like(targets), pieces, axis, shards)
+
+        blocks.append([each(written, *pair) for pair in zip(layer, copied, strict=True)])
+        tails.append(each(written, tail, end))
+    return cache_of(blocks, tails)
+
+
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
 def decode(
     graph: Graph,
@@ -144,12 +174,8 @@ def decode(
         context = jnp.concatenate([rows.context, tokens], axis=1)
         return penalised(logits, context, jnp.concatenate(seen, axis=1), settings.repetition_penalty)
 
-    def logp(logits: jax.Array, token: jax.Array) -> jax.Array:
-        given = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-        return given - jax.nn.logsumexp(logits, axis=1)
-
     def advance(carry: Carry) -> Carry:
-        step, token, tokens, logps, before, made, going = carry
+        step, last, drawn, before, going = carry
         positions = lengths[:, None] + step
         tails = list(before)
 
@@ -157,28 +183,31 @@ def decode(
             tails[index] = write(tails[index], hold(key, value, dtype), step)
             return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], cap=cap)
 
-        logits = model.logits(model.cached(token[:, None], positions, layers, attention)[:, 0])
+        logits = model.logits(model.cached(last[:, None], positions, layers, attention)[:, 0])
         logits = constrain(logits, ("batch", None))
-        chosen = lax.cond(settings.repetition_penalty == 1.0, lambda: logits, lambda: penalty(logits, tokens, step))
-        token = draw(chosen, settings, rows.seeds, positions[:, 0] + 1)
-        new = lax.cond(ends.logps, lambda: logp(logits, token), lambda: jnp.zeros(batch, jnp.float32))
-        tokens = lax.dynamic_update_slice_in_dim(tokens, token[:, None], step, axis=1)
-        logps = lax.dynamic_update_slice_in_dim(logps, new[:, None], step, axis=1)
-        made = made + going.astype(jnp.int32)
+        chosen = lax.cond(
+            settings.repetition_penalty == 1.0, lambda: logits, lambda: penalty(logits, drawn.tokens, step)
+        )
+        token, cut = draw(chosen, settings, rows.seeds, positions[:, 0] + 1, ends.logps)
+        own = lax.cond(ends.logps, lambda: logp(logits, token), lambda: jnp.zeros(batch, jnp.float32))
+        made = drawn.made + going.astype(jnp.int32)
+
+        def with_new(columns: jax.Array, new: jax.Array) -> jax.Array:
+            return lax.dynamic_update_slice_in_dim(columns, new[:, None], step, axis=1)
+
         going = going & (made < rows.budgets) & ~(token[:, None] == ends.stop[None]).any(axis=1)
-        return step + 1, token, tokens, logps, tuple(tails), made, going
+        drawn = Drawn(with_new(drawn.tokens, token), with_new(drawn.logps, own), with_new(drawn.drawn_logps, cut), made)
+        return Carry(step + 1, token, drawn, tuple(tails), going)
 
     def unfinished(carry: Carry) -> jax.Array:
-        step, *_, going = carry
-        ended = ((rows.budgets > 0) & ~going).sum()
-        return (step < PAGE) & going.any() & (ended < ends.enough)
+        ended = ((rows.budgets > 0) & ~carry.going).sum()
+        return (carry.step < PAGE) & carry.going.any() & (ended < ends.enough)
 
     none = jnp.zeros((batch, PAGE), jnp.int32)
-    carry = (
-        jnp.int32(0), rows.last, none, none.astype(jnp.float32), cache.tails, jnp.zeros_like(lengths),
-        rows.budgets > 0,
-    )  # fmt: skip
-    _, _, tokens, logps, tails, made, _ = lax.while_loop(unfinished, advance, carry)
+    blank = none.astype(jnp.float32)
+    nothing = Drawn(none, blank, blank, jnp.zeros_like(lengths))
+    start = Carry(jnp.int32(0), rows.last, nothing, cache.tails, rows.budgets > 0)
+    _, _, drawn, tails, _ = lax.while_loop(unfinished, advance, start)
     everyone = jnp.tile(jnp.arange(batch // shards), shards)
-    cache = cache_of(*settle(cache.blocks, tails, everyone, lengths, made, shards))
-    return Drawn(*(constrain(x, ("batch", None)[: x.ndim]) for x in (tokens, logps, made))), cache
+    cache = cache_of(*settle(cache.blocks, tails, everyone, lengths, drawn.made, shards))
+    return jax.tree.map(lambda x: constrain(x, ("batch", None)[: x.ndim]), drawn), cache

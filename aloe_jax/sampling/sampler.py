@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aloe_jax.sampling.engine import Engine
-from aloe_jax.sampling.session import LEAST_LENGTH, Session, bucket
+from aloe_jax.sampling.row_cache import bucket
+from aloe_jax.sampling.session import LEAST_LENGTH, Session
 
 
 class Sampler(Engine):
@@ -20,9 +21,14 @@ class Sampler(Engine):
     layers' weights are held a second time, as a loop over tokens reads them.
     """
 
-    def session(self, batch: int, length: int | None = None) -> Session:
-        """`batch` empty conversations of at most `length` tokens each (default: max_length)."""
-        return Session(self, batch, self.max_length if length is None else min(length, self.max_length))
+    def session(self, batch: int, length: int | None = None, forks: int = 1) -> Session:
+        """`batch` empty conversations of at most `length` tokens each (default: max_length).
+
+        With `forks` (at least 1, else AloeError) up to batch·forks of them may be alive at a time, and the cache has
+        rows for so many, up to the sampler's `rows`: for groups of G sibling replies forks is G, or G + 1 where the
+        conversation that they are forks of stays beside them.
+        """
+        return Session(self, batch, self.max_length if length is None else min(length, self.max_length), forks)
 
     def generate(
         self,

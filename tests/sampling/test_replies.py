@@ -50,9 +50,9 @@ def test_a_row_that_is_full_stops_with_a_reason_and_does_not_wrap(model):
     again = session.replies(20, logps=True, among=range(3))
     assert [len(generation.tokens) for generation in again] == [20, 1, 0]
     assert [generation.reason for generation in again] == ["max_new_tokens", "length", "length"]
-    assert again[2] == Generation([], "length", [])
+    assert again[2] == Generation([], "length", [], [])
     assert session.lengths == [37, LENGTH, LENGTH, 0]
-    with pytest.raises(AloeError, match=f"row 1: {LENGTH + 1} tokens pass max_length {LENGTH}"):
+    with pytest.raises(AloeError, match=f"conversation 1: {LENGTH + 1} tokens pass max_length {LENGTH}"):
         session.extend([[], [1], [], []])
     assert session.lengths == [37, LENGTH, LENGTH, 0]
 
@@ -105,7 +105,56 @@ def test_log_probs_are_those_of_the_model_before_any_cut(model):
         expected = logps[at, np.arange(len(row) - 1, len(whole[at]) - 1), generation.tokens]
         np.testing.assert_allclose(generation.logps, expected, atol=1e-4)
         assert generation.reason == "max_new_tokens" and len(generation.tokens) == 70
-    assert session.replies(2, among=[0])[0].logps is None
+    (plain,) = session.replies(2, among=[0])
+    assert plain.logps is None and plain.drawn_logps is None
+
+
+def cut_as_defined(logits: np.ndarray, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> np.ndarray:
+    """Which tokens [V] are left, by sorting: top-k, top-p among what is left, min-p."""
+    order = np.argsort(-logits)
+    order = order[: top_k or logits.size]
+    shares = np.exp(logits[order] - logits.max())
+    shares /= shares.sum()
+    left = (np.cumsum(shares) - shares < top_p) & (shares >= min_p * shares.max())
+    return np.isin(np.arange(logits.size), order[left])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.3, "top_k": 5, "min_p": 0.1},
+        {"temperature": 0.9, "top_k": 12, "top_p": 0.8, "repetition_penalty": 1.5},
+        {"temperature": 1.0},
+    ],
+)
+def test_drawn_log_probs_are_those_of_what_was_drawn_from(model, settings):
+    """By numpy in float64 from full forward passes: penalty, temperature, cuts, softmax."""
+    rows = prompts(5, 20, 40)
+    generations = drawn(model, rows, 40, stop=(), logps=True, **settings)
+    whole = [row + generation.tokens for row, generation in zip(rows, generations, strict=True)]
+    logits = np.asarray(full_logits(model, padded(whole)), np.float64)
+    cuts = {name: value for name, value in settings.items() if name in ("top_k", "top_p", "min_p")}
+    for at, (row, generation) in enumerate(zip(rows, generations, strict=True)):
+        expected = []
+        for position in range(len(row), len(whole[at])):
+            scores = logits[at, position - 1].copy()
+            seen, penalty = sorted(set(whole[at][:position])), settings.get("repetition_penalty", 1.0)
+            scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+            scores /= settings["temperature"]
+            left = cut_as_defined(scores, **cuts)
+            assert left[whole[at][position]]
+            expected.append(scores[whole[at][position]] - np.log(np.exp(scores[left]).sum()))
+        np.testing.assert_allclose(generation.drawn_logps, expected, atol=2e-4)
+        if len(settings) > 1:
+            assert np.abs(np.array(generation.drawn_logps) - generation.logps).max() > 0.1
+        else:
+            np.testing.assert_allclose(generation.drawn_logps, generation.logps, atol=1e-6)
+
+
+def test_drawn_log_probs_are_zero_at_temperature_zero(model):
+    (generation,) = drawn(model, prompts(9), 70, stop=(), logps=True)
+    assert generation.drawn_logps == [0.0] * 70 and min(generation.logps) < 0
 
 
 def test_the_penalty_counts_the_whole_context(model):

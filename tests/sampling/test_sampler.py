@@ -150,7 +150,10 @@ def test_other_lengths_and_settings_compile_nothing_new(model):
 
 
 def test_mistakes_name_the_row(model):
-    for rows, message in [([[1], []], "row 1: has no tokens"), ([[1], [50]], "row 1: token 50 is outside")]:
+    for rows, message in [
+        ([[1], []], "conversation 1: has no tokens"),
+        ([[1], [50]], "conversation 1: token 50 is outside"),
+    ]:
         with pytest.raises(AloeError, match=message):
             Sampler(model).generate(rows, 4)
     with pytest.raises(AloeError, match="1 seeds for 2"):
