@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 
+from aloe_jax.benchmark.results import StoredAgreement
 from aloe_jax.benchmark.weighted import Alpha, Level
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far raters agree; NaN where it is undefined (one rater, or nothing rated by two)."""
-
-    raters: int
-    units: int  # rated by two raters or more
-    alpha: float  # Krippendorff's, ordinal: 1 is perfect, 0 what chance gives
-    spearman: float  # mean over all pairs of raters
-
-
-def agreement(ratings: ArrayLike) -> Agreement:
+def agreement(ratings: ArrayLike) -> StoredAgreement:
     """Agreement of `ratings` [raters, units], NaN = not rated."""
     values = np.asarray(ratings, np.float64)
     shared = (~np.isnan(values)).sum(axis=0) >= 2
-    return Agreement(len(values), int(shared.sum()), krippendorff_alpha(values), mean_spearman(values))
+    return StoredAgreement(
+        raters=len(values), units=int(shared.sum()), alpha=krippendorff_alpha(values), spearman=mean_spearman(values)
+    )
 
 
 def krippendorff_alpha(ratings: ArrayLike, level: Level = "ordinal") -> float:

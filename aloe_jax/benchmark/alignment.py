@@ -17,12 +17,13 @@ N-IR and R². With a single case there is nothing to resample: the interval is N
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
+from aloe_jax.benchmark.results import as_json
 from aloe_jax.errors import AloeError
 
 LOWEST, HIGHEST = 1.0, 5.0
@@ -56,7 +57,7 @@ class AlignmentMetrics:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON, with None for NaN."""
-        return {name: plain(value) for name, value in asdict(self).items()}
+        return {name: as_json(value) for name, value in vars(self).items()}
 
 
 def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> AlignmentMetrics:
@@ -145,14 +146,3 @@ def summaries(al: Array) -> dict[str, Array]:
         "n_ir": np.where(shaped, slope / np.where(shaped, span, 1.0), np.nan),
         "r2": np.where(shaped, s_ka**2 / np.where(shaped, s_kk * s_aa, 1.0), np.nan),
     }
-
-
-def plain(value: object) -> object:
-    """`value` with lists for arrays and None for NaN, for JSON."""
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, float) and np.isnan(value):
-        return None
-    return value

@@ -12,7 +12,7 @@ import numpy as np
 
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.fact_use import Facts, facts_of
-from aloe_jax.benchmark.results import FactSearch
+from aloe_jax.benchmark.results import FactSearch, StoredAutomatic
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 
@@ -23,28 +23,6 @@ class Measured:
 
     words: int
     facts: Facts
-
-
-@dataclass(frozen=True)
-class Automatic:
-    """All replies of a model. Shares and means are over replies; NaN where there is nothing to divide by.
-
-    `distinct_1` and `distinct_2` are distinct words and pairs of words as a share of all in the model's replies (Li et
-    al. 2016, arXiv 1510.03055); they fall with the amount of text, so compare models that said about as much.
-    `distinct_2_within` is the mean of the same over single dialogues: how little a model repeats itself to one person.
-    """
-
-    way: FactSearch  # how facts are found
-    words: float
-    distinct_1: float
-    distinct_2: float
-    distinct_2_within: float
-    mentioned: float  # share of the replies after a first fact was revealed that mention a revealed one
-    leaked: float  # share of the replies that let out a fact that had not been revealed
-    untrue: float  # share of the replies that assert a fact of somebody else; NaN where it cannot be known
-    words_by_turn: tuple[float, ...]
-    mentioned_by_turn: tuple[float, ...]
-    leaked_by_turn: tuple[float, ...]
 
 
 def measure(dialogue: Dialogue, way: FactSearch) -> list[Measured]:
@@ -61,13 +39,13 @@ def measure(dialogue: Dialogue, way: FactSearch) -> list[Measured]:
 
 def automatic(
     dialogues: Sequence[Dialogue], measured: Sequence[Sequence[Measured]], way: FactSearch, turns: int
-) -> Automatic:
+) -> StoredAutomatic:
     """The measures of all replies of one model; `measured` is `measure` of each dialogue."""
     texts = [[_words(exchange.reply.text) for exchange in dialogue.exchanges] for dialogue in dialogues]
     every = list(itertools.chain.from_iterable(texts))
     flat = list(itertools.chain.from_iterable(measured))
     columns = [[row[turn] for row in measured if turn < len(row)] for turn in range(turns)]
-    return Automatic(
+    return StoredAutomatic(
         way=way,
         words=_mean(one.words for one in flat),
         distinct_1=_distinct(every, 1),
@@ -76,9 +54,9 @@ def automatic(
         mentioned=_mentioned(flat),
         leaked=_mean(bool(one.facts.leaked) for one in flat),
         untrue=_mean(bool(one.facts.untrue) for one in flat) if way == "exact" else math.nan,
-        words_by_turn=tuple(_mean(one.words for one in column) for column in columns),
-        mentioned_by_turn=tuple(_mentioned(column) for column in columns),
-        leaked_by_turn=tuple(_mean(bool(one.facts.leaked) for one in column) for column in columns),
+        words_by_turn=[_mean(one.words for one in column) for column in columns],
+        mentioned_by_turn=[_mentioned(column) for column in columns],
+        leaked_by_turn=[_mean(bool(one.facts.leaked) for one in column) for column in columns],
     )
 
 

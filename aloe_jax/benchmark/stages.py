@@ -6,12 +6,13 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from aloe_jax.benchmark.calibration import QUALITY, JudgeCalibration, calibrate, known_replies, require
+from aloe_jax.benchmark.calibration import QUALITY, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.inputs import check_models, read_cases
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
-from aloe_jax.benchmark.pairwise import SideBySide, side_by_side
+from aloe_jax.benchmark.pairwise import side_by_side
+from aloe_jax.benchmark.results import StoredCalibration, StoredSideBySide
 from aloe_jax.benchmark.runner import Conversing
 from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
 from aloe_jax.benchmark.settings import EvaluateSettings
@@ -22,7 +23,7 @@ from aloe_jax.progress import Progress, Task
 from aloe_jax.roles import Cast
 
 
-def evaluate(settings: EvaluateSettings) -> tuple[Scored, list[Talked]]:
+def evaluate(settings: EvaluateSettings) -> Scored:
     """The benchmark of all models in `settings.models`, one after the other, with progress on stderr.
 
     Everything that can be wrong with paths, personas, keys and judges raises AloeError before the first dialogue;
@@ -39,7 +40,7 @@ def evaluate(settings: EvaluateSettings) -> tuple[Scored, list[Talked]]:
         return run(settings, personas, ledger)
 
 
-def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> tuple[Scored, list[Talked]]:
+def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> Scored:
     """All stages. What the journal holds is not done again."""
     judges = judges_of(settings, ledger)
     references = any(candidate.scripted for candidate in settings.models.values())
@@ -50,7 +51,7 @@ def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> 
         talked = _talk(settings, personas, cast, candidates, judges, ledger, progress)
         pairs = _pairs(settings, talked, judges, progress)
         checks = Checks(calibrations, pairs, ledger.usage())
-        return score(settings, [judge.name for judge in judges], talked, checks), talked
+        return score(settings, [judge.name for judge in judges], talked, checks)
 
 
 def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger) -> Candidate:
@@ -66,7 +67,7 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
     return ResponderCandidate.reference(source.scripted, cast)
 
 
-def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[JudgeCalibration]:
+def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[StoredCalibration]:
     """What the judges make of replies of known quality. Raises MiscalibratedError where that is asked for."""
     judging = settings.judging
     if judging.calibrate == "skip":
@@ -128,7 +129,7 @@ def _talk(
 
 def _pairs(
     settings: EvaluateSettings, talked: Sequence[Talked], judges: Sequence[Judge], progress: Progress
-) -> list[SideBySide]:
+) -> list[StoredSideBySide]:
     dialogues = {one.name: one.dialogues for one in talked}
     found = []
     for first, second in settings.judging.pairs:

@@ -86,7 +86,7 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
     from aloe_jax.storage.files import write_atomically
 
     try:
-        scored, _ = evaluate(settings)
+        scored = evaluate(settings)
     except BudgetError as error:
         stop_at_limit(str(error))
     with refusals(Path(settings.output)):

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 from aloe_jax.benchmark.number_text import listed
-from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results, stored
+from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences, load_preferences
+from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.looks import Look, model_look, reference_look
-from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
 
@@ -284,5 +284,4 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
         if both:
             judges, people = (math.fsum(side) / len(both) for side in zip(*both, strict=True))
             models[entry.label] = (len(both), judges, people)
-    found = compare_with_people(ratings, judged)
-    return OfPeople(run.name, stored(StoredWithPeople, found), models)
+    return OfPeople(run.name, compare_with_people(ratings, judged), models)

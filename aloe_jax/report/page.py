@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Literal
 
 import jinja2
@@ -94,12 +93,6 @@ def heat(value: Number) -> str:
     return "" if value is None else f"h{round(4 * (value - 1))}"
 
 
-def kind_means(calibration: StoredCalibration) -> dict[str, float | None]:
-    """The mean rating of each kind of the calibration's replies."""
-    given = {kind: [r for r in ratings if r is not None] for kind, ratings in calibration.ratings.items()}
-    return {kind: fmean(ratings) if ratings else None for kind, ratings in given.items()}
-
-
 def _coarse(report: Report) -> float | None:
     """The least p-value that a lone run can have, where nothing can be significant; between runs it is seen to."""
     results = [run.results for run in report.judged if run.results is not None]
@@ -130,7 +123,7 @@ def _environment() -> jinja2.Environment:
         "heat": heat,
         "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
-        "means": kind_means,
+        "means": StoredCalibration.means,
         "missing": lambda entry: missing(entry.numbers),
     }
     environment.globals.update(counted=number_text.counted, NAMES=number_text.NAMES, DIGITS=number_text.DIGITS)

@@ -9,12 +9,12 @@ from typing import Literal
 from markupsafe import Markup
 
 from aloe_jax.benchmark.number_text import listed
+from aloe_jax.benchmark.preference_file import ModelScores
 from aloe_jax.benchmark.results import Number
 from aloe_jax.report import svg
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
 from aloe_jax.report.looks import Look, model_look
-from aloe_jax.report.preference_file import ModelScores
 from aloe_jax.report.svg import Line
 
 Unit = Literal["rating", "share", "words", "nats"]

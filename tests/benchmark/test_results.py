@@ -39,7 +39,7 @@ def run(personas, output, **more):
         "output": str(output), "personas": str(personas), "models": MODELS, "cases": CASES, "turns": TURNS,
         "bootstrap": 100, "permutations": 100, "roles": {"provider": "scripted"}, **more,
     }  # fmt: skip
-    return evaluate(EvaluateSettings.model_validate(settings))[0].results
+    return evaluate(EvaluateSettings.model_validate(settings)).results
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from aloe_jax.benchmark.rating.figures import (
     PeopleAgreement,
 )
 from aloe_jax.benchmark.rating.key import Key
-from aloe_jax.benchmark.results import as_json
 from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, WeightedMean, WeightedStatistic, pairwise_spearman
 from aloe_jax.errors import AloeError
 
@@ -138,18 +137,17 @@ def _rater(key: Key, files: Mapping[str, HumanRatings], people: Mapping[str, Map
     others = {item: [r[item] for rater, r in people.items() if rater != name and item in r] for item in rated}
     shared = [(rating, fmean(others[item])) for item, rating in rated.items() if others[item]]
     seconds = [one.seconds for one in said.values() if one.seconds is not None and one.rating is not None]
-    record = {
-        "rater": name,
-        "pages": [page.file for page in pages],
-        "rated": len(rated),
-        "passed": sum(one.rating is None and item in key.items and item not in rated for item, one in said.items()),
-        "missing": len(shown - said.keys()),
-        "mean": _mean(rated.values()),
-        "seconds": median(seconds) if seconds else None,
-        "spearman": spearman(*zip(*shared, strict=True)) if shared else None,
-        "checks": _checked(key, people[name]),
-    }
-    return OfRater.model_validate(as_json(record))
+    return OfRater(
+        rater=name,
+        pages=[page.file for page in pages],
+        rated=len(rated),
+        passed=sum(one.rating is None and item in key.items and item not in rated for item, one in said.items()),
+        missing=len(shown - said.keys()),
+        mean=_mean(rated.values()),
+        seconds=median(seconds) if seconds else None,
+        spearman=spearman(*zip(*shared, strict=True)) if shared else None,
+        checks=_checked(key, people[name]),
+    )
 
 
 def _checked(key: Key, ratings: Mapping[str, int]) -> Checked | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
-from aloe_jax.benchmark.results import StoredEstimate, as_json
+from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.benchmark.weighted import WeightedStatistic
 
 
@@ -38,4 +38,4 @@ class Draws:
 
 
 def _estimate(value: Array, ends: Array) -> StoredEstimate:
-    return StoredEstimate.model_validate(as_json({"value": value[0], "low": ends[0, 0], "high": ends[1, 0]}))
+    return StoredEstimate(value=value[0], low=ends[0, 0], high=ends[1, 0])
