@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 from pydantic import BaseModel
 
 from aloe_jax.errors import AloeError
@@ -62,3 +63,9 @@ def is_simulated(settings: DatagenSettings) -> bool:
 
 
 SIMULATED = "Simulated: the texts come from the scripted provider, not from a language model or from people."
+
+
+def print_if_simulated(settings: DatagenSettings) -> None:
+    """Print where everything was played by a script."""
+    if is_simulated(settings):
+        click.echo(SIMULATED)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply, persistent
-from aloe_jax.benchmark.settings import ReferenceLine
 from aloe_jax.conversation import Message
 from aloe_jax.roles import Cast, RoleError
 from aloe_jax.sampling.settings import SamplingSettings
@@ -135,16 +134,6 @@ class ResponderCandidate:
     ) -> None:
         """`place` is where the responder's settings are."""
         self.cast, self.identity, self.informed, self._place = cast, identity, informed, place
-
-    @classmethod
-    def reference(cls, kind: ReferenceLine, cast: Cast) -> ResponderCandidate:
-        """The lower or the upper reference line, played by the cast's responder."""
-        return cls(cast, {"reference": kind, "responder": cast.describe("responder")}, kind == "informed")
-
-    @classmethod
-    def remote(cls, cast: Cast, place: str = "roles.responder") -> ResponderCandidate:
-        """The cast's responder as a model under test."""
-        return cls(cast, {"remote": cast.describe("responder")}, place=place)
 
     def partner(self, rows: int) -> ResponderCandidate:
         """Itself: it remembers nothing."""

@@ -132,7 +132,10 @@ class Journal:
 
     def write(self, turn: int, exchanges: Iterable[tuple[int, DialogueTurn]]) -> None:
         """Store one turn of some cases, all of them or none."""
-        records = [(f"{self._keys[case]}/{turn}", _record(exchange)) for case, exchange in exchanges]
+        records = [
+            (f"{self._keys[case]}/{turn}", {"user": one.user, "reply": one.reply.text, "ids": list(one.reply.ids)})
+            for case, one in exchanges
+        ]
         self._ledger.put_many("exchange", records)
 
 
@@ -158,7 +161,3 @@ def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
 def digest(*parts: object) -> str:
     """A short content key of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _record(exchange: DialogueTurn) -> dict[str, object]:
-    return {"user": exchange.user, "reply": exchange.reply.text, "ids": list(exchange.reply.ids)}

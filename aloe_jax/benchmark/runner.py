@@ -8,6 +8,7 @@ candidate mix freely. Whatever the timing, a message and a reply depend on their
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -209,6 +210,5 @@ def waves(cases: int, rows: int | None, lanes: int) -> list[list[range]]:
     count = -(-cases // rows)
     each = min(lanes, -(-cases // count))
     size = -(-cases // (count * each))
-    starts = list(range(0, cases, size))
-    parts = [range(start, min(start + size, cases)) for start in starts]
-    return [parts[i : i + each] for i in range(0, len(parts), each)]
+    parts = [range(start, min(start + size, cases)) for start in range(0, cases, size)]
+    return [list(wave) for wave in itertools.batched(parts, each)]

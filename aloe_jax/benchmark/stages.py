@@ -62,9 +62,10 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
         roles = settings.roles.model_copy(update={"responder": source.remote})
         place = f"models.{name}.remote"
         with named(place, "responder"):
-            return ResponderCandidate.remote(Cast(roles, ledger, only=("responder",)), place)
-    assert source.scripted is not None  # CandidateSettings has one of the three
-    return ResponderCandidate.reference(source.scripted, cast)
+            remote = Cast(roles, ledger, only=("responder",))
+        return ResponderCandidate(remote, {"remote": remote.describe("responder")}, place=place)
+    identity: dict[str, object] = {"reference": source.scripted, "responder": cast.describe("responder")}
+    return ResponderCandidate(cast, identity, informed=source.scripted == "informed")
 
 
 def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[StoredCalibration]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
@@ -49,7 +48,7 @@ def configured(
         @click.option("--config", "path", required=required, metavar="FILE", help="YAML file of settings.")
         @click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
         @functools.wraps(function)
-        def run(*, path: str | None, overrides: tuple[str, ...], **options: Any) -> None:
+        def run(*, path: str | None, overrides: tuple[str, ...], **options: object) -> None:
             given = {shortcut.key: options.pop(shortcut.name) for shortcut in shortcuts}
             by_option = [f"{key}={value}" for key, value in given.items() if value is not None]
             chosen = next((other for option, other in (instead or {}).items() if options[option]), kind)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
@@ -68,7 +67,9 @@ class Access:
         for form in (self.key, self.key[::-1], quote(self.key, safe=""), encoded):
             parts = {form[start : start + _KEY_PART] for start in range(len(form) - _KEY_PART + 1)}
             hits = [start for start in range(len(text)) if text[start : start + _KEY_PART] in parts]
-            for start in reversed(_starts(hits)):
+            # The first of each run of neighbours.
+            starts = [hit for before, hit in zip([-2, *hits], hits, strict=False) if hit != before + 1]
+            for start in reversed(starts):
                 end = start + _KEY_PART
                 while text[end - _KEY_PART + 1 : end + 1] in parts and end < len(text):
                     end += 1
@@ -121,11 +122,6 @@ def phrase(status: int) -> str:
     except ValueError:
         name = _GATEWAYS.get(status)
         return f"{status} {name}" if name else str(status)
-
-
-def _starts(hits: Sequence[int]) -> list[int]:
-    """The first of each run of neighbours."""
-    return [hit for before, hit in zip([-2, *hits], hits, strict=False) if hit != before + 1]
 
 
 def _check_address(endpoint: str | None, name: str) -> None:

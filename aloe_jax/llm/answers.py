@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -89,7 +88,7 @@ def has_thinking(text: str) -> bool:
     return tag is not None and (not text[: tag.start()].strip() or tag.group("closing") is not None)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, object]:
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs) and any(made[key] != value for key, value in pairs):
         return _Twice(made)

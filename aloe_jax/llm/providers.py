@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.limits import Limits
-from aloe_jax.llm.protocol import LLM, BatchService
+from aloe_jax.llm.protocol import LLM
 from aloe_jax.llm.registry import load_class
 from aloe_jax.llm.retry import Backend, FaultHook, Persistent
 from aloe_jax.llm.settings import RoleSettings
+
+if TYPE_CHECKING:
+    from aloe_jax.llm.batch import GenaiBatch
 
 
 def language_model(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> LLM:
@@ -41,10 +45,10 @@ def backend(role: RoleSettings, name: str) -> Backend:
     return made
 
 
-def batch_service(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> BatchService:
+def batch_service(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> GenaiBatch:
     """What sends many calls of a role as one job, for a provider that has batches. Raises AloeError as it does."""
     assert role.entry.batch is not None
-    service: BatchService = load_class(role.entry.batch)(role, name, on_fault=on_fault)
+    service: GenaiBatch = load_class(role.entry.batch)(role, name, on_fault=on_fault)
     return service
 
 

@@ -113,7 +113,8 @@ class Persistent:
             dialect.on_left_out = lambda name: hook(self.name, request.role, f"left out: {name}")
         made: list[float] = []
         for draw in range(_DRAWS):
-            asked = request if draw == 0 else replace(request, seed=_another(request.seed, draw))
+            seed = request.seed if draw == 0 else (request.seed + draw * 0x3C6EF372) % 2**31
+            asked = replace(request, seed=seed)
             try:
                 completion = self._attempt(asked, made)
                 break
@@ -168,8 +169,3 @@ class Persistent:
             read = read or expected_tokens(request.system + request.prompt)
             written = written or expected_tokens(completion.text)
         return price.cost(read, written)
-
-
-def _another(seed: int, draw: int) -> int:
-    """A seed for the next draw of a request, itself a 31-bit integer."""
-    return (seed + draw * 0x3C6EF372) % 2**31

@@ -10,7 +10,6 @@ import click
 from aloe_jax.cli.command import INTERRUPTED, Command
 from aloe_jax.cli.configured import Shortcut, configured
 from aloe_jax.cli.runs import LIMITS, end, stop_at_limit
-from datagen.cli.shared import print_if_simulated, show_estimate
 from datagen.settings import Branching, DatagenSettings
 
 if TYPE_CHECKING:
@@ -42,7 +41,8 @@ def main(settings: DatagenSettings, dry_run: bool) -> None:
     from aloe_jax.progress import Progress
     from aloe_jax.roles import Cast
     from datagen.conversations import TALKING_ROLES, write_conversations
-    from datagen.journal import open_journal
+    from datagen.dry_run import show_estimate
+    from datagen.journal import open_journal, print_if_simulated
     from datagen.personas import recorded_personas
     from datagen.waves import write_in_waves
 

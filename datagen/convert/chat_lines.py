@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from aloe_jax.conversation import Conversation, Message, Persona, Turn
+from aloe_jax.conversation import Conversation, Persona, Turn
 from datagen.convert.json_lines import Notes, dump, messages, note_columns, read_records
 
 Lines = Literal["turn", "conversation"]
@@ -50,13 +50,9 @@ def write(conversations: Iterable[Conversation], note: Notes, lines: Lines = "tu
         if lines == "turn":
             note("rejected replies", sum(turn.rejected is not None for turn in turns))
             for number in range(len(turns)):
-                yield _line(conversation.messages(number, "preferred"))
+                yield dump({"messages": conversation.messages(number, "preferred")})
         else:
             length = len(conversation.main_line)
             note("replies that the dialogue did not follow", sum(t.rejected is not None for t in turns[:length]))
             note("turns off the main line of a forked tree", len(turns) - length)
-            yield _line(conversation.messages(length - 1, turns[length - 1].continued))
-
-
-def _line(path: list[Message]) -> str:
-    return dump({"messages": path})
+            yield dump({"messages": conversation.messages(length - 1, turns[length - 1].continued)})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.storage.disk import refusals
@@ -126,11 +125,11 @@ def _contents(personas: Mapping[str, Sequence[Persona]], conversations: Mapping[
 
 
 def _making(provenance: Mapping[str, object], hinted: bool) -> str:
-    roles: Any = provenance.get("roles") or {}
+    roles = provenance.get("roles")
     shown = [
         (title, roles[role].get("model") or "not recorded", roles[role].get("temperature", "not recorded"))
         for role, title in _TITLES.items()
-        if role in roles
+        if isinstance(roles, dict) and role in roles
     ]
     replies = "once with that as a hidden hint and once without" if hinted else "twice, without being told"
     lines = [

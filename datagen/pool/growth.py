@@ -67,9 +67,8 @@ class TextPool:
         """Calls since the last one that brought a new member."""
         return sum(1 for _ in itertools.takewhile(lambda new: new == 0, reversed(self.accepted)))
 
-    def take(self, outcome: Batch | dict[str, object]) -> None:
+    def take(self, batch: Batch) -> None:
         """Add the outcome of a call."""
-        batch = Batch.model_validate(outcome)
         self.members.extend(batch.accepted)
         self.refused.update(batch.refused)
         if not batch.unanswered:
@@ -147,7 +146,8 @@ def grow(
                     if not getattr(error, "fresh", True):
                         continue
                     failed += 1
-                    pool.unanswered[_unanswered(error)] += 1
+                    reason = next((one for one in _UNANSWERED if f": {one}," in str(error)), _UNREADABLE)
+                    pool.unanswered[reason] += 1
                     if pool.barren + failed >= wanted.patience:
                         raise SaturatedError(pool, target, pool.barren + failed) from None
                 else:
@@ -214,10 +214,6 @@ def _novelty(settings: DatagenSettings, ledger: Ledger, kind: Kind) -> Novelty:
             f"{wanted.vectors}; run `python -m datagen calibrate --config FILE` and set personas.similarity"
         )
     return Novelty(wanted.similarity, vectors_of(settings, ledger), kind)
-
-
-def _unanswered(error: RoleError) -> str:
-    return next((reason for reason in _UNANSWERED if f": {reason}," in str(error)), _UNREADABLE)
 
 
 # ---------------------------------------------------------------- the growth curve

@@ -9,10 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.table import Table
 
 DECADES = tuple(range(10, 90, 10))  # in which a varied pool has somebody
 
@@ -253,8 +251,6 @@ def _count(values: Iterable[int | None]) -> Counter[int]:
 
 def tables(found: PoolSurvey, most: int = 8) -> list[Table]:
     """The decades of life with bars, and the attributes with their `most` frequent values."""
-    from rich.table import Table
-
     total = max(1, found.profiles)
     ages = Table(title=f"Age in {found.profiles:,} profiles", title_justify="left")
     ages.add_column("decade")

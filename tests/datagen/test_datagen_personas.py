@@ -13,7 +13,7 @@ from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
 from datagen.journal import BATCH
 from datagen.personas import Personas, draw, recorded_personas, recorded_pools, write_personas
-from datagen.pool.growth import SaturatedError, TextPool, curve_text, grow, journaled_pool, sparkline
+from datagen.pool.growth import Batch, SaturatedError, TextPool, curve_text, grow, journaled_pool, sparkline
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
 from datagen.settings import DatagenSettings, PersonasSettings
@@ -195,7 +195,7 @@ def test_a_pool_counts_its_calls():
     assert (pool.calls, pool.barren, sparkline(pool.accepted)) == (0, 0, "")
     assert "2 of 4 after 0 calls" in curve_text(pool, 4)
     for accepted in (["c", "d"], [], []):
-        pool.take({"accepted": accepted, "refused": {"similar to a member": 1}})
+        pool.take(Batch(accepted=accepted, refused={"similar to a member": 1}))
     assert (pool.curve, pool.accepted, pool.barren) == ([2, 4, 4, 4], [2, 0, 0], 2)
     assert pool.refused == {"similar to a member": 3}
 
