@@ -201,7 +201,7 @@ def _verify(
 def unfinished(
     ledger: Ledger, personas: list[Persona], settings: DatagenSettings
 ) -> tuple[dict[str, Persona], Counter[str], Outcome]:
-    """The planned conversations that the journal does not have, how often each was skipped, and an outcome to count in.
+    """The planned conversations that the journal does not have, how often they were skipped, and an outcome to fill.
 
     Raises AloeError on settings other than the recorded ones.
     """

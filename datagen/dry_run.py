@@ -51,8 +51,8 @@ def estimate_personas(
         prompt += rounds * cost.prose_tokens(render("persona_writer", inputs))
         reply += rounds * wanted.candidates * cost.prose_tokens(texts) / len(texts)
     role, used = settings.roles.persona_writer, ledger.usage() if ledger else {}
-    each = (prompt / calls, reply / calls) if calls else (0.0, 0.0)
-    return [cost.expected_cost("persona_writer", role, "persona_writer", max(0, calls - len(batches)), each, used)]
+    tokens = (prompt / calls, reply / calls) if calls else (0.0, 0.0)
+    return [cost.expected_cost("persona_writer", role, "persona_writer", max(0, calls - len(batches)), tokens, used)]
 
 
 def estimate_conversations(ledger: Ledger, personas: list[Persona], settings: DatagenSettings) -> list[CostEstimate]:

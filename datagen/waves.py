@@ -90,8 +90,8 @@ def write_in_waves(
     collectors: dict[str, Collector] = {}
 
     def model(role: RoleSettings, name: str) -> Collector:
-        made = service(role, name) if service else _batch_service(role, name, ledger)
-        collectors[name] = Collector(made, role)
+        jobs_of_role = service(role, name) if service else _batch_service(role, name, ledger)
+        collectors[name] = Collector(jobs_of_role, role)
         return collectors[name]
 
     cast = Cast(settings.roles, ledger, only=TALKING_ROLES, model=model)

@@ -89,8 +89,8 @@ class Alpha:
         if self._level == "nominal":
             return 1.0 - np.eye(len(self._scale))[None]
         # Ordinal: how many ratings are between two values, half of those at both ends counted.
-        place = self._scale[None] if self._level == "interval" else np.cumsum(totals, axis=1) - totals / 2
-        return (place[:, :, None] - place[:, None, :]) ** 2
+        position = self._scale[None] if self._level == "interval" else np.cumsum(totals, axis=1) - totals / 2
+        return (position[:, :, None] - position[:, None, :]) ** 2
 
 
 class Spearman:
@@ -98,24 +98,24 @@ class Spearman:
 
     def __init__(self, first: Array, second: Array) -> None:
         self._both = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
-        self._places = [np.unique(values[self._both], return_inverse=True)[1] for values in (first, second)]
+        self._levels = [np.unique(values[self._both], return_inverse=True)[1] for values in (first, second)]
 
     def __call__(self, weights: Array) -> Array:
         """[S]; NaN where one side is constant or fewer than two units count."""
         own = weights[:, self._both]
         with np.errstate(invalid="ignore", divide="ignore"):
             share = own / own.sum(axis=1, keepdims=True)
-            left, right = (_centred(share, places) for places in self._places)
+            left, right = (_centred(share, levels) for levels in self._levels)
             spread = (share * left**2).sum(axis=1) * (share * right**2).sum(axis=1)
             return np.where(spread > 1e-15, (share * left * right).sum(axis=1) / np.sqrt(spread), np.nan)
 
 
-def _centred(share: Array, places: np.ndarray) -> Array:
+def _centred(share: Array, levels: np.ndarray) -> Array:
     """The units' ranks [S, U] as shares of all units, less their mean."""
-    if not places.size:
+    if not levels.size:
         return np.zeros_like(share)
-    mass = share @ np.eye(int(places.max()) + 1)[places]  # [S, V]
-    ranks = (np.cumsum(mass, axis=1) - mass / 2)[:, places]
+    mass = share @ np.eye(int(levels.max()) + 1)[levels]  # [S, V]
+    ranks = (np.cumsum(mass, axis=1) - mass / 2)[:, levels]
     return ranks - (share * ranks).sum(axis=1, keepdims=True)
 
 
@@ -127,12 +127,12 @@ def pairwise_spearman(ratings: Array) -> Average:
 class Average:
     """The mean of some statistics, those that are undefined left out."""
 
-    def __init__(self, each: Sequence[WeightedStatistic]) -> None:
-        self._each = each
+    def __init__(self, statistics: Sequence[WeightedStatistic]) -> None:
+        self._statistics = statistics
 
     def __call__(self, weights: Array) -> Array:
         """[S]; NaN where none of them is defined."""
-        values = np.stack([np.full(len(weights), np.nan), *(one(weights) for one in self._each)])
+        values = np.stack([np.full(len(weights), np.nan), *(one(weights) for one in self._statistics)])
         there = ~np.isnan(values)
         count = there.sum(axis=0)
         return np.where(count > 0, np.where(there, values, 0.0).sum(axis=0) / np.maximum(count, 1), np.nan)

@@ -10,7 +10,7 @@ For each of some personas there is a conversation with five replies to its last 
 
 A judge passes when the rank correlation (Spearman) of its ratings with the known quality reaches a threshold. One
 that rates everything alike has no rank correlation and does not pass, nor does one whose answers cannot be read. The
-simulated judge knows the simulated world alone, so its set is made there.
+simulated judge knows the simulated world alone, so its set is taken from there.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Three numbers are compared: the average AL, IR, and AL at the last turn. Interva
 cases (`aloe_jax.benchmark.intervals`), each resample taking the same cases from both models, so that what is common
 to a case cancels. P-values are those of the paired permutation test: under the hypothesis that it makes no difference
 which of the two models a case had, the models' names may be swapped case by case, which for complete ratings flips
-the signs of the cases' differences. Holm's method corrects them for all the tests that are made together.
+the signs of the cases' differences. Holm's method corrects them for all the tests of one list.
 """
 
 from __future__ import annotations

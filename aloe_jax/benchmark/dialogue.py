@@ -20,12 +20,12 @@ from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.roles import RoleError, derive_seed
 
-ATTEMPTS = 3  # of one run at a role's answer that cannot be had, each with a seed of its own
+ATTEMPTS = 3  # of one run at a role's answer that cannot be had, with a new seed every time
 
 
 @dataclass(frozen=True)
 class CandidateReply:
-    """A candidate's reply. `ids` are its sampled tokens, end of turn included; none where it was not sampled here."""
+    """A candidate's reply. `ids` are the sampled tokens, end of turn included; none where a server sampled it."""
 
     text: str
     ids: tuple[int, ...] = ()

@@ -102,8 +102,8 @@ def by_rater(files: Mapping[str, HumanRatings]) -> dict[str, dict[str, int]]:
 def compare_with_people(people: Mapping[str, Mapping[str, int]], judged: Mapping[str, float]) -> StoredWithPeople:
     """Agreement of people (rater -> item -> rating) with the judges' mean ratings by item.
 
-    What no judge rated here counts as unknown and for nothing else: that may be an item of another run, or one of
-    known quality that was mixed in, on which people agree too easily.
+    What no judge of this run rated counts as unknown and for nothing else: that may be an item of another run, or one
+    of known quality that was mixed in, on which people agree too easily.
     """
     items = {item for ratings in people.values() for item in ratings}
     shared = sorted(item for item in items if item in judged)

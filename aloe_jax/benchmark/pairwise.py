@@ -60,17 +60,17 @@ def side_by_side(
 
     cases = len(dialogues[0])
     with WorkerPool(concurrency) as pool:
-        for place in itertools.product(range(cases), range(len(judges)), (0, 1)):
-            pool.submit(ask, *place, failed=errors.append)
+        for question in itertools.product(range(cases), range(len(judges)), (0, 1)):
+            pool.submit(ask, *question, failed=errors.append)
     if errors:
         raise errors[0]
     scores = np.full((cases, len(judges)), np.nan)  # 1: second wins, -1: first
     turned = 0
     for case, judge in itertools.product(range(cases), range(len(judges))):
-        here, there = answers[case, judge, 0], answers[case, judge, 1]
-        if here is not None and there is not None:
-            scores[case, judge] = {"first": -1.0, "second": 1.0}.get(here, 0.0) if here == there else 0.0
-            turned += {here, there} == {"first", "second"}
+        straight, swapped = answers[case, judge, 0], answers[case, judge, 1]
+        if straight is not None and swapped is not None:
+            scores[case, judge] = {"first": -1.0, "second": 1.0}.get(straight, 0.0) if straight == swapped else 0.0
+            turned += {straight, swapped} == {"first", "second"}
     found = _summed(names, scores, list(answers.values()), first_shown, turned, bootstrap, seed)
     return found.model_copy(update={"missing": Counter(missing)})
 

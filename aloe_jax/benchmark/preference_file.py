@@ -30,7 +30,7 @@ class ModelScores(StoredRecord):
 
     conversations: int
     pairs: int
-    lost: int  # pairs that the other models (or the reference) have and this one could not score, or that no row held
+    lost: int  # pairs that the other models (or the reference) have and this one could not score, or that fitted no row
     accuracy: StoredEstimate
     normalised_accuracy: StoredEstimate
     margin: StoredEstimate

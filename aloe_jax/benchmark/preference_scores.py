@@ -158,18 +158,18 @@ def pair_scores(
 def _trees(
     conversations: Sequence[Conversation], template: ChatTemplate, path: str, row_length: int
 ) -> tuple[list[TokenTree], list[str], set[str]]:
-    """Token trees with pairs, the conversation of each, and the conversations that are passed over."""
+    """Token trees with pairs, the conversations that they are of, and the conversations that are passed over."""
     trees: list[TokenTree] = []
     owner: list[str] = []
     unstable: dict[str, UnstableTemplateError] = {}
     for conversation in conversations:
         try:
-            made = [tree for tree in template.laid_out(MessageTree.of(conversation), row_length).trees if tree.pairs]
+            new = [tree for tree in template.laid_out(MessageTree.of(conversation), row_length).trees if tree.pairs]
         except UnstableTemplateError as error:
             unstable[conversation.id] = error
             continue
-        trees += made
-        owner += [conversation.id] * len(made)
+        trees += new
+        owner += [conversation.id] * len(new)
     if unstable:
         first = next(iter(unstable.values()))
         click.echo(f"warning: {path}: {len(unstable)} conversations skipped, the first: {first}", err=True)
@@ -241,7 +241,7 @@ def _won(margin: float) -> float:
 
 
 def write_preferences(settings: PreferencesSettings, results: PreferenceResults) -> Path:
-    """Write preferences.json and config.yaml, each under a temporary name first; returns the path of the former."""
+    """Write preferences.json and config.yaml, at first under temporary names; returns the path of the former."""
     directory = Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
     record = Preferences(

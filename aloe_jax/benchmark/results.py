@@ -2,7 +2,7 @@
 
 `metrics.json` is one object of the type `Results`, without the transcripts; `transcripts.jsonl` has a line of the
 type `Case` for every model and persona, model by model. Undefined numbers are null. `load_results` reads both, so
-that reports can be made of any number of runs.
+that reports can cover any number of runs.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class ModelResults(Level):
     votes_coverage: float  # share of the votes asked for, of all replies there should be, that are there
     stopped: dict[str, str]  # persona -> why its dialogue ended early
     histogram: list[list[int]]  # by turn: how many votes of 1, 2, 3, 4, 5
-    judges: dict[str, Level]  # by judge, each from the mean of its votes
+    judges: dict[str, Level]  # by judge, from the mean of its votes
     by_profile: list[CaseGroup]
     by_personality: list[CaseGroup]
     automatic: StoredAutomatic
@@ -203,7 +203,7 @@ class StoredAgreement(StoredRecord):
 
 
 class StoredCalibration(StoredRecord):
-    """What a judge made of replies of known quality."""
+    """How a judge rated replies of known quality."""
 
     judge: str
     ratings: dict[str, list[int | None]]  # kind of reply -> by persona
@@ -265,7 +265,7 @@ class Results(StoredRecord):
 
 
 def write_results(directory: str | Path, results: Results) -> None:
-    """Write both files, each under a temporary name first. Raises OSError if it cannot."""
+    """Write both files, at first under temporary names. Raises OSError if it cannot."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     metrics = json.dumps(results.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)

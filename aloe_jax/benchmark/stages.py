@@ -60,10 +60,10 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
         return ModelCandidate(source.path, settings.sampling)
     if source.remote is not None:
         roles = settings.roles.model_copy(update={"responder": source.remote})
-        place = f"models.{name}.remote"
-        with named(place, "responder"):
+        setting = f"models.{name}.remote"
+        with named(setting, "responder"):
             remote = Cast(roles, ledger, only=("responder",))
-        return ResponderCandidate(remote, {"remote": remote.describe("responder")}, place=place)
+        return ResponderCandidate(remote, {"remote": remote.describe("responder")}, setting=setting)
     identity: dict[str, object] = {"reference": source.scripted, "responder": cast.describe("responder")}
     return ResponderCandidate(cast, identity, informed=source.scripted == "informed")
 

@@ -20,7 +20,7 @@ LIMITS = (
 
 def stop_at_limit(why: str) -> NoReturn:
     """Print which limit stopped the run, and end with its status."""
-    click.echo(f"Stopped: {why}. Whatever is finished is kept; the same command goes on from here.", err=True)
+    click.echo(f"Stopped: {why}. Whatever is finished is kept; the same command goes on from there.", err=True)
     sys.exit(LIMITED)
 
 

@@ -31,7 +31,7 @@ _KEYLIKE = re.compile(
 
 
 class Access:
-    """The key of a role and its name in messages. Neither its repr nor any text made here shows the key."""
+    """The key of a role and its name in messages. Neither its repr nor any text built from it shows the key."""
 
     def __init__(self, role: RoleSettings, name: str) -> None:
         """Raises AloeError when the role's model or address can be none, or its key is none or not there."""
@@ -99,8 +99,8 @@ class Access:
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or "API key" in text:
             fix = f"; {self._key_fix()}"
         elif status == HTTPStatus.NOT_FOUND:
-            place = " and its endpoint" if self.role.endpoint else ""
-            fix = f"; check the model name, roles.{self.name}.model{place}"
+            endpoint = " and its endpoint" if self.role.endpoint else ""
+            fix = f"; check the model name, roles.{self.name}.model{endpoint}"
         elif self.role.thinking_budget is not None and "budget" in text.lower():
             fix = f"; change roles.{self.name}.thinking_budget"
         elif status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) and "temperature" in text.lower():

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from aloe_jax.conversation import first_fault
 
 _MOST_BROKEN = 1000  # objects that begin and are none, before the text is given up
-_MOST_TRIED = 1000  # objects, from the last on, that are held against the form
+_MOST_TRIED = 1000  # objects, from the last on, that are checked against the form
 _DEEPEST = 20  # levels of objects around an answer
 
 _WORDS = (
@@ -82,7 +82,7 @@ def parse_answer[A: BaseModel](form: type[A], text: str) -> A:
 def has_thinking(text: str) -> bool:
     """Whether thinking stands in front of a text: it begins with a tag of it, or has the end of one alone.
 
-    A model that is held to a form from its first character thinks within it. A tag in the midst is spoken of.
+    A model that must keep to a form from its first character thinks within it. A tag in the middle of a text is quoted.
     """
     tag = _TAG.search(text)
     return tag is not None and (not text[: tag.start()].strip() or tag.group("closing") is not None)

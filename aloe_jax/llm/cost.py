@@ -1,4 +1,4 @@
-"""What calls will cost, before they are made: tokens and dollars of a role, and the table that a dry run prints."""
+"""What calls will cost, before anything is asked: tokens and dollars of a role, and the table that a dry run prints."""
 
 from __future__ import annotations
 

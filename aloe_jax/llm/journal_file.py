@@ -176,10 +176,10 @@ class JournalFile:
             for table, columns in COLUMNS.items():
                 database.execute(f"ALTER TABLE {table} ADD COLUMN checksum BLOB")
                 names = _NAMED[table].split(", ")
-                places = [columns.split(", ").index(name) for name in names]
+                positions = [columns.split(", ").index(name) for name in names]
                 update = f"UPDATE {table} SET checksum = ? WHERE {' AND '.join(f'{name} = ?' for name in names)}"
                 rows = [
-                    (checksum(table, values), *(values[place] for place in places))
+                    (checksum(table, values), *(values[position] for position in positions))
                     for values in database.execute(f"SELECT {columns} FROM {table}")
                 ]
                 database.executemany(update, rows)
@@ -242,16 +242,16 @@ def connect_frozen(path: Path) -> tuple[sqlite3.Connection, tempfile.TemporaryDi
     if not (log.exists() and log.stat().st_size):
         return connect(f"file:{quote(os.fspath(path.absolute()))}?immutable=1", uri=True), None
     copy = tempfile.TemporaryDirectory(prefix="aloe-journal-")
-    place = Path(copy.name) / path.name
-    for source, target in ((path, place), (log, place.with_name(log.name))):
+    copied = Path(copy.name) / path.name
+    for source, target in ((path, copied), (log, copied.with_name(log.name))):
         try:
             shutil.copyfile(source, target)
         except OSError as error:
             raise AloeError(
-                f"{source}: cannot be copied to {place.parent} to be read there ({error.strerror}); set TMPDIR to a "
+                f"{source}: cannot be copied to {copied.parent} to be read there ({error.strerror}); set TMPDIR to a "
                 "directory with room"
             ) from None
-    return connect(place), copy
+    return connect(copied), copy
 
 
 def _create(database: sqlite3.Connection) -> None:

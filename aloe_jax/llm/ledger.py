@@ -50,7 +50,7 @@ class Ledger:
     that the operating system lifts when a process dies says so, so a killed run leaves nothing to clean up.
 
     A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: the
-    caller goes on to another seed, and finds by `asked_now` whether this process has made the call.
+    caller goes on to another seed, and finds by `asked_now` whether the call is this process's own.
 
     Raises AloeError from every method when the file is no journal, is damaged (see journal_file.py), the disk is full,
     or another process is writing.
@@ -128,7 +128,7 @@ class Ledger:
             self._made.add(_short(key))
 
     def asked_now(self, model: str, request: Request) -> bool:
-        """Whether the call was made by this process, rather than found in the journal."""
+        """Whether this process asked, rather than found the answer in the journal."""
         with self._lock:
             return _short(request.key(model)) in self._made
 
@@ -243,7 +243,7 @@ class Ledger:
     ) -> None:
         """Store records of one kind in one transaction: all of them or none.
 
-        `replacing` puts them in the place of others of their ids, such as an earlier version's notes of no answer.
+        `replacing` lets them replace others of their ids, such as an earlier version's notes of no answer.
         """
         rows = [
             (kind, id, _without_halves(json.dumps(value, ensure_ascii=False, sort_keys=True))) for id, value in items
@@ -297,7 +297,7 @@ class Ledger:
             return self._database.execute(query, values).fetchall()
 
     def _rows(self, table: str, where: str = "", *values: str) -> list[tuple[Any, ...]]:
-        """The rows of a table, each found undamaged."""
+        """The rows of a table, all of them found undamaged."""
         query = f"SELECT {self._store.columns(table)} FROM {table} {where}"
         return [self._store.verified(table, row) for row in self._read(query, *values)]
 
@@ -326,7 +326,7 @@ def _short(key: str) -> int:
 
 
 def _without_halves(text: str) -> str:
-    """Without halves of characters (lone surrogates), which no file can hold: a question mark each."""
+    """Without halves of characters (lone surrogates), which no file can store: a question mark for every one."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 

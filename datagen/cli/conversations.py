@@ -81,6 +81,6 @@ def main(settings: DatagenSettings, dry_run: bool) -> None:
     if outcome.stopped:
         stop_at_limit(f"{outcome.stopped}; {outcome.left:,} to go")
     if outcome.left:
-        click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from here.", err=True)
+        click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from there.", err=True)
         sys.exit(INTERRUPTED)
     end([outcome.coverage()], unreachable=bool(outcome.unreachable))

@@ -3,11 +3,11 @@
     {"profile": …, "personality": …, "conversations": [{"user": …, "assistant": {"preferred": …, "rejected": …},
      "chosen": "preferred" | "rejected", "inferred_profile": …, "inferred_personality": …}, …]}
 
-Their `chosen` is the branch that the dialogue followed, which is `continued` here. Nothing of a published record is
+Their `chosen` is the branch that the dialogue followed, which is our `continued`. Nothing of a published record is
 lost on the way in and out again; a key that is not listed above is refused, since it could not be kept. The format
 holds no ids, does not say which reply had the hint, and holds neither forks nor turns with one reply:
 
-- ids are made from the line number and a hash of the record (persona ids from hashes of the two texts, so that equal
+- ids are built from the line number and a hash of the record (persona ids from hashes of the two texts, so that equal
   profiles have equal ids);
 - a forked tree becomes one record for each dialogue from its first turn to a last one, which repeats the turns that
   those dialogues share;

@@ -4,8 +4,8 @@ Written from a tree, a line is either a turn (`lines="turn"`): its context and i
 reply of every line is a preferred one; or a conversation (`lines="conversation"`): the dialogue as it ran along the
 continued replies, which were drawn at random and so are not all preferred.
 
-Read, a line becomes a conversation with one reply a turn, good for SFT. Lines are not joined: those written a turn
-each come back as so many conversations. A system message, first of the messages or in a column of its own, is kept. The
+Read, a line becomes a conversation with one reply a turn, good for SFT. Lines are not joined: those written by
+turn come back as so many conversations. A system message, first of the messages or in a column of its own, is kept. The
 persona is "not recorded".
 """
 
@@ -41,7 +41,7 @@ def read(path: Path, note: Notes) -> Iterator[Conversation]:
 
 
 def write(conversations: Iterable[Conversation], note: Notes, lines: Lines = "turn") -> Iterator[str]:
-    """Yield the lines for `conversations`, a turn or a conversation each."""
+    """Yield the lines for `conversations`, one for every turn or one for every conversation."""
     for conversation in conversations:
         turns = conversation.turns
         if conversation.persona != NOT_RECORDED:

@@ -74,7 +74,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write one line each under a temporary name, then rename; returns how many.
+    """Write the lines under a temporary name, then rename; returns how many.
 
     What stood at `path` stays until the new file is complete, so that `path` may be the file being read.
     Raises AloeError when there is nothing to write, and as `replacing_file` does.

@@ -87,7 +87,7 @@ def write_page(
     """Write the page of personas and conversations by split, under a temporary name first; returns `target`.
 
     `simulated` is shown above everything when given. `quality` is that of all conversations in the order of the
-    splits, measured here when it is not given. The same arguments give the same bytes.
+    splits, measured by this function when it is not given. The same arguments give the same bytes.
     """
     trees = [(split, tree) for split, part in conversations.items() for tree in part]
     if not trees and not any(personas.values()):
@@ -201,7 +201,7 @@ def _matched(sentence: str, profile: str, personality: str) -> int | tuple[str, 
 def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, object]]:
     from aloe_jax.data.dataset import read_conversations
 
-    # Asking for a split that is not there is how `read_conversations` says which are; TFDS itself is asked here.
+    # Asking for a split that is not there is how `read_conversations` says which there are; so TFDS itself is asked.
     if not (path / "dataset_info.json").is_file():
         read_conversations(path)  # raises, saying what a data set is
     import tensorflow_datasets as tfds

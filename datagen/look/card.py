@@ -1,4 +1,4 @@
-"""The data set card: README.md with the metadata that Hugging Face reads, made from the data itself."""
+"""The data set card: README.md with the metadata that Hugging Face reads, written from the data itself."""
 
 from __future__ import annotations
 
@@ -41,11 +41,12 @@ def card(
     quality: Quality | None = None,
     files: Mapping[str, str] | None = None,
 ) -> str:
-    """The card of data sets made by one run, as Markdown with YAML front matter.
+    """The card of the data sets of one run, as Markdown with YAML front matter.
 
     `personas` and `conversations` are by split, `provenance` is what the data sets store (simulated, seed, roles:
-    role -> settings). `quality` is that of all conversations, measured here when not given. `files`, split -> path of
-    a JSONL file beside the card, lets the hub's viewer and `load_dataset(DIRECTORY)` find them.
+    role -> settings). `quality` is that of all conversations, measured by this function when it is not
+    given. `files`, split -> path of a JSONL file beside the card, lets the hub's viewer and `load_dataset(DIRECTORY)`
+    find them.
     Raises ValueError when there are no conversations.
     """
     trees = [tree for part in conversations.values() for tree in part]
@@ -131,7 +132,7 @@ def _making(provenance: Mapping[str, object], hinted: bool) -> str:
         for role, title in _TITLES.items()
         if isinstance(roles, dict) and role in roles
     ]
-    replies = "once with that as a hidden hint and once without" if hinted else "twice, without being told"
+    replies = "once with that as a hidden hint and once without" if hinted else "twice, without knowing it"
     lines = [
         "## How it was made",
         "A pool of profiles and one of personalities grew from examples: a writer was shown a few and asked for more, "
@@ -195,7 +196,7 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
             "## Coverage",
             f"{used:,} of {trained:,} training personas have a conversation. At the last turn the inferred persona "
             f"states {_written('revealed', quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
-            "tell, found by patterns (a survey, not a census):",
+            "say, found by patterns (a survey, not a census):",
             _rows(("attribute", "found in", "most frequent"), rows),
         ]
     )

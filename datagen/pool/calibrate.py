@@ -1,4 +1,4 @@
-"""Finds the similarity threshold that belongs to a vectoriser: near-copies are made and compared with real texts."""
+"""Finds the similarity threshold that belongs to a vectoriser: near-copies are written and compared with real texts."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def tables(found: SimilarityCalibration, title: str = "texts") -> list[Table]:
     """The distributions, and what each threshold would refuse and keep wrongly."""
     spread = Table(title=f"Cosine similarity, {len(found.nearest):,} {title}", title_justify="left")
     if len(found.nearest) < SPARSE:
-        spread.caption = "So few texts lie far apart; calibrate again when the pool has grown."
+        spread.caption = "So few texts differ much; calibrate again when the pool has grown."
         spread.caption_justify = "left"
     spread.add_column("")
     for head in ("count", "least", "5%", "median", "95%", "most"):

@@ -35,7 +35,7 @@ class Batch(BaseModel):
 
     @property
     def unanswered(self) -> bool:
-        """Whether it is a note that there was no answer, as earlier versions made it; it counts for nothing."""
+        """Whether it is a note that there was no answer, as earlier versions wrote it; it counts for nothing."""
         return not self.accepted and len(self.refused) == 1 and self.refused.keys() <= _UNANSWERED
 
 
@@ -113,14 +113,14 @@ def grow(
 
     Each call shows the writer a random draw of members and asks for candidates; the outcome of call n depends
     on the seed, n and the pool so far, and is journaled, so that a run that was killed ends with the same
-    pool. A call that is answered by a refusal or by nonsense is made again with another draw and seed; a later run
+    pool. A call that is answered by a refusal or by nonsense is repeated with another draw and seed; a later run
     passes over those that failed in an earlier one, whose calls the journal has. Raises SaturatedError when `patience`
     calls in a row brought nothing new before the target, and passes on what stops a run, such as an unreachable model
     or a spent budget.
     """
     wanted = settings.personas
     key = _key(name, seeds, settings)
-    novelty: Novelty | None = None  # made for the first call that the journal does not hold
+    novelty: Novelty | None = None  # created for the first call that the journal does not have
     if ledger.get(POOL, _seeds_id(name, key)) is None:
         novelty = _novelty(settings, ledger, name)
         accepted, refusals = novelty.filter(seeds)

@@ -169,7 +169,7 @@ def occupations(profile: str) -> list[str]:
 
 
 def hobbies(profile: str) -> list[str]:
-    """Pastimes and tastes, each once."""
+    """Pastimes and tastes, without repetition."""
     found: list[str] = []
     for match in _LIKED.finditer(profile):
         sentence = re.split(r"[.;:!?]", profile[match.end() :].lower(), maxsplit=1)[0]
@@ -185,7 +185,7 @@ def hobbies(profile: str) -> list[str]:
 
 
 def pets(profile: str) -> list[str]:
-    """Animals that the person keeps, in the singular, each once."""
+    """Animals that the person keeps, in the singular, without repetition."""
     found = [next(filter(None, match.groups())).lower() for match in _PET.finditer(profile)]
     return list(dict.fromkeys(_singular(animal) for animal in found))
 
@@ -233,9 +233,9 @@ def survey(profiles: Sequence[str]) -> PoolSurvey:
     values: dict[str, Counter[str]] = {}
     found: dict[str, int] = {}
     for name, read in ATTRIBUTES.items():
-        each = [read(profile) for profile in profiles]
-        values[name] = Counter(value for one in each for value in one)
-        found[name] = sum(bool(one) for one in each)
+        read_from = [read(profile) for profile in profiles]
+        values[name] = Counter(value for one in read_from for value in one)
+        found[name] = sum(bool(one) for one in read_from)
     return PoolSurvey(
         profiles=len(profiles),
         ages=_count(age(profile) for profile in profiles),
@@ -262,7 +262,7 @@ def tables(found: PoolSurvey, most: int = 8) -> list[Table]:
         ages.add_row(f"{ten}s", f"{count:,}", "█" * round(count / top * 30) if count else "nobody")
     ages.add_row("not found", f"{found.profiles - found.decades.total():,}", "")
 
-    others = Table(title="What the profiles tell", title_justify="left")
+    others = Table(title="What the profiles say", title_justify="left")
     others.add_column("attribute")
     for head in ("found in", "not found", "distinct values"):
         others.add_column(head, justify="right")

@@ -81,7 +81,7 @@ def test_without_a_simulation_without_hints_without_second_replies():
     alone = Turn(user="a b", preferred="c", rejected=None, continued="preferred")
     trees = [conversation(1).model_copy(update={"turns": [alone]})]
     text = card({}, {"train": trees}, {"roles": {}}, name="chat")
-    assert "Simulated" not in text and "twice, without being told" in text
+    assert "Simulated" not in text and "twice, without knowing it" in text
     assert "| train | 1 | 1 | 1 | 0 | 0 |" in text
     assert "Seed: not recorded" in text
     with pytest.raises(ValueError, match="no conversations"):

@@ -173,7 +173,7 @@ def test_how_the_writer_is_reached_may_change_between_runs(tmp_path, ledger):
     assert writer.calls > calls
     write_personas(ledger, Cast(settings.roles, ledger), settings, SEEDS)
     recorded_personas(ledger, slower)
-    with pytest.raises(AloeError, match=r"made with roles\.persona_writer\.temperature=0\.8"):
+    with pytest.raises(AloeError, match=r"written with roles\.persona_writer\.temperature=0\.8"):
         recorded_personas(ledger, hotter)
 
 
@@ -215,7 +215,7 @@ def test_the_chart_is_as_wide_as_told_and_rises():
 def test_other_settings_are_refused_with_the_key_and_both_values(tmp_path, ledger):
     settings = small_settings(tmp_path)
     write_personas(ledger, Cast(settings.roles, ledger), settings, SEEDS)
-    with pytest.raises(AloeError, match=r"journal\.sqlite: its personas were made with seed=0, the config says 1"):
+    with pytest.raises(AloeError, match=r"journal\.sqlite: its personas were written with seed=0, the config says 1"):
         recorded_personas(ledger, settings.model_copy(update={"seed": 1}))
 
 

@@ -215,9 +215,9 @@ class Draws:
         self.cases = len(names)
         self._drawn = resamples(len(names), bootstrap, seed)  # [S, N]
         # A mean of one: the weights say which items count more, not how many were rated.
-        each = weights / weights.mean() if len(weights) else weights
-        self._whole = each[None]
-        self._without, self._samples = (draws[:, own] * each for draws in (left_out(len(names)), self._drawn))
+        scaled = weights / weights.mean() if len(weights) else weights
+        self._whole = scaled[None]
+        self._without, self._samples = (draws[:, own] * scaled for draws in (left_out(len(names)), self._drawn))
 
     def correlation(self, statistic: WeightedStatistic) -> StoredEstimate:
         """A number that is biased in small samples and at most 1, such as alpha and rank correlation."""

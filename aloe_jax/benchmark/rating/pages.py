@@ -1,4 +1,4 @@
-"""Writes rating pages: one HTML file each, without a network, on which a person rates replies blind.
+"""Writes rating pages: HTML files, for use without a network, on which a person rates replies blind.
 
 The data of a page, which its scripts read, is one JSON object:
 
