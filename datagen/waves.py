@@ -24,8 +24,7 @@ from aloe_jax.llm.batch import GenaiBatch, JobFailedError
 from aloe_jax.llm.budget import BudgetError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion, PendingError, Request
-from aloe_jax.llm.providers import batch_service
-from aloe_jax.llm.registry import providers_with_batches
+from aloe_jax.llm.registry import load_class, providers_with_batches
 from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Cast
 from datagen.conversations import TALKING_ROLES, Outcome, unfinished, write_or_skip
@@ -127,7 +126,8 @@ def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> GenaiBatch:
     if role.entry.batch is None:
         able = providers_with_batches()
         raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
-    return batch_service(role, name, ledger.count_fault)
+    found: GenaiBatch = load_class(role.entry.batch)(role, name, on_fault=ledger.count_fault)
+    return found
 
 
 def _forget_hopeless(collectors: Iterable[Collector], tries: Counter[str], outcome: Outcome) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
@@ -27,7 +26,7 @@ FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
 METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
 
-FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.fact_use`
+FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.automatic`
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
@@ -95,7 +94,10 @@ class StoredEstimate(StoredRecord):
 
 
 class Level(StoredRecord):
-    """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases."""
+    """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases.
+
+    `al*` and `coverage_by_turn` are [K turns], index 0 being turn 1.
+    """
 
     cases: int
     turns: int
@@ -106,7 +108,7 @@ class Level(StoredRecord):
     ir: StoredEstimate
     n_ir: StoredEstimate
     r2: StoredEstimate
-    coverage_by_turn: list[float]
+    coverage_by_turn: list[float]  # share of the cases with a rating
     coverage: float
 
 
@@ -289,7 +291,11 @@ def load_results(directory: str | Path) -> Results:
         )
     models = record.get("models")
     cases: dict[str, list[Case]] = {name: [] for name in models} if isinstance(models, dict) else {}
-    for where, line in _lines(transcripts):
+    # Not splitlines(): a reply may hold characters that it takes for the end of a line.
+    for number, line in enumerate(_read(transcripts).split("\n"), 1):
+        if not line:
+            continue
+        where = f"{transcripts} line {number}"
         case = _parsed(Case, _json(line, where), where)
         if case.model not in cases:
             raise AloeError(f"{where}: model {case.model} is not in {metrics}; give the command of the run again")
@@ -314,13 +320,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise AloeError(f"{path}: cannot be read ({error.strerror}); give the output directory of a run") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    # Not splitlines(): a reply may hold characters that it takes for the end of a line.
-    for number, line in enumerate(_read(path).split("\n"), 1):
-        if line:
-            yield f"{path} line {number}", line
 
 
 def _json(text: str, where: str) -> object:

@@ -21,7 +21,9 @@ from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
 from aloe_jax.benchmark.results import (
     CandidateKind,
     Case,
+    CaseGroup,
     FactSearch,
+    Level,
     ModelResults,
     Results,
     StoredAgreement,
@@ -179,7 +181,7 @@ def _model(
     by_judge = {name: _mean([own for (judge, _), own in votes.items() if judge == name], table) for name in judges}
     turns = range(settings.turns)
     record = {
-        **_level(settings, table),
+        **dict(_level(settings, table)),
         "kind": kind_of(candidate),
         "reference": candidate.scripted is not None,
         "source": as_json(candidate.model_dump(exclude_none=True)),
@@ -199,8 +201,8 @@ def _way(settings: EvaluateSettings) -> FactSearch:
     return "exact" if settings.roles.user.entry.simulated else "overlap"
 
 
-def _level(settings: EvaluateSettings, table: Array) -> dict[str, object]:
-    return alignment_metrics(table, settings.bootstrap, settings.seed).to_dict()
+def _level(settings: EvaluateSettings, table: Array) -> Level:
+    return alignment_metrics(table, settings.bootstrap, settings.seed)
 
 
 def _mean(tables: Sequence[Array], like: Array) -> Array:
@@ -213,7 +215,7 @@ def _mean(tables: Sequence[Array], like: Array) -> Array:
 
 def _groups(
     settings: EvaluateSettings, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
-) -> list[dict[str, object]]:
+) -> list[CaseGroup]:
     """The cases by profile or by personality, in the order of their first case."""
     members: dict[str, list[int]] = {}
     for case, dialogue in enumerate(dialogues):
@@ -222,7 +224,7 @@ def _groups(
     for text, cases in members.items():
         level = _level(settings, table[cases])
         ids = [dialogues[case].persona.id for case in cases]
-        groups.append({"text": text, "personas": ids, "average": level["average"], "ir": level["ir"]})
+        groups.append(CaseGroup(text=text, personas=ids, average=level.average, ir=level.ir))
     return groups
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from aloe_jax.cli.command import INTERRUPTED, Command
-from aloe_jax.cli.configured import Shortcut, configured
-from aloe_jax.cli.runs import LIMITS, end, stop_at_limit
+from aloe_jax.cli.configured import LIMITS, Shortcut, configured, end, stop_at_limit
 from datagen.settings import Branching, DatagenSettings
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from aloe_jax.cli.command import Command
-from aloe_jax.cli.configured import configured
-from aloe_jax.cli.runs import LIMITS, stop_at_limit
+from aloe_jax.cli.configured import LIMITS, configured, stop_at_limit
 from datagen.settings import DatagenSettings
 
 

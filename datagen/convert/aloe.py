@@ -123,8 +123,7 @@ def _turn(value: object, where: str, field: str) -> dict[str, object]:
             raise AloeError(f"{where}: {field}.{key}: expected text, which may be empty")
     return {
         "user": text(turn["user"], where, f"{field}.user"),
-        "preferred": text(replies["preferred"], where, f"{field}.assistant.preferred"),
-        "rejected": text(replies["rejected"], where, f"{field}.assistant.rejected"),
+        **{branch: text(reply, where, f"{field}.assistant.{branch}") for branch, reply in replies.items()},
         "continued": turn["chosen"],
         "inferred_profile": turn["inferred_profile"],
         "inferred_personality": turn["inferred_personality"],

@@ -38,23 +38,19 @@ def card(
     provenance: Mapping[str, object],
     *,
     name: str,
-    quality: Quality | None = None,
-    files: Mapping[str, str] | None = None,
 ) -> str:
     """The card of the data sets of one run, as Markdown with YAML front matter.
 
     `personas` and `conversations` are by split, `provenance` is what the data sets store (simulated, seed, roles:
-    role -> settings). `quality` is that of all conversations, measured by this function when it is not
-    given. `files`, split -> path of a JSONL file beside the card, lets the hub's viewer and `load_dataset(DIRECTORY)`
-    find them.
+    role -> settings).
     Raises ValueError when there are no conversations.
     """
     trees = [tree for part in conversations.values() for tree in part]
-    measured = quality or measure(trees)
+    measured = measure(trees)
     simulated = bool(provenance.get("simulated"))
     notice = f"> **{SIMULATED}** Use it to try the method and the software, not to learn about people."
     parts = [
-        _front_matter(name, len(trees), simulated, files),
+        _front_matter(name, len(trees), simulated),
         f"# {name}: personas and preference conversations",
         *([notice] if simulated else []),
         _ABOUT,
@@ -76,7 +72,7 @@ def write_card(path: Path, text: str) -> None:
         write_atomically(path, text)
 
 
-def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, str] | None) -> str:
+def _front_matter(name: str, count: int, simulated: bool) -> str:
     import yaml
 
     tags = ["preference", "dpo", "sft", "personalization", "multi-turn", "persona", "synthetic", "tfds"]
@@ -92,9 +88,6 @@ def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, st
         "source_datasets": ["original"],
         "tags": [*tags, "simulated"] if simulated else tags,
     }
-    if files:
-        splits = [{"split": split, "path": path} for split, path in files.items()]
-        fields["configs"] = [{"config_name": "conversations", "data_files": splits}]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -217,15 +217,9 @@ class PoolSurvey:
     """What was found in how many profiles."""
 
     profiles: int
-    ages: Counter[int]  # years -> profiles
     decades: Counter[int]  # 10, 20, ... -> profiles
     values: dict[str, Counter[str]]  # attribute -> value -> profiles
     found: dict[str, int]  # attribute -> profiles with at least one value
-
-    @property
-    def gaps(self) -> list[int]:
-        """The decades of life in which there is nobody."""
-        return [ten for ten in DECADES if not self.decades[ten]]
 
 
 def survey(profiles: Sequence[str]) -> PoolSurvey:
@@ -238,15 +232,10 @@ def survey(profiles: Sequence[str]) -> PoolSurvey:
         found[name] = sum(bool(one) for one in read_from)
     return PoolSurvey(
         profiles=len(profiles),
-        ages=_count(age(profile) for profile in profiles),
-        decades=_count(decade(profile) for profile in profiles),
+        decades=Counter(ten for profile in profiles if (ten := decade(profile)) is not None),
         values=values,
         found=found,
     )
-
-
-def _count(values: Iterable[int | None]) -> Counter[int]:
-    return Counter(value for value in values if value is not None)
 
 
 def tables(found: PoolSurvey, most: int = 8) -> list[Table]:

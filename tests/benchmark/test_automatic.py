@@ -1,8 +1,7 @@
 import pytest
 
-from aloe_jax.benchmark.automatic import automatic, measure
+from aloe_jax.benchmark.automatic import automatic, facts_of, measure
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
-from aloe_jax.benchmark.fact_use import facts_of
 from aloe_jax.conversation import Persona
 
 ANNA = Persona(

@@ -65,7 +65,7 @@ def test_numbers_fit_the_transcripts(whole):
     for name, model in whole.models.items():
         cases = whole.cases[name]
         table = np.array([[turn.rating for turn in case.turns] for case in cases], float)
-        level = alignment_metrics(table, 100, 0).to_dict()
+        level = alignment_metrics(table, 100, 0).model_dump()
         assert model.average.model_dump() == level["average"] and model.al == level["al"]
         assert sum(map(sum, model.histogram)) == CASES * TURNS * 4
         assert set(model.judges) == {"strict", "kind"} and model.votes_coverage == 1

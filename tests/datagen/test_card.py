@@ -39,14 +39,13 @@ def split_card(text):
 def test_the_front_matter_is_what_the_hub_reads():
     from huggingface_hub import DatasetCard
 
-    text = card(*data(), PROVENANCE, name="small", files={"train": "train.jsonl"})
+    text = card(*data(), PROVENANCE, name="small")
     fields, _ = split_card(text)
     assert fields["language"] == ["en"] and fields["task_categories"] == ["text-generation"]
     assert fields["size_categories"] == ["n<1K"] and "simulated" in fields["tags"]
-    assert fields["configs"][0]["data_files"] == [{"split": "train", "path": "train.jsonl"}]
     assert DatasetCard(text).data.pretty_name == "small"
     fields, _ = split_card(card(*data(), {}, name="small"))
-    assert "configs" not in fields and "simulated" not in fields["tags"]
+    assert "simulated" not in fields["tags"]
 
 
 def test_the_body_states_the_data():
