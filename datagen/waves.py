@@ -89,7 +89,13 @@ def write_in_waves(
     collectors: dict[str, Collector] = {}
 
     def model(role: RoleSettings, name: str) -> Collector:
-        jobs_of_role = service(role, name) if service else _batch_service(role, name, ledger)
+        if service is not None:
+            jobs_of_role = service(role, name)
+        elif role.entry.batch is not None:
+            jobs_of_role = load_class(role.entry.batch)(role, name, on_fault=ledger.count_fault)
+        else:
+            able = providers_with_batches()
+            raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
         collectors[name] = Collector(jobs_of_role, role)
         return collectors[name]
 
@@ -120,14 +126,6 @@ def write_in_waves(
     outcome.left = len(waiting) - outcome.unreachable
     progress(outcome, "done")
     return outcome
-
-
-def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> GenaiBatch:
-    if role.entry.batch is None:
-        able = providers_with_batches()
-        raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
-    found: GenaiBatch = load_class(role.entry.batch)(role, name, on_fault=ledger.count_fault)
-    return found
 
 
 def _forget_hopeless(collectors: Iterable[Collector], tries: Counter[str], outcome: Outcome) -> None:

@@ -38,7 +38,7 @@ def compare(
     cases = len(left)
 
     def differences(weights: Array) -> Array:
-        return _statistics(right, weights) - _statistics(left, weights)
+        return _of_levels(alignment_level(right, weights)) - _of_levels(alignment_level(left, weights))
 
     value = differences(np.ones((1, cases)))[0]
     span = HIGHEST - LOWEST
@@ -80,12 +80,8 @@ def holm(p_values: Sequence[Number]) -> list[Number]:
     return corrected
 
 
-def _statistics(values: Array, weights: Array) -> Array:
-    """Average, IR and last AL [S, 3] of ratings [N, K] under case weights [S, N]."""
-    return _of_levels(alignment_level(values, weights))
-
-
 def _of_levels(al: Array) -> Array:
+    """Average, IR and last AL [S, 3] of AL [S, K]."""
     found = summaries(al)
     return np.stack([found["average"], found["ir"], al[:, -1]], axis=1)
 

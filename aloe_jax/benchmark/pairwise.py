@@ -71,19 +71,6 @@ def side_by_side(
         if straight is not None and swapped is not None:
             scores[case, judge] = {"first": -1.0, "second": 1.0}.get(straight, 0.0) if straight == swapped else 0.0
             turned += {straight, swapped} == {"first", "second"}
-    found = _summed(names, scores, list(answers.values()), first_shown, turned, bootstrap, seed)
-    return found.model_copy(update={"missing": Counter(missing)})
-
-
-def _summed(
-    names: tuple[str, str],
-    scores: Array,
-    answers: Sequence[Outcome | None],
-    first_shown: Sequence[bool],
-    turned: int,
-    bootstrap: int,
-    seed: int,
-) -> StoredSideBySide:
     read = ~np.isnan(scores)
     decided = np.where(read.any(axis=1), np.sign(np.nansum(scores, axis=1)), np.nan)
     given = decided[~np.isnan(decided)]
@@ -108,8 +95,9 @@ def _summed(
         p=sign_test(wins, losses),
         shown_first=float(np.mean(first_shown)) if first_shown else math.nan,
         contradictions=turned / int(read.sum()) if read.any() else math.nan,
-        coverage=sum(answer is not None for answer in answers) / len(answers),
+        coverage=sum(answer is not None for answer in answers.values()) / len(answers),
         outcomes=tuple(_WINNER.get(float(score)) for score in decided),
+        missing=Counter(missing),
     )
 
 

@@ -1,4 +1,4 @@
-"""What commands with settings share: --config FILE, `section.key=value` overrides, options that are short for a setting.
+"""What commands with settings share: --config FILE, `section.key=value` overrides, options short for a setting.
 
 For commands that ask language models: limits, and the last line and exit status of what is missing.
 """

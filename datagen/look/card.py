@@ -180,6 +180,7 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
     trained = len(personas.get("train", ())) or used
     known = surveyed.decades.total()
     decades = ", ".join(f"{ten}s {surveyed.decades[ten]:,}" for ten in sorted(surveyed.decades))
+    revealed = next(label for label in LABELS if label.name == "revealed")
     rows: list[tuple[object, ...]] = [("age", f"{known:,} of {surveyed.profiles:,}", decades or NONE)]
     for attribute, values in surveyed.values.items():
         often = ", ".join(f"{value} {count:,}" for value, count in values.most_common(6))
@@ -188,7 +189,7 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
         [
             "## Coverage",
             f"{used:,} of {trained:,} training personas have a conversation. At the last turn the inferred persona "
-            f"states {_written('revealed', quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
+            f"states {revealed.written(quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
             "say, found by patterns (a survey, not a census):",
             _rows(("attribute", "found in", "most frequent"), rows),
         ]
@@ -252,10 +253,6 @@ def _citation() -> str:
         "## Citation\n\nThe method is that of [arXiv 2410.03642](https://arxiv.org/abs/2410.03642):\n\n"
         f"```bibtex\n{reference}\n```"
     )
-
-
-def _written(name: str, value: float) -> str:
-    return next(label for label in LABELS if label.name == name).written(value)
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -88,19 +88,15 @@ def write_pages(
     )
     where = output.with_suffix(".key.json")
     with together(output.parent):  # pages beside the key of other pages could not be read any more
-        _keep_key(where, found)
+        if where.exists() and [one.page for one in key.read_key(where).pages] != [one.page for one in pages]:
+            raise AloeError(
+                f"{where}: is the key of other pages, whose ratings nothing else explains; give another --output, or "
+                "delete it"
+            )
         write_atomically(where, json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
         for file, text in zip(files, texts, strict=True):
             write_atomically(file, text)
     return files, where
-
-
-def _keep_key(where: Path, found: key.Key) -> None:
-    if where.exists() and [page.page for page in key.read_key(where).pages] != [page.page for page in found.pages]:
-        raise AloeError(
-            f"{where}: is the key of other pages, whose ratings nothing else explains; give another --output, or "
-            "delete it"
-        )
 
 
 # ---------------------------------------------------------------- what is shown
