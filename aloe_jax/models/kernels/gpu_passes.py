@@ -173,19 +173,8 @@ def _forward_kernel(query: Ref, key: Ref, value: Ref, listed: Ref, counts: Ref, 
     normaliser[...] = top + jnp.log2(total)
 
 
-def _query_kernel(
-    query: Ref,
-    key: Ref,
-    value: Ref,
-    d_out: Ref,
-    normaliser: Ref,
-    mean: Ref,
-    listed: Ref,
-    counts: Ref,
-    *rest: Ref,
-    scale: float,
-) -> None:
-    *mask, d_query = rest
+def _query_kernel(*refs: Ref, scale: float) -> None:
+    query, key, value, d_out, normaliser, mean, listed, counts, *mask, d_query = refs
     queries, d_outs = query[...], d_out[...]
     normalisers, means = normaliser[...][:, None], mean[...][:, None]
     block, size = queries.shape
@@ -205,19 +194,8 @@ def _query_kernel(
     d_query[...] = (scale * total).astype(d_query.dtype)
 
 
-def _key_kernel(
-    query: Ref,
-    key: Ref,
-    value: Ref,
-    d_out: Ref,
-    normaliser: Ref,
-    mean: Ref,
-    listed: Ref,
-    counts: Ref,
-    *rest: Ref,
-    scale: float,
-) -> None:
-    *mask, d_key, d_value = rest
+def _key_kernel(*refs: Ref, scale: float) -> None:
+    query, key, value, d_out, normaliser, mean, listed, counts, *mask, d_key, d_value = refs
     keys, values = key[...], value[...]
     block, size = keys.shape
     mine = _tokens(pl.program_id(0), block)

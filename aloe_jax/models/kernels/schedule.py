@@ -6,6 +6,8 @@ whose keys' subtrees end before its queries begin. Kernels go through the blocks
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -96,3 +98,37 @@ def lists(kinds: jax.Array) -> Lists:
     """The blocks that are not EMPTY of kinds [B,n,n], major blocks down the middle axis, a list for each."""
     order = jnp.argsort(-kinds, axis=2, stable=True).astype(jnp.int32)
     return Lists(order, (kinds == FULL).sum(2, dtype=jnp.int32), (kinds != EMPTY).sum(2, dtype=jnp.int32))
+
+
+# Query, key, value, mask, output and normaliser.
+type Saved = tuple[jax.Array, jax.Array, jax.Array, Mask, jax.Array, jax.Array]
+
+
+def differentiable(
+    forward: Callable[..., tuple[jax.Array, jax.Array]], backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+) -> Callable[..., jax.Array]:
+    """The attention of (query, key, value, mask, scale, block, interpret) by a kernel's passes.
+
+    `forward` takes the same and gives the output and a normaliser; `backward` takes query, key, value, mask, both of
+    these, the output's gradient, scale, block and interpret, and gives the gradients of query, key and value.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+    def attention(
+        query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, scale: float, block: int, interpret: bool
+    ) -> jax.Array:
+        return forward(query, key, value, mask, scale, block, interpret)[0]
+
+    def saving(
+        query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, scale: float, block: int, interpret: bool
+    ) -> tuple[jax.Array, Saved]:
+        out, normaliser = forward(query, key, value, mask, scale, block, interpret)
+        return out, (query, key, value, mask, out, normaliser)
+
+    def gradients(
+        scale: float, block: int, interpret: bool, saved: Saved, d_out: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+        return *backward(*saved, d_out, scale, block, interpret), None
+
+    attention.defvjp(saving, gradients)
+    return attention

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,32 @@ def over_mesh(
         out_specs=queries,
         check_vma=False,  # a Pallas call does not say how its outputs vary over the mesh
     )(query, key, value, subtree_end, *place)
+
+
+def flash_attention(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`interval_attention` by a flash kernel for one device, which also takes `interpret`."""
+
+    def interval_attention(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        subtree_end: jax.Array,
+        positions: jax.Array | None = None,
+        window: jax.Array | int | None = None,
+        *,
+        interpret: bool = False,
+    ) -> jax.Array:
+        """Softmax attention over the keys that the interval mask shows, scaled by 1/sqrt(H).
+
+        query [B,T,N,H], key and value [B,T,K,H], float32 or bfloat16, N a multiple of K (query head n reads key head
+        n // (N/K)), subtree_end int [B,T] with subtree_end[t] > t -> [B,T,N,H] in the type of the query. The softmax is
+        in float32, matrix products in the type of their inputs. With a `window`, a scalar that may be traced, a query
+        sees only keys with positions[q] - positions[k] < window; positions int [B or 1,T]. Runs on every device's part
+        where a mesh is set. `interpret` runs the kernels' steps as plain XLA, on any platform.
+        """
+        return over_mesh(partial(kernel, interpret=interpret), query, key, value, subtree_end, positions, window)
+
+    return interval_attention
 
 
 def heads_read(queries: int, group: int) -> jax.Array:
