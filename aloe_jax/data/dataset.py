@@ -28,10 +28,7 @@ def read_conversations(path: str | Path, split: str = "train", limit: int | None
     file the split `validation` is its sibling NAME.validation.jsonl where there is one, else the file itself.
     Raises AloeError naming the file and the record when something is missing, empty or damaged.
     """
-    conversations: list[Conversation] = []
-    for where, record in read_records(local_copy(path), split, limit):
-        conversations.append(Conversation.parse(record, where))
-    return conversations
+    return [Conversation.parse(record, where) for where, record in read_records(local_copy(path), split, limit)]
 
 
 def read_personas(path: str | Path, split: str = "benchmark", limit: int | None = None) -> list[Persona]:
@@ -98,15 +95,11 @@ def _sibling(path: Path, split: str) -> Path:
 
 
 def _missing(path: Path) -> str:
-    example = f"OUTPUT/tfds/{_dataset_name(path)}/1.0.0"
+    name = "aloe_personas" if "personas" in str(path) else "aloe_trees"
     return (
-        f"{path}: no such data set; give a JSONL file or a TFDS directory such as {example}, "
+        f"{path}: no such data set; give a JSONL file or a TFDS directory such as OUTPUT/tfds/{name}/1.0.0, "
         "which `python -m datagen build --config configs/datagen/scripted.yaml` writes"
     )
-
-
-def _dataset_name(path: Path) -> str:
-    return "aloe_personas" if "personas" in str(path) else "aloe_trees"
 
 
 def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,18 +15,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 
 Batch = dict[str, np.ndarray]
-FIELDS = (
-    "tokens",
-    "positions",
-    "subtree_end",
-    "parent",
-    "reply",
-    "scored",
-    "pairs",
-    "pair_turn",
-    "reply_length",
-    "length",
-)
+FIELDS = tuple(field.name for field in dataclasses.fields(Rows) if field.type == "np.ndarray")
 
 
 class Loader:

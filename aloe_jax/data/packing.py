@@ -29,9 +29,7 @@ class Rows:
     subtree_end: np.ndarray  # [N, T] query q sees key k iff k <= q < subtree_end[k]
     parent: np.ndarray  # [N, T] index of the token before this one on its path
     reply: np.ndarray  # [N, T] number of the reply that the token is scored for
-    scored: (
-        np.ndarray
-    )  # [N, S] indices of the tokens that count for a reply, in order, then zeros, which count for none
+    scored: np.ndarray  # [N, S] indices of the tokens that count for a reply, in order; then zeros, which do not
     pairs: np.ndarray  # [N, P, 2] reply numbers: preferred, rejected
     pair_turn: np.ndarray  # [N, P] 1-based turn of the pair, 0 where there is no pair
     reply_length: np.ndarray  # [N, R] scored tokens of each reply

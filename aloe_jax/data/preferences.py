@@ -57,9 +57,7 @@ def read_comparison(record: Mapping[str, JSON], where: str, others: dict[str, No
         elif not is_empty(record.get("instruction")):
             used += ("instruction", "input")
             prompt = [{"role": "user", "content": instruction(record, where)}]
-    passed_over = check_others(record, used, where)
-    if others is not None:
-        others |= dict.fromkeys(passed_over)
+    check_others(record, used, where, others)
     if prompt is None and not (_is_whole(preferred) and _is_whole(rejected)):
         raise AloeError(f"{where}: prompt: is missing; give it, or whole dialogues in chosen and rejected")
     if _is_whole(preferred) and _is_whole(rejected):  # the prompt is in both, whether or not it is given besides

@@ -46,13 +46,9 @@ class ChatTemplate:
         self._encode = Encoder(tokenizer, self._renderer.end)
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         more = generation_stops(tokenizer.name_or_path)
-        self._stop = tuple(dict.fromkeys((self._encode.anchor_id, *eos, *more, *stop)))
+        # Ids at which a reply ends: the template's end of turn first, then the tokenizer's and the model's.
+        self.stop: tuple[int, ...] = tuple(dict.fromkeys((self._encode.anchor_id, *eos, *more, *stop)))
         self._seen: dict[tuple[str, Beginning], list[int]] = {}
-
-    @property
-    def stop(self) -> tuple[int, ...]:
-        """Ids at which a reply ends: the template's end of turn first, then the tokenizer's and the model's."""
-        return self._stop
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a path that ends with a user message, with the prompt for the reply."""

@@ -174,7 +174,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTr
     )
     core.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[2:])})
     tokenizer.chat_template = TEMPLATE
     with replacing(path, KIND) as directory:
         save_tokenizer(tokenizer, directory)

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from aloe_jax.cli.command import Command
-from aloe_jax.demo.pipeline import CONFIGS, command_line, stages
-from aloe_jax.demo.running import run_stage
+from aloe_jax.demo.pipeline import CONFIGS, command_line, run_stage, stages
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
 

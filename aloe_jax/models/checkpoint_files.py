@@ -140,7 +140,7 @@ def check_listing(run: str | Path) -> None:
     for step in checkpoint_steps(run):
         directory = _directory(run, step)
         scored = (directory / METRICS).is_file()
-        found = damage(directory, _scores) if scored else None
+        found = damage(directory, lambda name: name == METRICS) if scored else None
         if found is None and scored and not _has_number(directory / METRICS, "validation_loss"):
             found = f"{directory / METRICS} holds no validation loss"
         if found is None and (directory / CLOCK).is_file() and not _has_number(directory / CLOCK, BEGAN):
@@ -149,10 +149,6 @@ def check_listing(run: str | Path) -> None:
             rest = [each for each in checkpoint_steps(run) if each != step]
             left = f" (there are {', '.join(map(str, rest))} besides)" if rest else ""
             raise AloeError(f"{found}: delete {directory} to go on without it{left}, or restore it from a copy")
-
-
-def _scores(name: str) -> bool:
-    return name == METRICS
 
 
 def _has_number(file: Path, key: str) -> bool:

@@ -20,8 +20,7 @@ from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models import generation
-from aloe_jax.models.short_card import short_card
-from aloe_jax.models.spec import LanguageModel, check_vocabulary
+from aloe_jax.models.spec import LanguageModel, ModelSpec, check_vocabulary
 from aloe_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.files import as_path
@@ -30,6 +29,7 @@ from aloe_jax.storage.replacing import Kind, replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase  # slow to import
 
+NOT_STATED = "not stated"  # of a card
 # What earlier versions wrote had no digests.json.
 KIND = Kind(
     "export",
@@ -143,3 +143,18 @@ def _verify(directory: Path, path: Path, sums: dict[str, int]) -> None:
         if stored is None or zlib.crc32(stored.array.reshape(-1).view(np.uint8).data) != expected:
             raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
         stored.forget(stored.array)
+
+
+def short_card(spec: ModelSpec) -> str:
+    """A card for a model of which nothing but its shape is known."""
+    return (
+        front_matter(NOT_STATED)
+        + f"# {spec.title}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
+        + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
+    )
+
+
+def front_matter(licence: str) -> str:
+    """What the Hub reads of a card, with the licence where it is stated."""
+    stated = [] if licence == NOT_STATED else [f"license: {licence}"]
+    return "\n".join(["---", *stated, "library_name: transformers", "pipeline_tag: text-generation", "---", "", ""])

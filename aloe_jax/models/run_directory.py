@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import jax
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.backends import implementation
@@ -177,26 +177,17 @@ def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> 
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path).item_metadata.tree
         check_shapes(stored, {name: weight.shape for name, weight in described.items()}, path)
-        restored = checkpointer.restore(path, _abstract(described, mesh, jax.tree.map(lambda leaf: leaf.dtype, stored)))
+        types = {name: leaf.dtype for name, leaf in flat(stored).items()}
+        wanted = {
+            name: jax.ShapeDtypeStruct(weight.shape, types[name], sharding=weight_sharding(weight, mesh))
+            for name, weight in described.items()
+        }
+        restored = checkpointer.restore(path, nested(wanted))
     if (name := not_finite(restored)) is not None:
         raise AloeError(
             f"{path}: {name} has values that are not finite: the training diverged; take an older checkpoint"
         )
     return restored
-
-
-def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: object) -> Tree[jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of all parameters, for a restore."""
-    here = SingleDeviceSharding(jax.devices()[0])
-    places = nested({name: here if mesh is None else weight_sharding(w, mesh) for name, w in described.items()})
-    shapes = nested({name: weight.shape for name, weight in described.items()})
-    return jax.tree.map(
-        lambda shape, dtype, place: jax.ShapeDtypeStruct(shape, dtype, sharding=place),
-        shapes,
-        dtypes,
-        places,
-        is_leaf=lambda leaf: isinstance(leaf, tuple),
-    )
 
 
 def check_shapes(stored: object, expected: Mapping[str, tuple[int, ...]], path: Path) -> None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, Sharding
 
 from aloe_jax.data.packing import Packing
 from aloe_jax.data.tokenizer_files import unused_tokens
@@ -210,9 +210,9 @@ class ModelSpec(ABC):
     def unstacked_axes(self) -> tuple[dict[str, Axes], ...]:
         """The logical axes of `LanguageModel.unstacked`, in the same form."""
 
-    @abstractmethod
     def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
         """The weights of LoRA adapters by name. Raises AloeError where the model takes none."""
+        raise AloeError(ADAPTED)
 
     def trained(self, lora: LoRASettings | None) -> dict[str, Weight]:
         """What training changes, by dotted name: all weights, or those of adapters."""
@@ -220,7 +220,7 @@ class ModelSpec(ABC):
             return self.weights()
         return {f"adapters.{name}": weight for name, weight in self.adapters(lora).items()}
 
-    def shardings(self, mesh: Mesh) -> Tree[NamedSharding]:
+    def shardings(self, mesh: Mesh) -> Tree[Sharding]:
         """Of every weight on a mesh, nested as the parameters are."""
         return nested({name: weight_sharding(weight, mesh) for name, weight in self.weights().items()})
 
@@ -260,9 +260,9 @@ class ModelSpec(ABC):
 
     # ------------------------------------------------------------ what it can compute
 
-    @abstractmethod
     def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """Why an attention method cannot compute rows of `length` tokens on a platform; None where it can."""
+        return None
 
     def attention_method(self, asked: Attention, packing: Packing, length: int, platform: str) -> Attention:
         """The method that `model.attention` stands for: `auto` is resolved by this function alone.
@@ -278,9 +278,9 @@ class ModelSpec(ABC):
             return "dense"
         raise AloeError(why)
 
-    @abstractmethod
     def uncached(self) -> str | None:
         """What of its attention a cache of keys and values does not do, so that no reply can be drawn; else None."""
+        return None
 
     # ------------------------------------------------------------ building it
 

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,33 @@ def other_head(path: Path) -> bool:
         head.forget(one)
         embedding.forget(other)
     return False
+
+
+def check_tensors(
+    path: Path,
+    tensors: Mapping[str, Stored],
+    expected: Mapping[str, tuple[int, ...]],
+    model: str,
+    optional: str | None,
+    hint: str = "",
+) -> None:
+    """Raise AloeError unless the files hold every expected tensor, in its shape, and no other but the `optional` one.
+
+    `model` says what is expected ("a llama of 2 layers"), `hint` what the tensors are of, where that is known.
+    """
+    for key, shape in expected.items():
+        if key not in tensors:
+            raise AloeError(f"{path}: tensor {key} {list(shape)} is missing from the safetensors files{hint}")
+        found = tensors[key]
+        if found.dtype not in DTYPES:
+            raise AloeError(f"{found.file}: tensor {key} is stored as {found.dtype}; supported: {', '.join(DTYPES)}")
+        if found.shape != shape:
+            raise AloeError(
+                f"{found.file}: tensor {key} is {list(found.shape)}, config.json makes it {list(shape)}{hint}"
+            )
+    for key, found in tensors.items():
+        if key not in expected and key != optional and not key.endswith("rotary_emb.inv_freq"):
+            raise AloeError(f"{found.file}: tensor {key} has no place in a {model} by config.json{hint}")
 
 
 def check_weights(path: Path) -> None:

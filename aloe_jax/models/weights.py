@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from aloe_jax.parallel.mesh import sharding
 
@@ -65,8 +65,13 @@ def flat[T](tree: Tree[T]) -> dict[str, T]:
     return found
 
 
-def weight_sharding(weight: Weight, mesh: Mesh) -> NamedSharding:
-    """The sharding of one weight on a mesh; dimensions that the mesh does not divide are replicated."""
+def weight_sharding(weight: Weight, mesh: Mesh | None) -> Sharding:
+    """The sharding of one weight on a mesh; dimensions that the mesh does not divide are replicated.
+
+    None: one device.
+    """
+    if mesh is None:
+        return SingleDeviceSharding(jax.devices()[0])
     return sharding(mesh, weight.axes, weight.shape)
 
 

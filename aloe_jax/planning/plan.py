@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import jax
 from jax.stages import Compiled
@@ -21,8 +20,7 @@ from aloe_jax.planning import flops
 from aloe_jax.planning.architectures import ARCHITECTURES, published
 from aloe_jax.planning.demand import AnyMesh, Demand, measured
 from aloe_jax.planning.estimate import estimated
-from aloe_jax.planning.geometry import Geometry
-from aloe_jax.planning.roofline import Roofline, roofline
+from aloe_jax.planning.roofline import Geometry, Roofline, roofline
 from aloe_jax.planning.workload import Conversations, Workload, reachable
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.program import abstract_program
@@ -40,7 +38,7 @@ class Subject:
     where: Slice
     conversations: Conversations
 
-    def changed(self, changes: Mapping[str, Any]) -> Subject:
+    def changed(self, changes: Mapping[str, object]) -> Subject:
         """With other settings, by dotted key: {"data.rows": 8}."""
         values = self.settings.model_dump()
         for key, value in changes.items():
@@ -98,7 +96,7 @@ class Plan:
     def _peak(self) -> float:
         return self.subject.where.chips * self.subject.where.chip.flops
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Everything as plain values; bytes, seconds, FLOPs."""
         work, subject = self.workload, self.subject
         return {
@@ -180,7 +178,7 @@ def estimate_plan(subject: Subject) -> Plan:
     return _plan(subject, mesh, workload, demand)
 
 
-def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> Plan:
+def compile_plan(subject: Subject, options: Mapping[str, object] | None = None) -> Plan:
     """The plan from the compiled step. Raises AloeError also when libtpu is missing.
 
     A step that the compiler finds too large for the chip gives a plan that does not fit, with the memory that the
@@ -200,7 +198,7 @@ def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> 
 
 
 def compile_step(
-    subject: Subject, mesh: AnyMesh, workload: Workload, options: Mapping[str, Any] | None = None
+    subject: Subject, mesh: AnyMesh, workload: Workload, options: Mapping[str, object] | None = None
 ) -> Compiled:
     """The training step itself, compiled for the slice."""
     program = abstract_program(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)

@@ -11,8 +11,6 @@ from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.training.settings import TrainSettings
 
-FILES = ("config.json", "adapter_config.json")  # what makes a directory a model that nothing was trained into
-
 
 def ancestors(source: str | Path) -> dict[Path, str]:
     """Every directory that the model in `source` needs, without links, and what it is.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
 from aloe_jax.models import generation, huggingface
 from aloe_jax.models.maxtext import checkpoint_directory
 from aloe_jax.models.native import peft
@@ -130,7 +130,7 @@ def adapter_base(run: Path) -> str:
     return found[0]
 
 
-def _generation_settings(path: Path) -> dict[str, Any]:
+def _generation_settings(path: Path) -> dict[str, JSON]:
     """How the model in a directory is meant to be sampled: a run keeps those it started from beside its tokenizer.
 
     Runs of earlier versions kept none; then they are those of the first model in its chain, if it is still there.

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.errors import AloeError
-from aloe_jax.models.short_card import NOT_STATED, front_matter
+from aloe_jax.json_value import JSON
+from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
@@ -48,7 +48,7 @@ def trace_origin(path: Path) -> Origin:
     return Origin(tuple(stages), path.name, _licence(card), tuple(_simulated(card)))
 
 
-def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
+def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, simulated: list[str]) -> str:
     """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
     by a script in data and benchmark, said at the top."""
     family = spec.title
@@ -100,7 +100,7 @@ def simulated_data(path: str) -> bool | None:
         return None
 
 
-def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] | None, list[str]]:
     """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
 
     Raises AloeError when the file is not a benchmark's.
@@ -181,7 +181,7 @@ def _optimizer(optimizer: OptimizerSettings) -> str:
     )
 
 
-def _results(scores: dict[str, Any] | None) -> Iterator[str]:
+def _results(scores: dict[str, JSON] | None) -> Iterator[str]:
     if scores is None:
         return
     yield "## ALOE benchmark"
@@ -194,9 +194,11 @@ def _results(scores: dict[str, Any] | None) -> Iterator[str]:
         if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
             yield f"| {name} | " + " | ".join(_number(value[key]) for key in ("value", "low", "high")) + " |"
     yield ""
-    yield "Mean rating by turn: " + ", ".join(_number(level) for level in scores["al"]) + "."
+    levels = scores["al"]
+    assert isinstance(levels, list)
+    yield "Mean rating by turn: " + ", ".join(map(_number, levels)) + "."
     yield ""
 
 
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "n/a"

@@ -15,8 +15,8 @@ from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
-from aloe_jax.report.looks import Look, model_look, reference_look
 from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
+from aloe_jax.report.svg import Look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
 
@@ -250,15 +250,10 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _same_reference(model: str, results: Results, earlier: Results) -> bool:
-    numbers, before = results.models[model], earlier.models.get(model)
-    if before is None or not numbers.reference:
+    one, other = results.models[model], earlier.models.get(model)
+    if other is None or not one.reference or results.cases[model] != earlier.cases[model]:
         return False
-    return (numbers.source, numbers.al, numbers.histogram, results.cases[model]) == (
-        before.source,
-        before.al,
-        before.histogram,
-        earlier.cases[model],
-    )
+    return (one.source, one.al, one.histogram) == (other.source, other.al, other.histogram)
 
 
 def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[str, int]] | None) -> OfPeople | None:

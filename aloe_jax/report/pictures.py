@@ -13,9 +13,8 @@ from aloe_jax.benchmark.results import Number
 from aloe_jax.report import svg
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
-from aloe_jax.report.looks import Look, model_look
 from aloe_jax.report.preference_file import ModelScores
-from aloe_jax.report.svg import Line
+from aloe_jax.report.svg import Line, Look, model_look
 
 Unit = Literal["rating", "share", "words", "nats"]
 

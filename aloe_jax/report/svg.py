@@ -1,7 +1,8 @@
 """Charts as inline SVG: lines with bands over turns, stacked ratings by turn, and the interval of one difference.
 
 Colours come from the page's style sheet, which may be light or dark; every line has the class `e` and its entry's
-number as `data-entry`, by which the page's script switches it on and off.
+number as `data-entry`, by which the page's script switches it on and off. Lines are distinguished by colour, by marker
+and by dash, so that no one needs all three.
 """
 
 from __future__ import annotations
@@ -12,9 +13,36 @@ from dataclasses import dataclass, field
 from html import escape
 
 from aloe_jax.benchmark.results import Number
-from aloe_jax.report.looks import Look
 
+# After Okabe & Ito's palette, darkened (and lightened for dark pages) until text in them has a contrast of 4.5 to its
+# ground; `page/style.css` has them as --c0 … --c5 for both.
+COLOURS = ("#0072b2", "#b84c00", "#007a58", "#a8438c", "#7a5d00", "#4d57c8")
+REFERENCE = "#676d75"
+DASHES = ("", "8 4", "2 3", "11 3 3 3")
+MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+_REFERENCE_DASHES = ("2 5", "7 5", "12 5 2 5")
 LABEL_GAP = 17.0  # least distance between the labels at the line ends
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of one line. `style` is the class that colours it in the page; a reference has no markers."""
+
+    style: str
+    colour: str
+    dash: str
+    marker: str
+
+
+def model_look(index: int) -> Look:
+    """Of the model under test number `index`; no two of the first 60 are alike."""
+    colour = index % len(COLOURS)
+    return Look(f"c{colour}", COLOURS[colour], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
+
+
+def reference_look(index: int) -> Look:
+    """Of the reference line number `index`."""
+    return Look("ref", REFERENCE, _REFERENCE_DASHES[index % len(_REFERENCE_DASHES)], "")
 
 
 @dataclass(frozen=True)
@@ -69,13 +97,13 @@ def small_frame(lines: Sequence[Line], turns: int, share: bool, most: Number = N
     if high <= low:
         high = low + (0.1 if share else 1.0)
     step = _round_step((high - low) / 4)
-    places = [n * step for n in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+    at = [n * step for n in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
     digits = max(0, -math.floor(math.log10(step * (100 if share else 1)) + 1e-9))
     ticks = [
-        (place, f"{100 * place:.{digits}f}%" if share else f"{place:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
-        for place in places
+        (value, f"{100 * value:.{digits}f}%" if share else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
+        for value in at
     ]
-    return Frame(places[0], places[-1], ticks, turns, width=380, height=230, left=46, right=12, bottom=40)
+    return Frame(at[0], at[-1], ticks, turns, width=380, height=230, left=46, right=12, bottom=40)
 
 
 def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:

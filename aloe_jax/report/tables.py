@@ -6,7 +6,6 @@ model of a column only where the corrected paired test places it above every oth
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import zip_longest
 
 from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, interval, listed, p_value, percent, signed
@@ -143,16 +142,12 @@ def _markdown_pair(pair: ModelPair) -> list[str]:
 def _markdown_table(head: list[str], rows: list[list[str]], left: int) -> str:
     """Columns as wide as their longest cell; the first `left` are flush left."""
     widths = [max(map(len, column)) for column in zip_longest(head, *rows, fillvalue="")]
-    form: Callable[[list[str]], str] = lambda cells: (  # noqa: E731
-        "| "
-        + " | ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        + " |"
+    flush = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    rule = ["-" * width if at < left else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    return "\n".join(
+        f"| {' | '.join(fit(cell, width) for fit, cell, width in zip(flush, cells, widths, strict=True))} |"
+        for cells in (head, rule, *rows)
     )
-    rule = "| " + " | ".join("-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
-    return "\n".join([form(head), rule, *map(form, rows)])
 
 
 def _markdown_text(text: str) -> str:

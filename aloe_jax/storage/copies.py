@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
+from aloe_jax.faults import one_line
 from aloe_jax.storage.files import as_path, bucket_errors, is_remote, store_of, sync, write_atomically
-from aloe_jax.storage.object_names import as_files, without_markers
 from aloe_jax.storage.scratch import scratch
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def versions(path: str | Path) -> dict[str, tuple[int, str]]:
     with bucket_errors(path, "read"):
         found = store.find(root, detail=True)
     below = {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
-    names = without_markers({name: int(info["size"]) for name, info in below.items()})
+    names = _without_markers({name: int(info["size"]) for name, info in below.items()})
     return {name: (int(below[name]["size"]), str(below[name]["generation"])) for name in sorted(names)}
 
 
@@ -109,7 +109,7 @@ def download(root: Path, wanted: Versions, target: Path) -> None:
 
     Raises AloeError when the disk has no room, and for an object whose name is not that of a file below it.
     """
-    names = as_files(root, wanted)
+    names = _as_files(root, wanted)
     needed = sum(size for size, _ in wanted.values())
     target.mkdir(parents=True)
     if (free := shutil.disk_usage(target).free) < needed:
@@ -161,3 +161,49 @@ def send(store: AbstractFileSystem, local: Path, root: str, names: list[str]) ->
     """Copy files of a local directory to the names below `root`."""
     if names:
         store.put([str(local / name) for name in names], [f"{root}/{name}" for name in names])
+
+
+# ---------------------------------------------------------------- names of objects, which may hold anything
+
+
+def _as_files(root: object, names: Iterable[str]) -> list[str]:
+    """The names, from `root`, if every one is that of a file below it: nothing is written elsewhere or twice.
+
+    Raises AloeError naming the first that is none: with an empty part, `.` or `..` in it, with a backslash or a NUL,
+    or the name of a directory that another one needs.
+    """
+    found = list(names)
+    for name in found:
+        why = _unfit(name)
+        if why is not None:
+            raise AloeError(f"{root}: holds an object named {one_line(name)!r}, {why}; rename or remove it")
+    files = set(found)
+    for name in found:
+        parts = name.split("/")
+        for count in range(1, len(parts)):
+            if (above := "/".join(parts[:count])) in files:
+                raise AloeError(
+                    f"{root}: holds the objects {above!r} and {one_line(name)!r}, of which a disk can have one only; "
+                    "rename or remove one of them"
+                )
+    return found
+
+
+def _without_markers(sizes: Mapping[str, int]) -> list[str]:
+    """The names without the empty objects that consoles make to show a directory: `models/` of 0 bytes."""
+    return [name for name, size in sizes.items() if size or not (name == "" or name.endswith("/"))]
+
+
+def _unfit(name: str) -> str | None:
+    if "\0" in name:
+        return "which holds a NUL character"
+    if "\\" in name:
+        return "which holds a backslash, on some machines a way to another directory"
+    parts = name.split("/")
+    if ".." in parts or "." in parts:
+        return "which leads out of the directory"
+    if "" in parts:
+        return "which begins or ends with a slash, or has two in a row"
+    if any(len(part.encode(errors="replace")) > 255 for part in parts):
+        return "which is longer than a file's name may be"
+    return None

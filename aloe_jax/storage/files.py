@@ -114,7 +114,13 @@ def _replace(path: Path, data: bytes, called: Path) -> None:
     partial = path.with_name(f".aloe-{secrets.token_hex(8)}{PARTIAL}")
     try:
         _remove_leftovers(path.parent)
-        _write_new(partial, data, path)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "wb") as stream:
+            with contextlib.suppress(FileNotFoundError):  # what only its owner may read stays so
+                os.fchmod(descriptor, path.stat().st_mode & 0o777)
+            stream.write(data)
+            stream.flush()
+            sync(descriptor)
         os.replace(partial, path)
         _sync_directory(path.parent)
     except OSError as error:
@@ -141,16 +147,6 @@ def together(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _write_new(partial: Path, data: bytes, target: Path) -> None:
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    with open(descriptor, "wb") as stream:
-        with contextlib.suppress(FileNotFoundError):  # what only its owner may read stays so
-            os.fchmod(descriptor, target.stat().st_mode & 0o777)
-        stream.write(data)
-        stream.flush()
-        sync(descriptor)
 
 
 def _remove_leftovers(directory: Path) -> None:

@@ -10,7 +10,7 @@ from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import unplaced_mesh
 from aloe_jax.planning.architectures import published
 from aloe_jax.planning.demand import exchange
-from aloe_jax.planning.geometry import Geometry
+from aloe_jax.planning.roofline import Geometry
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_a_search_compiles_few_and_believes_the_compiler(monkeypatch):
     monkeypatch.setattr(planning_search, "compile_plan", compiled)
     monkeypatch.setattr(planning_search, "BETTER", 0.0)
     told = []
-    found = search(subject("v5e:2x2", data__rows=4), tell=told.append)
+    found = search(subject("v5e:2x2", data__rows=4), report=told.append)
     quick = [key for key, options in asked if options]
     refined = [key for key, options in asked if options is None]
     assert len(quick) == planning_search.COMPILED == len(found.tried)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from aloe_jax.data.tokenizer_files import save_tokenizer
 from aloe_jax.errors import AloeError
@@ -53,11 +53,8 @@ def read_weights(path: str | Path, shape: MaxTextShape, dtype: str, mesh: Mesh |
     integrity.check(place.parent.parent, advice, lambda name: name.startswith(f"0/{ITEMS}/"))
     described = shape.weights()
     keys = _check(place, described)
-    alone = SingleDeviceSharding(jax.devices()[0])
     wanted = {
-        name: jax.ShapeDtypeStruct(
-            weight.shape, jnp.dtype(dtype), sharding=alone if mesh is None else weight_sharding(weight, mesh)
-        )
+        name: jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype), sharding=weight_sharding(weight, mesh))
         for name, weight in described.items()
     }
     return _restore(place, keys, wanted)

@@ -23,9 +23,8 @@ from aloe_jax.models.maxtext.kernels import NAMES, why_not
 from aloe_jax.models.maxtext.layers import unstacked
 from aloe_jax.models.maxtext.shape import MaxTextShape, Setting, frozen
 from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
-from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
+from aloe_jax.models.settings import Attention, ModelSettings
 from aloe_jax.models.spec import (
-    ADAPTED,
     JSON,
     Backend,
     CachedAttention,
@@ -39,7 +38,7 @@ from aloe_jax.models.spec import (
 )
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import Values
-from aloe_jax.models.weights import Weight, nested
+from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import constrain
 
 if TYPE_CHECKING:
@@ -100,10 +99,6 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
     def title(self) -> str:
         """See ModelSpec."""
         return family_to_write(self).title
-
-    def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
-        """See ModelSpec: there are none."""
-        raise AloeError(ADAPTED)
 
     def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """See ModelSpec."""

@@ -12,7 +12,6 @@ import importlib.metadata
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.families import Config, stretch
 from aloe_jax.models.maxtext.isolation import silent, unchanged
+from aloe_jax.models.native.arithmetic import stretched
 from aloe_jax.parallel.mesh import AXES
 
 VERSION = "0.2.5"
@@ -220,8 +220,8 @@ def _constructor(config: Config, mesh: Mesh, seed: int = 0) -> Callable[[], Any]
             if type(module) is parts().embeddings.LLaMARotaryEmbedding:
                 module.__class__ = parts().rotary
                 module.stretch = stretch(config)
-            stretched = config.decoder_block.name == "OLMO3" and getattr(module, "rope_type", "") == "yarn"
-            if stretched and module.attention_type.name == "LOCAL_SLIDING":  # there full attention alone is stretched
+            yarn = config.decoder_block.name == "OLMO3" and getattr(module, "rope_type", "") == "yarn"
+            if yarn and module.attention_type.name == "LOCAL_SLIDING":  # there full attention alone is stretched
                 module.rope_type = "default"
                 module.rotary_embedding = module.init_rotary_embedding()
         return model
@@ -378,18 +378,6 @@ def _rotary_class(embeddings: Any) -> type:
         stretch: tuple[float, float, float, float]
 
         def _apply_scaling_factor(self, freq: jax.Array) -> jax.Array:
-            factor, low, high, original = self.stretch
-            turns = original * freq / (2 * jnp.pi)
-            keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-            return keep * freq + (1 - keep) * freq / factor
+            return stretched(freq, self.stretch)
 
     return Rotary
-
-
-@contextmanager
-def on(mesh: Mesh) -> Iterator[None]:
-    """`mesh` set, as jax.set_mesh does, unless it is set already or has one device."""
-    with ExitStack() as stack:
-        if mesh.size > 1 and jax.sharding.get_abstract_mesh().empty:
-            stack.enter_context(jax.set_mesh(mesh))
-        yield

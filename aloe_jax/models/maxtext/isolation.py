@@ -27,8 +27,10 @@ REPLACED = (("qwix._src.utils.flax_util", "find_param"),)  # functions of other 
 def unchanged() -> Iterator[None]:
     """What is imported inside leaves environment, loggers, warning filters and other packages as they were."""
     environment = dict(os.environ)
-    levels = {logger: (logger.level, [*logger.handlers]) for logger in _loggers()}
-    kept = [(module, name, getattr(module, name)) for module, name in _functions()]
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    levels = {logger: (logger.level, [*logger.handlers]) for logger in (logging.root, *loggers)}
+    replaced = [(importlib.import_module(module), name) for module, name in REPLACED]
+    kept = [(module, name, getattr(module, name)) for module, name in replaced]
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in environment})
     try:
         with silent():
@@ -59,12 +61,3 @@ def silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _loggers() -> list[logging.Logger]:
-    known = logging.root.manager.loggerDict.values()
-    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
-
-
-def _functions() -> list[tuple[object, str]]:
-    return [(importlib.import_module(module), name) for module, name in REPLACED]

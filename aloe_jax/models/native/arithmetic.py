@@ -36,13 +36,17 @@ def rope_rotation(shape: DecoderShape, positions: jax.Array) -> tuple[jax.Array,
     half = shape.head_size // 2
     frequency = shape.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     if shape.rope_scaling is not None:
-        # Llama 3.1: long waves are stretched by the factor, short ones kept, those between interpolated.
-        factor, low, high, original = shape.rope_scaling
-        turns = original * frequency / (2 * jnp.pi)  # full turns over the original context
-        keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-        frequency = keep * frequency + (1 - keep) * frequency / factor
+        frequency = stretched(frequency, shape.rope_scaling)
     angle = (positions[:, :, None].astype(jnp.float32) * frequency[None, None])[:, :, None]
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def stretched(frequency: jax.Array, scaling: tuple[float, float, float, float]) -> jax.Array:
+    """Llama 3.1's frequencies: long waves are stretched by the factor, short ones kept, those between interpolated."""
+    factor, low, high, original = scaling
+    turns = original * frequency / (2 * jnp.pi)  # full turns over the original context
+    keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return keep * frequency + (1 - keep) * frequency / factor
 
 
 def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:

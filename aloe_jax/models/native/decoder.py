@@ -20,7 +20,6 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from aloe_jax.data.packing import Packing
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
 from aloe_jax.models.attention import attend
@@ -31,7 +30,7 @@ from aloe_jax.models.native.lora import Adapter, added, delta, dense, draw, quan
 from aloe_jax.models.native.products import gated, product
 from aloe_jax.models.native.shape import DecoderShape
 from aloe_jax.models.native.tensors import read_weights, stored_shapes, stored_tensors
-from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
+from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
     JSON,
     Backend,
@@ -129,14 +128,6 @@ class DecoderSpec(DecoderShape, ModelSpec):
     def title(self) -> str:
         """See ModelSpec."""
         return FAMILIES[self.family].title
-
-    def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
-        """See ModelSpec: every method takes every row (dense ones of limited length, see attention.py)."""
-        return None
-
-    def uncached(self) -> str | None:
-        """See ModelSpec."""
-        return None
 
     def assemble(self, parameters: Parameters, compute: Compute | None = None) -> Decoder:
         """See ModelSpec; `parameters` are of any float type."""
