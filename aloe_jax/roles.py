@@ -1,4 +1,4 @@
-"""The roles that language models play: for each a prompt, the form of its answer, and a typed call.
+"""The roles that language models play: per role a prompt, the form of its answer, and a typed call.
 
 Prompts are the files prompts/<role>.md: the system text, a line `---`, the request; both are Jinja templates
 over the inputs of the role.
@@ -182,7 +182,7 @@ def render(role: str, inputs: Mapping[str, object]) -> tuple[str, str]:
 
 
 class Cast:
-    """The roles of a run, each played by its configured model, every call kept in the ledger.
+    """The roles of a run, played by their configured models, every call kept in the ledger.
 
     All methods are functions of their arguments and the configured models alone: the same seed gives the same
     answer, whatever the order of the calls. They may be called from several threads, and raise RoleError when
@@ -302,7 +302,7 @@ class Cast:
         if not fault:
             assert answer is not None
             return answer
-        # The repair is another question, so it has a key and a place in the ledger of its own.
+        # The repair is another question, so it has a key and a row in the ledger of its own.
         repair = (
             f"{request.prompt}\n\nYour previous answer was:\n{text}\n\nIt cannot be used: {fault}. "
             "Answer again, with nothing but the JSON object."

@@ -30,7 +30,7 @@ class Chat:
 
     system: str | None
     texts: list[str]
-    learned: list[bool | None]  # what is said of learning from each
+    learned: list[bool | None]  # what is said of learning from every one
 
 
 def read_chat(record: Mapping[str, JSON], where: str, others: dict[str, None] | None = None) -> MessageTree:

@@ -37,12 +37,11 @@ def read_personas(path: str | Path, split: str = "benchmark", limit: int | None 
     `path` is a TFDS directory (…/aloe_personas/1.0.0) or a JSONL file with a persona a line.
     Raises AloeError as `read_conversations` does.
     """
-    personas: list[Persona] = []
-    for where, record in read_records(local_copy(path), split, limit):
-        # The stored record also has profile_id and personality_id, which the id spells out again.
-        fields = {key: value for key, value in record.items() if key not in ("profile_id", "personality_id")}
-        personas.append(Persona.parse(fields, where))
-    return personas
+    stored_only = {"profile_id", "personality_id"}  # which the id spells out again
+    return [
+        Persona.parse({key: value for key, value in record.items() if key not in stored_only}, where)
+        for where, record in read_records(local_copy(path), split, limit)
+    ]
 
 
 def fingerprint(path: str | Path) -> str:

@@ -1,6 +1,6 @@
 """Fields of chat and preference records: which are honoured, which are passed over, and which are refused by name.
 
-Of a message everything is refused that is not known here, because a chat template could write it into the text. Beside
+Of a message everything is refused that is not known, because a chat template could write it into the text. Beside
 the messages only those fields are refused that would change what is learned; the others are passed over and reported.
 """
 

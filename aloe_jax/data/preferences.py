@@ -6,7 +6,7 @@
     {"conversations": [messages], "chosen": message, "rejected": message} the same as a prompt
     {"instruction": text, "input": text, "chosen": text, "rejected": text}
 
-Each is one judgement between two replies; here they are called preferred and rejected. A system message may come first,
+Each is one judgement between two replies, called preferred and rejected. A system message may come first,
 or stand beside them as `system`; `fields.py` says which other fields are passed over and which are refused.
 Records join at their first user message, under the same system message, and share what they have in common from there:
 data exported pair by pair from trees becomes the trees again, in which every token stands once.

@@ -41,3 +41,8 @@ class DataSettings(RowSettings):
     limit: Positive | None = None  # first so many records of `path` only
     validation_limit: Positive | None = 200  # conversations of each source's validation split
     validation_fraction: Annotated[float, Field(ge=1e-6, lt=1.0)] = 0.05  # held out of a data set without such a split
+
+    @property
+    def sources(self) -> tuple[SourceSettings, ...]:
+        """The data sets: one, or those of the mixture."""
+        return self.mixture or (SourceSettings.model_construct(path=self.path, limit=self.limit),)

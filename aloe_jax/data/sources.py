@@ -1,4 +1,4 @@
-"""Data sets of a mixture: what kind each is, which conversations are held out, and reading them."""
+"""Data sets of a mixture: of which kind they are, which conversations are held out, and reading them."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.encoding import Beginning, Encoder
@@ -13,10 +12,8 @@ from aloe_jax.data.messages import MessageTree, ReplyIndex
 from aloe_jax.data.paths import Paths, Written
 from aloe_jax.data.rendering import Renderer
 from aloe_jax.data.tokenizer import generation_stops
+from aloe_jax.data.tokenizer_files import TransformersTokenizer
 from aloe_jax.errors import AloeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class UnstableTemplateError(AloeError):
@@ -40,7 +37,7 @@ class ChatTemplate:
     control token stays text. `stop`: more ids that end a reply, such as those of the model's own settings.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[int] = ()):
+    def __init__(self, tokenizer: TransformersTokenizer, stop: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self._renderer = Renderer(tokenizer)
         self._encode = Encoder(tokenizer, self._renderer.end)

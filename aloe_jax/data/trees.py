@@ -63,7 +63,7 @@ class TokenTree:
 
     @cached_property
     def length(self) -> int:
-        """Tokens in the tree, each counted once."""
+        """Tokens in the tree, every one counted once."""
         return sum(len(node.tokens) for node in self.nodes)
 
     @property

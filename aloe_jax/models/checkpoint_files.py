@@ -19,7 +19,7 @@ import click
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.distributed import is_lead, lead_checks
 from aloe_jax.storage.files import absolute, as_path, is_remote
-from aloe_jax.storage.integrity import DIGESTS, damage, record, recorded
+from aloe_jax.storage.integrity import DIGESTS, damage, everything, record, recorded
 
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"  # name of the parameters' item in every checkpoint
@@ -54,11 +54,6 @@ def record_digests(checkpoints: Path, step: int) -> None:
 def only_params(name: str) -> bool:
     """Of a file's name in a checkpoint, whether a model is made from it."""
     return name.startswith(f"{PARAMS}/")
-
-
-def everything(name: str) -> bool:
-    """Any file of a checkpoint: a run that goes on needs all."""
-    return True
 
 
 def check_step(run: str | Path, step: int, covered: Callable[[str], bool] = everything) -> None:

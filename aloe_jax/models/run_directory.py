@@ -129,6 +129,24 @@ def read_run(
 
     See opening.load_run.
     """
+
+    def read(step: int) -> LanguageModel:
+        spec = load_spec(directory)
+        check_description(directory, f"{TOKENIZER}/")
+        path = absolute(directory) / CHECKPOINTS / str(step) / PARAMS
+        adapter = load_adapter(directory)
+        if adapter is None:
+            with reading(directory, step, only_params):
+                params = _restore(path, spec.weights(), mesh)
+            return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
+        base, lora = adapter
+        with reading(directory, step, only_params):
+            values = flat(_restore(path, spec.trained(lora), mesh))
+        adapters = {name.removeprefix("adapters."): value for name, value in values.items()}
+        model = load_base(base).with_adapters(lora, adapters)
+        model.spec = model.spec.ending(spec.eos_ids)
+        return model
+
     while True:
         steps = checkpoint_steps(directory)
         if not steps or (step is not None and step not in steps):
@@ -137,37 +155,12 @@ def read_run(
             raise AloeError(f"{directory}: no checkpoint{missing}; there are: {have}")
         chosen = steps[-1] if step is None else step
         try:
-            return _read_step(directory, chosen, dtype, mesh, compute, load_base)
+            return read(chosen)
         except Exception:
             # A run that trains on deletes what it no longer keeps: then there is a newer one.
             newest = max(checkpoint_steps(directory), default=chosen)
             if step is not None or newest <= chosen or jax.process_count() > 1:
                 raise
-
-
-def _read_step(
-    directory: str | Path,
-    step: int,
-    dtype: str,
-    mesh: Mesh | None,
-    compute: Compute | None,
-    load_base: Callable[[str], LanguageModel],
-) -> LanguageModel:
-    spec = load_spec(directory)
-    check_description(directory, f"{TOKENIZER}/")
-    path = absolute(directory) / CHECKPOINTS / str(step) / PARAMS
-    adapter = load_adapter(directory)
-    if adapter is None:
-        with reading(directory, step, only_params):
-            params = _restore(path, spec.weights(), mesh)
-        return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
-    base, lora = adapter
-    with reading(directory, step, only_params):
-        values = flat(_restore(path, spec.trained(lora), mesh))
-    adapters = {name.removeprefix("adapters."): value for name, value in values.items()}
-    model = load_base(base).with_adapters(lora, adapters)
-    model.spec = model.spec.ending(spec.eos_ids)
-    return model
 
 
 def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> Tree[jax.Array]:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,12 @@ from flax import nnx
 from jax.sharding import Mesh, Sharding
 
 from aloe_jax.data.packing import Packing
-from aloe_jax.data.tokenizer_files import unused_tokens
+from aloe_jax.data.tokenizer_files import TransformersTokenizer, unused_tokens
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.attention import preferred
 from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase  # slow to import
 
 type Parameters = Tree[jax.Array] | Tree[jax.ShapeDtypeStruct]  # as `nnx.to_pure_dict` has them; shapes in a plan
 # The weights of single layers, as a loop over tokens reads them. One quantised by qwix is its QArray instead.
@@ -432,7 +429,7 @@ class LanguageModel(nnx.Module):
         """Every tensor of a Hugging Face directory in the order of `ModelSpec.stored_shapes`, one weight at a time."""
 
     def save_checkpoint(
-        self, path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase | None = None, card: str = ""
+        self, path: Path, dtype: str, tokenizer: TransformersTokenizer | None = None, card: str = ""
     ) -> None:
         """Write a checkpoint that MaxText reads. Raises AloeError for a model that is not one of its own."""
         raise AloeError(
@@ -450,7 +447,7 @@ def named_parameters(model: LanguageModel) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): variable[...] for path, variable in state}
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, where: str) -> None:
+def check_vocabulary(tokenizer: TransformersTokenizer, spec: ModelSpec, where: str) -> None:
     """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for.
 
     Special tokens that were added and that nothing uses, such as one for padding, may be beyond it.

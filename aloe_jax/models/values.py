@@ -8,6 +8,7 @@ from typing import Any  # noqa: TID251  what a file of another program says
 
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
+from aloe_jax.settings import shown
 
 Values = Mapping[str, Any]  # of a config.json: of any kind until the functions below have looked at them
 Fields = dict[str, Any]  # made of them, for the constructor of a shape
@@ -128,12 +129,6 @@ def stretched_rope(factor: float, low: float, high: float, original: float) -> d
         "high_freq_factor": high,
         "original_max_position_embeddings": int(original),
     }
-
-
-def shown(value: object) -> str:
-    """A value in a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _listed(values: tuple[object, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Sizes of published models, for plans made before their weights are here.
+"""Sizes of published models, for plans made before their weights are at hand.
 
 Each entry is what the model's config.json says, read by ModelSpec as that file would be. A model's directory is taken
 to hold what its name says; once it is there, its own config.json counts.

@@ -1,8 +1,8 @@
 """Every model by name, of both backends: how large it is and what can be done with it.
 
-To ask all of MaxText's takes minutes, so the answers for the one version that is supported lie in catalogue.json.
+Asking all of MaxText's takes minutes, so the answers for the one supported version are stored in catalogue.json.
 `python -m aloe_jax.planning.catalogue [NAME ...]` asks again (all, or these): each model is built of shapes alone, and
-what refuses it in a run refuses it here, in the same words.
+what refuses it in a run refuses it then, in the same words.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Named:
     kind: str | None  # model_type in a config.json; else MaxText's kind of layers
     parameters: int | None = None
     active: int | None = None  # of them, those that one token goes through
-    refused: dict[str, str] = field(default_factory=dict)  # why, for each of ABILITIES that it has not
+    refused: dict[str, str] = field(default_factory=dict)  # why, by those of ABILITIES that it lacks
 
     def as_json(self) -> dict[str, object]:
         """Everything, with what is supported as a truth value each."""
@@ -128,7 +128,7 @@ def _short(message: str, name: str) -> str:
     return message.strip().partition(";")[0]
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- printing
 
 
 def as_json() -> str:
@@ -137,7 +137,7 @@ def as_json() -> str:
     return json.dumps({"models": [each.as_json() for each in models()], "families": kinds}, indent=1)
 
 
-def tell() -> None:
+def show() -> None:
     """The catalogue for people, on standard output; sizes are 10⁹ parameters, in all and used for a token."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

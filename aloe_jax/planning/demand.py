@@ -34,7 +34,7 @@ class Demand:
 
     source: Literal["compiled", "estimated"]
     peak: int  # the most memory at one time
-    arguments: int  # of that, what lies there between steps: parameters, optimizer state, batch
+    arguments: int  # of that, what stays in memory between steps: parameters, optimizer state, batch
     traffic: float  # read from and written to memory
     exchanges: tuple[Transfer, ...]
 
@@ -44,7 +44,7 @@ class Demand:
         return max(0, self.peak - self.arguments)
 
 
-SENT = {  # of an array of which n chips have a part or a copy: how much each of them sends
+SENT = {  # of an array of which n chips have a part or a copy: how much one of them sends
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: (n - 1) / n,
     "all-reduce": lambda n: 2 * (n - 1) / n,

@@ -51,7 +51,7 @@ NETWORK = "network between slices"
 
 
 def roofline(flops: float, demand: Demand, where: Slice, geometry: Geometry) -> Roofline:
-    """The bounds of a step of `flops` computed operations over all chips, of which each has `demand`."""
+    """The bounds of a step of `flops` computed operations over all chips; `demand` is that of one."""
     axes: dict[str, float] = defaultdict(float)
     for each in demand.exchanges:
         within, between = geometry.seconds(each)
@@ -63,19 +63,21 @@ def roofline(flops: float, demand: Demand, where: Slice, geometry: Geometry) -> 
 
 
 class Geometry:
-    """Places of the mesh's devices in the slice: the real ones, or in the order of the mesh where there are none."""
+    """Positions of the mesh's devices in the slice: the real ones, or in the order of the mesh where there are none."""
 
     def __init__(self, where: Slice, mesh: AnyMesh) -> None:
         self.where = where
         self.sizes = tuple(mesh.shape[axis] for axis in AXES)
         if isinstance(mesh, Mesh) and hasattr(mesh.devices.flat[0], "coords") and where.chip.is_tpu:
-            places = [(getattr(d, "slice_index", 0) or 0, *d.coords[: len(where.sides)]) for d in mesh.devices.flat]
-            self.places = np.array(places)
-            self.places[:, 1:] -= self.places[:, 1:].min(axis=0)
+            positions = [(getattr(d, "slice_index", 0) or 0, *d.coords[: len(where.sides)]) for d in mesh.devices.flat]
+            self.positions = np.array(positions)
+            self.positions[:, 1:] -= self.positions[:, 1:].min(axis=0)
         else:
             order = np.arange(where.chips)
-            self.places = np.stack(np.unravel_index(order, (where.slices, *where.sides)), axis=1)
-        self.places = self.places.reshape(*self.sizes, -1)  # [data,fsdp,tensor,1 + sides]: slice, then coordinates
+            self.positions = np.stack(np.unravel_index(order, (where.slices, *where.sides)), axis=1)
+        self.positions = self.positions.reshape(
+            *self.sizes, -1
+        )  # [data,fsdp,tensor,1 + sides]: slice, then coordinates
 
     def seconds(self, each: Transfer) -> tuple[float, float]:
         """How long an exchange takes at least: (over links within slices, over the network between them).
@@ -102,8 +104,8 @@ class Geometry:
         return max(1, links) * chip.link
 
     def spans(self, axes: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
-        """The sides that a group along these axes spans, each with its number of chips, and its number of slices."""
+        """The sides that a group along these axes spans, with their numbers of chips, and its number of slices."""
         index = tuple(slice(None) if axis in axes else 0 for axis in AXES)
-        group = self.places[index].reshape(-1, self.places.shape[-1])
+        group = self.positions[index].reshape(-1, self.positions.shape[-1])
         counts = [len(np.unique(column)) for column in group.T]
         return [(side, count) for side, count in enumerate(counts[1:]) if count > 1], counts[0]

@@ -12,9 +12,9 @@ from jax.stages import Compiled
 
 from aloe_jax.models.spec import Axes, Compute
 from aloe_jax.parallel.mesh import RULES, sharding
-from aloe_jax.parallel.topology import compile_for
+from aloe_jax.parallel.topology import compile_for, tpu_mesh
 from aloe_jax.planning.demand import Demand, measured
-from aloe_jax.planning.plan import Subject, mesh_of
+from aloe_jax.planning.plan import Subject
 from aloe_jax.planning.roofline import Geometry, Roofline, roofline
 from aloe_jax.sampling import programs
 from aloe_jax.sampling.cache import PAGE, block_sizes
@@ -71,7 +71,7 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
 
     `rows` are rounded up to a multiple of what the mesh splits rows over, as Sampler does.
     """
-    mesh = mesh_of(subject.settings, subject.where, real=True)
+    mesh = tpu_mesh(subject.where.text, subject.settings.mesh, subject.where.slices)
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     rows = -(-rows // shards) * shards
     group = max(1, rows // shards // 2) * shards
@@ -105,7 +105,7 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
         by_rows(group), by_rows(group, PAGE), by_rows(group), by_rows(group),
         donate=(2,), options=options,
     )  # fmt: skip
-    # `_make`: in the place of arrays are their shapes.
+    # `_make`: shapes instead of arrays.
     drawn = programs.DrawnRows._make(
         [by_rows(rows), by_rows(rows), by_rows(rows), by_rows(rows, dtype=np.uint32), by_rows(rows, length)]
     )

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import yaml
 
-from aloe_jax.data.settings import DataSettings, SourceSettings
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.settings import load_settings
-from aloe_jax.storage.files import as_path, resolved
+from aloe_jax.storage.files import as_path, reachable, resolved
 from aloe_jax.training.settings import OptimizerSettings, TrainSettings
 from aloe_jax.training.stages.stage import stage_of
 
@@ -74,7 +74,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, s
 
 def simulated(origin: Origin) -> list[str]:
     """Sentences on what a script played in the data of a model's stages, and in what they started from."""
-    paths = {path for stage in origin.stages for path in data_sources(stage.data)}
+    paths = {source.path for stage in origin.stages for source in stage.data.sources}
     said = ["the people and replies of the training data were played by a script."]
     found = said if any(simulated_data(path) for path in paths) else []
     if not origin.stages:
@@ -140,33 +140,20 @@ def _training(origin: Origin) -> Iterator[str]:
         yield f"- {_optimizer(stage.optimizer)}"
         yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
         if lora := stage.model.lora:
-            held = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
-            yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base held {held}"
+            kept = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
+            yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base kept {kept}"
         yield ""
-
-
-def data_sources(data: DataSettings) -> list[str]:
-    """The data sets of a stage: one, or those of a mixture."""
-    return [source.path for source in data.mixture] or [data.path]
 
 
 def _data(data: DataSettings) -> Iterator[str]:
     """Every data set of a stage with what is known of it."""
-    sources = data.mixture or (SourceSettings(path=data.path, limit=data.limit),)
-    for source in sources:
+    for source in data.sources:
         played = simulated_data(source.path)
         details = [f"weight {source.weight:g}"] if data.mixture else []
         details += [f"its first {source.limit:,} records"] if source.limit else []
         details += ["simulated"] if played else []
-        details += ["not there when this card was written"] if not _there(source.path) else []
+        details += ["not there when this card was written"] if not reachable(source.path) else []
         yield f"{source.path} ({', '.join(details)})" if details else source.path
-
-
-def _there(path: str) -> bool:
-    try:
-        return as_path(path).exists()
-    except (AloeError, OSError):
-        return False
 
 
 OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}

@@ -111,15 +111,16 @@ class Report:
         return max(known, key=lambda entry: getattr(entry.numbers, statistic).value, default=None)
 
     def rivals(self, entry: Entry, statistic: str) -> list[Entry]:
-        """The other models that the corrected test does not place below `entry`."""
+        """The other models that the corrected test does not put below `entry`."""
         return [
             other
             for other in self.models
-            if other is not entry and not any(pair.places(entry.label, other.label, statistic) for pair in self.pairs)
+            if other is not entry
+            and not any(pair.puts_above(entry.label, other.label, statistic) for pair in self.pairs)
         ]
 
     def stands_out(self, entry: Entry, statistic: str) -> bool:
-        """Whether a model is the best, and the corrected test says so against each of the others."""
+        """Whether a model is the best, and the corrected test says so against all others."""
         return len(self.models) > 1 and self.best(statistic) is entry and not self.rivals(entry, statistic)
 
 
@@ -209,20 +210,20 @@ def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
 
 
 def _read(name: str, path: Path) -> Run:
-    place = local_copy(path, leave=(".sqlite",))  # not the journal, which may be large
-    if not place.is_dir():
+    local = local_copy(path, leave=(".sqlite",))  # not the journal, which may be large
+    if not local.is_dir():
         raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
-    preferences = load_preferences(place)
+    preferences = load_preferences(local)
     if preferences is not None:
         check_preferences(preferences, path)
-    if not (place / METRICS).is_file():
+    if not (local / METRICS).is_file():
         if preferences is None:
             raise AloeError(
                 f"{path}: holds neither {METRICS} nor {PREFERENCES}; give the output directory of a finished run of "
                 "aloe_jax.evaluate"
             )
         return Run(name, None, preferences)
-    results = load_results(place)
+    results = load_results(local)
     check_results(results, path)
     return Run(name, results, preferences)
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
-from aloe_jax.offline_page import as_script_data, read_assets
+from aloe_jax.offline_page import as_script_data, read_assets, source_hash
 from aloe_jax.report import payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
@@ -68,8 +68,8 @@ def render(report: Report) -> str:
             cases=[Markup(as_script_data(case)) for case in payload.cases(report)],
             style=Markup(assets.style),
             script=Markup(assets.script),
-            style_hash=assets.style_hash,
-            script_hash=assets.script_hash,
+            style_hash=source_hash(assets.style),
+            script_hash=source_hash(assets.script),
             version=__version__,
         )
     )

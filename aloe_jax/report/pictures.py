@@ -118,7 +118,7 @@ def stacks(report: Report) -> list[tuple[Entry, int, Markup]]:
 
 
 def forest(pairs: Sequence[ModelPair]) -> list[tuple[ModelPair, dict[str, Markup]]]:
-    """Every pair with the drawing of each of its differences; those of one statistic share a scale."""
+    """Every pair with a drawing per difference; those of one statistic share a scale."""
     spans: dict[str, tuple[float, float]] = {}
     for pair in pairs:
         for name, one in pair.by.items():

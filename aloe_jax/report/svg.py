@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
+
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 from aloe_jax.benchmark.results import Number
 
@@ -145,6 +148,11 @@ def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
     width = span / max(turns, 1)
     parts = [f'<svg class="chart small" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" '
              f'aria-label="{escape(title)}">', *_axes(frame, across=False)]  # fmt: skip
+
+    def rectangle(style: str, left: float, top: float, bottom: float) -> str:
+        height = max(bottom - top - 0.8, 0.4)
+        return f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.82:.1f}" height="{height:.1f}"/>'
+
     for turn, given in enumerate(counts):
         left, below = frame.left + width * (turn + 0.09), 0.0
         for rating, count in enumerate(given, 1):
@@ -152,10 +160,7 @@ def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
             top, bottom = frame.y(below + share), frame.y(below)
             below += share
             if count:
-                parts.append(
-                    f'<rect class="r{rating}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.82:.1f}" '
-                    f'height="{max(bottom - top - 0.8, 0.4):.1f}"/>'
-                )
+                parts.append(rectangle(f"r{rating}", left, top, bottom))
             if bottom - top > 13 and width > 20:
                 middle = left + width * 0.41
                 parts.append(
@@ -164,10 +169,7 @@ def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
                 )
         if below < 1 - 1e-9:
             top, bottom = frame.y(1), frame.y(below)
-            parts.append(
-                f'<rect class="gap" x="{left:.1f}" y="{top:.1f}" width="{width * 0.82:.1f}" '
-                f'height="{max(bottom - top - 0.8, 0.4):.1f}"/>'
-            )
+            parts.append(rectangle("gap", left, top, bottom))
         if turn % math.ceil(turns / 12) == 0:
             parts.append(_turn_tick(left + width * 0.41, turn, frame))
     parts.append(_axis_title(frame))
@@ -292,44 +294,30 @@ def _labels(lines: Sequence[Line], frame: Frame) -> list[str]:
             turn = parts[-1][-1]
             ends.append((line, turn, frame.y(line.values[turn] or 0.0)))
     ends.sort(key=lambda end: end[2])
-    places = spread([y for _, _, y in ends], frame)
+    at = spread([y for _, _, y in ends], frame)
     found, x = [], frame.width - frame.right + 14
-    for (line, turn, y), place in zip(ends, places, strict=True):
+    for (line, turn, y), height in zip(ends, at, strict=True):
         text = escape(line.label if len(line.label) <= 17 else line.label[:16] + "…")
         found.append(
             _group(
                 line,
                 "label",
-                f'<path d="M{frame.x(turn) + 8:.1f} {y:.1f} L{x - 4:.1f} {place:.1f}"/>'
-                f'<text x="{x:g}" y="{place + 4:.1f}">{text} '
+                f'<path d="M{frame.x(turn) + 8:.1f} {y:.1f} L{x - 4:.1f} {height:.1f}"/>'
+                f'<text x="{x:g}" y="{height + 4:.1f}">{text} '
                 f'<tspan class="value">{line.values[turn]:.2f}</tspan></text>',
             )
         )
     return found
 
 
-@dataclass
-class _Pile:
-    """Labels that stand gap on gap: how many, and the sum of the places that they want the first to have."""
-
-    wanted: float
-    members: int = field(default=1)
-
-    def first(self, frame: Frame) -> float:
-        lowest = frame.height - frame.bottom - (self.members - 1) * LABEL_GAP
-        return max(frame.top, min(self.wanted / self.members, lowest))
-
-
 def spread(wanted: Sequence[float], frame: Frame) -> list[float]:
     """Positions at least LABEL_GAP from each other and inside the chart, as near as may be to `wanted` (ascending)."""
-    piles: list[_Pile] = []
-    for place in wanted:
-        piles.append(_Pile(place))
-        while len(piles) > 1 and piles[-2].first(frame) + piles[-2].members * LABEL_GAP > piles[-1].first(frame):
-            last = piles.pop()
-            piles[-1].wanted += last.wanted - last.members * piles[-1].members * LABEL_GAP
-            piles[-1].members += last.members
-    return [pile.first(frame) + i * LABEL_GAP for pile in piles for i in range(pile.members)]
+    if not wanted:
+        return []
+    gaps = LABEL_GAP * np.arange(len(wanted))
+    firsts = isotonic_regression(np.array(wanted) - gaps).x  # where the first label would be, were there no gaps
+    lowest = frame.height - frame.bottom - gaps[-1]
+    return [float(at) for at in np.maximum(frame.top, np.minimum(firsts, lowest)) + gaps]
 
 
 def _round_step(least: float) -> float:

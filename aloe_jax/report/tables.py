@@ -1,7 +1,7 @@
 """Tables to paste: Markdown for a README, LaTeX (booktabs) for a paper.
 
 A number is followed by how far its 95% interval reaches, `±` where that is the same on both sides. Bold is the best
-model of a column only where the corrected paired test places it above every other model; N-IR and R² are not tested.
+model of a column only where the corrected paired test puts it above every other model; N-IR and R² are not tested.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def notes(report: Report) -> list[str]:
     if len(report.models) > 1:
         said.append(
             "Bold: the best model of a column, where a paired permutation test over cases, corrected by Holm's method "
-            "for all tests, places it above every other model (p < 0.05). N-IR and R² are not tested."
+            "for all tests, puts it above every other model (p < 0.05). N-IR and R² are not tested."
         )
     if any(entry.numbers.reference for entry in report.entries):
         references = [entry.label for entry in report.entries if entry.numbers.reference]

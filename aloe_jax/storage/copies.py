@@ -14,27 +14,28 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
 from aloe_jax.faults import one_line
-from aloe_jax.storage.files import as_path, bucket_errors, is_remote, store_of, sync, write_atomically
+from aloe_jax.storage.files import Store, as_path, bucket_errors, is_remote, store_of, sync, write_atomically
 from aloe_jax.storage.scratch import scratch
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 WEIGHTS = (".safetensors", *OTHER_WEIGHTS)  # large files of a model directory
 Versions = Mapping[str, tuple[int, str]]  # of objects by name: size in bytes, and what changes with the content
 
 
-def versions(path: str | Path) -> dict[str, tuple[int, str]]:
-    """Of every object below a path in a bucket, by its name from there: size in bytes, and what changes with it."""
+def objects(path: str | Path) -> dict[str, dict[str, str]]:
+    """What a bucket knows of every object below a path, by its name from there."""
     store, root = store_of(path)
     with bucket_errors(path, "read"):
         found = store.find(root, detail=True)
-    below = {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
+    return {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
+
+
+def versions(path: str | Path) -> dict[str, tuple[int, str]]:
+    """Of every object below a path in a bucket, by its name from there: size in bytes, and what changes with it."""
+    below = objects(path)
     names = _without_markers({name: int(info["size"]) for name, info in below.items()})
     return {name: (int(below[name]["size"]), str(below[name]["generation"])) for name in sorted(names)}
 
@@ -157,7 +158,7 @@ def uploading(path: Path, last: str = "") -> Iterator[Path]:
             send(store, local, root, [name for name in names if name == last])
 
 
-def send(store: AbstractFileSystem, local: Path, root: str, names: list[str]) -> None:
+def send(store: Store, local: Path, root: str, names: list[str]) -> None:
     """Copy files of a local directory to the names below `root`."""
     if names:
         store.put([str(local / name) for name in names], [f"{root}/{name}" for name in names])
@@ -195,15 +196,12 @@ def _without_markers(sizes: Mapping[str, int]) -> list[str]:
 
 
 def _unfit(name: str) -> str | None:
-    if "\0" in name:
-        return "which holds a NUL character"
-    if "\\" in name:
-        return "which holds a backslash, on some machines a way to another directory"
     parts = name.split("/")
-    if ".." in parts or "." in parts:
-        return "which leads out of the directory"
-    if "" in parts:
-        return "which begins or ends with a slash, or has two in a row"
-    if any(len(part.encode(errors="replace")) > 255 for part in parts):
-        return "which is longer than a file's name may be"
-    return None
+    faults = {
+        "which holds a NUL character": "\0" in name,
+        "which holds a backslash, on some machines a way to another directory": "\\" in name,
+        "which leads out of the directory": ".." in parts or "." in parts,
+        "which begins or ends with a slash, or has two in a row": "" in parts,
+        "which is longer than a file's name may be": any(len(part.encode(errors="replace")) > 255 for part in parts),
+    }
+    return next((fault for fault, found in faults.items() if found), None)

@@ -26,6 +26,7 @@ from aloe_jax.storage.disk import REFUSES
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+type Store = AbstractFileSystem  # by a name that can be imported without fsspec
 BUCKET = "gs://"
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LEFTOVER_SECONDS = 3600.0
@@ -70,6 +71,14 @@ def exists(path: str | Path) -> bool:
     """Whether there is a file or a directory. Raises AloeError when a bucket cannot be asked."""
     with bucket_errors(path, "read"):
         return as_path(path).exists()
+
+
+def reachable(path: str | Path) -> bool:
+    """The same, where a bucket that cannot be asked (no account, no network, no gcsfs) counts as one without it."""
+    try:
+        return exists(path)
+    except AloeError:
+        return False
 
 
 def make_directory(path: Path) -> None:
@@ -181,7 +190,7 @@ def sync(descriptor: int) -> None:
 
 
 def _connect(path: str | Path) -> None:
-    # Looking for kinds of buckets that are not needed here takes a request for every bucket, a minute where it fails.
+    # Looking for kinds of buckets that we do not need takes a request for every bucket, a minute where it fails.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec
@@ -193,7 +202,7 @@ def _connect(path: str | Path) -> None:
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
 
-def store_of(path: str | Path) -> tuple[AbstractFileSystem, str]:
+def store_of(path: str | Path) -> tuple[Store, str]:
     """The bucket's file system, and the path there: bucket and name, without gs://."""
     path = as_path(path)
     import fsspec

@@ -52,8 +52,8 @@ def block_kinds(mask: Mask, block: int) -> jax.Array:
     some = (keys <= queries) & (ends.max(2)[:, None] > queries)
     every = (keys < queries) & (ends.min(2)[:, None] >= queries + block)
     if mask.positions is not None and mask.window is not None:
-        places = mask.positions.reshape(len(mask.positions), -1, block)
-        low, high = places.min(2), places.max(2)
+        at = mask.positions.reshape(len(mask.positions), -1, block)
+        low, high = at.min(2), at.max(2)
         some &= low[:, :, None] - high[:, None] < mask.window
         every &= high[:, :, None] - low[:, None] < mask.window
     return jnp.where(some, jnp.where(every, FULL, PARTIAL), EMPTY).astype(jnp.int32)
@@ -79,9 +79,9 @@ def visits(kinds: jax.Array) -> Visits:
     room = rows * blocks * (blocks + 1) // 2  # at or below the diagonal
     row, major, minor = (index.astype(jnp.int32) for index in jnp.nonzero(kinds, size=room, fill_value=0))
     total = (kinds != EMPTY).sum(dtype=jnp.int32)
-    place, run = jnp.arange(room, dtype=jnp.int32), row * blocks + major
-    opens = (place == 0) | (run != jnp.roll(run, 1))
-    closes = (place == total - 1) | (run != jnp.roll(run, -1))
+    at, run = jnp.arange(room, dtype=jnp.int32), row * blocks + major
+    opens = (at == 0) | (run != jnp.roll(run, 1))
+    closes = (at == total - 1) | (run != jnp.roll(run, -1))
     flags = MASKED * (kinds[row, major, minor] == PARTIAL) + FIRST * opens + LAST * closes
     return Visits(row, major, minor, flags.astype(jnp.int32), total)
 

@@ -32,28 +32,28 @@ def over_mesh(
     the query heads but not the key heads, each device takes the key heads that its query heads read. Without a mesh,
     or inside a shard_map over all of it, this is a plain call.
     """
-    place = () if window is None or positions is None else (positions, jnp.asarray(window, jnp.int32))
+    near = () if window is None or positions is None else (positions, jnp.asarray(window, jnp.int32))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
-        return kernel(query, key, value, subtree_end, *(place or (None, None)))
+        return kernel(query, key, value, subtree_end, *(near or (None, None)))
     queries, keys = (fitting_spec(mesh.shape, axes, x.shape) for axes, x in ((QUERY, query), (KEY, key)))
     group = query.shape[2] // key.shape[2]
 
     def local(
-        query: jax.Array, key: jax.Array, value: jax.Array, subtree_end: jax.Array, *place: jax.Array
+        query: jax.Array, key: jax.Array, value: jax.Array, subtree_end: jax.Array, *near: jax.Array
     ) -> jax.Array:
         if queries[2] != keys[2]:
             read = heads_read(query.shape[2], group)
             key, value = key[:, :, read], value[:, :, read]
-        return kernel(query, key, value, subtree_end, *(place or (None, None)))
+        return kernel(query, key, value, subtree_end, *(near or (None, None)))
 
-    by_row = [fitting_spec(mesh.shape, ("batch", "length"), x.shape) for x in (subtree_end, *place[:1])]
+    by_row = [fitting_spec(mesh.shape, ("batch", "length"), x.shape) for x in (subtree_end, *near[:1])]
     return jax.shard_map(
         local,
-        in_specs=(queries, keys, keys, *by_row, *[PartitionSpec()] * len(place[1:])),
+        in_specs=(queries, keys, keys, *by_row, *[PartitionSpec()] * len(near[1:])),
         out_specs=queries,
         check_vma=False,  # a Pallas call does not say how its outputs vary over the mesh
-    )(query, key, value, subtree_end, *place)
+    )(query, key, value, subtree_end, *near)
 
 
 def flash_attention(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -80,7 +80,7 @@ def _forward_kernel(*refs: Ref, scale: float) -> None:
     def add(masked: bool) -> None:
         score = _scores(query, key, hidden, window, scale, (major[visit], minor[visit]), masked)
         higher = jnp.maximum(top[...], score.max(axis=0, keepdims=True))
-        # A query that has seen no key yet adds ones here; its first visible key shrinks them to nothing.
+        # A query that has seen no key yet adds ones now; its first visible key shrinks them to nothing.
         weight = jnp.exp(score - higher)
         shrink = jnp.exp(top[...] - higher)
         top[...] = higher
@@ -112,7 +112,7 @@ def backward(
     heads, size = query.shape[1], query.shape[3]
     key_heads = key.shape[1]
     kinds = block_kinds(mask, block)
-    # Of every query, the mean of its weights' gradients under its weights: what the softmax takes off each of them.
+    # Of every query, the mean of its weights' gradients under its weights: what the softmax subtracts from all of them.
     mean = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(axis=3)[:, :, None]
     arrays = [query, key, value, d_out, normaliser, mean, *_mask_arrays(mask)]
 
@@ -282,10 +282,10 @@ def _scores(
     keys, queries = product.shape
     q = blocks[0] * queries + lax.broadcasted_iota(jnp.int32, product.shape, 1)
     k = blocks[1] * keys + lax.broadcasted_iota(jnp.int32, product.shape, 0)
-    ends, *places = hidden
+    ends, *positions = hidden
     seen = (k <= q) & (q < ends[...])
-    if places:
-        seen = seen & (places[1][...] - places[0][...] < window[0])
+    if positions:
+        seen = seen & (positions[1][...] - positions[0][...] < window[0])
     return jnp.where(seen, product, HIDDEN)
 
 

@@ -110,9 +110,12 @@ class MaxTextFamily:
     reads: Callable[[Values, str], Settings] = lambda values, where: {}
     writes: Callable[[Config], dict[str, JSON]] = lambda config: {}
     theta: float = 10_000.0  # what an absent rope_theta means
-    required: tuple[str, ...] = ("num_key_value_heads", "rms_norm_eps")  # whose absence means another value in each
+    required: tuple[str, ...] = (
+        "num_key_value_heads",
+        "rms_norm_eps",
+    )  # whose absence means another value in other families
     scaled_embedding: bool = False  # the embedding is stored times √D, and is the head unless config.json denies it
-    query_scale: bool = False  # config.json has query_pre_attn_scalar, which is part of the weights here
+    query_scale: bool = False  # config.json has query_pre_attn_scalar, which is part of our weights
 
 
 # ---------------------------------------------------------------- RoPE, windows, experts

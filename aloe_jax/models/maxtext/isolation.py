@@ -4,7 +4,7 @@ Put back after an import: environment variables (HF_DATASETS_DISABLE_DILL, MOSAI
 and DECOUPLE_GCLOUD, which is set for it), warning filters, levels and handlers of loggers, and qwix's `find_param`,
 which maxtext.layers.quantizations replaces. Held back: what it prints, logs below errors, and warns of.
 
-Not put back: about fifty absl flags that grain, pathwaysutils and tokamax define (nothing here parses flags), the
+Not put back: about fifty absl flags that grain, pathwaysutils and tokamax define (we parse no flags), the
 modules themselves, and a warning that a thread other than the caller's prints meanwhile.
 """
 

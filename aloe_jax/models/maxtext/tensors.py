@@ -39,7 +39,7 @@ class Piece:
     stored: tuple[int, ...]  # the tensor's
 
 
-def read_weights(path: Path, model: MaxTextShape, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+def read_weights(model: MaxTextShape, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
     """The weights in a local Hugging Face directory by MaxText's names, in `dtype`, laid out over `mesh`.
 
     Raises AloeError naming the file and the tensor: one that is missing, left over, of another shape or type, not
@@ -204,7 +204,7 @@ def _on_devices(
 
 
 def _thin(where: Sharding, shape: tuple[int, ...]) -> Sharding:
-    """The place of a part: axes of length 1 are not split."""
+    """The sharding of a part: axes of length 1 are not split."""
     if not isinstance(where, NamedSharding):
         return where
     spec = [*where.spec, *(None,) * (len(shape) - len(where.spec))]

@@ -8,19 +8,8 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.native.families import FAMILIES, QKV
 from aloe_jax.models.native.shape import DecoderShape
-from aloe_jax.models.values import (
-    MOST,
-    Fields,
-    Values,
-    check,
-    number,
-    only,
-    rope,
-    shown,
-    stretched_rope,
-    token_id,
-    token_ids,
-)
+from aloe_jax.models.values import MOST, Fields, Values, check, number, only, rope, stretched_rope, token_id, token_ids
+from aloe_jax.settings import shown
 
 # What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
 ABSENT: dict[str, tuple[object, ...]] = {

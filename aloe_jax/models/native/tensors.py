@@ -24,7 +24,7 @@ from aloe_jax.models.weights import Weight, on_host, weight_sharding
 MOST_THREADS = 16  # that read files
 
 
-def read_weights(path: Path, shape: DecoderShape, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+def read_weights(shape: DecoderShape, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
     """The weights in a local directory by dotted name, in `dtype`, laid out over `mesh` where one is given.
 
     The files are mapped, and every device reads its own part. See `ModelSpec.load_huggingface` for what is raised.
@@ -59,7 +59,12 @@ def stored_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor, in the order of `stored_shapes`; the host has one weight at a time."""
     for name, weight in shape.weights().items():
-        yield from _tensors(name, weight, on_host(weights[name]), dtype, shape.family)
+        pattern, inputs = keys(shape.family)[name]
+        host = on_host(weights[name])
+        parts = host if "{}" in pattern else host[None]
+        for part, (key, size) in zip(parts, stored_keys(name, weight, shape.family), strict=True):
+            tensor = part.reshape(size[::-1]).T if inputs else part
+            yield key, np.ascontiguousarray(tensor.astype(dtype))
 
 
 def layer_by_layer() -> bool:
@@ -76,13 +81,3 @@ def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, t
         shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
     for layer in range(weight.shape[0] if stacked else 1):
         yield pattern.format(layer), shape
-
-
-def _tensors(
-    name: str, weight: Weight, host: np.ndarray, dtype: np.dtype, family: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    pattern, inputs = keys(family)[name]
-    parts = host if "{}" in pattern else host[None]
-    for part, (key, shape) in zip(parts, stored_keys(name, weight, family), strict=True):
-        tensor = part.reshape(shape[::-1]).T if inputs else part
-        yield key, np.ascontiguousarray(tensor.astype(dtype))
