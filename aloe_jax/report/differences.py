@@ -26,7 +26,7 @@ class ModelPair:
     turns: int
     by: Mapping[str, StoredDifference]
 
-    def places(self, better: str, worse: str, statistic: str) -> bool:
+    def puts_above(self, better: str, worse: str, statistic: str) -> bool:
         """Whether the corrected test says that `better` is above `worse`."""
         found = self.by.get(statistic)
         if found is None or not significant(found) or {better, worse} != {self.first, self.second}:

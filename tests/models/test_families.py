@@ -155,9 +155,9 @@ def test_the_ids_of_generation_config_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "claimed", "message"),
     [
-        ("qwen3", "llama", r"[qk]_norm\.weight has no place in a llama .* the tensors are those of qwen3"),
+        ("qwen3", "llama", r"[qk]_norm\.weight is no part of a llama .* the tensors are those of qwen3"),
         ("llama31", "olmo2", r"post_feedforward_layernorm\.weight .* missing .* those of llama or mistral"),
-        ("qwen2", "mistral", r"[qkv]_proj\.bias has no place in a mistral .* those of qwen2"),
+        ("qwen2", "mistral", r"[qkv]_proj\.bias is no part of a mistral .* those of qwen2"),
         ("olmo", "qwen2", r"is missing .* those of olmo"),
     ],
 )

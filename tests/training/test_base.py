@@ -10,7 +10,6 @@ import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models import fingerprint as fingerprints
-from aloe_jax.models import known_digests
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
 from aloe_jax.models.opening import load_pretrained
 from aloe_jax.publishing.export import export
@@ -115,9 +114,9 @@ def model(tmp_path, monkeypatch):
 
 def test_large_files_are_read_once(model, monkeypatch):
     reads = []
-    real = known_digests.digest_file
-    monkeypatch.setattr(known_digests, "digest_file", lambda file: reads.append(file.name) or real(file))
-    monkeypatch.setattr(known_digests, "SETTLED", -1.0)
+    real = fingerprints.digest_file
+    monkeypatch.setattr(fingerprints, "digest_file", lambda file: reads.append(file.name) or real(file))
+    monkeypatch.setattr(fingerprints, "SETTLED", -1.0)
     first = fingerprint(model)
     assert len(first) > fingerprints.BY_TIMES and fingerprint(model) == first
     assert reads.count("model.safetensors") == 1
@@ -137,7 +136,7 @@ def test_large_files_are_read_once(model, monkeypatch):
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_only_costs_time(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(known_digests, "SETTLED", -1.0)
+    monkeypatch.setattr(fingerprints, "SETTLED", -1.0)
     first = fingerprint(model)
     (note,) = (tmp_path / "cache" / "aloe-jax" / "digests").iterdir()
     forged = json.dumps(json.loads(note.read_text()) | {"sha256": "x"}).encode()

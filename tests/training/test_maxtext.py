@@ -286,7 +286,7 @@ def test_the_routers_loss_reaches_the_gradient():
     [
         ("llama9", {}, "model.name: MaxText has no llama9"),
         ("llama3.1-8b", {"base_embd_dim": 4}, "model.overrides: MaxText refuses them"),
-        ("llama3.1-8b", {"attention": "flash"}, "model.overrides.attention: is told by model.attention"),
+        ("llama3.1-8b", {"attention": "flash"}, "model.overrides.attention: is set by model.attention"),
         ("mixtral-8x7b", {"capacity_factor": 1.25}, "model.overrides.capacity_factor: with a capacity"),
         ("llama4-17b-16e", {"base_num_decoder_layers": 4}, "CHUNK attention"),
         ("qwen3-next-80b-a3b", {"base_num_decoder_layers": 4}, "GatedDelta"),
@@ -314,7 +314,7 @@ def test_directories_that_do_not_fit_are_refused(tmp_path):
     key = "model.layers.1.mlp.up_proj.weight"
     for changed, message in [
         ({k: v for k, v in tensors.items() if k != key}, f"tensor {key} .* is missing"),
-        (tensors | {"model.layers.7.mlp.up_proj.weight": tensors[key]}, "has no place in a qwen3"),
+        (tensors | {"model.layers.7.mlp.up_proj.weight": tensors[key]}, "is no part of a qwen3"),
         (tensors | {key: tensors[key] * np.float32(np.nan)}, f"tensor {key} holds NaN"),
     ]:
         save_file(changed, directory / "model.safetensors")
