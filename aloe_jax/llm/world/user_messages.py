@@ -15,6 +15,7 @@ from aloe_jax.llm.world.style import AXES
 SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
 OTHER_CHANCE = 0.2  # that it states a fact of somebody else
 SAME_CHANCE = 0.3  # that it asks about the very fact it has just stated, if that is one to ask about
+PROMPTED_CHANCE = 0.6  # the same, where the fact was stated because the reply had asked for it
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,10 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random,
     turns.
 
     Asked for a fact not yet stated, it states that one too. Asked for one already stated, it states it again in place
-    of a new one. Opened up and not asked for a new fact, it adds one thing not yet revealed, a fact or a sign, and
-    talks of nobody else. Curt, it asks and states nothing.
+    of a new one. Either way it asks for advice on that very fact with PROMPTED_CHANCE.
+
+    Opened up and not asked for a new fact, it adds one thing not yet revealed, a fact or a sign. Opened up, it talks of
+    nobody else. Curt, it asks and states nothing.
     """
     if reaction.mood == "curt":
         return reaction.again or draw.choice(draw.choice(ASKED).questions)
@@ -123,7 +126,8 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random,
     signs = [draw.choice(AXES[axis][poles[axis]].signs) for axis in axes]
     statements = [draw.choice(FACT_KIND[name].reveal).format(facts[name]) for name in told]
     asked = draw.choice(ASKED)
-    if told and FACT_KIND[told[0]] in ASKED and draw.random() < SAME_CHANCE:
+    chance = SAME_CHANCE if inquiry is None else PROMPTED_CHANCE
+    if told and FACT_KIND[told[0]] in ASKED and draw.random() < chance:
         asked = FACT_KIND[told[0]]
     if draw.random() < OTHER_CHANCE and reaction.mood != "open":
         kind = draw.choice(FACT_KINDS)
