@@ -115,14 +115,14 @@ def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random,
     inquiry = reaction.inquiry if reaction.inquiry in facts else None
     told = [] if inquiry is None else [inquiry]
     if inquiry is None or inquiry in unstated:
-        left = [name for name in unstated if name != inquiry]
-        told += [draw.choice(left)] if left else []
-    if reaction.mood == "open" and (inquiry is None or inquiry in stated):
+        others = [name for name in unstated if name != inquiry]
+        told += [draw.choice(others)] if others else []
+    if reaction.mood == "open" and inquiry not in unstated:
         more = [name for name in unstated if name not in told]
         more += [axis for axis in sorted(poles) if axis not in shown and axis not in axes]
-        added = draw.choice(more) if more else None
-        axes += [added] if added in AXES else []
-        told += [added] if added in FACT_KIND else []
+        added = [draw.choice(more)] if more else []
+        axes += [name for name in added if name in AXES]
+        told += [name for name in added if name in FACT_KIND]
     signs = [draw.choice(AXES[axis][poles[axis]].signs) for axis in axes]
     statements = [draw.choice(FACT_KIND[name].reveal).format(facts[name]) for name in told]
     asked = draw.choice(ASKED)
