@@ -10,7 +10,7 @@ from typing import Any  # noqa: TID251  every role has inputs of its own
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.llm.world import VERSION, persona_texts, replies, rubric, user_messages
+from aloe_jax.llm.world import VERSION, listening, persona_texts, replies, rubric, user_messages
 
 OVERLOOKED = 0.05  # chance that the inducer misses a thing that was revealed
 MISJUDGED = 0.08  # chance that the verifier prefers the worse reply
@@ -51,7 +51,8 @@ def _persona_writer(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
 def _user(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
     facts, poles = _persona(inputs)
     spoken = [message["content"] for message in inputs["history"] if message["role"] == "user"]
-    return {"message": user_messages.say(facts, poles, spoken, draw)}
+    reaction = listening.react(inputs["history"], facts, poles)
+    return {"message": user_messages.say(facts, poles, spoken, draw, reaction)}
 
 
 def _inducer(inputs: _Inputs, draw: random.Random) -> dict[str, object]:

@@ -15,6 +15,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
 from aloe_jax.llm.world.persona_texts import write_personality, write_profile
+from aloe_jax.llm.world.user_messages import revealed
 
 CASES, TURNS = 6, 3
 MODELS = {
@@ -76,7 +77,7 @@ def test_numbers_fit_the_transcripts(whole):
         for case in cases:
             assert case.stopped is None and len(case.turns) == TURNS
             path = []
-            for number, turn in enumerate(case.turns):
+            for turn in case.turns:
                 path.append({"role": "user", "content": turn.user})
                 assert turn.item == item_id(case.persona, path, turn.reply)
                 path.append({"role": "assistant", "content": turn.reply})
@@ -84,7 +85,8 @@ def test_numbers_fit_the_transcripts(whole):
                     (judge, vote) for judge in ("strict", "kind") for vote in (0, 1)
                 ]
                 assert set(turn.mentioned) <= set(turn.revealed) and not set(turn.leaked) & set(turn.revealed)
-                assert len(turn.revealed) >= number + 1  # a fact a turn
+                said = [message["content"] for message in path if message["role"] == "user"]
+                assert len(turn.revealed) == sum(map(len, revealed(said))) >= 1
     assert whole.models["informed"].automatic.untrue == 0 < whole.models["informed"].automatic.leaked
     assert whole.models["generic"].automatic.mentioned == 0 or whole.models["generic"].automatic.untrue > 0
     assert [model.kind for model in whole.models.values()] == ["reference", "remote", "reference"]
