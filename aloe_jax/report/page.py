@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -108,6 +109,7 @@ def _coarse(report: Report) -> float | None:
     return least if (least := least_p(results[0])) >= LEVEL else None
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("aloe_jax.report", "page"),
