@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -130,6 +131,7 @@ def _coarse(report: Report) -> float | None:
     return least if (least := least_p(results[0])) >= LEVEL else None
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("aloe_jax.report", "page"),

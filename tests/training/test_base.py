@@ -16,6 +16,7 @@ from aloe_jax.publishing.export import export
 from aloe_jax.sampling.loading import keep_compiled
 from aloe_jax.storage.copies import cache_directory
 from aloe_jax.training.run import train
+from tests.training.conftest import trained
 
 
 def stopped(made):
@@ -34,9 +35,8 @@ def stopped(made):
         ("dpo", {"rank": 2}, "huggingface"),
     ],
 )
-def test_another_base_on_resume(settings, starting_model, tmp_path, stage, lora, form):
-    base, other = str(tmp_path / "base"), settings(output="other", steps=2, seed=1)
-    train(other)
+def test_another_base_on_resume(settings, material, starting_model, tmp_path, stage, lora, form):
+    base, other = str(tmp_path / "base"), trained(settings(output="other", steps=2, seed=1), material)
     if form == "run":
         shutil.copytree(starting_model, base)
         shutil.copytree(other.output, tmp_path / "another")

@@ -75,7 +75,7 @@ def read(spec, path, dtype):
     return {".".join(map(str, keys)): value[...] for keys, value in nnx.to_flat_state(found)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["stacked", pytest.param("apart", marks=pytest.mark.soak), "router"])
 def test_there_and_back(kind, tmp_path):
     name, overrides = KINDS[kind]
     model = drawn(MaxTextSpec(name, overrides, 256))
