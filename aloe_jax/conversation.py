@@ -64,7 +64,7 @@ def shown(value: object, most: int = 60) -> str:
     except (RecursionError, ValueError):  # a list in a list in a list …, or a number of very many digits
         text = type(value).__name__
     text = " ".join(text[: 4 * most].split())
-    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
     text = text or type(value).__name__
     return text if len(text) <= most else f"{text[:most]}…"
 

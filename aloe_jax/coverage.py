@@ -16,6 +16,13 @@ _PASSING = re.compile(r", \d+ tokens did not suffice|, character \d+")  # what d
 _ROLE = re.compile(r"(?:^|: )(\w+) \([^()]*\): ")
 _ADVICE = re.compile(r"raise (\S+)")
 _CONTEXT = "tokens of context are needed"
+_SIGNS = {  # in a message -> what it counts as
+    "blocked reply": "blocked by a safety filter",
+    "empty reply": "empty",
+    "unusable answer twice": "unreadable",
+    "unreadable reply": "unreadable",
+    _CONTEXT: "longer than the context (raise sampling.max_length, as far as the model goes)",
+}
 
 
 @dataclass
@@ -75,16 +82,7 @@ def why(message: str) -> str:
     if "truncated reply" in message:
         advice = _ADVICE.search(message)
         return f"truncated (raise {advice[1]})" if advice else "truncated"
-    for sign, words in (
-        ("blocked reply", "blocked by a safety filter"),
-        ("empty reply", "empty"),
-        ("unusable answer twice", "unreadable"),
-        ("unreadable reply", "unreadable"),
-        (_CONTEXT, "longer than the context (raise sampling.max_length, as far as the model goes)"),
-    ):
-        if sign in message:
-            return words
-    return f"because {whole_reason(message)}"
+    return next((words for sign, words in _SIGNS.items() if sign in message), f"because {whole_reason(message)}")
 
 
 def who_and_why(message: str) -> str:

@@ -15,9 +15,7 @@ import traceback
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import PurePath
-from types import FrameType
 
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.disk import FULL, of_the_system
@@ -90,7 +88,8 @@ def _file_of(error: BaseException) -> str | None:
     """The file that the exception names, or else that was being read or written where it was raised."""
     if isinstance(error, OSError) and error.filename is not None:
         return _text(error.filename)
-    for frame in _frames(error):
+    # From where it was raised to where it was caught.
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         name = str(frame.f_globals.get("__name__", ""))
         if name.startswith("pathlib"):
             found = frame.f_locals.get("self")
@@ -99,11 +98,6 @@ def _file_of(error: BaseException) -> str | None:
         if name.partition(".")[0] in _OURS:
             return next((found for value in frame.f_locals.values() if (found := _open_file(value))), None)
     return None
-
-
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    """From where it was raised to where it was caught."""
-    yield from reversed([frame for frame, _ in traceback.walk_tb(error.__traceback__)])
 
 
 def _open_file(value: object) -> str | None:

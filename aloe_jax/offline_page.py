@@ -18,16 +18,6 @@ class Assets:
     script: str
     style: str
 
-    @property
-    def script_hash(self) -> str:
-        """As a content security policy names the one script that may run."""
-        return _source_hash(self.script)
-
-    @property
-    def style_hash(self) -> str:
-        """The same of the style."""
-        return _source_hash(self.style)
-
 
 def read_assets(package: str, folder: str, scripts: Sequence[str], styles: Sequence[str]) -> Assets:
     """Join `scripts` and `styles` (names without endings) in a folder of a package, after what all pages share."""
@@ -47,8 +37,8 @@ def fill(template: str, assets: Assets, data: str) -> str:
     parts = {
         "script": assets.script,
         "style": assets.style,
-        "script-hash": assets.script_hash,
-        "style-hash": assets.style_hash,
+        "script-hash": source_hash(assets.script),
+        "style-hash": source_hash(assets.style),
         "data": data,
     }
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], template)
@@ -62,5 +52,6 @@ def as_script_data(value: object) -> str:
     return text
 
 
-def _source_hash(text: str) -> str:
+def source_hash(text: str) -> str:
+    """As a content security policy names the one script, or the one style, that may be used."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

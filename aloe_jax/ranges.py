@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 LARGEST = 2**31 - 1  # of a 32-bit integer: JAX's steps and seeds
-LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes of a path and of each of its parts, on Linux
+LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes of a path and of one of its parts, on Linux
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
@@ -22,7 +22,7 @@ Width = Annotated[int, Field(gt=0, le=2**20)]  # of one axis of a weight
 Heads = Annotated[int, Field(gt=0, le=2**14)]
 Tokens = Annotated[int, Field(gt=0, le=2**20)]  # of a row, a context or a reply
 Rows = Annotated[int, Field(gt=0, le=2**16)]  # computed together
-AtOnce = Annotated[int, Field(gt=0, le=1024)]  # threads with a call each
+AtOnce = Annotated[int, Field(gt=0, le=1024)]  # threads, one call per thread
 Devices = Annotated[int, Field(ge=-1, le=2**20)]  # -1: what is left
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]  # of a running mean: with 1 it would never move

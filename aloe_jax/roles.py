@@ -1,4 +1,4 @@
-"""The roles that language models play: for each a prompt, the form of its answer, and a typed call.
+"""The roles that language models play: per role a prompt, the form of its answer, and a typed call.
 
 Prompts are the files prompts/<role>.md: the system text, a line `---`, the request; both are Jinja templates
 over the inputs of the role.
@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jinja2
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from aloe_jax.conversation import Message, Persona
+from aloe_jax.conversation import Message, Persona, is_whole
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.answers import has_thinking, parse_answer
 from aloe_jax.llm.ledger import Ledger
@@ -78,14 +77,11 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-
-
 def _clean(text: object) -> object:
     if not isinstance(text, str):
         return text
     # An emoji cut in two comes as an escape for half of it, which no file can hold.
-    if not text.isascii() and _HALF_CHARACTER.search(text):
+    if not is_whole(text):
         raise ValueError("ends or breaks within a character")
     if "\0" in text:
         raise ValueError("has a character of value zero, which is none of a text's")
@@ -177,21 +173,14 @@ def _schema(form: type[BaseModel]) -> dict[str, object]:
 # ---------------------------------------------------------------- prompts
 
 
-@cache
-def _prompts() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("aloe_jax", "prompts"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _prompt_file(role: str) -> bytes:
+    return resources.files("aloe_jax").joinpath(f"prompts/{role}.md").read_bytes()
 
 
 @cache
 def _templates(role: str) -> tuple[jinja2.Template, jinja2.Template]:
-    environment = _prompts()
-    source, _, _ = jinja2.PackageLoader("aloe_jax", "prompts").get_source(environment, f"{role}.md")
-    system, _, prompt = source.partition("\n---\n")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    system, _, prompt = _prompt_file(role).decode().partition("\n---\n")
     return environment.from_string(system), environment.from_string(prompt)
 
 
@@ -206,9 +195,8 @@ def transcript(messages: Sequence[Message]) -> str:
 def render(role: str, inputs: Mapping[str, object]) -> tuple[str, str]:
     """The system text and the request of a role."""
     system, prompt = _templates(role)
-    shown: dict[str, Any] = dict(inputs)
-    if "history" in shown:
-        shown["transcript"] = transcript(shown["history"])
+    history = inputs.get("history")
+    shown = {**inputs, "transcript": transcript(history)} if isinstance(history, list) else inputs
     return system.render(shown), prompt.render(shown)
 
 
@@ -216,7 +204,7 @@ def render(role: str, inputs: Mapping[str, object]) -> tuple[str, str]:
 
 
 class Cast:
-    """The roles of a run, each played by its configured model, every call kept in the ledger.
+    """The roles of a run, played by their configured models, every call kept in the ledger.
 
     All methods are functions of their arguments and the configured models alone: the same seed gives the same
     answer, whatever the order of the calls. They may be called from several threads, and raise RoleError when
@@ -252,7 +240,7 @@ class Cast:
 
         `prompt_of`: the prompt of another name that it answers, the judge's `comparer`.
         """
-        prompt = resources.files("aloe_jax").joinpath(f"prompts/{prompt_of or name}.md").read_bytes()
+        prompt = _prompt_file(prompt_of or name)
         shaping = getattr(self._settings, name).shaping()
         return shaping | {"model": self._roles[name][0].name, "prompt": hashlib.sha256(prompt).hexdigest()[:16]}
 
@@ -270,15 +258,11 @@ class Cast:
 
     def user_message(self, persona: Persona, history: Sequence[Message], seed: int) -> str:
         """What the persona says next. `history` is empty or ends with an assistant message."""
-        return self._ask("user", _known(persona, history), UserMessage, seed).message
+        return self._ask("user", _known(persona, history=list(history)), UserMessage, seed).message
 
     def infer(self, persona: Persona, user_messages: Sequence[str], seed: int) -> tuple[str, str]:
         """The parts of (profile, personality) that the user's messages reveal, in the persona's own words."""
-        inputs = {
-            "profile": persona.profile,
-            "personality": persona.personality,
-            "messages": list(user_messages),
-        }
+        inputs = _known(persona, messages=list(user_messages))
         answer = self._ask("inducer", inputs, Inferred, seed, partial(_only_quoted, persona))
         return answer.profile, answer.personality
 
@@ -301,24 +285,19 @@ class Cast:
 
     def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
         """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
-        inputs = _known(persona, history) | {"first": first, "second": second}
+        inputs = _known(persona, history=list(history), first=first, second=second)
         return 0 if self._ask("verifier", inputs, PreferredReply, seed).preferred == "A" else 1
 
     def judge(self, persona: Persona, history: Sequence[Message], reply: str, seed: int) -> Rating:
         """Rate a reply to `history`, which ends with a user message, for this persona."""
-        return self._ask("judge", _known(persona, history) | {"reply": reply}, Rating, seed)
+        return self._ask("judge", _known(persona, history=list(history), reply=reply), Rating, seed)
 
     def compare(
         self, persona: Persona, first: Sequence[Message], second: Sequence[Message], seed: int
     ) -> PreferredDialogue:
         """Which of two dialogues with the persona has the assistant that suits it better; the judge is asked."""
-        inputs = {
-            "profile": persona.profile,
-            "personality": persona.personality,
-            "dialogues": [list(first), list(second)],
-            "first": transcript(first),
-            "second": transcript(second),
-        }
+        texts = {"first": transcript(first), "second": transcript(second)}
+        inputs = _known(persona, dialogues=[list(first), list(second)], **texts)
         return self._ask("comparer", inputs, PreferredDialogue, seed, player="judge")
 
     def _ask[A: BaseModel](
@@ -345,7 +324,7 @@ class Cast:
         if not fault:
             assert answer is not None
             return answer
-        # The repair is another question, so it has a key and a place in the ledger of its own.
+        # The repair is another question, so it has a key and a row in the ledger of its own.
         repair = (
             f"{request.prompt}\n\nYour previous answer was:\n{text}\n\nIt cannot be used: {fault}. "
             "Answer again, with nothing but the JSON object."
@@ -410,5 +389,5 @@ def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:
     return Inferred(profile=profile, personality=personality), "it has sentences that the description does not have"
 
 
-def _known(persona: Persona, history: Sequence[Message]) -> dict[str, object]:
-    return {"profile": persona.profile, "personality": persona.personality, "history": list(history)}
+def _known(persona: Persona, **inputs: object) -> dict[str, object]:
+    return {"profile": persona.profile, "personality": persona.personality, **inputs}

@@ -119,22 +119,22 @@ def dump_settings(settings: BaseModel) -> str:
 
 
 def _apply(values: dict[object, object], override: str) -> None:
-    shown = _short(repr(_SECRET.sub(r"\1…", override)))
+    given = _short(repr(_SECRET.sub(r"\1…", override)))
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise AloeError(f"override {shown}: write section.key=value")
+        raise AloeError(f"override {given}: write section.key=value")
     *sections, last = key.split(".")
     for section in sections:
         if values.get(section) is None:  # `section:` with nothing below it
             values[section] = {}
         inner = values[section]
         if not isinstance(inner, dict):
-            raise AloeError(f"override {shown}: {_short(section)} is a value, not a section")
+            raise AloeError(f"override {given}: {_short(section)} is a value, not a section")
         values = inner
     try:
         values[last] = parse_yaml(text)
     except AloeError as error:
-        raise AloeError(f"override {shown}: {_short(repr(text))} is not a YAML value ({error})") from None
+        raise AloeError(f"override {given}: {_short(repr(text))} is not a YAML value ({error})") from None
 
 
 def _short(text: str, most: int = 100) -> str:
@@ -156,11 +156,11 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"{key} is missing"
     if fault["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key}: has settings of its own, such as {{name: value}}; {_shown(fault['input'])} is none"
+        return f"{key}: has settings of its own, such as {{name: value}}; {shown(fault['input'])} is none"
     if fault["type"] == "value_error":
         text = fault["msg"].removeprefix("Value error, ")
         return f"{key}: {text}" if key else text
-    return f"{key}: {fault['msg'].lower()}, not {_shown(fault['input'])}{_hint(fault['type'], fault['input'])}"
+    return f"{key}: {fault['msg'].lower()}, not {shown(fault['input'])}{_hint(fault['type'], fault['input'])}"
 
 
 def _nearest(key: str, names: Sequence[str]) -> str | None:
@@ -174,7 +174,8 @@ def _nearest(key: str, names: Sequence[str]) -> str | None:
     return elsewhere[found[0]] if found else None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value in a message, cut where it is long."""
     try:
         return _short(repr(value))
     except ValueError:  # Python writes no number of many thousand digits

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     """A console of rich in which "[bold]" is six letters and ":car:" five."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False)
+    return Console(markup=False, emoji=False)
 
 
 def shown(text: str) -> str:

@@ -53,18 +53,14 @@ def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int
     root = Path(settings.output) / "tfds"
     people = {"train": personas.training, "benchmark": personas.benchmark}
     trees = {"train": train, "validation": validation}
-    records = {name: [stored(tree) for tree in split] for name, split in trees.items()}
+    described: Splits = {name: [_persona(persona) for persona in split] for name, split in people.items()}
+    records: Splits = {name: [stored(tree) for tree in split] for name, split in trees.items()}
     with alone(root, "building"):
-        written = {
-            write_tfds("aloe_personas", _persona_splits(personas), root, provenance): _counts(people),
-            write_tfds("aloe_trees", records, root, provenance): _counts(trees),
-        }
+        written = {}
+        for name, splits in (("aloe_personas", described), ("aloe_trees", records)):
+            written[write_tfds(name, splits, root, provenance)] = {split: len(part) for split, part in splits.items()}
         write_card(root / "README.md", card(people, trees, provenance, name=Path(settings.output).name))
     return written
-
-
-def _counts(splits: Mapping[str, Sequence[object]]) -> dict[str, int]:
-    return {name: len(split) for name, split in splits.items()}
 
 
 def split_by_profile(
@@ -153,13 +149,6 @@ def refuse_duplicates(ids: Iterable[str], where: str) -> None:
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
         raise AloeError(f"{where}: the id {twice[0]} occurs twice ({len(twice)} such ids)")
-
-
-def _persona_splits(personas: Personas) -> Splits:
-    return {
-        "train": [_persona(persona) for persona in personas.training],
-        "benchmark": [_persona(persona) for persona in personas.benchmark],
-    }
 
 
 def _persona(persona: Persona) -> dict[str, JSON]:

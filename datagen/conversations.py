@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, Protocol
+from typing import Literal
 
 from aloe_jax.conversation import Branch, Conversation, Message, Persona, Turn
 from aloe_jax.coverage import Coverage, who_and_why, whole_reason
@@ -18,7 +18,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import BudgetError
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import PendingError, UnavailableError
-from aloe_jax.roles import RoleError, derive_seed
+from aloe_jax.roles import Cast, RoleError, derive_seed
 from datagen.journal import CONVERSATION, SETTINGS, SKIP, journal_path, recorded_skips, same_settings
 from datagen.settings import ConversationsSettings, DatagenSettings
 
@@ -29,17 +29,6 @@ TURN_ATTEMPTS = 5
 REDRAWS = 3
 # So many conversations in a row that no model could be reached for end the run.
 GIVE_UP = 5
-
-
-class Players(Protocol):
-    """What a conversation needs of the cast; see `aloe_jax.roles.Cast`."""
-
-    def user_message(self, persona: Persona, history: list[Message], seed: int) -> str: ...  # noqa: D102
-    def infer(self, persona: Persona, user_messages: list[str], seed: int) -> tuple[str, str]: ...  # noqa: D102
-    def reply(self, history: list[Message], hint: tuple[str, str] | None, seed: int) -> str: ...  # noqa: D102
-    def verify(  # noqa: D102
-        self, persona: Persona, history: list[Message], first: str, second: str, seed: int
-    ) -> int: ...
 
 
 @dataclass
@@ -89,7 +78,7 @@ def plan(personas: list[Persona], count: int, seed: int) -> list[tuple[str, Pers
 
 
 def write_conversation(
-    cast: Players,
+    cast: Cast,
     conversation_id: str,
     persona: Persona,
     wanted: ConversationsSettings,
@@ -108,7 +97,7 @@ def write_conversation(
     lines: deque[tuple[int, Branch] | None] = deque([None])  # the replies from which a line is still to be written
     while lines:
         start = lines.popleft()
-        history = [] if start is None else _messages(turns, start)
+        history = [] if start is None else Conversation.model_construct(id="", turns=turns).messages(*start)
         line = [] if start is None else [f"{start[0]}-{start[1]}"]  # part of the seed of a side line's turns
         while len(history) < 2 * wanted.turns:
             depth = len(history) // 2
@@ -124,14 +113,8 @@ def write_conversation(
     return Conversation(id=conversation_id, persona=persona, turns=turns)
 
 
-def _messages(turns: list[Turn], place: tuple[int, Branch]) -> list[Message]:
-    """The path through a reply of an unfinished conversation."""
-    unfinished = Conversation.model_construct(id="", turns=turns)
-    return unfinished.messages(*place)
-
-
 def _turn(
-    cast: Players,
+    cast: Cast,
     persona: Persona,
     history: list[Message],
     wanted: ConversationsSettings,
@@ -147,7 +130,7 @@ def _turn(
     raise AssertionError("no attempts")
 
 
-def _attempt(cast: Players, persona: Persona, history: list[Message], wanted: ConversationsSettings, seed: int) -> Turn:
+def _attempt(cast: Cast, persona: Persona, history: list[Message], wanted: ConversationsSettings, seed: int) -> Turn:
     rng = random.Random(seed)
     user = cast.user_message(persona, history, derive_seed(seed, "user"))
     spoken = [message["content"] for message in history if message["role"] == "user"] + [user]
@@ -208,7 +191,7 @@ def _both[A, B](first: Callable[[], A], second: Callable[[], B]) -> tuple[A, B]:
 
 
 def _verify(
-    cast: Players, persona: Persona, path: list[Message], replies: list[str], flipped: bool, seed: int
+    cast: Cast, persona: Persona, path: list[Message], replies: list[str], flipped: bool, seed: int
 ) -> Literal[0, 1]:
     """Which of `replies` the persona prefers, when shown in this order or flipped."""
     first, second = reversed(replies) if flipped else replies
@@ -218,7 +201,7 @@ def _verify(
 def unfinished(
     ledger: Ledger, personas: list[Persona], settings: DatagenSettings
 ) -> tuple[dict[str, Persona], Counter[str], Outcome]:
-    """The planned conversations that the journal does not have, how often each was skipped, and an outcome to count in.
+    """The planned conversations that the journal does not have, how often they were skipped, and an outcome to fill.
 
     Raises AloeError on settings other than the recorded ones.
     """
@@ -231,7 +214,7 @@ def unfinished(
 
 
 def write_or_skip(
-    ledger: Ledger, cast: Players, name: str, persona: Persona, settings: DatagenSettings, skips: int
+    ledger: Ledger, cast: Cast, name: str, persona: Persona, settings: DatagenSettings, skips: int
 ) -> str | None:
     """Write one conversation and journal it, or else why it is skipped, which is returned. `skips`: of earlier runs."""
     wanted, attempts = settings.conversations, TURN_ATTEMPTS * (skips + 1)
@@ -246,7 +229,7 @@ def write_or_skip(
 
 def write_conversations(
     ledger: Ledger,
-    cast: Players,
+    cast: Cast,
     personas: list[Persona],
     settings: DatagenSettings,
     progress: Callable[[Outcome], None] = lambda outcome: None,

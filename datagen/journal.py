@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 from pydantic import BaseModel
 
 from aloe_jax.errors import AloeError
@@ -47,11 +48,11 @@ def recorded_skips(ledger: Ledger) -> list[Skip]:
 
 
 def same_settings(path: Path, what: str, recorded: dict[str, object], wanted: dict[str, object]) -> None:
-    """Raise AloeError when records were made with other settings than the ones asked for now."""
+    """Raise AloeError when records were written with other settings than the ones asked for now."""
     for key in sorted(recorded.keys() | wanted.keys()):
         if recorded.get(key) != wanted.get(key):
             raise AloeError(
-                f"{path}: its {what} were made with {key}={recorded.get(key)!r}, the config says "
+                f"{path}: its {what} were written with {key}={recorded.get(key)!r}, the config says "
                 f"{wanted.get(key)!r}; restore the old value, or give another output directory"
             )
 
@@ -62,3 +63,9 @@ def is_simulated(settings: DatagenSettings) -> bool:
 
 
 SIMULATED = "Simulated: the texts come from the scripted provider, not from a language model or from people."
+
+
+def print_if_simulated(settings: DatagenSettings) -> None:
+    """Print where everything was played by a script."""
+    if is_simulated(settings):
+        click.echo(SIMULATED)

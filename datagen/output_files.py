@@ -15,7 +15,7 @@ from aloe_jax.storage.locks import locked
 
 @contextlib.contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A file to fill, which then takes the place of `path`; what was there stays until it does.
+    """A file to fill, which then replaces `path`; what was there stays until it does.
 
     Raises AloeError when another process is writing `path`, and when the disk refuses.
     """

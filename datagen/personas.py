@@ -6,27 +6,18 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
 
 from pydantic import BaseModel, Field, model_validator
 
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.roles import derive_seed
+from aloe_jax.roles import Cast, derive_seed
 from datagen.journal import POOL, journal_path, same_settings
 from datagen.pool.growth import TextPool, grow, journaled_pool
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Kind
 from datagen.settings import DatagenSettings
-
-
-class Writer(Protocol):
-    """What a pool needs of the cast: both calls take examples, the number wanted and a seed."""
-
-    def write_profiles(self, examples: list[str], count: int, seed: int) -> list[str]: ...  # noqa: D102
-    def write_personalities(self, examples: list[str], count: int, seed: int) -> list[str]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ def pool_sizes(settings: DatagenSettings) -> dict[Kind, int]:
 
 def write_personas(
     ledger: Ledger,
-    writer: Writer,
+    writer: Cast,
     settings: DatagenSettings,
     seeds: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[str, int, int], None] = lambda name, size, target: None,
@@ -129,7 +120,10 @@ def write_personas(
     writers = {"profiles": writer.write_profiles, "personalities": writer.write_personalities}
     pools: dict[Kind, TextPool] = {}
     for (name, target), start in zip(sizes.items(), seeds, strict=True):
-        show = partial(_show, progress, name, target)
+
+        def show(size: int, name: Kind = name, target: int = target) -> None:
+            progress(name, min(size, target), target)
+
         pools[name] = grow(ledger, name, start, target, settings, write=writers[name], progress=show)
     record: dict[str, object] = {name: pools[name].members[:target] for name, target in sizes.items()}
     record |= draw(sizes["profiles"], sizes["personalities"], settings)
@@ -139,10 +133,6 @@ def write_personas(
     }
     ledger.put(POOL, "personas", record)
     return recorded_personas(ledger, settings), pools
-
-
-def _show(progress: Callable[[str, int, int], None], name: str, target: int, size: int) -> None:
-    progress(name, min(size, target), target)
 
 
 def recorded_draw(ledger: Ledger) -> Draw | None:
@@ -179,18 +169,13 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Text
     """
     record = recorded_draw(ledger)
     if record is not None:
-        members: dict[Kind, list[str]] = {"profiles": record.profiles, "personalities": record.personalities}
-        grown = record.growth
         return {
-            name: TextPool(name, members[name], Counter(grown[name].refused), grown[name].curve)
+            name: TextPool(name, getattr(record, name), Counter(grown.refused), grown.curve)
             for name in pool_sizes(settings)
+            for grown in [record.growth[name]]
         }
-
-    profiles, personalities = seed_texts(settings)
-    return {
-        "profiles": journaled_pool(ledger, "profiles", profiles, settings),
-        "personalities": journaled_pool(ledger, "personalities", personalities, settings),
-    }
+    seeds = zip(pool_sizes(settings), seed_texts(settings), strict=True)
+    return {name: journaled_pool(ledger, name, texts, settings) for name, texts in seeds}
 
 
 def _shaping(settings: DatagenSettings) -> dict[str, object]:

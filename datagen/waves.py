@@ -20,20 +20,14 @@ from pydantic import BaseModel
 
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.batch import JobFailedError
+from aloe_jax.llm.batch import GenaiBatch, JobFailedError
 from aloe_jax.llm.budget import BudgetError
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.llm.protocol import BatchService, Completion, PendingError, Request
-from aloe_jax.llm.providers import batch_service
-from aloe_jax.llm.registry import providers_with_batches
+from aloe_jax.llm.protocol import Completion, PendingError, Request
+from aloe_jax.llm.registry import load_class, providers_with_batches
 from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.roles import Cast
-from datagen.conversations import (
-    TALKING_ROLES,
-    Outcome,
-    unfinished,
-    write_or_skip,
-)
+from datagen.conversations import TALKING_ROLES, Outcome, unfinished, write_or_skip
 from datagen.journal import JOB
 from datagen.settings import DatagenSettings
 
@@ -45,7 +39,7 @@ TRIES = 3  # jobs in which a call may be left unanswered before its conversation
 class Collector:
     """Stands in for the language model of a role: notes what it is asked, and answers nothing."""
 
-    def __init__(self, service: BatchService, role: RoleSettings):
+    def __init__(self, service: GenaiBatch, role: RoleSettings):
         self.name, self.role, self.service = service.name, role, service
         self.waiting: dict[str, Request] = {}
 
@@ -82,7 +76,7 @@ def write_in_waves(
     settings: DatagenSettings,
     progress: Callable[[Outcome, str], None] = lambda outcome, doing: None,
     *,
-    service: Callable[[RoleSettings, str], BatchService] | None = None,
+    service: Callable[[RoleSettings, str], GenaiBatch] | None = None,
     poll: float = POLL,
 ) -> Outcome:
     """Write the planned conversations that the journal does not hold yet; see `write_conversations`.
@@ -95,8 +89,14 @@ def write_in_waves(
     collectors: dict[str, Collector] = {}
 
     def model(role: RoleSettings, name: str) -> Collector:
-        made = service(role, name) if service else _batch_service(role, name, ledger)
-        collectors[name] = Collector(made, role)
+        if service is not None:
+            jobs_of_role = service(role, name)
+        elif role.entry.batch is not None:
+            jobs_of_role = load_class(role.entry.batch)(role, name, on_fault=ledger.count_fault)
+        else:
+            able = providers_with_batches()
+            raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
+        collectors[name] = Collector(jobs_of_role, role)
         return collectors[name]
 
     cast = Cast(settings.roles, ledger, only=TALKING_ROLES, model=model)
@@ -126,13 +126,6 @@ def write_in_waves(
     outcome.left = len(waiting) - outcome.unreachable
     progress(outcome, "done")
     return outcome
-
-
-def _batch_service(role: RoleSettings, name: str, ledger: Ledger) -> BatchService:
-    if role.entry.batch is None:
-        able = providers_with_batches()
-        raise AloeError(f"roles.{name}.provider: conversations.batch needs {able}, not {role.provider}")
-    return batch_service(role, name, ledger.count_fault)
 
 
 def _forget_hopeless(collectors: Iterable[Collector], tries: Counter[str], outcome: Outcome) -> None:
@@ -181,7 +174,7 @@ def _label(ledger: Ledger, role: str, keys: Sequence[str]) -> str:
     )
 
 
-def _parts(service: BatchService, requests: dict[str, Request]) -> Iterable[dict[str, Request]]:
+def _parts(service: GenaiBatch, requests: dict[str, Request]) -> Iterable[dict[str, Request]]:
     part: dict[str, Request] = {}
     size = 0
     for key, request in sorted(requests.items()):

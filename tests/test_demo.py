@@ -9,8 +9,7 @@ import time
 import pytest
 from safetensors import safe_open
 
-from aloe_jax.demo.pipeline import stages
-from aloe_jax.demo.running import run_stage
+from aloe_jax.demo.pipeline import run_stage, stages
 from aloe_jax.errors import AloeError
 
 

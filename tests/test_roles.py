@@ -296,7 +296,7 @@ def test_all_prompts_say_json_and_name_every_field():
     }
     assert forms.keys() == RolesSettings.model_fields.keys()
     for role, form in forms.items():
-        source, _, _ = roles._prompts().loader.get_source(roles._prompts(), f"{role}.md")
+        source = roles._prompt_file(role).decode()
         assert source.count("\n---\n") == 1
         for field in form.model_fields:
             assert f'"{field}":' in source

@@ -9,7 +9,7 @@ Definitions from "Aligning LLMs with Individual Preferences via Interaction" (ar
 
 Three cases that the paper leaves open are settled here. A missing rating leaves its turn's mean. A turn
 without any rating has no AL(k) and takes no part in the average, in the normalisation or in the fit. Where AL
-is constant, and where fewer than two turns are left, N-IR and R² are undefined: NaN, never 0.
+is constant, and where fewer than two turns are left, N-IR and R² are undefined: None, never 0.
 
 Intervals are those of `aloe_jax.benchmark.intervals`: studentised for AL, its average and IR, bias-corrected for
 N-IR and R². With a single case there is nothing to resample: the interval is NaN.
@@ -17,49 +17,18 @@ N-IR and R². With a single case there is nothing to resample: the interval is N
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
+from aloe_jax.benchmark.results import Level, StoredEstimate
 from aloe_jax.errors import AloeError
 
 LOWEST, HIGHEST = 1.0, 5.0
 _FLAT = 1e-9  # an AL that varies by less than this is constant: means differ by rounding alone
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95% interval; NaN where undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class AlignmentMetrics:
-    """What N dialogues of K turns say. `al*` and `coverage_by_turn` are [K], index 0 being turn 1."""
-
-    cases: int
-    turns: int
-    al: Array
-    al_low: Array
-    al_high: Array
-    average: Estimate
-    ir: Estimate
-    n_ir: Estimate
-    r2: Estimate
-    coverage_by_turn: Array  # share of the cases with a rating
-    coverage: float
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON, with None for NaN."""
-        return {name: plain(value) for name, value in asdict(self).items()}
-
-
-def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> AlignmentMetrics:
+def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) -> Level:
     """Metrics of `ratings` [N cases, K turns] on the scale 1–5, NaN = missing.
 
     `bootstrap` resamples of the cases, drawn from `seed`, give the intervals. Raises AloeError for another
@@ -77,21 +46,21 @@ def alignment_metrics(ratings: ArrayLike, bootstrap: int = 2000, seed: int = 0) 
     most = np.array([*[HIGHEST] * (turns + 1), HIGHEST - LOWEST])
     low, high = studentised(linear, linear_without, weights, least, most)
 
-    def curved(name: str, least: float) -> Estimate:
+    def curved(name: str, least: float) -> StoredEstimate:
         ends = bias_corrected(points[name], others[name][:, None], spreads[name][:, None], least, 1.0)
-        return Estimate(float(points[name][0]), float(ends[0, 0]), float(ends[1, 0]))
+        return StoredEstimate(value=points[name][0], low=ends[0, 0], high=ends[1, 0])
 
-    return AlignmentMetrics(
+    return Level(
         cases=cases,
         turns=turns,
-        al=al[0],
-        al_low=low[:turns],
-        al_high=high[:turns],
-        average=Estimate(float(points["average"][0]), float(low[turns]), float(high[turns])),
-        ir=Estimate(float(points["ir"][0]), float(low[turns + 1]), float(high[turns + 1])),
+        al=al[0].tolist(),
+        al_low=low[:turns].tolist(),
+        al_high=high[:turns].tolist(),
+        average=StoredEstimate(value=points["average"][0], low=low[turns], high=high[turns]),
+        ir=StoredEstimate(value=points["ir"][0], low=low[turns + 1], high=high[turns + 1]),
         n_ir=curved("n_ir", -1.0),
         r2=curved("r2", 0.0),
-        coverage_by_turn=np.mean(~np.isnan(values), axis=0),
+        coverage_by_turn=np.mean(~np.isnan(values), axis=0).tolist(),
         coverage=float(np.mean(~np.isnan(values))),
     )
 
@@ -145,14 +114,3 @@ def summaries(al: Array) -> dict[str, Array]:
         "n_ir": np.where(shaped, slope / np.where(shaped, span, 1.0), np.nan),
         "r2": np.where(shaped, s_ka**2 / np.where(shaped, s_kk * s_aa, 1.0), np.nan),
     }
-
-
-def plain(value: object) -> object:
-    """`value` with lists for arrays and None for NaN, for JSON."""
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()]
-    if isinstance(value, float) and np.isnan(value):
-        return None
-    return value

@@ -10,24 +10,23 @@ For each of some personas there is a conversation with five replies to its last 
 
 A judge passes when the rank correlation (Spearman) of its ratings with the known quality reaches a threshold. One
 that rates everything alike has no rank correlation and does not pass, nor does one whose answers cannot be read. The
-simulated judge knows the simulated world alone, so its set is made there.
+simulated judge knows the simulated world alone, so its set is taken from there.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from statistics import fmean
 from typing import Literal
 
 from aloe_jax.benchmark.agreement import spearman
 from aloe_jax.benchmark.judge import Judge, Vote
+from aloe_jax.benchmark.results import StoredCalibration
 from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.coverage import why
@@ -50,23 +49,6 @@ class Known:
     replies: dict[Kind, str]
 
 
-@dataclass(frozen=True)
-class JudgeCalibration:
-    """What a judge made of the set. `correlation` is None where it is undefined."""
-
-    judge: str
-    ratings: dict[Kind, list[int | None]]  # by persona
-    correlation: float | None
-    coverage: float  # share of answers that could be read
-    passed: bool
-    missing: Counter[str] = field(default_factory=Counter)  # why there is no rating -> replies
-
-    def means(self) -> dict[Kind, float | None]:
-        """The mean rating of each kind of reply."""
-        given = {kind: [r for r in ratings if r is not None] for kind, ratings in self.ratings.items()}
-        return {kind: fmean(ratings) if ratings else None for kind, ratings in given.items()}
-
-
 class MiscalibratedError(AloeError):
     """A judge cannot distinguish good replies from bad ones."""
 
@@ -77,7 +59,7 @@ def calibrate(
     threshold: float,
     concurrency: int,
     progress: Callable[[], None] = lambda: None,
-) -> JudgeCalibration:
+) -> StoredCalibration:
     """Have a judge rate every reply of the set. Raises AloeError when it cannot be reached.
 
     `progress` is called for every reply, from several threads.
@@ -96,17 +78,20 @@ def calibrate(
                 pool.submit(rate, number, kind, failed=errors.append)
     if errors:
         raise errors[0]
-    ratings = {kind: [votes[number, kind].rating for number in range(len(known))] for kind in QUALITY}
+    ratings: dict[str, list[int | None]] = {
+        kind: [votes[number, kind].rating for number in range(len(known))] for kind in QUALITY
+    }
     flat = [(QUALITY[kind], rating) for kind in QUALITY for rating in ratings[kind] if rating is not None]
     correlation = spearman(*zip(*flat, strict=True)) if flat else float("nan")
     coverage = len(flat) / len(votes)
     passed = coverage >= LEAST_READ and correlation >= threshold  # not where it is NaN
     missing = Counter(why(vote.reason) for vote in votes.values() if vote.rating is None)
-    found = None if math.isnan(correlation) else correlation
-    return JudgeCalibration(judge.name, ratings, found, coverage, passed, missing)
+    return StoredCalibration(
+        judge=judge.name, ratings=ratings, correlation=correlation, coverage=coverage, passed=passed, missing=missing
+    )
 
 
-def require(found: Sequence[JudgeCalibration], threshold: float) -> None:
+def require(found: Sequence[StoredCalibration], threshold: float) -> None:
     """Raise MiscalibratedError naming the judges that did not pass, and what they did."""
     failed = [calibration for calibration in found if not calibration.passed]
     if not failed:
@@ -118,7 +103,7 @@ def require(found: Sequence[JudgeCalibration], threshold: float) -> None:
     )
 
 
-def _failing(calibration: JudgeCalibration, threshold: float) -> str:
+def _failing(calibration: StoredCalibration, threshold: float) -> str:
     if calibration.coverage < LEAST_READ:
         reasons = ", ".join(f"{count} {reason}" for reason, count in calibration.missing.most_common())
         return f"gave a readable rating in {calibration.coverage:.0%} of the cases (missing: {reasons})"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply
-from aloe_jax.benchmark.settings import ReferenceLine
 from aloe_jax.conversation import Message
 from aloe_jax.roles import Cast, RoleError, persistent
 from aloe_jax.sampling.settings import SamplingSettings
@@ -68,7 +67,7 @@ class SessionPartner:
     def __init__(self, candidate: ModelCandidate, rows: int):
         self._candidate, self._size = candidate, rows
         self._session: Session | None = None
-        self._places: dict[str, int] = {}  # rows of the session, by persona
+        self._slots: dict[str, int] = {}  # rows of the session, by persona
         self._asked: dict[str, list[int]] = {}  # ids up to the last prompt, by persona
 
     def reply(
@@ -102,12 +101,12 @@ class SessionPartner:
         sampler, template = self._candidate.parts()
         if self._session is None:
             self._session = sampler.session(self._size)
-        places = [self._places.setdefault(dialogues[row].persona.id, len(self._places)) for row in rows]
+        slots = [self._slots.setdefault(dialogues[row].persona.id, len(self._slots)) for row in rows]
         filled = [rows[0]] * self._size
-        for place, row in zip(places, rows, strict=True):
-            filled[place] = row
-        for place, row in enumerate(filled):
-            self._session.replace(place, paths[row])
+        for slot, row in zip(slots, rows, strict=True):
+            filled[slot] = row
+        for slot, row in enumerate(filled):
+            self._session.replace(slot, paths[row])
         sampling = self._candidate.sampling
         replies = self._session.reply(
             sampling.max_new_tokens,
@@ -119,7 +118,7 @@ class SessionPartner:
             seeds=[seeds[row] for row in filled],
             stop=template.stop,
         )
-        return [replies[place] for place in places]
+        return [replies[slot] for slot in slots]
 
 
 class ResponderCandidate:
@@ -131,20 +130,10 @@ class ResponderCandidate:
     rows: int | None = None
 
     def __init__(
-        self, cast: Cast, identity: dict[str, object], informed: bool = False, place: str = "roles.responder"
+        self, cast: Cast, identity: dict[str, object], informed: bool = False, setting: str = "roles.responder"
     ) -> None:
-        """`place` is where the responder's settings are."""
-        self.cast, self.identity, self.informed, self._place = cast, identity, informed, place
-
-    @classmethod
-    def reference(cls, kind: ReferenceLine, cast: Cast) -> ResponderCandidate:
-        """The lower or the upper reference line, played by the cast's responder."""
-        return cls(cast, {"reference": kind, "responder": cast.describe("responder")}, kind == "informed")
-
-    @classmethod
-    def remote(cls, cast: Cast, place: str = "roles.responder") -> ResponderCandidate:
-        """The cast's responder as a model under test."""
-        return cls(cast, {"remote": cast.describe("responder")}, place=place)
+        """`setting` is the name of the responder's settings."""
+        self.cast, self.identity, self.informed, self._setting = cast, identity, informed, setting
 
     def partner(self, rows: int) -> ResponderCandidate:
         """Itself: it remembers nothing."""
@@ -163,7 +152,7 @@ class ResponderCandidate:
         try:
             return CandidateReply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
         except RoleError as error:
-            return NoReply(f"no reply: {str(error).replace('roles.responder', self._place)}")
+            return NoReply(f"no reply: {str(error).replace('roles.responder', self._setting)}")
 
 
 def _load_sampler(path: str | Path, sampling: SamplingSettings) -> tuple[Sampler, ChatTemplate]:

@@ -4,7 +4,7 @@ Three numbers are compared: the average AL, IR, and AL at the last turn. Interva
 cases (`aloe_jax.benchmark.intervals`), each resample taking the same cases from both models, so that what is common
 to a case cancels. P-values are those of the paired permutation test: under the hypothesis that it makes no difference
 which of the two models a case had, the models' names may be swapped case by case, which for complete ratings flips
-the signs of the cases' differences. Holm's method corrects them for all the tests that are made together.
+the signs of the cases' differences. Holm's method corrects them for all the tests of one list.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -20,32 +19,15 @@ from numpy.typing import ArrayLike
 
 from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, summaries
 from aloe_jax.benchmark.intervals import Array, left_out, resamples, studentised
-from aloe_jax.benchmark.results import Statistic
+from aloe_jax.benchmark.results import Number, Statistic, StoredDifference
 from aloe_jax.errors import AloeError
 
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A number of `second` minus that of `first`, with its 95% interval; NaN where undefined.
-
-    `p` is two-sided; `p_holm` is corrected for all tests made together (`p` itself where there is but one).
-    """
-
-    first: str
-    second: str
-    statistic: Statistic
-    value: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-
-
 def compare(
     first: ArrayLike, second: ArrayLike, bootstrap: int = 2000, permutations: int = 10_000, seed: int = 0
-) -> dict[Statistic, Difference]:
+) -> dict[Statistic, StoredDifference]:
     """Differences `second` − `first` of ratings [N, K], of the same cases in the same order; uncorrected.
 
     Raises AloeError as `alignment_metrics` does, and when the shapes differ.
@@ -56,7 +38,7 @@ def compare(
     cases = len(left)
 
     def differences(weights: Array) -> Array:
-        return _statistics(right, weights) - _statistics(left, weights)
+        return _of_levels(alignment_level(right, weights)) - _of_levels(alignment_level(left, weights))
 
     value = differences(np.ones((1, cases)))[0]
     span = HIGHEST - LOWEST
@@ -65,44 +47,41 @@ def compare(
     swapped = _swapped_differences(left, right, _swaps(cases, permutations, seed))
     p = _p_values(value, swapped)
     return {
-        name: Difference("", "", name, float(value[i]), float(low[i]), float(high[i]), float(p[i]), float(p[i]))
+        name: StoredDifference(
+            first="", second="", statistic=name, value=value[i], low=low[i], high=high[i], p=p[i], p_holm=p[i]
+        )
         for i, name in enumerate(STATISTICS)
     }
 
 
 def compare_all(
     tables: Mapping[str, ArrayLike], bootstrap: int = 2000, permutations: int = 10_000, seed: int = 0
-) -> list[Difference]:
+) -> list[StoredDifference]:
     """Every two of the models in `tables` (name -> ratings [N, K]), in their order, with p-values after Holm.
 
     The correction is for all tests in the list: pairs times statistics.
     """
     found = [
-        replace(difference, first=first, second=second)
+        difference.model_copy(update={"first": first, "second": second})
         for first, second in itertools.combinations(tables, 2)
         for difference in compare(tables[first], tables[second], bootstrap, permutations, seed).values()
     ]
     corrected = holm([difference.p for difference in found])
-    return [replace(difference, p_holm=p) for difference, p in zip(found, corrected, strict=True)]
+    return [difference.model_copy(update={"p_holm": p}) for difference, p in zip(found, corrected, strict=True)]
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979), in the given order; NaN stands for a test that was not made."""
-    made = [i for i, p in enumerate(p_values) if not np.isnan(p)]
-    corrected = [float("nan")] * len(p_values)
+def holm(p_values: Sequence[Number]) -> list[Number]:
+    """Holm's step-down correction (1979), in the given order; None stands for a test that was not made."""
+    made = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[Number] = [None] * len(p_values)
     largest = 0.0
-    for rank, i in enumerate(sorted(made, key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(made) - rank) * p_values[i]))
-        corrected[i] = largest
+    for rank, (p, i) in enumerate(made):
+        largest = corrected[i] = max(largest, min(1.0, (len(made) - rank) * p))
     return corrected
 
 
-def _statistics(values: Array, weights: Array) -> Array:
-    """Average, IR and last AL [S, 3] of ratings [N, K] under case weights [S, N]."""
-    return _of_levels(alignment_level(values, weights))
-
-
 def _of_levels(al: Array) -> Array:
+    """Average, IR and last AL [S, 3] of AL [S, K]."""
     found = summaries(al)
     return np.stack([found["average"], found["ir"], al[:, -1]], axis=1)
 

@@ -21,7 +21,7 @@ from aloe_jax.llm.ledger import Ledger
 
 @dataclass(frozen=True)
 class CandidateReply:
-    """A candidate's reply. `ids` are its sampled tokens, end of turn included; none where it was not sampled here."""
+    """A candidate's reply. `ids` are the sampled tokens, end of turn included; none where a server sampled it."""
 
     text: str
     ids: tuple[int, ...] = ()
@@ -128,14 +128,13 @@ class Journal:
 
     def write(self, turn: int, exchanges: Iterable[tuple[int, DialogueTurn]]) -> None:
         """Store one turn of some cases, all of them or none."""
-        records = [(f"{self._keys[case]}/{turn}", _record(exchange)) for case, exchange in exchanges]
+        records = [
+            (f"{self._keys[case]}/{turn}", {"user": one.user, "reply": one.reply.text, "ids": list(one.reply.ids)})
+            for case, one in exchanges
+        ]
         self._ledger.put_many("exchange", records)
 
 
 def digest(*parts: object) -> str:
     """A short content key of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _record(exchange: DialogueTurn) -> dict[str, object]:
-    return {"user": exchange.user, "reply": exchange.reply.text, "ids": list(exchange.reply.ids)}

@@ -22,17 +22,16 @@ was read. `note`, `seconds` and `undecided` may be left out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from aloe_jax.benchmark.agreement import Agreement, agreement
+from aloe_jax.benchmark.agreement import agreement
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.results import StoredRecord
+from aloe_jax.benchmark.results import StoredRecord, StoredWithPeople
 from aloe_jax.conversation import Message, Persona, read_record
 from aloe_jax.errors import AloeError
 
@@ -58,21 +57,6 @@ class HumanRatings(StoredRecord):
     rater: str = Field(min_length=1)
     page: str = ""
     ratings: list[HumanRating]
-
-
-@dataclass(frozen=True)
-class WithPeople:
-    """Agreement of people among themselves, and of the judges' mean rating with the people's mean rating.
-
-    `bias` is the judges' mean rating minus that of the people, over the same items. NaN where undefined.
-    """
-
-    raters: tuple[str, ...]
-    items: int  # rated by a person, and by a judge in this run
-    unknown: int  # rated by a person and not in this run
-    people: Agreement  # on those items
-    judge: Agreement
-    bias: float
 
 
 def item_id(persona: Persona, path: Sequence[Message], reply: str) -> str:
@@ -115,19 +99,19 @@ def by_rater(files: Mapping[str, HumanRatings]) -> dict[str, dict[str, int]]:
     return people
 
 
-def compare_with_people(people: Mapping[str, Mapping[str, int]], judged: Mapping[str, float]) -> WithPeople:
+def compare_with_people(people: Mapping[str, Mapping[str, int]], judged: Mapping[str, float]) -> StoredWithPeople:
     """Agreement of people (rater -> item -> rating) with the judges' mean ratings by item.
 
-    What no judge rated here counts as unknown and for nothing else: that may be an item of another run, or one of
-    known quality that was mixed in, on which people agree too easily.
+    What no judge of this run rated counts as unknown and for nothing else: that may be an item of another run, or one
+    of known quality that was mixed in, on which people agree too easily.
     """
     items = {item for ratings in people.values() for item in ratings}
     shared = sorted(item for item in items if item in judged)
     table = ratings_of(people, shared)
     mean = np.array([np.nanmean(ratings) for ratings in table.T])
     judge = np.array([judged[item] for item in shared])
-    return WithPeople(
-        raters=tuple(people),
+    return StoredWithPeople(
+        raters=list(people),
         items=len(shared),
         unknown=len(items) - len(shared),
         people=agreement(table),

@@ -43,7 +43,7 @@ def resamples(cases: int, count: int, seed: int) -> Array:
 
 
 def left_out(cases: int) -> Array:
-    """Weights [cases, cases] that leave out one case each."""
+    """Weights [cases, cases]; every row leaves out one case."""
     return 1.0 - np.eye(cases)
 
 
@@ -120,5 +120,5 @@ def student_quantile(freedom: int, tail: float = (1 - CONFIDENCE) / 2) -> float:
 def _quantiles(t: Array) -> tuple[Array, Array]:
     """The outer order statistics of t [S, M] at both ends, which may be infinite: no interpolation."""
     ordered = np.sort(t, axis=0)
-    place = min(len(t) - 1, max(0, round((len(t) + 1) * (1 - CONFIDENCE) / 2) - 1))
-    return ordered[place], ordered[len(t) - 1 - place]
+    rank = min(len(t) - 1, max(0, round((len(t) + 1) * (1 - CONFIDENCE) / 2) - 1))
+    return ordered[rank], ordered[len(t) - 1 - rank]

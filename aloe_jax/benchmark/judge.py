@@ -1,4 +1,4 @@
-"""Ratings: judges who know the persona rate every reply of a dialogue, each by itself and each on its own."""
+"""Ratings: judges who know the persona rate every reply of a dialogue, every judge alone and every reply for itself."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class _Rated(BaseModel):
 class Judge:
     """A judge by name. Every answer is journaled under what it depends on, so that it is asked for once.
 
-    What is no answer is not journaled as one: a later run asks again. `place` is where its settings are.
+    What is no answer is not journaled as one: a later run asks again. `setting` is the name of its settings.
     """
 
-    def __init__(self, name: str, cast: Cast, ledger: Ledger, seed: int, place: str = "roles.judge") -> None:
-        self.name, self._cast, self._ledger, self._seed, self._place = name, cast, ledger, seed, place
+    def __init__(self, name: str, cast: Cast, ledger: Ledger, seed: int, setting: str = "roles.judge") -> None:
+        self.name, self._cast, self._ledger, self._seed, self._setting = name, cast, ledger, seed, setting
         self._rating, self._comparing = cast.describe("judge"), cast.describe("judge", "comparer")
 
     def vote(self, persona: Persona, path: Sequence[Message], reply: str, number: int = 0) -> Vote:
@@ -106,7 +106,7 @@ class Judge:
         return self._ledger.read(form, kind, key, record)
 
     def _said(self, error: RoleError) -> str:
-        return str(error).replace("roles.judge", self._place)
+        return str(error).replace("roles.judge", self._setting)
 
 
 def judges_of(settings: EvaluateSettings, ledger: Ledger) -> list[Judge]:
@@ -115,20 +115,20 @@ def judges_of(settings: EvaluateSettings, ledger: Ledger) -> list[Judge]:
         return [Judge("judge", Cast(settings.roles, ledger, only=("judge",)), ledger, settings.seed)]
     judges = []
     for name, role in settings.judging.judges.items():
-        place = f"judging.judges.{name}"
-        with named(place, "judge"):
+        setting = f"judging.judges.{name}"
+        with named(setting, "judge"):
             cast = Cast(settings.roles.model_copy(update={"judge": role}), ledger, only=("judge",))
-        judges.append(Judge(name, cast, ledger, settings.seed, place))
+        judges.append(Judge(name, cast, ledger, settings.seed, setting))
     return judges
 
 
 @contextmanager
-def named(place: str, role: str) -> Iterator[None]:
-    """Errors of a role that stands elsewhere in the settings name that `place`, not `roles.ROLE`."""
+def named(setting: str, role: str) -> Iterator[None]:
+    """Errors of a role that stands elsewhere in the settings name that `setting`, not `roles.ROLE`."""
     try:
         yield
     except AloeError as error:
-        raise type(error)(str(error).replace(f"roles.{role}", place)) from None
+        raise type(error)(str(error).replace(f"roles.{role}", setting)) from None
 
 
 class Ratings:
@@ -153,14 +153,14 @@ class Ratings:
         if self._error is not None:
             raise self._error
         path, reply = dialogue.path(turn), dialogue.exchanges[turn].reply.text
-        place = (id(dialogue), turn)
+        key = (id(dialogue), turn)
 
         def rate(judge: int, number: int) -> None:
             if self._error is not None:
                 return
             vote = self._judges[judge].vote(dialogue.persona, path, reply, number)
             with self._lock:
-                self._found.setdefault(place, {})[judge, number] = vote
+                self._found.setdefault(key, {})[judge, number] = vote
             self._progress()
 
         for judge in range(len(self._judges)):

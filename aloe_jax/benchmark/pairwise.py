@@ -10,44 +10,18 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.judge import Judge
-from aloe_jax.benchmark.results import Outcome
+from aloe_jax.benchmark.results import Outcome, StoredSideBySide
 from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.coverage import why
 
 _EMPTY = "of dialogues without a turn"
 _WINNER: dict[float, Outcome] = {-1.0: "first", 0.0: "tie", 1.0: "second"}
-
-
-@dataclass(frozen=True)
-class SideBySide:
-    """What the judges prefer. Counts are cases; `win_rate` is that of `second`, a tie counting half.
-
-    `p` is two-sided, of the sign test over the cases that are no ties. `shown_first` is the share of preferences
-    that went to the dialogue that was read first: 0.5 for a judge without a bias of position. `contradictions` is
-    the share of (case, judge) in which swapping the order turned the preference round. NaN where undefined.
-    """
-
-    first: str
-    second: str
-    wins: int  # of `second`
-    ties: int
-    losses: int
-    win_rate: float
-    low: float
-    high: float
-    p: float
-    shown_first: float
-    contradictions: float
-    coverage: float  # share of the comparisons asked for that could be read
-    outcomes: tuple[Outcome | None, ...]  # case by case; None where no judge could be read in both orders
-    missing: Counter[str] = field(default_factory=Counter)  # why there is no answer -> comparisons
 
 
 def side_by_side(
@@ -58,7 +32,7 @@ def side_by_side(
     bootstrap: int = 2000,
     seed: int = 0,
     progress: Callable[[], None] = lambda: None,
-) -> SideBySide:
+) -> StoredSideBySide:
     """Compare the dialogues of two models, case by case; a dialogue that stopped early is cut off both.
 
     `progress` is called for every answer, from several threads. Raises AloeError when a judge cannot be reached.
@@ -86,30 +60,17 @@ def side_by_side(
 
     cases = len(dialogues[0])
     with WorkerPool(concurrency) as pool:
-        for place in itertools.product(range(cases), range(len(judges)), (0, 1)):
-            pool.submit(ask, *place, failed=errors.append)
+        for question in itertools.product(range(cases), range(len(judges)), (0, 1)):
+            pool.submit(ask, *question, failed=errors.append)
     if errors:
         raise errors[0]
     scores = np.full((cases, len(judges)), np.nan)  # 1: second wins, -1: first
     turned = 0
     for case, judge in itertools.product(range(cases), range(len(judges))):
-        here, there = answers[case, judge, 0], answers[case, judge, 1]
-        if here is not None and there is not None:
-            scores[case, judge] = {"first": -1.0, "second": 1.0}.get(here, 0.0) if here == there else 0.0
-            turned += {here, there} == {"first", "second"}
-    found = _summed(names, scores, list(answers.values()), first_shown, turned, bootstrap, seed)
-    return replace(found, missing=Counter(missing))
-
-
-def _summed(
-    names: tuple[str, str],
-    scores: Array,
-    answers: Sequence[Outcome | None],
-    first_shown: Sequence[bool],
-    turned: int,
-    bootstrap: int,
-    seed: int,
-) -> SideBySide:
+        straight, swapped = answers[case, judge, 0], answers[case, judge, 1]
+        if straight is not None and swapped is not None:
+            scores[case, judge] = {"first": -1.0, "second": 1.0}.get(straight, 0.0) if straight == swapped else 0.0
+            turned += {straight, swapped} == {"first", "second"}
     read = ~np.isnan(scores)
     decided = np.where(read.any(axis=1), np.sign(np.nansum(scores, axis=1)), np.nan)
     given = decided[~np.isnan(decided)]
@@ -122,8 +83,9 @@ def _summed(
 
         point, ends = interval(win_rate, len(given), bootstrap, seed, 0.0, 1.0)
         value, low, high = float(point[0]), float(ends[0, 0]), float(ends[1, 0])
-    return SideBySide(
-        *names,
+    return StoredSideBySide(
+        first=names[0],
+        second=names[1],
         wins=wins,
         ties=len(given) - wins - losses,
         losses=losses,
@@ -133,8 +95,9 @@ def _summed(
         p=sign_test(wins, losses),
         shown_first=float(np.mean(first_shown)) if first_shown else math.nan,
         contradictions=turned / int(read.sum()) if read.any() else math.nan,
-        coverage=sum(answer is not None for answer in answers) / len(answers),
+        coverage=sum(answer is not None for answer in answers.values()) / len(answers),
         outcomes=tuple(_WINNER.get(float(score)) for score in decided),
+        missing=Counter(missing),
     )
 
 

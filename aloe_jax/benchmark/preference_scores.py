@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ import jax
 import numpy as np
 
 from aloe_jax import __version__
-from aloe_jax.benchmark.alignment import Estimate
 from aloe_jax.benchmark.intervals import Array, interval
-from aloe_jax.benchmark.results import fields_as_json
+from aloe_jax.benchmark.preference_file import PREFERENCES, ModelScores, Preferences, TurnScores
+from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.benchmark.settings import PreferencesSettings
 from aloe_jax.conversation import Conversation
 from aloe_jax.coverage import Coverage
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _TOO_LONG = "longer than a row (raise data.row_length)"
-FORMAT, VERSION = "aloe-preferences", 1
 
 PairKey = tuple[str, int]  # conversation, number of the turn in its list
 
@@ -70,55 +69,14 @@ class PairScore:
     rejected_tokens: int
 
 
-@dataclass(frozen=True)
-class ByTurn:
-    """The pairs of one turn. Numbers are NaN where undefined, as throughout."""
-
-    turn: int
-    pairs: int
-    accuracy: float
-    normalised_accuracy: float
-    margin: float
-    preferred_logp: float
-    rejected_logp: float
-    reward_accuracy: float
-    reward_margin: float
-
-
-@dataclass(frozen=True)
-class PreferenceScores:
-    """One model's scores; reward numbers are NaN without a reference."""
-
-    model: str
-    conversations: int
-    pairs: int
-    lost: int  # pairs that the other models (or the reference) have and this one could not score, or that no row held
-    accuracy: Estimate
-    normalised_accuracy: Estimate
-    margin: Estimate
-    preferred_logp: Estimate  # a reply, in nats
-    rejected_logp: Estimate
-    reward_accuracy: Estimate
-    reward_margin: Estimate
-    by_turn: tuple[ByTurn, ...]
-
-
-NUMBERS = (
-    "accuracy",
-    "normalised_accuracy",
-    "margin",
-    "preferred_logp",
-    "rejected_logp",
-    "reward_accuracy",
-    "reward_margin",
-)
+NUMBERS = [name for name in TurnScores.model_fields if name not in ("turn", "pairs")]
 
 
 @dataclass(frozen=True)
 class PreferenceResults:
     """All models, in the order of the settings."""
 
-    models: tuple[PreferenceScores, ...]
+    models: dict[str, ModelScores]
     coverage: tuple[Coverage, ...] = ()  # of the pairs
 
 
@@ -155,7 +113,7 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
         )
     keys = [key for key in everyone[0] if key in shared]
     return PreferenceResults(
-        tuple(summarise(name, scores, reference, keys, len(paired), settings) for name, scores in found.items()),
+        {name: summarise(scores, reference, keys, len(paired), settings) for name, scores in found.items()},
         (coverage,),
     )
 
@@ -200,18 +158,18 @@ def pair_scores(
 def _trees(
     conversations: Sequence[Conversation], template: ChatTemplate, path: str, row_length: int
 ) -> tuple[list[TokenTree], list[str], set[str]]:
-    """Token trees with pairs, the conversation of each, and the conversations that are passed over."""
+    """Token trees with pairs, the conversations that they are of, and the conversations that are passed over."""
     trees: list[TokenTree] = []
     owner: list[str] = []
     unstable: dict[str, UnstableTemplateError] = {}
     for conversation in conversations:
         try:
-            made = [tree for tree in template.laid_out(MessageTree.of(conversation), row_length).trees if tree.pairs]
+            new = [tree for tree in template.laid_out(MessageTree.of(conversation), row_length).trees if tree.pairs]
         except UnstableTemplateError as error:
             unstable[conversation.id] = error
             continue
-        trees += made
-        owner += [conversation.id] * len(made)
+        trees += new
+        owner += [conversation.id] * len(new)
     if unstable:
         first = next(iter(unstable.values()))
         click.echo(f"warning: {path}: {len(unstable)} conversations skipped, the first: {first}", err=True)
@@ -237,13 +195,12 @@ def _pairs(
 
 
 def summarise(
-    name: str,
     scores: Mapping[PairKey, PairScore],
     reference: Mapping[PairKey, PairScore] | None,
     keys: Sequence[PairKey],
     possible: int,
     settings: PreferencesSettings,
-) -> PreferenceScores:
+) -> ModelScores:
     """The numbers of one model over the pairs `keys`, of `possible` ones."""
     table = np.array([_numbers(scores[key], reference[key] if reference else None) for key in keys])
     names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in keys))}
@@ -256,16 +213,19 @@ def summarise(
 
     value, (low, high) = interval(means, len(names), settings.bootstrap, settings.seed)
     undefined = np.isnan(table).any(axis=0)
+    ends = np.where(undefined, np.nan, [value, low, high]).T  # [numbers, 3]
     estimates = {
-        number: Estimate(*(math.nan if undefined[i] else float(x[i]) for x in (value, low, high)))
-        for i, number in enumerate(NUMBERS)
+        number: StoredEstimate(value=value, low=low, high=high)
+        for number, (value, low, high) in zip(NUMBERS, ends, strict=True)
     }
     turns = np.array([scores[key].turn for key in keys])
-    by_turn = tuple(
-        ByTurn(int(turn), int((turns == turn).sum()), *(float(x) for x in table[turns == turn].mean(axis=0)))
-        for turn in np.unique(turns)
-    )
-    return PreferenceScores(name, len(names), len(keys), possible - len(keys), **estimates, by_turn=by_turn)
+    by_turn = []
+    for turn in np.unique(turns):
+        own = table[turns == turn]
+        means_of_turn = dict(zip(NUMBERS, own.mean(axis=0), strict=True))
+        by_turn.append(TurnScores(turn=int(turn), pairs=len(own), **means_of_turn))
+    lost = possible - len(keys)
+    return ModelScores(conversations=len(names), pairs=len(keys), lost=lost, by_turn=by_turn, **estimates)
 
 
 def _numbers(own: PairScore, reference: PairScore | None) -> list[float]:
@@ -281,22 +241,19 @@ def _won(margin: float) -> float:
 
 
 def write_preferences(settings: PreferencesSettings, results: PreferenceResults) -> Path:
-    """Write preferences.json and config.yaml, each under a temporary name first; returns the former's path."""
+    """Write preferences.json and config.yaml, at first under temporary names; returns the path of the former."""
     directory = Path(settings.output)
     directory.mkdir(parents=True, exist_ok=True)
-    models = {one.model: fields_as_json(one) for one in results.models}
-    for values in models.values():
-        del values["model"]
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "aloe_jax": __version__,
-        "models": models,
-        "settings": settings.model_dump(mode="json"),
-    }
+    record = Preferences(
+        format="aloe-preferences",
+        version=1,
+        aloe_jax=__version__,
+        models=results.models,
+        settings=settings.model_dump(mode="json"),
+    ).model_dump(mode="json")
     write_atomically(directory / "config.yaml", dump_settings(settings))
-    write_atomically(directory / "preferences.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    return directory / "preferences.json"
+    write_atomically(directory / PREFERENCES, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return directory / PREFERENCES
 
 
 def table(results: PreferenceResults) -> Table:
@@ -306,7 +263,7 @@ def table(results: PreferenceResults) -> Table:
 
     from aloe_jax.terminal import plain
 
-    first = results.models[0]
+    first = next(iter(results.models.values()))
     grid = Table(
         title=f"Preferences: {first.pairs:,} pairs of {first.conversations:,} conversations, 95% intervals",
         caption=f"{first.lost:,} pairs are left out: not every model could score them" if first.lost else None,
@@ -314,22 +271,16 @@ def table(results: PreferenceResults) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    shown: dict[str, Callable[[float], str]] = {
-        "accuracy": lambda x: f"{x:.1%}",
-        "normalised_accuracy": lambda x: f"{x:.1%}",
-        "margin": lambda x: f"{x:+.2f}",
-        "reward_accuracy": lambda x: f"{x:.1%}",
-        "reward_margin": lambda x: f"{x:+.2f}",
-    }
     grid.add_column("model")
+    shown = [name for name in NUMBERS if not name.endswith("_logp")]
     for name in shown:
         grid.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
-    for one in results.models:
+    for model, one in results.models.items():
         cells = []
-        for name, form in shown.items():
-            estimate: Estimate = getattr(one, name)
-            defined = not math.isnan(estimate.value)
-            spread = f"\n[dim]{form(estimate.low)}…{form(estimate.high)}[/dim]" if not math.isnan(estimate.low) else ""
-            cells.append(form(estimate.value) + spread if defined else "\N{EN DASH}")
-        grid.add_row(plain(one.model), *cells)
+        for name in shown:
+            estimate: StoredEstimate = getattr(one, name)
+            form = ".1%" if name.endswith("accuracy") else "+.2f"
+            spread = "" if estimate.low is None else f"\n[dim]{estimate.low:{form}}…{estimate.high:{form}}[/dim]"
+            cells.append("\N{EN DASH}" if estimate.value is None else f"{estimate.value:{form}}{spread}")
+        grid.add_row(plain(model), *cells)
     return grid

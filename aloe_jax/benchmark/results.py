@@ -2,20 +2,21 @@
 
 `metrics.json` is one object of the type `Results`, without the transcripts; `transcripts.jsonl` has a line of the
 type `Case` for every model and persona, model by model. Undefined numbers are null. `load_results` reads both, so
-that reports can be made of any number of runs.
+that reports can cover any number of runs.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from collections import Counter
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
 
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
@@ -25,11 +26,17 @@ FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
 METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
 
-Number = float | None  # None: undefined
-FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.fact_use`
+FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.automatic`
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
+
+
+def _defined(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_defined)]  # None: undefined, also given as NaN
 
 
 class StoredRecord(BaseModel):
@@ -87,7 +94,10 @@ class StoredEstimate(StoredRecord):
 
 
 class Level(StoredRecord):
-    """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases."""
+    """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases.
+
+    `al*` and `coverage_by_turn` are [K turns], index 0 being turn 1.
+    """
 
     cases: int
     turns: int
@@ -98,7 +108,7 @@ class Level(StoredRecord):
     ir: StoredEstimate
     n_ir: StoredEstimate
     r2: StoredEstimate
-    coverage_by_turn: list[float]
+    coverage_by_turn: list[float]  # share of the cases with a rating
     coverage: float
 
 
@@ -112,16 +122,21 @@ class CaseGroup(StoredRecord):
 
 
 class StoredAutomatic(StoredRecord):
-    """What was counted without a judge; see `aloe_jax.benchmark.automatic`."""
+    """What was counted in all replies of a model, without a judge. Shares and means are over replies.
+
+    `distinct_1` and `distinct_2` are distinct words and pairs of words as a share of all in the model's replies (Li et
+    al. 2016, arXiv 1510.03055); they fall with the amount of text, so compare models that said about as much.
+    `distinct_2_within` is the mean of the same over single dialogues: how little a model repeats itself to one person.
+    """
 
     way: FactSearch
     words: Number
     distinct_1: Number
     distinct_2: Number
     distinct_2_within: Number
-    mentioned: Number
-    leaked: Number
-    untrue: Number
+    mentioned: Number  # share of the replies after a first fact was revealed that mention a revealed one
+    leaked: Number  # share of the replies that let out a fact that had not been revealed
+    untrue: Number  # share of the replies that assert a fact of somebody else; None where it cannot be known
     words_by_turn: list[Number]
     mentioned_by_turn: list[Number]
     leaked_by_turn: list[Number]
@@ -137,14 +152,14 @@ class ModelResults(Level):
     votes_coverage: float  # share of the votes asked for, of all replies there should be, that are there
     stopped: dict[str, str]  # persona -> why its dialogue ended early
     histogram: list[list[int]]  # by turn: how many votes of 1, 2, 3, 4, 5
-    judges: dict[str, Level]  # by judge, each from the mean of its votes
+    judges: dict[str, Level]  # by judge, from the mean of its votes
     by_profile: list[CaseGroup]
     by_personality: list[CaseGroup]
     automatic: StoredAutomatic
 
 
 class StoredDifference(StoredRecord):
-    """A number of `second` minus that of `first`, paired over the cases."""
+    """A number of `second` minus that of `first`, paired over the cases, with its 95% interval."""
 
     first: str
     second: str
@@ -153,15 +168,20 @@ class StoredDifference(StoredRecord):
     low: Number
     high: Number
     p: Number  # two-sided paired permutation test
-    p_holm: Number  # corrected for all tests of this list
+    p_holm: Number  # corrected for all tests of this list; `p` itself where there is but one
 
 
 class StoredSideBySide(StoredRecord):
-    """What judges prefer of two models' dialogues; see `aloe_jax.benchmark.pairwise`."""
+    """What judges prefer of two models' dialogues. Counts are cases; `win_rate` is of `second`, a tie counting half.
+
+    `p` is two-sided, of the sign test over the cases that are no ties. `shown_first` is the share of preferences
+    that went to the dialogue that was read first: 0.5 for a judge without a bias of position. `contradictions` is
+    the share of (case, judge) in which swapping the order turned the preference round.
+    """
 
     first: str
     second: str
-    wins: int
+    wins: int  # of `second`
     ties: int
     losses: int
     win_rate: Number
@@ -170,36 +190,46 @@ class StoredSideBySide(StoredRecord):
     p: Number
     shown_first: Number
     contradictions: Number
-    coverage: float
-    outcomes: list[Outcome | None]
+    coverage: float  # share of the comparisons asked for that could be read
+    outcomes: tuple[Outcome | None, ...]  # case by case; None where no judge could be read in both orders
+    missing: Counter[str] = Field(default_factory=Counter, exclude=True)  # why there is no answer -> comparisons
 
 
 class StoredAgreement(StoredRecord):
-    """Krippendorff's ordinal alpha, and Spearman's correlation averaged over pairs of raters."""
+    """How far raters agree; None where it is undefined (one rater, or nothing rated by two)."""
 
     raters: int
-    units: int
-    alpha: Number
-    spearman: Number
+    units: int  # rated by two raters or more
+    alpha: Number  # Krippendorff's, ordinal: 1 is perfect, 0 what chance gives
+    spearman: Number  # mean over all pairs of raters
 
 
 class StoredCalibration(StoredRecord):
-    """What a judge made of replies of known quality."""
+    """How a judge rated replies of known quality."""
 
     judge: str
-    ratings: dict[str, list[int | None]]
+    ratings: dict[str, list[int | None]]  # kind of reply -> by persona
     correlation: Number
-    coverage: float
+    coverage: float  # share of answers that could be read
     passed: bool
+    missing: Counter[str] = Field(default_factory=Counter, exclude=True)  # why there is no rating -> replies
+
+    def means(self) -> dict[str, float | None]:
+        """The mean rating of each kind of reply."""
+        given = {kind: [r for r in ratings if r is not None] for kind, ratings in self.ratings.items()}
+        return {kind: fmean(ratings) if ratings else None for kind, ratings in given.items()}
 
 
 class StoredWithPeople(StoredRecord):
-    """Agreement with people; see `aloe_jax.benchmark.human_ratings`."""
+    """Agreement of people among themselves, and of the judges' mean rating with the people's mean rating.
+
+    `bias` is the judges' mean rating minus that of the people, over the same items.
+    """
 
     raters: list[str]
-    items: int
-    unknown: int
-    people: StoredAgreement
+    items: int  # rated by a person, and by a judge in this run
+    unknown: int  # rated by a person and not in this run
+    people: StoredAgreement  # on those items
     judge: StoredAgreement
     bias: Number
 
@@ -237,7 +267,7 @@ class Results(StoredRecord):
 
 
 def write_results(directory: str | Path, results: Results) -> None:
-    """Write both files, each under a temporary name first. Raises OSError if it cannot."""
+    """Write both files, at first under temporary names. Raises OSError if it cannot."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     metrics = json.dumps(results.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
@@ -261,7 +291,11 @@ def load_results(directory: str | Path) -> Results:
         )
     models = record.get("models")
     cases: dict[str, list[Case]] = {name: [] for name in models} if isinstance(models, dict) else {}
-    for where, line in _lines(transcripts):
+    # Not splitlines(): a reply may hold characters that it takes for the end of a line.
+    for number, line in enumerate(_read(transcripts).split("\n"), 1):
+        if not line:
+            continue
+        where = f"{transcripts} line {number}"
         case = _parsed(Case, _json(line, where), where)
         if case.model not in cases:
             raise AloeError(f"{where}: model {case.model} is not in {metrics}; give the command of the run again")
@@ -276,30 +310,9 @@ def load_results(directory: str | Path) -> Results:
     return results.model_copy(update={"cases": cases})
 
 
-def stored[S: StoredRecord](kind: type[S], value: object, without: str = "") -> S:
-    """A dataclass as the record of its name, but for the field `without`."""
-    return kind.model_validate({name: item for name, item in fields_as_json(value).items() if name != without})
-
-
-def fields_as_json(value: object) -> dict[str, object]:
-    """The fields of a dataclass as JSON values."""
-    assert is_dataclass(value) and not isinstance(value, type)
-    return {name: as_json(item) for name, item in asdict(value).items()}
-
-
 def as_json(value: object) -> object:
     """Dataclasses, arrays and tuples as JSON values, with None for NaN and infinities."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return fields_as_json(value)
-    if isinstance(value, Mapping):
-        return {name: as_json(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return as_json(value.tolist())
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=np.ndarray.tolist)
 
 
 def _read(path: Path) -> str:
@@ -307,13 +320,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise AloeError(f"{path}: cannot be read ({error.strerror}); give the output directory of a run") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    # Not splitlines(): a reply may hold characters that it takes for the end of a line.
-    for number, line in enumerate(_read(path).split("\n"), 1):
-        if line:
-            yield f"{path} line {number}", line
 
 
 def _json(text: str, where: str) -> object:

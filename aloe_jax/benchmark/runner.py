@@ -8,6 +8,7 @@ candidate mix freely. Whatever the timing, a message and a reply depend on their
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from aloe_jax.benchmark.dialogue import Candidate, Dialogue, DialogueTurn, Journ
 from aloe_jax.conversation import Persona
 from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
 
-LANES = 2  # of one session each, where users take their time
+LANES = 2  # with a session of its own, where users take their time
 
 
 class Conversing:
@@ -115,14 +116,14 @@ class Conversing:
             [message for _, message in heard],
             [derive_seed(self._seed, self.dialogues[case].persona.id, turn) for case, _ in heard],
         )
-        made = []
+        replied = []
         for (case, message), reply in zip(heard, replies, strict=True):
             if isinstance(reply, NoReply):
                 self.dialogues[case].stopped = f"turn {turn + 1}: {reply.reason}"
             else:
-                made.append((case, DialogueTurn(message, reply)))
-        self._journal.write(turn, made)
-        for case, exchange in made:
+                replied.append((case, DialogueTurn(message, reply)))
+        self._journal.write(turn, replied)
+        for case, exchange in replied:
             self.dialogues[case].exchanges.append(exchange)
             self._finished(self.dialogues[case], turn)
 
@@ -139,7 +140,7 @@ class _Lane:
         ready: queue.SimpleQueue[_Lane | Exception],
     ) -> None:
         self._run, self._cases, self._partner, self._pool, self._ready = run, cases, partner, pool, ready
-        self._here = run._rows is not None  # replies come from this machine, one lane at a time
+        self._local = run._rows is not None  # replies come from this machine, one lane at a time
         self._lock = threading.Lock()
         self._asked: list[tuple[int, str | RoleError]] = []
         self._missing = 0
@@ -164,9 +165,9 @@ class _Lane:
             complete = not self._missing
         if not complete:
             return
-        if self._here:
+        if self._local:
             self._ready.put(self)
-        else:  # here and now, in the thread that asked the user
+        else:  # at once, in the thread that asked the user
             self.answer()
             self.go_on()
 
@@ -200,15 +201,14 @@ class WorkerPool:
 
 
 def waves(cases: int, rows: int | None, lanes: int) -> list[list[range]]:
-    """Lanes of nearly equal size: waves of at most `rows` cases one after the other, each in `lanes` side by side.
+    """Lanes of nearly equal size: waves of at most `rows` cases one after the other, in `lanes` side by side.
 
     Without `rows`, one wave with a lane for every case.
     """
     if rows is None:
         return [[range(case, case + 1) for case in range(cases)]]
     count = -(-cases // rows)
-    each = min(lanes, -(-cases // count))
-    size = -(-cases // (count * each))
-    starts = list(range(0, cases, size))
-    parts = [range(start, min(start + size, cases)) for start in starts]
-    return [parts[i : i + each] for i in range(0, len(parts), each)]
+    width = min(lanes, -(-cases // count))
+    size = -(-cases // (count * width))
+    parts = [range(start, min(start + size, cases)) for start in range(0, cases, size)]
+    return [list(wave) for wave in itertools.batched(parts, width)]

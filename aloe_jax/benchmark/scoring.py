@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from aloe_jax import __version__
 from aloe_jax.benchmark.agreement import agreement
-from aloe_jax.benchmark.alignment import AlignmentMetrics, alignment_metrics
+from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
-from aloe_jax.benchmark.calibration import JudgeCalibration
-from aloe_jax.benchmark.comparison import Difference, compare_all
+from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
-from aloe_jax.benchmark.pairwise import SideBySide
 from aloe_jax.benchmark.results import (
     CandidateKind,
     Case,
+    CaseGroup,
     FactSearch,
+    Level,
     ModelResults,
     Results,
     StoredAgreement,
     StoredCalibration,
-    StoredDifference,
     StoredSideBySide,
     StoredUsage,
     StoredWithPeople,
     as_json,
-    fields_as_json,
-    stored,
 )
 from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
 from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
@@ -53,11 +50,8 @@ class Talked:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the ratings of a run say; `tables` are the models' ratings [N, K]."""
+    """What the ratings of a run say."""
 
-    tables: dict[str, Array]
-    metrics: dict[str, AlignmentMetrics]
-    differences: list[Difference]  # of every two models under test
     results: Results
     coverage: tuple[Coverage, ...] = ()  # of ratings, comparisons and the judges' calibration
 
@@ -66,22 +60,17 @@ class Scored:
 class Checks:
     """What speaks for the judges besides their votes."""
 
-    calibrations: Sequence[JudgeCalibration] = ()
-    side_by_side: Sequence[SideBySide] = ()
+    calibrations: Sequence[StoredCalibration] = ()
+    side_by_side: Sequence[StoredSideBySide] = ()
     usage: Mapping[str, Usage] = field(default_factory=dict)
 
 
 def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks) -> Scored:
     """All numbers of a run. Raises AloeError for a file of human ratings that cannot be read."""
     tables = {one.name: ratings_table(one.verdicts, settings.turns) for one in talked}
-    metrics = {name: alignment_metrics(table, settings.bootstrap, settings.seed) for name, table in tables.items()}
     tested = {name: table for name, table in tables.items() if settings.models[name].scripted is None}
-    differences = compare_all(tested, settings.bootstrap, settings.permutations, settings.seed)
     measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
-    models = {
-        one.name: _model(settings, judges, one, tables[one.name], metrics[one.name], measured[one.name])
-        for one in talked
-    }
+    models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name]) for one in talked}
     cases = {one.name: _cases(one, measured[one.name]) for one in talked}
     results = Results(
         aloe_jax=__version__,
@@ -91,16 +80,20 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         judges=list(judges),
         votes=settings.judging.votes,
         models=models,
-        differences=[stored(StoredDifference, one) for one in differences],
-        side_by_side=[stored(StoredSideBySide, one, without="missing") for one in checks.side_by_side],
+        differences=compare_all(tested, settings.bootstrap, settings.permutations, settings.seed),
+        side_by_side=list(checks.side_by_side),
         agreement=_agreement(talked, settings.turns),
-        calibration=[stored(StoredCalibration, one, without="missing") for one in checks.calibrations],
+        calibration=list(checks.calibrations),
         people=_people(settings, cases),
-        usage={name: _usage(usage) for name, usage in checks.usage.items()},
+        # Without the seconds, which are another every time.
+        usage={
+            name: StoredUsage.model_validate({key: value for key, value in vars(usage).items() if key != "seconds"})
+            for name, usage in checks.usage.items()
+        },
         settings=settings.model_dump(mode="json"),
         cases=cases,
     )
-    return Scored(tables, metrics, differences, results, _coverage(settings, judges, talked, checks))
+    return Scored(results, _coverage(settings, judges, talked, checks))
 
 
 def _coverage(
@@ -177,7 +170,6 @@ def _model(
     judges: Sequence[str],
     talked: Talked,
     table: Array,
-    metrics: AlignmentMetrics,
     measured: Sequence[Sequence[Measured]],
 ) -> ModelResults:
     candidate = settings.models[talked.name]
@@ -189,7 +181,7 @@ def _model(
     by_judge = {name: _mean([own for (judge, _), own in votes.items() if judge == name], table) for name in judges}
     turns = range(settings.turns)
     record = {
-        **metrics.to_dict(),
+        **dict(_level(settings, table)),
         "kind": kind_of(candidate),
         "reference": candidate.scripted is not None,
         "source": as_json(candidate.model_dump(exclude_none=True)),
@@ -200,7 +192,7 @@ def _model(
         "judges": {name: _level(settings, own) for name, own in by_judge.items()},
         "by_profile": _groups(settings, talked.dialogues, table, "profile"),
         "by_personality": _groups(settings, talked.dialogues, table, "personality"),
-        "automatic": as_json(automatic(talked.dialogues, measured, _way(settings), settings.turns)),
+        "automatic": automatic(talked.dialogues, measured, _way(settings), settings.turns),
     }
     return ModelResults.model_validate(record)
 
@@ -209,13 +201,8 @@ def _way(settings: EvaluateSettings) -> FactSearch:
     return "exact" if settings.roles.user.entry.simulated else "overlap"
 
 
-def _usage(usage: Usage) -> StoredUsage:
-    """Without the seconds, which are another every time."""
-    return StoredUsage.model_validate({key: value for key, value in asdict(usage).items() if key != "seconds"})
-
-
-def _level(settings: EvaluateSettings, table: Array) -> dict[str, object]:
-    return alignment_metrics(table, settings.bootstrap, settings.seed).to_dict()
+def _level(settings: EvaluateSettings, table: Array) -> Level:
+    return alignment_metrics(table, settings.bootstrap, settings.seed)
 
 
 def _mean(tables: Sequence[Array], like: Array) -> Array:
@@ -228,7 +215,7 @@ def _mean(tables: Sequence[Array], like: Array) -> Array:
 
 def _groups(
     settings: EvaluateSettings, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
-) -> list[dict[str, object]]:
+) -> list[CaseGroup]:
     """The cases by profile or by personality, in the order of their first case."""
     members: dict[str, list[int]] = {}
     for case, dialogue in enumerate(dialogues):
@@ -237,7 +224,7 @@ def _groups(
     for text, cases in members.items():
         level = _level(settings, table[cases])
         ids = [dialogues[case].persona.id for case in cases]
-        groups.append({"text": text, "personas": ids, "average": level["average"], "ir": level["ir"]})
+        groups.append(CaseGroup(text=text, personas=ids, average=level.average, ir=level.ir))
     return groups
 
 
@@ -255,7 +242,7 @@ def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]
                     "reason": verdict.reason,
                     "votes": as_json(verdict.votes),
                     "words": counted.words,
-                    **fields_as_json(counted.facts),
+                    **vars(counted.facts),
                 }
             )
         case = {"model": talked.name, "persona": dialogue.persona, "stopped": dialogue.stopped, "turns": turns}
@@ -276,7 +263,7 @@ def _agreement(talked: Sequence[Talked], turns: int) -> StoredAgreement | None:
             for one, table in zip(talked, tables, strict=True)
         ]
         rows.append(np.concatenate([values.ravel() for values in own]))
-    return stored(StoredAgreement, agreement(np.stack(rows)))
+    return agreement(np.stack(rows))
 
 
 def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> StoredWithPeople | None:
@@ -284,4 +271,4 @@ def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> 
         return None
     turns = [turn for some in cases.values() for case in some for turn in case.turns]
     judged = {turn.item: turn.rating for turn in turns if turn.rating is not None}
-    return stored(StoredWithPeople, compare_with_people(read_people(settings.judging.people), judged))
+    return compare_with_people(read_people(settings.judging.people), judged)

@@ -39,7 +39,7 @@ class CandidateSettings(Section):
 
 
 class JudgingSettings(Section):
-    """Who rates the replies, how often, and how it is made sure that the ratings mean something."""
+    """Who rates the replies, how often, and what makes sure that the ratings mean something."""
 
     judges: dict[str, SteadyRole] = Field(default_factory=dict)  # several, by name; none: `roles.judge` alone
     votes: Several = 1  # ratings of a reply by each judge, each asked with a seed of its own

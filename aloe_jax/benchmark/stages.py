@@ -6,23 +6,26 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
-from aloe_jax.benchmark.calibration import QUALITY, JudgeCalibration, calibrate, known_replies, require
+from aloe_jax.benchmark.calibration import QUALITY, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
-from aloe_jax.benchmark.inputs import check_models, read_cases
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
-from aloe_jax.benchmark.pairwise import SideBySide, side_by_side
+from aloe_jax.benchmark.pairwise import side_by_side
+from aloe_jax.benchmark.results import StoredCalibration, StoredSideBySide
 from aloe_jax.benchmark.runner import Conversing
 from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
+from aloe_jax.data.dataset import read_personas
+from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.progress import Progress, Task
 from aloe_jax.roles import Cast
+from aloe_jax.storage.files import as_path
 
 
-def evaluate(settings: EvaluateSettings) -> tuple[Scored, list[Talked]]:
+def evaluate(settings: EvaluateSettings) -> Scored:
     """The benchmark of all models in `settings.models`, one after the other, with progress on stderr.
 
     Everything that can be wrong with paths, personas, keys and judges raises AloeError before the first dialogue;
@@ -39,7 +42,7 @@ def evaluate(settings: EvaluateSettings) -> tuple[Scored, list[Talked]]:
         return run(settings, personas, ledger)
 
 
-def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> tuple[Scored, list[Talked]]:
+def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> Scored:
     """All stages. What the journal holds is not done again."""
     judges = judges_of(settings, ledger)
     references = any(candidate.scripted for candidate in settings.models.values())
@@ -50,7 +53,7 @@ def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> 
         talked = _talk(settings, personas, cast, candidates, judges, ledger, progress)
         pairs = _pairs(settings, talked, judges, progress)
         checks = Checks(calibrations, pairs, ledger.usage())
-        return score(settings, [judge.name for judge in judges], talked, checks), talked
+        return score(settings, [judge.name for judge in judges], talked, checks)
 
 
 def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger) -> Candidate:
@@ -59,14 +62,15 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
         return ModelCandidate(source.path, settings.sampling)
     if source.remote is not None:
         roles = settings.roles.model_copy(update={"responder": source.remote})
-        place = f"models.{name}.remote"
-        with named(place, "responder"):
-            return ResponderCandidate.remote(Cast(roles, ledger, only=("responder",)), place)
-    assert source.scripted is not None  # CandidateSettings has one of the three
-    return ResponderCandidate.reference(source.scripted, cast)
+        setting = f"models.{name}.remote"
+        with named(setting, "responder"):
+            remote = Cast(roles, ledger, only=("responder",))
+        return ResponderCandidate(remote, {"remote": remote.describe("responder")}, setting=setting)
+    identity: dict[str, object] = {"reference": source.scripted, "responder": cast.describe("responder")}
+    return ResponderCandidate(cast, identity, informed=source.scripted == "informed")
 
 
-def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[JudgeCalibration]:
+def _calibrations(settings: EvaluateSettings, judges: Sequence[Judge], progress: Progress) -> list[StoredCalibration]:
     """What the judges make of replies of known quality. Raises MiscalibratedError where that is asked for."""
     judging = settings.judging
     if judging.calibrate == "skip":
@@ -128,7 +132,7 @@ def _talk(
 
 def _pairs(
     settings: EvaluateSettings, talked: Sequence[Talked], judges: Sequence[Judge], progress: Progress
-) -> list[SideBySide]:
+) -> list[StoredSideBySide]:
     dialogues = {one.name: one.dialogues for one in talked}
     found = []
     for first, second in settings.judging.pairs:
@@ -137,3 +141,45 @@ def _pairs(
         names, seed = (first, second), settings.seed
         found.append(side_by_side(names, sides, judges, settings.concurrency, settings.bootstrap, seed, task.advance))
     return found
+
+
+# ---------------------------------------------------------------- before the first dialogue
+
+
+def check_models(settings: EvaluateSettings) -> None:
+    """Raise AloeError for the first model path that holds no model."""
+    for name, candidate in settings.models.items():
+        if candidate.path is not None:
+            check_model(f"models.{name}", candidate.path)
+
+
+def check_model(key: str, directory: str) -> None:
+    """Raise AloeError naming the setting `key` when there is no model in a directory."""
+    path = as_path(directory)
+    if not path.is_dir():
+        raise AloeError(f"{key}: {path} is not a directory; give a model directory or a run directory")
+    if (path / "config.json").is_file():
+        return
+    if not (path / "spec.json").is_file():
+        raise AloeError(
+            f"{key}: {path} holds neither config.json (a Hugging Face directory) nor spec.json "
+            "(a run of aloe_jax.train)"
+        )
+    if not any(entry.name.isdigit() for entry in path.glob("checkpoints/*")):
+        raise AloeError(f"{key}: {path} has no checkpoint yet; train it first")
+
+
+def read_cases(settings: EvaluateSettings) -> list[Persona]:
+    """The first `settings.cases` benchmark personas. Raises AloeError when there are fewer, or an id is repeated."""
+    personas = read_personas(settings.personas, "benchmark", limit=settings.cases)
+    if len(personas) < settings.cases:
+        raise AloeError(
+            f"{settings.personas}: has {len(personas)} benchmark personas, cases asks for {settings.cases}; "
+            "lower cases or generate more personas"
+        )
+    seen: set[str] = set()
+    for persona in personas:
+        if persona.id in seen:
+            raise AloeError(f"{settings.personas}: persona {persona.id} is there twice; give every persona its own id")
+        seen.add(persona.id)
+    return personas

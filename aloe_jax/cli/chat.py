@@ -85,7 +85,7 @@ def describe(persona: Persona | None, messages: Sequence[str]) -> str:
     """The persona, its facts marked by whether the user's messages hold their words."""
     if persona is None:
         return "(no persona: give one with --persona PATH[:ID])"
-    from aloe_jax.benchmark.fact_use import facts_of
+    from aloe_jax.benchmark.automatic import facts_of
     from aloe_jax.speech import sentences
 
     revealed = facts_of("overlap", persona, messages, "").revealed

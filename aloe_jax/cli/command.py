@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
+import select
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import Any
+from typing import Any  # noqa: TID251  click's own signatures are passed on
 
 import click
 
-from aloe_jax.cli.streams import discard_output, open_streams, reader_is_gone
 from aloe_jax.faults import defect, explain
 
 _DEBUG = "aloe_jax.debug"
@@ -45,8 +46,8 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         raise _interrupted() from None
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and reader_is_gone():
-            discard_output()
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            _discard_output()
             raise click.exceptions.Exit(1) from None
         if debugging():
             traceback.print_exc()
@@ -111,7 +112,7 @@ def _debug_option() -> click.Option:
 
 def _run(main: Callable[[], object]) -> None:
     """Call click's `main`, which ends in SystemExit, and end with that status or the line on what came instead."""
-    open_streams()
+    _open_streams()
     before, threading.excepthook = threading.excepthook, _thread_failed
     status: str | int | None = 1
     try:
@@ -129,7 +130,7 @@ def _run(main: Callable[[], object]) -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        discard_output()
+        _discard_output()
         if error.errno != errno.EPIPE:
             _print_error(f"standard output: {error.strerror}")
         status = status or 1
@@ -157,3 +158,39 @@ def _thread_failed(failure: threading.ExceptHookArgs) -> None:
         with suppress(OSError):
             traceback.print_exception(error)
     _print_error(f"beside the work: {explain(error) or defect(error)}")
+
+
+# ---------------------------------------------------------------- standard streams: closed, full, or without a reader
+
+
+def _open_streams() -> None:
+    """Open closed streams (`>&-`) on the null device, so that no file gets their number and what is printed to them.
+
+    What the terminal's encoding cannot express is printed escaped: an arrow is no reason to end.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  until the process ends
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _reader_is_gone() -> bool:
+    """Whether the pipe that broke is standard output or error and not, say, a connection."""
+    poll = select.poll()
+    for number in (1, 2):
+        poll.register(number, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _discard_output() -> None:
+    """Send what is still buffered to the null device: writing it would fail again when Python ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,14 +1,19 @@
-"""--config FILE, trailing `section.key=value` overrides, and options that are short for a setting."""
+"""What commands with settings share: --config FILE, `section.key=value` overrides, options short for a setting.
+
+For commands that ask language models: limits, and the last line and exit status of what is missing.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NoReturn
 
 import click
 
+from aloe_jax.coverage import NOTHING, Coverage, last_line
 from aloe_jax.settings import Section, load_settings
 
 
@@ -49,7 +54,7 @@ def configured(
         @click.option("--config", "path", required=required, metavar="FILE", help="YAML file of settings.")
         @click.argument("overrides", nargs=-1, metavar="[section.key=value]...")
         @functools.wraps(function)
-        def run(*, path: str | None, overrides: tuple[str, ...], **options: Any) -> None:
+        def run(*, path: str | None, overrides: tuple[str, ...], **options: object) -> None:
             given = {shortcut.key: options.pop(shortcut.name) for shortcut in shortcuts}
             by_option = [f"{key}={value}" for key, value in given.items() if value is not None]
             chosen = next((other for option, other in (instead or {}).items() if options[option]), kind)
@@ -61,3 +66,26 @@ def configured(
         return decorated
 
     return decorate
+
+
+# ---------------------------------------------------------------- commands that ask language models
+
+LIMITED = 3  # exit status of a run that a limit stopped
+LIMITS = (
+    Shortcut("max_cost", "Stop cleanly before this run spends more dollars.", float),
+    Shortcut("max_calls", "Stop cleanly after so many calls of this run.", int),
+)
+
+
+def stop_at_limit(why: str) -> NoReturn:
+    """Print which limit stopped the run, and end with its status."""
+    click.echo(f"Stopped: {why}. Whatever is finished is kept; the same command goes on from there.", err=True)
+    sys.exit(LIMITED)
+
+
+def end(parts: Sequence[Coverage], unreachable: bool = False) -> None:
+    """Print in the last line what is missing, and end with the status for it: 1 where a model was unreachable."""
+    line, status = last_line(parts)
+    if line:
+        click.echo(f"Error: {line}" if status == NOTHING else line, err=True)
+        sys.exit(1 if unreachable else status)

@@ -11,8 +11,7 @@ import click
 
 from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
 from aloe_jax.cli.command import Command
-from aloe_jax.cli.configured import configured
-from aloe_jax.cli.runs import LIMITS, end, stop_at_limit
+from aloe_jax.cli.configured import LIMITS, configured, end, stop_at_limit
 from aloe_jax.settings import dump_settings
 from aloe_jax.storage.files import is_remote
 
@@ -86,7 +85,7 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
     from aloe_jax.storage.files import write_atomically
 
     try:
-        scored, _ = evaluate(settings)
+        scored = evaluate(settings)
     except BudgetError as error:
         stop_at_limit(str(error))
     with refusals(Path(settings.output)):
@@ -100,7 +99,7 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
 
 def _show_estimate(settings: EvaluateSettings) -> None:
     from aloe_jax.benchmark.estimate import estimate, table
-    from aloe_jax.benchmark.inputs import check_models, read_cases
+    from aloe_jax.benchmark.stages import check_models, read_cases
     from aloe_jax.llm.ledger import Ledger
     from aloe_jax.terminal import console
 
@@ -112,8 +111,8 @@ def _show_estimate(settings: EvaluateSettings) -> None:
 
 
 def _score_preferences(settings: PreferencesSettings) -> tuple[Coverage, ...]:
-    from aloe_jax.benchmark.inputs import check_model
     from aloe_jax.benchmark.preference_scores import score_preferences, table, write_preferences
+    from aloe_jax.benchmark.stages import check_model
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
     from aloe_jax.storage.disk import refusals

@@ -6,17 +6,10 @@ import click
 
 from aloe_jax.cli.command import LazyGroup
 
+_COMMANDS = ("tokenizer", "train", "evaluate", "report", "rate", "chat", "export", "plan", "salvage")
 MODULES = {  # subcommand -> the module whose `main` it is
     "datagen": "datagen.cli.group",
-    "tokenizer": "aloe_jax.cli.tokenizer",
-    "train": "aloe_jax.cli.train",
-    "evaluate": "aloe_jax.cli.evaluate",
-    "report": "aloe_jax.cli.report",
-    "rate": "aloe_jax.cli.rate",
-    "chat": "aloe_jax.cli.chat",
-    "export": "aloe_jax.cli.export",
-    "plan": "aloe_jax.cli.plan",
-    "salvage": "aloe_jax.cli.salvage",
+    **{name: f"aloe_jax.cli.{name}" for name in _COMMANDS},
     "demo": "aloe_jax.demo.run",
 }
 

@@ -35,10 +35,10 @@ ONE = click.IntRange(1, 10**9)
 @click.option("--sampler-length", default=4096, type=ONE, show_default=True, help="and the most tokens of one.")
 @click.option("--estimate", is_flag=True, help="Compile nothing: formulas alone, in seconds.")
 @click.option(
-    "--model", "named", metavar="NAME", help="A published model whose sizes to take, where model.path is not here."
+    "--model", "named", metavar="NAME", help="A published model whose sizes to take, where model.path does not exist."
 )
 @click.option(
-    "--conversations", default=3310, type=ONE, show_default=True, help="Where the data is not here: how many,"
+    "--conversations", default=3310, type=ONE, show_default=True, help="Where there is no data yet: how many,"
 )
 @click.option("--turns", default=10, type=ONE, show_default=True, help="of so many turns,")
 @click.option("--user-tokens", default=40, type=ONE, show_default=True, help="of so many tokens a user's message")
@@ -50,11 +50,11 @@ def main(
     sampler_rows: int, sampler_length: int, estimate: bool, named: str | None, conversations: int, turns: int,
     user_tokens: int, reply_tokens: int, price: float | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Plan a training run on machines that are not here.
+    """Plan a training run on machines that are not at hand.
 
     For TPUs the real training step is compiled ahead of time, which needs libtpu and no TPU, some minutes, and no
     weights: sizes come from model.path, or from the published model that it is named after. For GPUs there is no
-    compiler here, so memory and traffic are estimated. Data that is not here yet is assumed to be of ALOE's shape.
+    compiler without them, so memory and traffic are estimated. Where there is no data yet, ALOE's shape is assumed.
 
     \b
     Examples:

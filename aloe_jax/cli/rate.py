@@ -13,7 +13,7 @@ def main() -> None:
 
     \b
     1. `page` writes HTML files to hand out. They open in any browser, without a network, and show neither which
-       model wrote a reply nor what the judge made of it. The key beside them does: keep it.
+       model wrote a reply nor how the judge rated it. The key beside them does: keep it.
     2. Raters press 1 to 5, and send back the file that the page lets them download.
     3. `agreement` compares the files with each other and with the judge.
 
@@ -33,7 +33,7 @@ def main() -> None:
     default=1.0,
     show_default=True,
     type=click.FloatRange(0, 1),
-    help="Share of the replies that all pages have in common; the others are on one page each.",
+    help="Share of the replies that all pages have in common; every other is on one page only.",
 )
 @click.option(
     "--checks",

@@ -12,7 +12,7 @@ from aloe_jax.cli.command import Command
 @click.command(cls=Command)
 @click.argument("journal", type=click.Path(path_type=Path))
 def main(journal: Path) -> None:
-    """Put in the place of a damaged journal one with all that can be read and is as it was written.
+    """Replace a damaged journal by one with all that can be read and is as it was written.
 
     The damaged file is kept beside it, as JOURNAL.damaged. The command that wrote the journal then goes on: it asks
     again for the calls that are lost. Of a damaged finished conversation or rating, its calls are mostly still there,

@@ -23,7 +23,7 @@ def _list(context: click.Context, option: click.Parameter, value: bool) -> None:
         if given["as_json"]:
             click.echo(catalogue.as_json())
         else:
-            catalogue.tell()
+            catalogue.show()
     context.exit()
 
 

@@ -30,7 +30,7 @@ class Chat:
 
     system: str | None
     texts: list[str]
-    learned: list[bool | None]  # what is said of learning from each
+    learned: list[bool | None]  # what is said of learning from every one
 
 
 def read_chat(record: Mapping[str, JSON], where: str, others: dict[str, None] | None = None) -> MessageTree:
@@ -40,9 +40,7 @@ def read_chat(record: Mapping[str, JSON], where: str, others: dict[str, None] | 
     the field and what to do.
     """
     said, used = _said(record, where)
-    passed_over = check_others(record, used, where)
-    if others is not None:
-        others |= dict.fromkeys(passed_over)
+    check_others(record, used, where, others)
     system = system_of(record, where, said.system)
     exchanges: list[Exchange] = []
     path = hashed(None, system)

@@ -144,8 +144,7 @@ _CURRENT: list[_Process] = []  # the one that is running, if any
 
 def _process() -> _Process:
     if not (_CURRENT and _CURRENT[0].is_usable):
-        while _CURRENT:
-            _CURRENT.pop().close()
+        _end()
         _CURRENT.append(_Process())
     return _CURRENT[0]
 

@@ -28,10 +28,7 @@ def read_conversations(path: str | Path, split: str = "train", limit: int | None
     file the split `validation` is its sibling NAME.validation.jsonl where there is one, else the file itself.
     Raises AloeError naming the file and the record when something is missing, empty or damaged.
     """
-    conversations: list[Conversation] = []
-    for where, record in read_records(local_copy(path), split, limit):
-        conversations.append(Conversation.parse(record, where))
-    return conversations
+    return [Conversation.parse(record, where) for where, record in read_records(local_copy(path), split, limit)]
 
 
 def read_personas(path: str | Path, split: str = "benchmark", limit: int | None = None) -> list[Persona]:
@@ -40,12 +37,11 @@ def read_personas(path: str | Path, split: str = "benchmark", limit: int | None 
     `path` is a TFDS directory (…/aloe_personas/1.0.0) or a JSONL file with a persona a line.
     Raises AloeError as `read_conversations` does.
     """
-    personas: list[Persona] = []
-    for where, record in read_records(local_copy(path), split, limit):
-        # The stored record also has profile_id and personality_id, which the id spells out again.
-        fields = {key: value for key, value in record.items() if key not in ("profile_id", "personality_id")}
-        personas.append(Persona.parse(fields, where))
-    return personas
+    stored_only = {"profile_id", "personality_id"}  # which the id spells out again
+    return [
+        Persona.parse({key: value for key, value in record.items() if key not in stored_only}, where)
+        for where, record in read_records(local_copy(path), split, limit)
+    ]
 
 
 def fingerprint(path: str | Path) -> str:
@@ -98,15 +94,11 @@ def _sibling(path: Path, split: str) -> Path:
 
 
 def _missing(path: Path) -> str:
-    example = f"OUTPUT/tfds/{_dataset_name(path)}/1.0.0"
+    name = "aloe_personas" if "personas" in str(path) else "aloe_trees"
     return (
-        f"{path}: no such data set; give a JSONL file or a TFDS directory such as {example}, "
+        f"{path}: no such data set; give a JSONL file or a TFDS directory such as OUTPUT/tfds/{name}/1.0.0, "
         "which `python -m datagen build --config configs/datagen/scripted.yaml` writes"
     )
-
-
-def _dataset_name(path: Path) -> str:
-    return "aloe_personas" if "personas" in str(path) else "aloe_trees"
 
 
 def _tfds_records(path: Path, split: str, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:

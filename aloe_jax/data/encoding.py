@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from aloe_jax.conversation import shown
+from aloe_jax.data.tokenizer_files import TransformersTokenizer
 from aloe_jax.errors import AloeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 FENCE = "\x01"  # a control character: vocabularies merge it with nothing
 # Where a piece begins: a chat, or right behind a control token, or in the middle of text.
@@ -24,7 +22,7 @@ class Encoder:
     the anchor and a character that merges with nothing, whose ids are then dropped.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, anchor: str):
+    def __init__(self, tokenizer: TransformersTokenizer, anchor: str):
         self._tokenizer = tokenizer
         token, fence, word, fenced = self._batch([anchor, anchor + FENCE, anchor + "a", anchor + FENCE + "a"])
         if len(token) != 1:

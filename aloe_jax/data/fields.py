@@ -1,6 +1,6 @@
 """Fields of chat and preference records: which are honoured, which are passed over, and which are refused by name.
 
-Of a message everything is refused that is not known here, because a chat template could write it into the text. Beside
+Of a message everything is refused that is not known, because a chat template could write it into the text. Beside
 the messages only those fields are refused that would change what is learned; the others are passed over and reported.
 """
 
@@ -17,14 +17,9 @@ ROLES = {
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant",
 }  # fmt: skip
-SYSTEM = (
-    "system",
-    "system_prompt",
-    "system_message",
-    "system_instruction",
-    "systemPrompt",
-    "developer",
-)  # columns beside the messages
+SYSTEM = (  # columns beside the messages
+    "system", "system_prompt", "system_message", "system_instruction", "systemPrompt", "developer",
+)  # fmt: skip
 FLAGS = ("train", "trainable", "training")  # of a message: whether the reply is learned from
 THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "reasoning_details")
 # What a message may hold besides that no chat template writes.
@@ -164,9 +159,11 @@ def system_of(record: Mapping[str, JSON], where: str, said: str | None = None) -
     return next(iter(found.values()), None)
 
 
-def check_others(record: Mapping[str, JSON], used: Collection[str], where: str) -> list[str]:
-    """The fields of a record that are passed over. Raises AloeError for one that would change what is learned."""
-    others = []
+def check_others(record: Mapping[str, JSON], used: Collection[str], where: str, others: dict[str, None] | None) -> None:
+    """Add the fields of a record that are passed over to `others`.
+
+    Raises AloeError for one that would change what is learned.
+    """
     for key, value in record.items():
         if key in used or key in SYSTEM or is_empty(value):
             continue
@@ -179,5 +176,5 @@ def check_others(record: Mapping[str, JSON], used: Collection[str], where: str) 
             continue
         if key in REFUSED:
             raise AloeError(f"{where}: {key}: would be lost; {REFUSED[key]}")
-        others.append(key)
-    return others
+        if others is not None:
+            others[key] = None

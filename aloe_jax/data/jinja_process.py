@@ -39,7 +39,7 @@ class RenderRequest(TypedDict):
 
 
 class GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}`, with which some templates mark replies; here it is its content."""
+    """`{% generation %}`, with which some templates mark replies: rendered as its content."""
 
     tags = {"generation"}  # noqa: RUF012 - so named by Jinja
 

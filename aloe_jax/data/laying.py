@@ -19,7 +19,7 @@ class EncodedExchange:
     """Ids of one exchange: from the end of what it answers (or from the start) to its replies' prompt, and on."""
 
     prompt: Sequence[int]
-    replies: list[Sequence[int]]  # each through its end of turn
+    replies: list[Sequence[int]]  # through their ends of turn
     trails: list[Sequence[int]]  # what the template writes after a last reply
 
 
@@ -39,7 +39,7 @@ class LaidOut:
 
 
 def lay_out(paths: Paths, pieces: dict[int, EncodedExchange], rate: float, parted: bool = False) -> LaidOut:
-    """One tree of all pieces, or where the conversation is `parted`, one of each that is judged."""
+    """One tree of all pieces, or where the conversation is `parted`, one of every piece that is judged."""
     source = paths.tree
     left_out = [number for number in range(len(source.exchanges)) if number not in pieces]
     before: set[int] = set()

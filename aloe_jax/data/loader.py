@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,18 +15,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 
 Batch = dict[str, np.ndarray]
-FIELDS = (
-    "tokens",
-    "positions",
-    "subtree_end",
-    "parent",
-    "reply",
-    "scored",
-    "pairs",
-    "pair_turn",
-    "reply_length",
-    "length",
-)
+FIELDS = tuple(field.name for field in dataclasses.fields(Rows) if field.type == "np.ndarray")
 
 
 class Loader:
@@ -113,13 +103,13 @@ class Loader:
 
 def _digest(rows: Rows, part: Part) -> str:
     """Of a part's rows, without the padding that other parts of a mixture make them have."""
-    here = slice(part.start, part.stop)
-    digest = hashlib.sha256(f"{rows.tokens.shape[1]} {rows.tree_ids[here]}".encode())
+    own = slice(part.start, part.stop)
+    digest = hashlib.sha256(f"{rows.tokens.shape[1]} {rows.tree_ids[own]}".encode())
     for name in ("tokens", "positions", "subtree_end", "parent", "reply"):
-        digest.update(np.ascontiguousarray(getattr(rows, name)[here]))
-    turns = rows.pair_turn[here]
+        digest.update(np.ascontiguousarray(getattr(rows, name)[own]))
+    turns = rows.pair_turn[own]
     digest.update(np.stack([*np.nonzero(turns)]))
-    digest.update(np.ascontiguousarray(rows.pairs[here][turns > 0]))
+    digest.update(np.ascontiguousarray(rows.pairs[own][turns > 0]))
     digest.update(np.ascontiguousarray(turns[turns > 0]))
     return digest.hexdigest()[:16]
 

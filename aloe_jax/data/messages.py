@@ -43,7 +43,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class MessageTree:
-    """Exchanges, each after the one that it follows; the first opens the tree."""
+    """Exchanges, every one after the one that it follows; the first opens the tree."""
 
     id: str
     where: str  # file and record, for messages

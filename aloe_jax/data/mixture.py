@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import click
 
@@ -12,7 +12,7 @@ from aloe_jax.conversation import shown
 from aloe_jax.data.packing import Packing, PackingReport, Part, Rows, pack_sources, total
 from aloe_jax.data.prepare import token_trees
 from aloe_jax.data.selection import Selection
-from aloe_jax.data.settings import DataSettings, SourceSettings
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.data.sources import Split, SplitSource, open_source
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.trees import TokenTree
@@ -31,7 +31,7 @@ class Prepared:
     reports: tuple[PackingReport, ...]  # the sources'
 
     def describe(self) -> str:
-        """The report as text, with a line for each of several sources."""
+        """The report as text, with a line per source where there are several."""
         if len(self.parts) == 1:
             return str(self.report)
         lines = [f"{self.report}"]
@@ -57,9 +57,8 @@ def gather(
     training rows are poorly filled (None: not looked for). `show` is called with lines for a person: what was held out,
     and the progress of large sources. Raises AloeError naming the source, and the record where there is one.
     """
-    sources = data.mixture or (SourceSettings(path=data.path, limit=data.limit),)
     opened: dict[str, SplitSource] = {}
-    for source in sources:
+    for source in data.sources:
         if source.path in opened:
             raise AloeError(f"data.mixture: {source.path} is given twice; give it once, with the sum of the weights")
         opened[source.path] = found = open_source(source, split, data)
@@ -85,12 +84,10 @@ def gather(
             _check_pairs(where, made, report, row_length, sum(report.pairs for report in reports))
     # One row of all that there is would be full, too, but no step could be made of it. Validation has the same rows.
     best = longest if split == "train" else None
-    ends = [0]
-    for report in reports:
-        ends.append(ends[-1] + report.rows)
+    ends = accumulate((report.rows for report in reports), initial=0)
     parts = tuple(
         Part(source.path, start, stop, source.weight)
-        for source, (start, stop) in zip(sources, pairwise(ends), strict=True)
+        for source, (start, stop) in zip(data.sources, pairwise(ends), strict=True)
     )
     return Prepared(rows, total(reports, best, max(2, data.rows)), parts, tuple(reports))
 

@@ -1,6 +1,6 @@
 """Token trees → rows of equal length: first-fit decreasing, several trees a row.
 
-A tree is in a row whole, every token once, or (`paths`) as the paths to its replies, each of them a tree without
+A tree is in a row whole, every token once, or (`paths`) as the paths to its replies, which are trees without
 branches: the prompt of every reply once more, for attention that knows segments of a row but no trees.
 """
 
@@ -29,9 +29,7 @@ class Rows:
     subtree_end: np.ndarray  # [N, T] query q sees key k iff k <= q < subtree_end[k]
     parent: np.ndarray  # [N, T] index of the token before this one on its path
     reply: np.ndarray  # [N, T] number of the reply that the token is scored for
-    scored: (
-        np.ndarray
-    )  # [N, S] indices of the tokens that count for a reply, in order, then zeros, which count for none
+    scored: np.ndarray  # [N, S] indices of the tokens that count for a reply, in order; then zeros, which do not
     pairs: np.ndarray  # [N, P, 2] reply numbers: preferred, rejected
     pair_turn: np.ndarray  # [N, P] 1-based turn of the pair, 0 where there is no pair
     reply_length: np.ndarray  # [N, R] scored tokens of each reply
@@ -110,7 +108,7 @@ def total(reports: Sequence[PackingReport], longest: int | None = None, least: i
 
 
 def pack(trees: Sequence[TokenTree], row_length: int, packing: Packing = "trees") -> tuple[Rows, PackingReport]:
-    """Lay trees out in rows of `row_length` tokens, longest first, each in the first row with room.
+    """Lay trees out in rows of `row_length` tokens, longest first, every tree in the first row with room.
 
     A tree longer than a row loses whole turns from its end; one whose first turn does not fit is skipped.
     Both are counted in the report. Raises AloeError when no tree is left.
@@ -124,7 +122,7 @@ def pack_sources(
 ) -> tuple[Rows, list[PackingReport]]:
     """Like `pack` for several sources: rows of their own, one source after the other, in arrays of one shape.
 
-    With `paths` the replies of a pair are in one row, each after a prompt of its own; subtree_end is then the same
+    With `paths` the replies of a pair are in one row, both after a prompt of its own; subtree_end is then the same
     for all tokens of a path and for no others, so that it numbers segments.
     """
     units = {name: [_units(tree, packing) for tree in trees] for name, trees in sources.items()}
@@ -200,7 +198,7 @@ def _paths(tree: TokenTree, replies: Sequence[int]) -> TokenTree:
 
 
 def _report(rows: Rows, part: slice, trees: Sequence[Sequence[tuple[TokenTree, TokenTree | None]]]) -> PackingReport:
-    # Whole trees lose their last turns; of paths each is there or not, and they are the turns of their tree.
+    # Whole trees lose their last turns; a path is there or not, and they are the turns of their tree.
     lost = [sum(unit.turns - fit.turns if fit is not None else 1 for unit, fit in tree) for tree in trees]
     kept = [any(fit is not None for _, fit in tree) for tree in trees]
     return PackingReport(
@@ -210,8 +208,8 @@ def _report(rows: Rows, part: slice, trees: Sequence[Sequence[tuple[TokenTree, T
         replies=int((rows.reply_length[part] > 0).sum()),
         pairs=int((rows.pair_turn[part] > 0).sum()),
         fill=float(rows.length[part].mean() / rows.tokens.shape[1]),
-        shortened=sum(turns > 0 for turns, here in zip(lost, kept, strict=True) if here),
-        turns_lost=sum(turns for turns, here in zip(lost, kept, strict=True) if here),
+        shortened=sum(turns > 0 for turns, is_kept in zip(lost, kept, strict=True) if is_kept),
+        turns_lost=sum(turns for turns, is_kept in zip(lost, kept, strict=True) if is_kept),
         skipped=len(trees) - sum(kept),
         lengths=np.array([unit.whole for tree in trees for unit, _ in tree], np.int32),
     )

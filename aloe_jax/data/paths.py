@@ -23,7 +23,7 @@ class Written:
 
 
 class Paths:
-    """Renders exchanges of a message tree, each as the path that leads to it.
+    """Renders exchanges of a message tree, every one as the path that leads to it.
 
     Text that looks like a control token has `mark` in it (see `Renderer.mark`). The system message is before the first
     user message, or with `system_in_user` in it (see `Renderer.system_folded`).

@@ -6,7 +6,7 @@
     {"conversations": [messages], "chosen": message, "rejected": message} the same as a prompt
     {"instruction": text, "input": text, "chosen": text, "rejected": text}
 
-Each is one judgement between two replies; here they are called preferred and rejected. A system message may come first,
+Each is one judgement between two replies, called preferred and rejected. A system message may come first,
 or stand beside them as `system`; `fields.py` says which other fields are passed over and which are refused.
 Records join at their first user message, under the same system message, and share what they have in common from there:
 data exported pair by pair from trees becomes the trees again, in which every token stands once.
@@ -57,9 +57,7 @@ def read_comparison(record: Mapping[str, JSON], where: str, others: dict[str, No
         elif not is_empty(record.get("instruction")):
             used += ("instruction", "input")
             prompt = [{"role": "user", "content": instruction(record, where)}]
-    passed_over = check_others(record, used, where)
-    if others is not None:
-        others |= dict.fromkeys(passed_over)
+    check_others(record, used, where, others)
     if prompt is None and not (_is_whole(preferred) and _is_whole(rejected)):
         raise AloeError(f"{where}: prompt: is missing; give it, or whole dialogues in chosen and rejected")
     if _is_whole(preferred) and _is_whole(rejected):  # the prompt is in both, whether or not it is given besides

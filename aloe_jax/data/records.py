@@ -54,7 +54,12 @@ def json_records(path: Path, limit: int | None = None) -> Iterator[tuple[str, di
 def _records(path: Path, stream: BinaryIO, head: bytes, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
     start = stream.tell()
     if head.lstrip()[:1] == b"[":
-        yield from _array(path, stream, limit)
+        data = stream.read(LINE)
+        if stream.read(1):
+            raise AloeError(f"{path}: is one JSON array of more than {LINE >> 30} GiB; give one record a line")
+        found = _parsed(data, str(path))
+        assert isinstance(found, list)  # it begins with a bracket
+        yield from _numbered(path, found, limit)
         return
     count = 0
     for number, line in _lines(path, stream):
@@ -102,15 +107,6 @@ def _lines(path: Path, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         for line in read.splitlines():
             number += 1
             yield number, line
-
-
-def _array(path: Path, stream: BinaryIO, limit: int | None) -> Iterator[tuple[str, dict[str, JSON]]]:
-    data = stream.read(LINE)
-    if stream.read(1):
-        raise AloeError(f"{path}: is one JSON array of more than {LINE >> 30} GiB; give one record a line")
-    found = _parsed(data, str(path))
-    assert isinstance(found, list)  # it begins with a bracket
-    yield from _numbered(path, found, limit)
 
 
 def _wrapper(record: dict[str, JSON]) -> list[JSON] | None:

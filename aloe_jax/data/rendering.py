@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.confined import Job, Node, render
 from aloe_jax.data.tokenizer import chat_template, named_tokens
+from aloe_jax.data.tokenizer_files import TransformersTokenizer
 from aloe_jax.errors import AloeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # Stands inside text that only looks like a control token, where it is cut before it is encoded. Unicode keeps
 # these code points for a program's own use; they are no part of any text.
@@ -34,7 +31,7 @@ class Renderer:
     Raises AloeError when there is no template, or when it ends a reply without a token of its own.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: TransformersTokenizer):
         self.name: str = tokenizer.name_or_path
         self._values = {**named_tokens(tokenizer), "enable_thinking": False}
         self._template = chat_template(tokenizer)
@@ -51,7 +48,7 @@ class Renderer:
         for what, said, text in (("user's message", question, asked), ("reply", answer, answered)):
             if said.lower() not in text.lower():
                 raise AloeError(f"{self.name}: its chat template leaves out the {what}; give the model's own template")
-        # A tokenizer may not say that the tokens around a message are special; here they are all the same.
+        # A tokenizer may not say that the tokens around a message are special; we treat them all alike.
         special |= {token.content for token in added.values() if token.content in plain}
         control = sorted((text for text in special if text.strip()), key=len, reverse=True)
         self._starts = {text[:2] for text in control}

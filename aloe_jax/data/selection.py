@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from aloe_jax.conversation import Branch
 from aloe_jax.data.messages import MessageTree
+from aloe_jax.data.settings import Replies
 from aloe_jax.errors import AloeError
-
-Replies = Literal["preferred", "plain", "both"]
 
 
 @dataclass(frozen=True)

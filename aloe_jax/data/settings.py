@@ -18,9 +18,7 @@ class SourceSettings(Section):
 
     path: PathText  # TFDS directory (…/aloe_trees/1.0.0) or a JSONL file
     format: Literal["auto", "trees", "chat", "preferences"] = "auto"  # auto: as the first record shows
-    weight: Annotated[float, Field(ge=1e-6, le=1000)] = (
-        1.0  # passes over it in an epoch: 2 shows it twice, 0.5 every other time
-    )
+    weight: Annotated[float, Field(ge=1e-6, le=1000)] = 1.0  # passes over it in an epoch; 0.5: every other time
     limit: Positive | None = None  # its first so many records only, before any are held out for validation
 
 
@@ -43,3 +41,9 @@ class DataSettings(RowSettings):
     limit: Positive | None = None  # first so many records of `path` only
     validation_limit: Positive | None = 200  # conversations of each source's validation split
     validation_fraction: Annotated[float, Field(ge=1e-6, lt=1.0)] = 0.05  # held out of a data set without such a split
+
+    @property
+    def sources(self) -> tuple[SourceSettings, ...]:
+        """The data sets: one, those of the mixture, or none where a stage needs no data."""
+        one = (SourceSettings.model_construct(path=self.path, limit=self.limit),) if self.path else ()
+        return self.mixture or one

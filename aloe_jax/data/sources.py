@@ -1,4 +1,4 @@
-"""Data sets of a mixture: what kind each is, which conversations are held out, and reading them."""
+"""Data sets of a mixture: of which kind they are, which conversations are held out, and reading them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from aloe_jax.storage.copies import local_copy
 
 Kind = Literal["trees", "chat", "preferences"]
 Split = Literal["train", "validation"]
+CHAT_PAIRS = ({"prompt", "completion"}, {"instruction", "output"})  # fields that make a record a chat
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,7 @@ def kind_of(source: SourceSettings) -> Kind:
             f"{where}: is in the published ALOE format; convert the file with "
             f"`python -m datagen convert {source.path} ours.jsonl --from aloe --to ours`"
         )
-    if (
-        {"messages", "conversations"} & fields
-        or {"prompt", "completion"} <= fields
-        or {"instruction", "output"} <= fields
-    ):
+    if {"messages", "conversations"} & fields or any(pair <= fields for pair in CHAT_PAIRS):
         return "chat"
     if {"persona", "turns"} & fields:
         return "trees"
@@ -125,9 +122,8 @@ def held_out(digests: Sequence[bytes], fraction: float, path: str) -> np.ndarray
 # ---------------------------------------------------------------- readers
 
 
-Opened = tuple[
-    list[bytes], Iterator[MessageTree], list[str], dict[str, None]
-]  # digests, conversations, remarks, unused fields
+# Digests, conversations, remarks, unused fields.
+Opened = tuple[list[bytes], Iterator[MessageTree], list[str], dict[str, None]]
 
 
 def _open_trees(path: Path, split: str, limit: int | None) -> Opened:

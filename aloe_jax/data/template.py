@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from aloe_jax.conversation import Message
 from aloe_jax.data.encoding import Beginning, Encoder
@@ -13,10 +12,8 @@ from aloe_jax.data.messages import MessageTree, ReplyIndex
 from aloe_jax.data.paths import Paths, Written
 from aloe_jax.data.rendering import Renderer
 from aloe_jax.data.tokenizer import generation_stops
+from aloe_jax.data.tokenizer_files import TransformersTokenizer
 from aloe_jax.errors import AloeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class UnstableTemplateError(AloeError):
@@ -40,19 +37,15 @@ class ChatTemplate:
     control token stays text. `stop`: more ids that end a reply, such as those of the model's own settings.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[int] = ()):
+    def __init__(self, tokenizer: TransformersTokenizer, stop: Sequence[int] = ()):
         self.tokenizer = tokenizer
         self._renderer = Renderer(tokenizer)
         self._encode = Encoder(tokenizer, self._renderer.end)
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         more = generation_stops(tokenizer.name_or_path)
-        self._stop = tuple(dict.fromkeys((self._encode.anchor_id, *eos, *more, *stop)))
+        # Ids at which a reply ends: the template's end of turn first, then the tokenizer's and the model's.
+        self.stop: tuple[int, ...] = tuple(dict.fromkeys((self._encode.anchor_id, *eos, *more, *stop)))
         self._seen: dict[tuple[str, Beginning], list[int]] = {}
-
-    @property
-    def stop(self) -> tuple[int, ...]:
-        """Ids at which a reply ends: the template's end of turn first, then the tokenizer's and the model's."""
-        return self._stop
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a path that ends with a user message, with the prompt for the reply."""

@@ -9,19 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from aloe_jax.conversation import shown
 from aloe_jax.data.confined import render
-from aloe_jax.data.tokenizer_files import save_tokenizer
+from aloe_jax.data.tokenizer_files import TransformersTokenizer, save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.copies import WEIGHTS, local_copy
 from aloe_jax.storage.replacing import Kind, replacing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 LARGEST = 1_000_000  # tokens that a vocabulary may have
 SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -39,7 +35,7 @@ KIND = Kind(
 )
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path) -> TransformersTokenizer:
     """The tokenizer in a directory, through transformers, from local files only and without remote code.
 
     Where the tokenizer begins every text with a BOS token and its chat template writes none, the template gets one:
@@ -89,7 +85,7 @@ def _without_panics() -> Iterator[None]:
                     os.write(2, kept.read())
 
 
-def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+def chat_template(tokenizer: TransformersTokenizer) -> str:
     """The tokenizer's chat template, the default one of several. Raises AloeError when it has none."""
     templates = tokenizer.chat_template
     if isinstance(templates, dict):
@@ -109,12 +105,12 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     return templates
 
 
-def named_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+def named_tokens(tokenizer: TransformersTokenizer) -> dict[str, str]:
     """What a chat template may call the tokenizer's special tokens by: bos_token, eos_token and so on."""
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if not isinstance(token, list)}
 
 
-def _write_bos(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+def _write_bos(tokenizer: TransformersTokenizer, path: str | Path) -> None:
     bos = tokenizer.bos_token_id
     try:
         if bos is None or not tokenizer.chat_template or tokenizer("a")["input_ids"][:1] != [bos]:
@@ -152,7 +148,7 @@ def generation_stops(path: str | Path) -> tuple[int, ...]:
     return tuple(one for one in ids if one >= 0)  # -1 stands for none
 
 
-def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTrainedTokenizerBase:
+def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> TransformersTokenizer:
     """Train a byte-level BPE tokenizer with a prefix-stable chat template and save it in `path`.
 
     Every message is its role token, the text and the end-of-turn token, so the ids of a path are always a
@@ -174,7 +170,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int, path: str | Path) -> PreTr
     )
     core.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|system|>", "<|user|>", "<|assistant|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[2:])})
     tokenizer.chat_template = TEMPLATE
     with replacing(path, KIND) as directory:
         save_tokenizer(tokenizer, directory)

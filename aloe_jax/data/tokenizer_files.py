@@ -15,10 +15,13 @@ from aloe_jax.errors import AloeError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+type TransformersTokenizer = (
+    PreTrainedTokenizerBase  # by a name that can be imported without transformers, which is slow
+)
 Settings = dict[str, object]  # of a JSON file
 SETTINGS, CORE = "tokenizer_config.json", "tokenizer.json"
 CLASS = "PreTrainedTokenizerFast"  # reads tokenizer.json as it is, in every version of transformers
-# What transformers 5 writes that says how or from where a tokenizer was loaded here, or names code to run.
+# What transformers 5 writes that says how or from where a tokenizer was loaded, or names code to run.
 LOCAL = {
     "is_local", "local_files_only", "name_or_path", "backend", "auto_map", "trust_remote_code", "device_map",
     "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file", "added_tokens_file", "files_loaded",
@@ -26,7 +29,7 @@ LOCAL = {
 }  # fmt: skip
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: str | Path, vocab: int | None = None) -> None:
+def save_tokenizer(tokenizer: TransformersTokenizer, directory: str | Path, vocab: int | None = None) -> None:
     """Write a transformers tokenizer into a directory, which is made where it is missing.
 
     transformers 5 names a class that 4 does not have, lists special tokens under a key that 4 takes for something
@@ -75,7 +78,7 @@ def portable(settings: Settings, local: Collection[str]) -> Settings:
     return kept
 
 
-def unused_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
+def unused_tokens(tokenizer: TransformersTokenizer, vocab: int) -> list[str]:
     """Added tokens that an embedding of `vocab` vectors has none for; a model cannot have learned to use them.
 
     Only special tokens are accepted: their text in a message is read as plain text. Raises AloeError naming a token
@@ -101,7 +104,7 @@ def unused_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> list[str]:
     return sorted(beyond)
 
 
-def _without(settings: Settings, unused: list[str], tokenizer: PreTrainedTokenizerBase) -> Settings:
+def _without(settings: Settings, unused: list[str], tokenizer: TransformersTokenizer) -> Settings:
     """Settings that name none of the tokens; padding becomes the token that ends texts."""
     kept: Settings = {}
     for key, value in settings.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -63,7 +63,7 @@ class TokenTree:
 
     @cached_property
     def length(self) -> int:
-        """Tokens in the tree, each counted once."""
+        """Tokens in the tree, every one counted once."""
         return sum(len(node.tokens) for node in self.nodes)
 
     @property
@@ -76,13 +76,7 @@ class TokenTree:
     ) -> TokenTree:
         """The wanted replies, `context` and what leads to them; only the wanted ones are scored, with these `pairs`."""
         wanted = set(wanted)
-        kept: dict[int, int] = {-1: -1}
-        nodes: list[Node] = []
-        for index in sorted(self._paths({*wanted, *context})):
-            node = self.nodes[index]
-            kept[index] = len(nodes)
-            nodes.append(replace(node, parent=kept[node.parent], scored=node.scored if index in wanted else 0))
-        return TokenTree(self.id, tuple(nodes), _renumbered(pairs, kept))
+        return self._part(sorted(self._paths({*wanted, *context})), wanted, pairs)
 
     @property
     def turns(self) -> int:
@@ -92,13 +86,19 @@ class TokenTree:
 
     def first_turns(self, turns: int) -> TokenTree:
         """The tree without the turns deeper than `turns`."""
+        indices = [index for index, node in enumerate(self.nodes) if node.turn < turns]
+        return self._part(indices, range(len(self.nodes)), (pair for pair in self.pairs if pair.turn < turns))
+
+    def _part(self, indices: Sequence[int], scored: Container[int], pairs: Iterable[Pair]) -> TokenTree:
+        """The nodes `indices`, a parent before its children, with these `pairs`; no node beside `scored` is scored."""
         kept: dict[int, int] = {-1: -1}
         nodes: list[Node] = []
-        for index, node in enumerate(self.nodes):
-            if node.turn < turns:
-                kept[index] = len(nodes)
-                nodes.append(replace(node, parent=kept[node.parent]))
-        return TokenTree(self.id, tuple(nodes), _renumbered((p for p in self.pairs if p.turn < turns), kept))
+        for index in indices:
+            node = self.nodes[index]
+            kept[index] = len(nodes)
+            nodes.append(replace(node, parent=kept[node.parent], scored=node.scored if index in scored else 0))
+        renumbered = (replace(pair, preferred=kept[pair.preferred], rejected=kept[pair.rejected]) for pair in pairs)
+        return TokenTree(self.id, tuple(nodes), tuple(renumbered))
 
     def fit(self, length: int) -> TokenTree | None:
         """The longest version in whole turns of at most `length` tokens, None when no reply that counts fits."""
@@ -158,7 +158,3 @@ class TokenTree:
                 nodes.add(node)
                 node = self.nodes[node].parent  # noqa: PLW2901 - on to the node before it
         return nodes
-
-
-def _renumbered(pairs: Iterable[Pair], kept: dict[int, int]) -> tuple[Pair, ...]:
-    return tuple(replace(pair, preferred=kept[pair.preferred], rejected=kept[pair.rejected]) for pair in pairs)

@@ -1,9 +1,23 @@
-"""The stages of the demo as commands, in order."""
+"""The stages of the demo as commands, in order, and how one is run: as a process, recorded when it is done."""
 
 from __future__ import annotations
 
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
+
+from aloe_jax.cli.command import debugging
+from aloe_jax.errors import AloeError
+from aloe_jax.storage.files import write_atomically
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 
@@ -86,3 +100,46 @@ def command_line(stage: DemoStage, miniature: bool) -> list[str]:
     verb = [rest.pop(0)] if module == "datagen" else []
     config = ["--config", str(CONFIGS / stage.config)] if stage.config else []
     return ["-m", module, *verb, *config, *rest, *(stage.miniature if miniature else ())]
+
+
+def run_stage(stage: DemoStage, command: list[str], stamp: Path, digest: str, number: str) -> None:
+    """Run one stage unless its stamp says that it is done. Raises AloeError when it fails, or on another stamp."""
+    title = f"[{number}] {stage.does}"
+    if stamp.exists():
+        before, seconds = read_stamp(stamp)
+        if before != digest:
+            raise AloeError(
+                f"{stamp.parent.parent}: made with other settings (stage {stage.name} differs); remove it, or give "
+                "another --output"
+            )
+        click.echo(f"{title}: done before, in {seconds:.0f} s")
+        return
+    click.secho(f"\n{title}", bold=True)
+    click.echo(f"$ python {shlex.join(command)}")
+    start = time.perf_counter()
+    cache = stamp.parent.parent / "compiled"
+    environment = (
+        os.environ
+        | ({"ALOE_DEBUG": "1"} if debugging() else {})
+        | {"JAX_COMPILATION_CACHE_DIR": str(cache.absolute()), "PYTHONUNBUFFERED": "1"}
+    )
+    child = [sys.executable, *command]
+    status = subprocess.run(child, env=environment, check=False, preexec_fn=die_with_parent).returncode
+    if status:
+        raise AloeError(f"stage {stage.name} stopped with status {status}; run the same command to go on from there")
+    write_atomically(stamp, json.dumps({"digest": digest, "seconds": time.perf_counter() - start}))
+
+
+def read_stamp(stamp: Path) -> tuple[str, float]:
+    """The digest of a finished stage's command and those before it, and its seconds. Raises AloeError."""
+    try:
+        found = json.loads(stamp.read_bytes())
+        return str(found["digest"]), float(found["seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AloeError(f"{stamp}: cannot be read ({error}); remove it, and the stage is looked at again") from None
+
+
+def die_with_parent() -> None:
+    """In a child on Linux: end when the demo is killed, so that a restarted demo never meets its own orphan."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

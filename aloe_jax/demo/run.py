@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from aloe_jax.cli.command import Command
-from aloe_jax.demo.pipeline import CONFIGS, command_line, stages
-from aloe_jax.demo.running import run_stage
+from aloe_jax.demo.pipeline import CONFIGS, command_line, run_stage, stages
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
 
@@ -21,7 +20,7 @@ def main(output: str, miniature: bool) -> None:
     """Run the whole line on this machine: personas, trees, base model, SFT, DPO, benchmark, report, export.
 
     The people in it are simulated: a scripted provider plays users, responders, verifier and judge, offline and
-    deterministically. The models are real and trained here from scratch. Give the same command again to resume
+    deterministically. The models are real and trained from scratch. Give the same command again to resume
     after a stop, or to see the summary of a finished demo.
 
     Example: python -m aloe_jax.demo --output runs/demo
@@ -30,7 +29,7 @@ def main(output: str, miniature: bool) -> None:
 
     root = Path(output)
     if not CONFIGS.is_dir():
-        raise AloeError(f"{CONFIGS}: the demo's configs are not here; run it from a checkout of the project")
+        raise AloeError(f"{CONFIGS}: the demo's configs are not there; run it from a checkout of the project")
     (root / "stages").mkdir(parents=True, exist_ok=True)
     plan = stages(root)
     done = ""  # digest of all commands so far: a stage's stamp counts only after the same stages before it

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aloe_jax.demo.pipeline import DemoStage
-from aloe_jax.demo.running import read_stamp
+from aloe_jax.demo.pipeline import DemoStage, read_stamp
 from aloe_jax.report.gathering import Report, gather
 from aloe_jax.report.page import write_page
 from aloe_jax.report.summary_table import difference
@@ -25,7 +24,7 @@ def write_report(root: Path) -> Report:
 
 def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
     """What was made, what it showed, and what was simulated."""
-    times = {s.name: read_stamp(root / "stages" / f"{s.name}.json").seconds for s in plan}
+    times = {s.name: read_stamp(root / "stages" / f"{s.name}.json")[1] for s in plan}
     models = json.loads((root / "metrics.json").read_text())["models"]
     lines = ["", "Time      " + "  ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())]
     lines.append(f"          {sum(times.values()) / 60:.1f} minutes in all")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
@@ -32,7 +31,7 @@ _KEYLIKE = re.compile(
 
 
 class Access:
-    """The key of a role and its name in messages. Neither its repr nor any text made here shows the key."""
+    """The key of a role and its name in messages. Neither its repr nor any text built from it shows the key."""
 
     def __init__(self, role: RoleSettings, name: str) -> None:
         """Raises AloeError when the role's model or address can be none, or its key is none or not there."""
@@ -68,7 +67,9 @@ class Access:
         for form in (self.key, self.key[::-1], quote(self.key, safe=""), encoded):
             parts = {form[start : start + _KEY_PART] for start in range(len(form) - _KEY_PART + 1)}
             hits = [start for start in range(len(text)) if text[start : start + _KEY_PART] in parts]
-            for start in reversed(_starts(hits)):
+            # The first of each run of neighbours.
+            starts = [hit for before, hit in zip([-2, *hits], hits, strict=False) if hit != before + 1]
+            for start in reversed(starts):
                 end = start + _KEY_PART
                 while text[end - _KEY_PART + 1 : end + 1] in parts and end < len(text):
                     end += 1
@@ -98,8 +99,8 @@ class Access:
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or "API key" in text:
             fix = f"; {self._key_fix()}"
         elif status == HTTPStatus.NOT_FOUND:
-            place = " and its endpoint" if self.role.endpoint else ""
-            fix = f"; check the model name, roles.{self.name}.model{place}"
+            endpoint = " and its endpoint" if self.role.endpoint else ""
+            fix = f"; check the model name, roles.{self.name}.model{endpoint}"
         elif self.role.thinking_budget is not None and "budget" in text.lower():
             fix = f"; change roles.{self.name}.thinking_budget"
         elif status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) and "temperature" in text.lower():
@@ -121,11 +122,6 @@ def phrase(status: int) -> str:
     except ValueError:
         name = _GATEWAYS.get(status)
         return f"{status} {name}" if name else str(status)
-
-
-def _starts(hits: Sequence[int]) -> list[int]:
-    """The first of each run of neighbours."""
-    return [hit for before, hit in zip([-2, *hits], hits, strict=False) if hit != before + 1]
 
 
 def _check_address(endpoint: str | None, name: str) -> None:

@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from aloe_jax.conversation import first_fault
 
 _MOST_BROKEN = 1000  # objects that begin and are none, before the text is given up
-_MOST_TRIED = 1000  # objects, from the last on, that are held against the form
+_MOST_TRIED = 1000  # objects, from the last on, that are checked against the form
 _DEEPEST = 20  # levels of objects around an answer
 
 _WORDS = (
@@ -83,13 +82,13 @@ def parse_answer[A: BaseModel](form: type[A], text: str) -> A:
 def has_thinking(text: str) -> bool:
     """Whether thinking stands in front of a text: it begins with a tag of it, or has the end of one alone.
 
-    A model that is held to a form from its first character thinks within it. A tag in the midst is spoken of.
+    A model that must keep to a form from its first character thinks within it. A tag in the middle of a text is quoted.
     """
     tag = _TAG.search(text)
     return tag is not None and (not text[: tag.start()].strip() or tag.group("closing") is not None)
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, object]:
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) < len(pairs) and any(made[key] != value for key, value in pairs):
         return _Twice(made)

@@ -92,7 +92,7 @@ class GenaiBatch:
 
         def once() -> str:
             nonlocal tried
-            # A job may have been made although its answer was lost; another one would be paid for again.
+            # A job may have been created although its answer was lost; another one would be paid for again.
             found = self._find_once(label) if tried else None
             tried = True
             if found:
@@ -111,7 +111,7 @@ class GenaiBatch:
         return self._call(once)
 
     def find(self, label: str) -> str | None:
-        """The name of the newest job of that label, if one was made and did not fail."""
+        """The name of the newest job of that label, if one was created and did not fail."""
         return self._call(lambda: self._find_once(label))
 
     def _find_once(self, label: str) -> str | None:
@@ -196,7 +196,7 @@ class GenaiBatch:
             except Exception as error:
                 fault = meaning(self._access, error)
             if isinstance(fault, ErrorResponse):
-                # What it refuses is left out, and the call made again: a step at a time, so not for ever.
+                # What it refuses is left out, and the call repeated: a step at a time, so not for ever.
                 if self._dialect.learn(fault, self._dialect.steps()):
                     return once()
                 fault = settled(self._access, fault)

@@ -1,17 +1,15 @@
-"""What calls will cost, before they are made: tokens and dollars of a role, and the table that a dry run prints."""
+"""What calls will cost, before anything is asked: tokens and dollars of a role, and the table that a dry run prints."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from rich.table import Table
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Usage
 from aloe_jax.llm.settings import RoleSettings
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 # Words of a text where the journal holds none to measure.
 USER_WORDS, REPLY_WORDS, REASON_WORDS = 30, 45, 25
@@ -98,8 +96,6 @@ def typical_persona(personas: Sequence[Persona]) -> Persona:
 
 def cost_table(estimates: Sequence[CostEstimate], note: str) -> Table:
     """The estimates with their sum; the caption ends in `note`."""
-    from rich.table import Table
-
     shown = Table(
         title="Dry run: what is expected, nothing was asked",
         title_justify="left",

@@ -106,12 +106,12 @@ def _said(value: object, depth: int = 0) -> Iterator[str]:
                 yield from _said(one, depth + 1)
     elif isinstance(value, Mapping) and depth < 4:
         where = value.get("loc")
-        place = ".".join(str(part) for part in where) + ": " if isinstance(where, list) and len(where) < 9 else ""
+        field = ".".join(str(part) for part in where) + ": " if isinstance(where, list) and len(where) < 9 else ""
         for name in _WORDS:
             # Google's details are for programs.
             if name in value and not (name == "details" and "message" in value):
                 for sentence in _said(value[name], depth + 1):
-                    yield place + sentence
+                    yield field + sentence
         metadata = value.get("metadata")
         if isinstance(metadata, Mapping) and isinstance(metadata.get("raw"), str):
             yield metadata["raw"]  # what the provider behind a gateway said

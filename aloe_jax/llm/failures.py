@@ -84,7 +84,7 @@ def refused(access: Access, refusal: ErrorResponse) -> Exception:
 
 
 def meaning(access: Access, error: Exception) -> Exception:
-    """What an exception of the wire means to who asked: a ErrorResponse, a TransientError, an AloeError, or itself.
+    """What an exception of the wire means to who asked: an ErrorResponse, a TransientError, an AloeError, or itself.
 
     What comes back has no traceback: its frames know the request's headers.
     """
@@ -95,6 +95,8 @@ def meaning(access: Access, error: Exception) -> Exception:
             return TransientError(error.fault, error.retry_after, access.scrub(error.detail))
         case Redirected():
             return access.redirected(error.status, error.target)
+        case UnicodeEncodeError():
+            return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
     return error
 
 

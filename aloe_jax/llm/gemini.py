@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cache, lru_cache, partial
 from types import ModuleType
-from typing import Any
+from typing import Any  # noqa: TID251  the SDK has no types
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
@@ -197,6 +197,4 @@ def _meaning(access: Access, error: Exception) -> Exception:
             return TransientError("timeout")
         case requests.exceptions.RequestException():
             return AloeError(access.message(str(error)))
-        case UnicodeEncodeError():  # a half character in the prompt
-            return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
     return meaning(access, error)

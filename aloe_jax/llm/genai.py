@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any  # noqa: TID251  what does not fit in a reply raises, and is caught
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import failures
@@ -174,8 +174,8 @@ def meaning(access: Access, error: Exception) -> Exception:
             fault = AloeError(access.message(str(error)))
         case httpx2.TransportError():
             fault = TransientError("connection lost", detail=str(error))
-        case UnicodeEncodeError():  # half a character in the prompt
-            fault = AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
+        case UnicodeEncodeError():
+            pass  # a ValueError of the prompt, not of a reply
         case ValueError() | RecursionError() | TypeError() | AttributeError() | KeyError():
             # The SDK's own types stumble over a reply.
             fault = TransientError("unreadable reply", detail=f"{type(error).__name__}: {error}"[:2000])

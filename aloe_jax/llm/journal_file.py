@@ -78,12 +78,8 @@ Row = tuple[Value, ...]  # as SQLite gives it
 def checksum(table: str, values: Sequence[Value]) -> bytes:
     """Eight bytes that change with any change of a row's values or of their types."""
     # JSON distinguishes text from numbers and whole numbers from others, and is written quickly.
-    written = table + json.dumps(values, default=_hexadecimal)
+    written = table + json.dumps(values, default=lambda value: {"bytes": value.hex()})
     return hashlib.blake2b(written.encode(), digest_size=8).digest()
-
-
-def _hexadecimal(value: bytes) -> dict[str, str]:
-    return {"bytes": value.hex()}
 
 
 class JournalFile:
@@ -117,17 +113,14 @@ class JournalFile:
             database.close()
             if not _refuses_to_write(error):
                 raise
-            return self._connect_read_only()
+            database, self._copy = connect_frozen(self.path)
+            return database
         if empty:  # its writer was killed before there was anything in it
             application = _number(database, "PRAGMA application_id")
             if not application and self.path.stat().st_size <= _EMPTY:
                 database.close()
                 database = connect(":memory:")
                 _create(database)
-        return database
-
-    def _connect_read_only(self) -> sqlite3.Connection:
-        database, self._copy = connect_frozen(self.path)
         return database
 
     def _prepare(self, report: Callable[[str], None]) -> None:
@@ -183,10 +176,10 @@ class JournalFile:
             for table, columns in COLUMNS.items():
                 database.execute(f"ALTER TABLE {table} ADD COLUMN checksum BLOB")
                 names = _NAMED[table].split(", ")
-                places = [columns.split(", ").index(name) for name in names]
+                positions = [columns.split(", ").index(name) for name in names]
                 update = f"UPDATE {table} SET checksum = ? WHERE {' AND '.join(f'{name} = ?' for name in names)}"
                 rows = [
-                    (checksum(table, values), *(values[place] for place in places))
+                    (checksum(table, values), *(values[position] for position in positions))
                     for values in database.execute(f"SELECT {columns} FROM {table}")
                 ]
                 database.executemany(update, rows)
@@ -206,6 +199,12 @@ class JournalFile:
     def columns(self, table: str) -> str:
         """What to select for `verified`."""
         return f"{COLUMNS[table]}, checksum" if self.checked else COLUMNS[table]
+
+    def insert(self, table: str, values: Sequence[Value], verb: str = "INSERT OR IGNORE") -> int:
+        """Add a row with its checksum; how many were added, 0 or 1."""
+        row = (*values, checksum(table, values))
+        query = f"{verb} INTO {table} ({COLUMNS[table]}, checksum) VALUES ({', '.join('?' * len(row))})"
+        return self.database.execute(query, row).rowcount
 
     def close(self) -> None:
         """Close the file; its log is folded into it."""
@@ -230,12 +229,8 @@ def connect(path: str | Path, uri: bool = False) -> sqlite3.Connection:
     # Autocommit: each statement outside BEGIN is its own transaction.
     database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False, uri=uri)
     # A damaged text has to be read to be found damaged.
-    database.text_factory = _decoded
+    database.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     return database
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 def connect_frozen(path: Path) -> tuple[sqlite3.Connection, tempfile.TemporaryDirectory[str] | None]:
@@ -247,16 +242,16 @@ def connect_frozen(path: Path) -> tuple[sqlite3.Connection, tempfile.TemporaryDi
     if not (log.exists() and log.stat().st_size):
         return connect(f"file:{quote(os.fspath(path.absolute()))}?immutable=1", uri=True), None
     copy = tempfile.TemporaryDirectory(prefix="aloe-journal-")
-    place = Path(copy.name) / path.name
-    for source, target in ((path, place), (log, place.with_name(log.name))):
+    copied = Path(copy.name) / path.name
+    for source, target in ((path, copied), (log, copied.with_name(log.name))):
         try:
             shutil.copyfile(source, target)
         except OSError as error:
             raise AloeError(
-                f"{source}: cannot be copied to {place.parent} to be read there ({error.strerror}); set TMPDIR to a "
+                f"{source}: cannot be copied to {copied.parent} to be read there ({error.strerror}); set TMPDIR to a "
                 "directory with room"
             ) from None
-    return connect(place), copy
+    return connect(copied), copy
 
 
 def _create(database: sqlite3.Connection) -> None:

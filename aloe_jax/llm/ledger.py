@@ -11,25 +11,15 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self  # noqa: TID251  rows as sqlite3 types them
 
 from pydantic import BaseModel, ValidationError
 
 from aloe_jax.conversation import first_fault
 from aloe_jax.errors import AloeError
+from aloe_jax.llm import journal_file
 from aloe_jax.llm.budget import Budget
-from aloe_jax.llm.journal_file import (
-    COLUMNS,
-    JournalFile,
-    Value,
-    checksum,
-    damaged,
-    damaged_row,
-    explained,
-    only_writer,
-    transaction,
-)
+from aloe_jax.llm.journal_file import JournalFile, Value, explained
 from aloe_jax.llm.protocol import LLM, Completion, Request
 from aloe_jax.storage.locks import Lock
 
@@ -60,7 +50,7 @@ class Ledger:
     that the operating system lifts when a process dies says so, so a killed run leaves nothing to clean up.
 
     A call that failed (blocked, empty, truncated, unreadable) is kept with what it took, and is no answer: the
-    caller goes on to another seed, and finds by `asked_now` whether this process has made the call.
+    caller goes on to another seed, and finds by `asked_now` whether the call is this process's own.
 
     Raises AloeError from every method when the file is no journal, is damaged (see journal_file.py), the disk is full,
     or another process is writing.
@@ -80,7 +70,7 @@ class Ledger:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise AloeError(f"{self.path.parent}: cannot create the directory ({error.strerror})") from None
-            self._guard = only_writer(self.path)
+            self._guard = journal_file.only_writer(self.path)
         try:
             self._store = JournalFile(self.path, writing=writing)
         except BaseException:
@@ -134,11 +124,11 @@ class Ledger:
         row: list[Value] = [key, model, role, completion.text, completion.input_tokens, completion.output_tokens]
         row += [completion.outcome, completion.detail, completion.cost, float(seconds), completion.attempts]
         with explained(self.path), self._lock:
-            self._insert("calls", [*row, time.time()])
+            self._store.insert("calls", [*row, time.time()])
             self._made.add(_short(key))
 
     def asked_now(self, model: str, request: Request) -> bool:
-        """Whether the call was made by this process, rather than found in the journal."""
+        """Whether this process asked, rather than found the answer in the journal."""
         with self._lock:
             return _short(request.key(model)) in self._made
 
@@ -162,7 +152,7 @@ class Ledger:
             row = self._database.execute(query, (model, role, fault)).fetchone()
             known: tuple[Any, ...] = self._store.verified("faults", row) if row else (0,)
             count = 1 + known[-1]
-            self._insert("faults", [model, role, fault, count], "INSERT OR REPLACE")
+            self._store.insert("faults", [model, role, fault, count], "INSERT OR REPLACE")
 
     def _find(self, key: str) -> Completion | None:
         query = f"SELECT {self._store.columns('calls')} FROM calls WHERE key = ?"
@@ -218,7 +208,7 @@ class Ledger:
         for text in dict.fromkeys(texts):
             for row in self._rows("vectors", "WHERE model = ? AND text = ?", model, text):
                 if not isinstance(row[2], bytes) or len(row[2]) % 4:
-                    raise damaged_row(self.path, "vectors", row)
+                    raise journal_file.damaged_row(self.path, "vectors", row)
                 known[text] = row[2]
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         try:
@@ -231,7 +221,7 @@ class Ledger:
                 new = {text: np.asarray(row, np.float32).tobytes() for text, row in zip(some, made, strict=True)}
                 with self._transaction():
                     for text, vector in new.items():
-                        self._insert("vectors", [model, text, vector])
+                        self._store.insert("vectors", [model, text, vector])
                 known |= new
         finally:
             self.embedding = None
@@ -253,14 +243,16 @@ class Ledger:
     ) -> None:
         """Store records of one kind in one transaction: all of them or none.
 
-        `replacing` puts them in the place of others of their ids, such as an earlier version's notes of no answer.
+        `replacing` lets them replace others of their ids, such as an earlier version's notes of no answer.
         """
-        rows = [(kind, id, _without_halves(_json(value))) for id, value in items]
+        rows = [
+            (kind, id, _without_halves(json.dumps(value, ensure_ascii=False, sort_keys=True))) for id, value in items
+        ]
         with self._transaction():
             for row in rows:
                 if replacing:
                     self._database.execute("DELETE FROM records WHERE kind = ? AND id = ?", row[:2])
-                if self._insert("records", row) == 0 and self._stored(*row[:2]) != row[2]:
+                if self._store.insert("records", row) == 0 and self._stored(*row[:2]) != row[2]:
                     raise AloeError(
                         f"{self.path}: {kind} {row[1]} is already stored with another value; "
                         "start in another output directory"
@@ -282,7 +274,7 @@ class Ledger:
         try:
             return form.model_validate(value)
         except ValidationError as error:
-            raise damaged(self.path, f"{kind} {id}: {first_fault(error)}") from None
+            raise journal_file.damaged(self.path, f"{kind} {id}: {first_fault(error)}") from None
 
     def _stored(self, kind: str, id: str) -> str | None:
         query = f"SELECT {self._store.columns('records')} FROM records WHERE kind = ? AND id = ?"
@@ -295,7 +287,7 @@ class Ledger:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise damaged_row(self.path, "records", (kind, id, ""))
+            raise journal_file.damaged_row(self.path, "records", (kind, id, ""))
         return value
 
     # ------------------------------------------------------------ SQLite
@@ -305,40 +297,27 @@ class Ledger:
             return self._database.execute(query, values).fetchall()
 
     def _rows(self, table: str, where: str = "", *values: str) -> list[tuple[Any, ...]]:
-        """The rows of a table, each found undamaged."""
+        """The rows of a table, all of them found undamaged."""
         query = f"SELECT {self._store.columns(table)} FROM {table} {where}"
         return [self._store.verified(table, row) for row in self._read(query, *values)]
 
-    def _insert(self, table: str, values: Sequence[Value], verb: str = "INSERT OR IGNORE") -> int:
-        """Add a row with its checksum; how many were added, 0 or 1. To be called with the lock."""
-        row = (*values, checksum(table, values))
-        names = f"{COLUMNS[table]}, checksum"
-        return self._database.execute(
-            f"{verb} INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", row
-        ).rowcount
-
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with explained(self.path), self._lock, transaction(self._database):
+        with explained(self.path), self._lock, journal_file.transaction(self._database):
             yield
 
     def close(self) -> None:
         """Close the file; the journal's log is folded into it."""
         with explained(self.path), self._lock:
             self._store.close()
-            self._unlock()
-
-    def _unlock(self) -> None:
-        if self._guard is not None:
-            self._guard.release()
-            self._guard = None
+            if self._guard is not None:
+                self._guard.release()
+                self._guard = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -346,20 +325,12 @@ def _short(key: str) -> int:
     return int(key[:16], 16)
 
 
-def _json(value: Mapping[str, object]) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
 def _without_halves(text: str) -> str:
-    """Without halves of characters (lone surrogates), which no file can hold: a question mark each."""
+    """Without halves of characters (lone surrogates), which no file can store: a question mark for every one."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _storable(completion: Completion) -> Completion:
     """What is stored, and so what every later run finds."""
     text, detail = _without_halves(completion.text), _without_halves(completion.detail)
-    return (
-        completion
-        if (text, detail) == (completion.text, completion.detail)
-        else replace(completion, text=text, detail=detail)
-    )
+    return replace(completion, text=text, detail=detail)

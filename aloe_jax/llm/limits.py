@@ -38,7 +38,7 @@ class Limits:
     ) -> None:
         self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
         self._clock, self._wait = clock, wait
-        self._line = threading.Lock()  # held by the one who waits for room; the others stand behind
+        self._line = threading.Lock()  # taken by the thread that waits for room; the others queue behind it
         self._changed = threading.Condition()  # guards what follows; notified when room may have come early
         self._slots: deque[AdmittedRequest] = deque()
         self._tokens = 0  # of all slots

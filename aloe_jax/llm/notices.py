@@ -13,8 +13,8 @@ Listener = Callable[[str], None]
 _listeners: list[Listener] = []
 _NOTHING_NEW = 5.0  # seconds by which a wait may outlast one that was reported
 _lock = threading.Lock()
-_quiet_until: dict[str, float] = {}  # who waits -> when that may be said again
-_waits: list[float] = []  # seconds of each
+_quiet_until: dict[str, float] = {}  # who waits -> when that may be reported again
+_waits: list[float] = []  # seconds of every wait
 
 
 def report(text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any  # noqa: TID251  bodies of the SDK; what does not fit in a reply raises, and is caught
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm import schemas
@@ -25,16 +25,10 @@ _FORMAT = Field(
     certain=True,
 )
 _LIMITS = ("max_tokens", "max_completion_tokens")
-_FIELDS = (
-    Field(
-        "max_output_tokens",
-        pattern("max_tokens|max_completion_tokens"),
-        ("goes by its other name", "is left out: replies are as long as the server lets them be"),
-    ),
-    SEED,
-    TEMPERATURE,
-    SYSTEM,
-    _FORMAT,  # last, for it is certain, and other refusals may speak of it
+_LIMIT = Field(
+    "max_output_tokens",
+    pattern("max_tokens|max_completion_tokens"),
+    ("goes by its other name", "is left out: replies are as long as the server lets them be"),
 )
 _THOUGHTS = ("thinking", "reasoning", "reasoning_content", "redacted_thinking", "summary")
 
@@ -42,7 +36,7 @@ _THOUGHTS = ("thinking", "reasoning", "reasoning_content", "redacted_thinking", 
 class OpenAI(RemoteModel):
     """A model behind OpenAI's protocol. The SDK's own retries are switched off."""
 
-    fields = _FIELDS
+    fields = (_LIMIT, SEED, TEMPERATURE, SYSTEM, _FORMAT)  # the last is certain, and other refusals may speak of it
 
     def __init__(self, role: RoleSettings, access: Access) -> None:
         import openai
@@ -161,6 +155,4 @@ def _meaning(access: Access, error: Exception) -> Exception:
             return TransientError("connection lost", detail=access.scrub(str(error.__cause__ or error)))
         case openai.OpenAIError():
             return AloeError(access.message(str(error)))
-        case UnicodeEncodeError():  # a half character in the prompt
-            return AloeError(access.message("the prompt cannot be sent: it breaks within a character"))
     return meaning(access, error)

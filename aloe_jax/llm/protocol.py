@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -68,28 +68,6 @@ class LLM(Protocol):
         Raises UnavailableError when the server was overloaded or out of reach in every attempt, and any other
         AloeError when asking again would not help (a wrong key, an unknown model, a malformed request).
         """
-        ...
-
-
-class BatchService(Protocol):
-    """Many calls of one role as jobs that are answered later, for less."""
-
-    name: str  # the model's
-
-    def size(self, request: Request) -> int:
-        """About how many bytes a request takes in a job, rather too many."""
-        ...
-
-    def submit(self, requests: Sequence[Request], label: str) -> str:
-        """Make a job of the requests and return its name; `label` is for `find`."""
-        ...
-
-    def find(self, label: str) -> str | None:
-        """The name of the newest job of that label, if one was made and did not fail."""
-        ...
-
-    def poll(self, job: str) -> dict[str, Completion] | None:
-        """The answers of a job by the keys of their requests, or None while it runs."""
         ...
 
 

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.limits import Limits
-from aloe_jax.llm.protocol import LLM, BatchService
+from aloe_jax.llm.protocol import LLM
 from aloe_jax.llm.registry import load_class
 from aloe_jax.llm.retry import Backend, FaultHook, Persistent
 from aloe_jax.llm.settings import RoleSettings
@@ -39,13 +39,6 @@ def backend(role: RoleSettings, name: str) -> Backend:
     """What makes one attempt at a call to a remote model. Raises AloeError as `language_model` does."""
     made: Backend = load_class(role.entry.build)(role, Access(role, name))
     return made
-
-
-def batch_service(role: RoleSettings, name: str, on_fault: FaultHook | None = None) -> BatchService:
-    """What sends many calls of a role as one job, for a provider that has batches. Raises AloeError as it does."""
-    assert role.entry.batch is not None
-    service: BatchService = load_class(role.entry.batch)(role, name, on_fault=on_fault)
-    return service
 
 
 # ---------------------------------------------------------------- limits

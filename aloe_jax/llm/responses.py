@@ -11,7 +11,7 @@ from aloe_jax.llm.failures import TransientError
 from aloe_jax.llm.protocol import Completion, Outcome
 
 _ABOUT_THE_REQUEST = ("invalid", "unsupported", "context_length", "content_", "json_validate", "insufficient")
-# Gemini's finish reasons for a reply that its filters held back.
+# Gemini's finish reasons for a reply that its filters withheld.
 _BLOCKED = frozenset(
     ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "content_filter")
 )
@@ -87,7 +87,7 @@ def completion(text: str, reason: str, detail: str, input_tokens: int, output_to
 
 
 def blocked_prompt(reason: str, detail: str, input_tokens: int, output_tokens: int = 0) -> Completion:
-    """The completion for a prompt that was held back before any reply was written."""
+    """The completion for a prompt that was blocked before any reply was written."""
     reason, detail = plain(reason, 100), plain(detail)
     said = f"prompt blocked, {reason}" + (f": {detail}" if detail else "")
     return Completion("", input_tokens, output_tokens, "blocked", said)

@@ -21,7 +21,7 @@ _EXPECTED_REPLY = 256  # tokens counted for a reply until it is there
 _DRAWS = 3  # of an answer that the server throws away because of its form
 
 FaultHook = Callable[[str, str, str], None]
-"""(model, role, fault): hears of every attempt that failed, by the reason for which it is made again ("503 Service
+"""(model, role, fault): hears of every attempt that failed, by the reason for which it is repeated ("503 Service
 Unavailable", "timeout", "400 json_validate_failed"), and once of every setting that a server does not take ("left
 out: seed"). Counts by reason are what it adds up to; `notices.heard_by` hears of long waits, in words."""
 
@@ -111,31 +111,32 @@ class Persistent:
         if dialect is not None and self._on_fault is not None:
             hook = self._on_fault
             dialect.on_left_out = lambda name: hook(self.name, request.role, f"left out: {name}")
-        made: list[float] = []
+        begun: list[float] = []
         for draw in range(_DRAWS):
-            asked = request if draw == 0 else replace(request, seed=_another(request.seed, draw))
+            seed = request.seed if draw == 0 else (request.seed + draw * 0x3C6EF372) % 2**31
+            asked = replace(request, seed=seed)
             try:
-                completion = self._attempt(asked, made)
+                completion = self._attempt(asked, begun)
                 break
             except GarbledError as error:
                 if self._on_fault is not None:
                     self._on_fault(self.name, request.role, error.fault)
                 completion = Completion("", outcome="unreadable", detail=str(error))
-        return replace(completion, cost=self._cost(request, completion), attempts=len(made))
+        return replace(completion, cost=self._cost(request, completion), attempts=len(begun))
 
-    def _attempt(self, request: Request, made: list[float]) -> Completion:
-        """One draw, with its attempts; each adds its moment to `made`."""
+    def _attempt(self, request: Request, begun: list[float]) -> Completion:
+        """One draw, with its attempts; every one adds its time to `begun`."""
         estimate = expected_tokens(request.system + request.prompt)
         estimate += min(self.role.max_output_tokens, _EXPECTED_REPLY)
 
         def once() -> Completion:
             slot = self._limits.acquire(estimate)
             spent = 0
-            made.append(time.monotonic())
+            begun.append(time.monotonic())
             try:
                 completion = self._backend.ask(request, self.role.timeout)
                 self._reached = True
-                # A server that does not say what it took is held to the estimate.
+                # A server that does not say what it took is counted by the estimate.
                 spent = completion.input_tokens + completion.output_tokens or estimate
                 return completion
             finally:
@@ -168,8 +169,3 @@ class Persistent:
             read = read or expected_tokens(request.system + request.prompt)
             written = written or expected_tokens(completion.text)
         return price.cost(read, written)
-
-
-def _another(seed: int, draw: int) -> int:
-    """A seed for the next draw of a request, itself a 31-bit integer."""
-    return (seed + draw * 0x3C6EF372) % 2**31

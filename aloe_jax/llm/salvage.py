@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aloe_jax.llm.journal_file import JournalFile, Row
+from aloe_jax.errors import AloeError
+from aloe_jax.llm import journal_file
+from aloe_jax.llm.journal_file import COLUMNS, JournalFile, Row
+
+_DAMAGED = (sqlite3.Error, TypeError, ValueError)  # what reading a damaged file raises
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,16 @@ class Salvaged:
 
 def salvage(path: Path) -> Salvaged:
     """Do so. Raises AloeError when the file is no journal or nothing of it can be read, and leaves it as it is then."""
-    from aloe_jax.errors import AloeError
-    from aloe_jax.llm.journal_file import (
-        APPLICATION,
-        COLUMNS,
-        JournalFile,
-        connect_frozen,
-        explained,
-        only_writer,
-        transaction,
-    )
-
     if not path.is_file():
         raise AloeError(f"{path}: there is no journal; give the path of a journal.sqlite")
     new = path.with_name(f".{path.name}.salvaged")
-    lock = only_writer(path)
+    lock = journal_file.only_writer(path)
     try:
         _remove(new)
-        with explained(path):
-            damaged, copy = connect_frozen(path)
+        with journal_file.explained(path):
+            damaged, copy = journal_file.connect_frozen(path)
             with closing(damaged):
-                if damaged.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+                if damaged.execute("PRAGMA application_id").fetchone()[0] != journal_file.APPLICATION:
                     raise AloeError(f"{path}: is no journal of ours, or its header is lost; put a copy of it back")
                 made = JournalFile(new, writing=True)
                 try:
@@ -56,7 +47,7 @@ def salvage(path: Path) -> Salvaged:
                     whole = True
                     for table in COLUMNS:
                         rows = _Rows(damaged, table)
-                        with transaction(made.database):
+                        with journal_file.transaction(made.database):
                             counted[table] = _copy(rows, made)
                         whole = whole and rows.whole
                 finally:
@@ -80,11 +71,9 @@ class _Rows:
     """The rows of a table that can be read, with their checksums where the table has them; `whole` when all could."""
 
     def __init__(self, database: sqlite3.Connection, table: str) -> None:
-        from aloe_jax.llm.journal_file import COLUMNS
-
         self.table, self.whole = table, True
         self._database, self._columns = database, COLUMNS[table]
-        with _passing_over():
+        with suppress(*_DAMAGED):
             names = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
             if "checksum" in names:
                 self._columns += ", checksum"
@@ -117,40 +106,30 @@ class _Rows:
 
     def _most(self) -> int:
         """The highest number of a record, or one that is surely higher."""
-        with _passing_over():
+        with suppress(*_DAMAGED):
             return int(self._database.execute("SELECT max(number) FROM records").fetchone()[0] or 0)
-        with _passing_over():  # a record takes some 10 bytes at least
+        with suppress(*_DAMAGED):  # a record takes some 10 bytes at least
             pages = self._database.execute("PRAGMA page_count").fetchone()[0]
             return min(10_000_000, int(pages) * 400)
         return 0
 
 
-def _passing_over() -> suppress:
-    """Pass over what SQLite says of a damaged file."""
-    return suppress(sqlite3.Error, TypeError, ValueError)
-
-
 def _copy(rows: _Rows, made: JournalFile) -> tuple[int, int]:
     """Put the undamaged rows into a new journal; how many, and how many were damaged."""
-    from aloe_jax.llm.journal_file import COLUMNS, checksum, plausible
-
     table, width = rows.table, len(COLUMNS[rows.table].split(", "))
     seen: set[bytes] = set()
     kept = damaged = 0
     for row in rows:
         values = row[:width]
-        found = checksum(table, values)
+        found = journal_file.checksum(table, values)
         if found in seen:  # read before, from the other end
             continue
         seen.add(found)
-        if not plausible(table, values) or (len(row) > width and row[width] != found) or not _readable(table, values):
+        whole = len(row) == width or row[width] == found
+        if not (whole and journal_file.plausible(table, values) and _readable(table, values)):
             damaged += 1
             continue
-        places = ", ".join("?" * (width + 1))
-        done = made.database.execute(
-            f"INSERT OR IGNORE INTO {table} ({COLUMNS[table]}, checksum) VALUES ({places})", (*values, found)
-        )
-        kept += done.rowcount
+        kept += made.insert(table, values)
     return kept, damaged
 
 

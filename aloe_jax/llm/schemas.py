@@ -7,7 +7,7 @@ that only loosens the form (the roles check every answer themselves), and otherw
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any  # noqa: TID251  pydantic's own type of a schema
 
 Schema = Mapping[str, object]
 _Node = Mapping[str, Any]  # a schema within, taken to be well formed: pydantic wrote it

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any  # noqa: TID251  every role has inputs of its own
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion, Request
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.llm.world import VERSION, persona_texts, replies, rubric, user_messages
+from aloe_jax.llm.world import VERSION, listening, persona_texts, replies, rubric, user_messages
 
 OVERLOOKED = 0.05  # chance that the inducer misses a thing that was revealed
 MISJUDGED = 0.08  # chance that the verifier prefers the worse reply
@@ -50,7 +50,9 @@ def _persona_writer(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
 
 def _user(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
     facts, poles = _persona(inputs)
-    return {"message": user_messages.say(facts, poles, _user_messages(inputs), draw)}
+    spoken = [message["content"] for message in inputs["history"] if message["role"] == "user"]
+    reaction = listening.react(inputs["history"], facts, poles)
+    return {"message": user_messages.say(facts, poles, spoken, draw, reaction)}
 
 
 def _inducer(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
@@ -101,10 +103,6 @@ def _comparer(inputs: _Inputs, draw: random.Random) -> dict[str, object]:
 
 def _persona(inputs: _Inputs) -> tuple[persona_texts.Facts, persona_texts.Poles]:
     return persona_texts.read_profile(inputs["profile"]), persona_texts.read_personality(inputs["personality"])
-
-
-def _user_messages(inputs: _Inputs) -> list[str]:
-    return [message["content"] for message in inputs["history"] if message["role"] == "user"]
 
 
 def _asked(inputs: _Inputs) -> str | None:

@@ -8,11 +8,10 @@ import threading
 import time
 import urllib.request
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpcore2
@@ -26,6 +25,8 @@ _KEEP_OPEN = 60.0  # seconds for which an idle connection is kept
 _PIECE = 1 << 16  # bytes written before the deadline is looked at again
 _BODILY = ("content-", "transfer-encoding")  # headers that no longer hold for a body that was read
 _HTTP = 200, 300, 400  # first status of success, of redirects and of errors
+
+_SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,22 @@ class Wire:
         Raises TransientError for what another attempt may mend, ErrorResponse for an error status, Redirected for a
         redirect, but no AloeError: who asked knows the role that it is about.
         """
-        given = [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
-        given.append(("Accept-Encoding", "gzip"))
+        sent = [(name, value) for name, value in headers if name.lower() != "accept-encoding"]
+        sent.append(("Accept-Encoding", "gzip"))
         limits = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         with (
             _deadline(math.inf if timeout is None else timeout * self._slowness),
             _faults(),
             self._pool(url).stream(
-                method, url, headers=_latin(given), content=content, extensions={"timeout": limits}
+                method,
+                url,
+                headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in sent],
+                content=content,
+                extensions={"timeout": limits},
             ) as response,
         ):
             said = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers]
-            found = _last(said)
+            found = {name.lower(): value for name, value in said}
             status = int(response.status)
             if _HTTP[1] <= status < _HTTP[2] and "location" in found:
                 raise Redirected(status, found["location"])
@@ -164,14 +169,6 @@ def _decoded(pieces: Iterable[bytes], encoding: str, largest: int) -> Iterator[b
 
 def _too_large(largest: int) -> TransientError:
     return TransientError("unreadable reply", detail=f"larger than {largest >> 20} MiB")
-
-
-def _latin(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-
-
-def _last(headers: Iterable[tuple[str, str]]) -> Mapping[str, str]:
-    return {name.lower(): value for name, value in headers}
 
 
 @contextmanager
@@ -278,7 +275,7 @@ class _Network(httpcore2.NetworkBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        socket_options: Iterable[_SocketOption] | None = None,
     ) -> httpcore2.NetworkStream:
         return _Stream(
             self._inner.connect_tcp(host, port, _until.left(timeout), local_address, list(socket_options or ()))

@@ -7,7 +7,7 @@ keys with positions[q] - positions[k] < W: the last W tokens of the query's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,11 @@ def attend(
     batch, length = query.shape[:2]
     if subtree_end is None:
         subtree_end = jnp.full((batch, length), length, jnp.int32)
-    kernel = _kernel(preferred(length, jax.default_backend()) if method == "auto" else method)
+    if method == "auto":
+        method = preferred(length, jax.default_backend())
+    kernel = _dense
+    if method != "dense":
+        kernel = importlib.import_module(f"aloe_jax.models.kernels.{method}").interval_attention
     return kernel(query, key, value, subtree_end, positions, window)
 
 
@@ -49,22 +53,6 @@ def preferred(length: int, platform: str) -> Attention:
     """The method that `auto` stands for on a platform (tpu, gpu, cpu), for rows of `length` tokens."""
     on_cpu: Attention = "dense" if length <= DENSE_LIMIT else "chunked"
     return OWN_KERNEL.get(platform, on_cpu)
-
-
-def _kernel(method: Attention) -> Callable[..., jax.Array]:
-    if method == "tpu":
-        from aloe_jax.models.kernels import tpu
-
-        return tpu.interval_attention
-    if method == "gpu":
-        from aloe_jax.models.kernels import gpu
-
-        return gpu.interval_attention
-    if method == "chunked":
-        from aloe_jax.models.kernels import chunked
-
-        return chunked.interval_attention
-    return _dense
 
 
 def _dense(

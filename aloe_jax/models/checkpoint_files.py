@@ -19,7 +19,7 @@ import click
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.distributed import is_lead, lead_checks
 from aloe_jax.storage.files import absolute, as_path, is_remote
-from aloe_jax.storage.integrity import DIGESTS, damage, record, recorded
+from aloe_jax.storage.integrity import DIGESTS, damage, everything, record, recorded
 
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"  # name of the parameters' item in every checkpoint
@@ -54,11 +54,6 @@ def record_digests(checkpoints: Path, step: int) -> None:
 def only_params(name: str) -> bool:
     """Of a file's name in a checkpoint, whether a model is made from it."""
     return name.startswith(f"{PARAMS}/")
-
-
-def everything(name: str) -> bool:
-    """Any file of a checkpoint: a run that goes on needs all."""
-    return True
 
 
 def check_step(run: str | Path, step: int, covered: Callable[[str], bool] = everything) -> None:
@@ -140,7 +135,7 @@ def check_listing(run: str | Path) -> None:
     for step in checkpoint_steps(run):
         directory = _directory(run, step)
         scored = (directory / METRICS).is_file()
-        found = damage(directory, _scores) if scored else None
+        found = damage(directory, lambda name: name == METRICS) if scored else None
         if found is None and scored and not _has_number(directory / METRICS, "validation_loss"):
             found = f"{directory / METRICS} holds no validation loss"
         if found is None and (directory / CLOCK).is_file() and not _has_number(directory / CLOCK, BEGAN):
@@ -149,10 +144,6 @@ def check_listing(run: str | Path) -> None:
             rest = [each for each in checkpoint_steps(run) if each != step]
             left = f" (there are {', '.join(map(str, rest))} besides)" if rest else ""
             raise AloeError(f"{found}: delete {directory} to go on without it{left}, or restore it from a copy")
-
-
-def _scores(name: str) -> bool:
-    return name == METRICS
 
 
 def _has_number(file: Path, key: str) -> bool:

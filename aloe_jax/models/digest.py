@@ -11,9 +11,9 @@ from jax import lax
 
 
 def weights_digest(params: object, description: str = "") -> str:
-    """16 hex digits that change with any weight of a tree, with its type or place, and with `description`.
+    """16 hex digits that change with any weight of a tree, with its type or index, and with `description`.
 
-    The same on every mesh and in every process: each device sums a hash of (place, bits) over the weights that it
+    The same on every mesh and in every process: each device sums a hash of (index, bits) over the weights that it
     has, and sums modulo 2^32 do not depend on their order. Made to notice other weights, not forged ones.
     """
     digest = hashlib.sha256(description.encode())
@@ -33,11 +33,11 @@ def _sums(leaf: jax.Array) -> jax.Array:
         wide = leaf.astype(jnp.int32 if jnp.issubdtype(leaf.dtype, jnp.integer) else jnp.float32)
         bits = lax.bitcast_convert_type(wide, jnp.uint32)
     bits = bits.astype(jnp.uint32)
-    place = jnp.zeros(leaf.shape, jnp.uint32)
+    index = jnp.zeros(leaf.shape, jnp.uint32)
     for axis in range(leaf.ndim):  # an index of all axes would overflow 32 bits in large stacks
-        place = mixed(place + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis))
+        index = mixed(index + lax.broadcasted_iota(jnp.uint32, leaf.shape, axis))
     return jnp.stack(
-        [mixed(mixed(bits ^ seed) + place).sum(dtype=jnp.uint32) for seed in (np.uint32(0), np.uint32(77))]
+        [mixed(mixed(bits ^ seed) + index).sum(dtype=jnp.uint32) for seed in (np.uint32(0), np.uint32(77))]
     )
 
 

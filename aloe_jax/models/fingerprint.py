@@ -1,29 +1,40 @@
-"""What distinguishes one model from another: the content of the files that it would be loaded from."""
+"""What distinguishes one model from another: the content of the files that it would be loaded from.
+
+The digest of a large file is remembered, so that it is not read again at every start. It counts for the file as long as
+its path, size, times and inode are the same, as Git has it. Digests are stored in ~/.cache/aloe-jax/digests, or below
+XDG_CACHE_HOME.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from aloe_jax.errors import AloeError
-from aloe_jax.models.known_digests import digests
-from aloe_jax.storage.copies import versions
-from aloe_jax.storage.files import as_path, bucket_errors, is_remote, store_of
-from aloe_jax.storage.integrity import DIGESTS
+from aloe_jax.storage.copies import cache_directory, objects, versions
+from aloe_jax.storage.files import as_path, is_remote, write_atomically
+from aloe_jax.storage.integrity import DIGESTS, digest_file
 
 BY_TIMES = 16  # hex digits of a fingerprint of the kind that earlier versions recorded; today's are longer
 _READ = (".json", ".safetensors", ".jinja", ".model", ".txt")  # of a Hugging Face directory: not its cards and licences
 _RUN = ("spec.json", "adapter.json")
+SMALL = 2**20  # bytes: what is quickly read is always read
+SETTLED = 3.0  # seconds since a file's last change: after that a further change shows in its times
+_THREADS = 4
 
 
 def fingerprint(path: str | Path) -> str:
     """32 hex digits that change with what would be loaded: weights, config, tokenizer, chat template.
 
     They are the same for a copy. Of a run directory that is its newest checkpoint, so that training on makes it
-    another model. Large files are read once (known_digests.py); of a bucket's objects the store knows the digests.
+    another model. Large files are read once; of a bucket's objects the store knows the digests.
     Raises AloeError when a file cannot be read.
     """
     root = as_path(path)
@@ -41,7 +52,10 @@ def fingerprint(path: str | Path) -> str:
 
 def _local(root: Path) -> str:
     everything = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()}
-    return _of_content(sorted(digests({name: everything[name] for name in _chosen(everything)}).items()))[:32]
+    chosen = _chosen(everything)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(_digest, [everything[name] for name in chosen])
+        return _of_content(list(zip(chosen, found, strict=True)))[:32]
 
 
 def _chosen(names: Iterable[str]) -> list[str]:
@@ -58,13 +72,9 @@ def _chosen(names: Iterable[str]) -> list[str]:
 
 def _in_bucket(root: Path) -> dict[str, str]:
     """The store's own digest of every object below a path."""
-    store, place = store_of(root)
-    with bucket_errors(root, "read"):
-        found = store.find(place, detail=True)
-    below = {name.removeprefix(f"{place}/"): info for name, info in found.items() if name.startswith(f"{place}/")}
     return {
         name: f"{info['size']} {info.get('md5Hash') or info.get('crc32c') or info['generation']}"
-        for name, info in below.items()
+        for name, info in objects(root).items()
     }
 
 
@@ -94,3 +104,41 @@ def _versions_in_bucket(root: Path) -> list[tuple[str, int, str]]:
 
 def _of_content(content: Sequence[tuple[str | int, ...]]) -> str:
     return hashlib.sha256(json.dumps(sorted(content)).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    """SHA-256 in hex of a local file. Raises OSError where it cannot be read."""
+    before = _state(file)
+    if before["bytes"] <= SMALL:
+        return digest_file(file)
+    try:
+        note = _note(file)
+    except AloeError:  # nowhere to remember it: a user without a home directory, as in some containers
+        return digest_file(file)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(note.read_bytes())
+        if known["state"] == before and re.fullmatch(r"[0-9a-f]{64}", known["sha256"]):
+            return known["sha256"]
+    read_at = time.time()
+    found = digest_file(file)
+    if _state(file) == before and read_at - max(before["changed"], before["modified"]) / 1e9 > SETTLED:
+        with contextlib.suppress(OSError):  # nowhere to write: then it is read again
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, json.dumps({"path": str(file.resolve()), "state": before, "sha256": found}) + "\n")
+    return found
+
+
+def _state(file: Path) -> dict[str, int]:
+    stat = file.stat()
+    return {
+        "bytes": stat.st_size,
+        "modified": stat.st_mtime_ns,
+        "changed": stat.st_ctime_ns,
+        "inode": stat.st_ino,
+        "device": stat.st_dev,
+    }
+
+
+def _note(file: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]
+    return cache_directory() / "digests" / f"{name}.json"

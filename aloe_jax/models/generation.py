@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aloe_jax.data.template import ChatTemplate
+from aloe_jax.data.tokenizer_files import TransformersTokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import token_id, token_ids
 from aloe_jax.storage.files import as_path, write_atomically
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase  # slow to import
 
 FILE = "generation_config.json"
 # What transformers notes of itself, which is not true of a file that we write.
@@ -42,7 +39,7 @@ def with_settings[S: ModelSpec](spec: S, values: Mapping[str, JSON]) -> S:
     return ending if pad == ending.pad_id else ending.with_ids(ending.eos_ids, pad)
 
 
-def template_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def template_ends(tokenizer: TransformersTokenizer) -> tuple[int, ...]:
     """The ids at which a reply ends by a tokenizer's chat template; () where it has none that ends replies."""
     try:
         return ChatTemplate(tokenizer).stop

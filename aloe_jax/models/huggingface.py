@@ -8,7 +8,6 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +15,17 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from aloe_jax.data.tokenizer_files import save_tokenizer
+from aloe_jax.data.tokenizer_files import TransformersTokenizer, save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models import generation
-from aloe_jax.models.short_card import short_card
-from aloe_jax.models.spec import LanguageModel, check_vocabulary
+from aloe_jax.models.spec import LanguageModel, ModelSpec, check_vocabulary
 from aloe_jax.models.tensor_files import INDEX, SINGLE, open_tensors
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.files import as_path
 from aloe_jax.storage.replacing import Kind, replacing
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase  # slow to import
-
+NOT_STATED = "not stated"  # of a card
 # What earlier versions wrote had no digests.json.
 KIND = Kind(
     "export",
@@ -47,7 +43,7 @@ def save_pretrained(
     path: str | Path,
     max_shard_size: str | int = "5GB",
     dtype: str | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TransformersTokenizer | None = None,
     card: str | None = None,
     settings: Mapping[str, JSON] | None = None,
 ) -> None:
@@ -55,7 +51,7 @@ def save_pretrained(
 
     `dtype`: of the stored weights, by default the model's own. `tokenizer`: a transformers tokenizer, saved beside
     the weights. `card`: the README.md, by default a short one. `settings`: a generation_config.json, whose defaults
-    of sampling are kept. The files are written beside `path`, read back, compared by checksum, and take its place; a
+    of sampling are kept. The files are written beside `path`, read back, compared by checksum, and replace it; a
     directory that an earlier export wrote is replaced. Raises AloeError when `path` has anything else in it, when the
     tokenizer is larger than the model's vocabulary, when the disk is full, or when what was read back differs.
     """
@@ -118,8 +114,8 @@ def _write_tensors(model: LanguageModel, directory: Path, limit: int, dtype: str
             shard = {}
             current += 1
     if not single:
-        places = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
-        write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
+        file_of = {key: file for file, keys in zip(names, shards, strict=True) for key in keys}
+        write_json(directory / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": file_of})
     return sums
 
 
@@ -143,3 +139,18 @@ def _verify(directory: Path, path: Path, sums: dict[str, int]) -> None:
         if stored is None or zlib.crc32(stored.array.reshape(-1).view(np.uint8).data) != expected:
             raise AloeError(f"{path}: {key} read back differs from the model; check the disk and export again")
         stored.forget(stored.array)
+
+
+def short_card(spec: ModelSpec) -> str:
+    """A card for a model of which nothing but its shape is known."""
+    return (
+        front_matter(NOT_STATED)
+        + f"# {spec.title}-architecture decoder, {spec.parameter_count():,} parameters\n\n"
+        + f"Written by aloe-jax. Training: {NOT_STATED}. Licence: {NOT_STATED}.\n"
+    )
+
+
+def front_matter(licence: str) -> str:
+    """What the Hub reads of a card, with the licence where it is stated."""
+    stated = [] if licence == NOT_STATED else [f"license: {licence}"]
+    return "\n".join(["---", *stated, "library_name: transformers", "pipeline_tag: text-generation", "---", "", ""])

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.backends import implementation
-from aloe_jax.models.maxtext import checkpoint_directory
+from aloe_jax.models.maxtext import checkpoints
 from aloe_jax.models.run_directory import TOKENIZER, load_spec, read_run
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import Compute, LanguageModel, ModelSpec, TokenizerIds
 from aloe_jax.models.tensor_files import read_json
-from aloe_jax.models.values import shown
+from aloe_jax.settings import shown
 from aloe_jax.storage.copies import WEIGHTS, local_copy
 from aloe_jax.storage.files import as_path, is_remote
 
@@ -99,7 +99,7 @@ def open_model(model: ModelSettings | str | Path) -> ModelSource:
     if model.path is None:
         return ModelSource("scratch", model, Path())
     path = as_path(model.path)
-    if checkpoint_directory.items(path) is not None:
+    if checkpoints.items(path) is not None:
         if model.backend != "maxtext":
             raise AloeError(
                 f"model.backend: {path} is a checkpoint of MaxText's; set maxtext, and model.name to what it is of"
@@ -168,16 +168,12 @@ def is_huggingface(path: str | Path) -> bool:
     if (path / "spec.json").exists():
         return False
     if (path / "adapter_config.json").exists():
-        raise AloeError(f"{path}: {_adapter_advice(path)}")
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        beside = f"of {shown(base)}, not a model" if base else "and no model"
+        raise AloeError(
+            f"{path}: holds adapters {beside}; give the run they were exported from, or export that run without "
+            "--adapter. Adapters of other tools: merge them with peft (PeftModel.from_pretrained, merge_and_unload, "
+            "save_pretrained)"
+        )
     what = "holds neither config.json (Hugging Face) nor spec.json (a run)" if path.exists() else "not found"
     raise AloeError(f"{path}: {what}; give a model directory")
-
-
-def _adapter_advice(path: Path) -> str:
-    """What to do with a directory that holds adapters and no model."""
-    base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
-    beside = f"of {shown(base)}, not a model" if base else "and no model"
-    return (
-        f"holds adapters {beside}; give the run they were exported from, or export that run without --adapter. "
-        "Adapters of other tools: merge them with peft (PeftModel.from_pretrained, merge_and_unload, save_pretrained)"
-    )

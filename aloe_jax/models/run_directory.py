@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import jax
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.backends import implementation
@@ -129,6 +129,24 @@ def read_run(
 
     See opening.load_run.
     """
+
+    def read(step: int) -> LanguageModel:
+        spec = load_spec(directory)
+        check_description(directory, f"{TOKENIZER}/")
+        path = absolute(directory) / CHECKPOINTS / str(step) / PARAMS
+        adapter = load_adapter(directory)
+        if adapter is None:
+            with reading(directory, step, only_params):
+                params = _restore(path, spec.weights(), mesh)
+            return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
+        base, lora = adapter
+        with reading(directory, step, only_params):
+            values = flat(_restore(path, spec.trained(lora), mesh))
+        adapters = {name.removeprefix("adapters."): value for name, value in values.items()}
+        model = load_base(base).with_adapters(lora, adapters)
+        model.spec = model.spec.ending(spec.eos_ids)
+        return model
+
     while True:
         steps = checkpoint_steps(directory)
         if not steps or (step is not None and step not in steps):
@@ -137,37 +155,12 @@ def read_run(
             raise AloeError(f"{directory}: no checkpoint{missing}; there are: {have}")
         chosen = steps[-1] if step is None else step
         try:
-            return _read_step(directory, chosen, dtype, mesh, compute, load_base)
+            return read(chosen)
         except Exception:
             # A run that trains on deletes what it no longer keeps: then there is a newer one.
             newest = max(checkpoint_steps(directory), default=chosen)
             if step is not None or newest <= chosen or jax.process_count() > 1:
                 raise
-
-
-def _read_step(
-    directory: str | Path,
-    step: int,
-    dtype: str,
-    mesh: Mesh | None,
-    compute: Compute | None,
-    load_base: Callable[[str], LanguageModel],
-) -> LanguageModel:
-    spec = load_spec(directory)
-    check_description(directory, f"{TOKENIZER}/")
-    path = absolute(directory) / CHECKPOINTS / str(step) / PARAMS
-    adapter = load_adapter(directory)
-    if adapter is None:
-        with reading(directory, step, only_params):
-            params = _restore(path, spec.weights(), mesh)
-        return spec.assemble(jax.tree.map(lambda x: x.astype(dtype), params), compute)
-    base, lora = adapter
-    with reading(directory, step, only_params):
-        values = flat(_restore(path, spec.trained(lora), mesh))
-    adapters = {name.removeprefix("adapters."): value for name, value in values.items()}
-    model = load_base(base).with_adapters(lora, adapters)
-    model.spec = model.spec.ending(spec.eos_ids)
-    return model
 
 
 def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> Tree[jax.Array]:
@@ -177,26 +170,17 @@ def _restore(path: Path, described: Mapping[str, Weight], mesh: Mesh | None) -> 
     with ocp.StandardCheckpointer() as checkpointer:
         stored = checkpointer.metadata(path).item_metadata.tree
         check_shapes(stored, {name: weight.shape for name, weight in described.items()}, path)
-        restored = checkpointer.restore(path, _abstract(described, mesh, jax.tree.map(lambda leaf: leaf.dtype, stored)))
+        types = {name: leaf.dtype for name, leaf in flat(stored).items()}
+        wanted = {
+            name: jax.ShapeDtypeStruct(weight.shape, types[name], sharding=weight_sharding(weight, mesh))
+            for name, weight in described.items()
+        }
+        restored = checkpointer.restore(path, nested(wanted))
     if (name := not_finite(restored)) is not None:
         raise AloeError(
             f"{path}: {name} has values that are not finite: the training diverged; take an older checkpoint"
         )
     return restored
-
-
-def _abstract(described: Mapping[str, Weight], mesh: Mesh | None, dtypes: object) -> Tree[jax.ShapeDtypeStruct]:
-    """Shapes, types and shardings of all parameters, for a restore."""
-    here = SingleDeviceSharding(jax.devices()[0])
-    places = nested({name: here if mesh is None else weight_sharding(w, mesh) for name, w in described.items()})
-    shapes = nested({name: weight.shape for name, weight in described.items()})
-    return jax.tree.map(
-        lambda shape, dtype, place: jax.ShapeDtypeStruct(shape, dtype, sharding=place),
-        shapes,
-        dtypes,
-        places,
-        is_leaf=lambda leaf: isinstance(leaf, tuple),
-    )
 
 
 def check_shapes(stored: object, expected: Mapping[str, tuple[int, ...]], path: Path) -> None:

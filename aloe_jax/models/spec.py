@@ -12,24 +12,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, Sharding
 
 from aloe_jax.data.packing import Packing
-from aloe_jax.data.tokenizer_files import unused_tokens
+from aloe_jax.data.tokenizer_files import TransformersTokenizer, unused_tokens
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.attention import preferred
 from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
 from aloe_jax.models.weights import Tree, Weight, nested, weight_sharding
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase  # slow to import
 
 type Parameters = Tree[jax.Array] | Tree[jax.ShapeDtypeStruct]  # as `nnx.to_pure_dict` has them; shapes in a plan
 # The weights of single layers, as a loop over tokens reads them. One quantised by qwix is its QArray instead.
@@ -210,9 +207,9 @@ class ModelSpec(ABC):
     def unstacked_axes(self) -> tuple[dict[str, Axes], ...]:
         """The logical axes of `LanguageModel.unstacked`, in the same form."""
 
-    @abstractmethod
     def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
         """The weights of LoRA adapters by name. Raises AloeError where the model takes none."""
+        raise AloeError(ADAPTED)
 
     def trained(self, lora: LoRASettings | None) -> dict[str, Weight]:
         """What training changes, by dotted name: all weights, or those of adapters."""
@@ -220,7 +217,7 @@ class ModelSpec(ABC):
             return self.weights()
         return {f"adapters.{name}": weight for name, weight in self.adapters(lora).items()}
 
-    def shardings(self, mesh: Mesh) -> Tree[NamedSharding]:
+    def shardings(self, mesh: Mesh) -> Tree[Sharding]:
         """Of every weight on a mesh, nested as the parameters are."""
         return nested({name: weight_sharding(weight, mesh) for name, weight in self.weights().items()})
 
@@ -260,9 +257,9 @@ class ModelSpec(ABC):
 
     # ------------------------------------------------------------ what it can compute
 
-    @abstractmethod
     def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """Why an attention method cannot compute rows of `length` tokens on a platform; None where it can."""
+        return None
 
     def attention_method(self, asked: Attention, packing: Packing, length: int, platform: str) -> Attention:
         """The method that `model.attention` stands for: `auto` is resolved by this function alone.
@@ -278,9 +275,9 @@ class ModelSpec(ABC):
             return "dense"
         raise AloeError(why)
 
-    @abstractmethod
     def uncached(self) -> str | None:
         """What of its attention a cache of keys and values does not do, so that no reply can be drawn; else None."""
+        return None
 
     # ------------------------------------------------------------ building it
 
@@ -432,7 +429,7 @@ class LanguageModel(nnx.Module):
         """Every tensor of a Hugging Face directory in the order of `ModelSpec.stored_shapes`, one weight at a time."""
 
     def save_checkpoint(
-        self, path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase | None = None, card: str = ""
+        self, path: Path, dtype: str, tokenizer: TransformersTokenizer | None = None, card: str = ""
     ) -> None:
         """Write a checkpoint that MaxText reads. Raises AloeError for a model that is not one of its own."""
         raise AloeError(
@@ -450,7 +447,7 @@ def named_parameters(model: LanguageModel) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): variable[...] for path, variable in state}
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, spec: ModelSpec, where: str) -> None:
+def check_vocabulary(tokenizer: TransformersTokenizer, spec: ModelSpec, where: str) -> None:
     """Raise AloeError naming `where` when a transformers tokenizer has ids that the embedding has no vector for.
 
     Special tokens that were added and that nothing uses, such as one for padding, may be beyond it.

@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import mmap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from safetensors import SafetensorError, safe_open
 
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
-from aloe_jax.models.values import shown
+from aloe_jax.settings import shown
 from aloe_jax.storage import integrity
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # keys of all families that are read here
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"  # keys of all families
 ROWS = 4096  # of the two that are compared at once
 PICKLES = ("pytorch_model*.bin", "consolidated*.pth", "*.pt", "*.ckpt")
 DTYPES: dict[str, type[np.generic]] = {
@@ -77,7 +78,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
     """Every tensor of a model directory by its key: of the single file, or of all files that the index names.
 
     Where both are there the single file is read, as transformers does: an index without its shards was left behind.
-    Raises AloeError naming the file that is missing, cut short, or lacks what the index places in it.
+    Raises AloeError naming the file that is missing, cut short, or lacks what the index says is in it.
     """
     wanted = indexed(path)
     if SINGLE not in wanted.values() and (path / SINGLE).is_file():
@@ -92,7 +93,7 @@ def open_tensors(path: Path) -> dict[str, Stored]:
         tensors |= _open(file)
     for key, name in wanted.items():
         if key not in tensors or tensors[key].file.name != name:
-            raise AloeError(f"{path / name}: tensor {key} is missing, and {INDEX} places it there; copy it again")
+            raise AloeError(f"{path / name}: tensor {key} is missing, and {INDEX} says that it is in it; copy it again")
     return tensors
 
 
@@ -114,7 +115,7 @@ def indexed(path: Path) -> dict[str, str]:
     for key, name in found.items():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
             raise AloeError(
-                f"{file}: places tensor {shown(key)} in {shown(name)}; expected a .safetensors file beside it"
+                f"{file}: says that tensor {shown(key)} is in {shown(name)}; expected a .safetensors file beside it"
             )
         files[key] = name
     return files
@@ -140,8 +141,35 @@ def other_head(path: Path) -> bool:
     return False
 
 
+def check_tensors(
+    path: Path,
+    tensors: Mapping[str, Stored],
+    expected: Mapping[str, tuple[int, ...]],
+    model: str,
+    optional: str | None,
+    hint: str = "",
+) -> None:
+    """Raise AloeError unless the files hold every expected tensor, in its shape, and no other but the `optional` one.
+
+    `model` says what is expected ("a llama of 2 layers"), `hint` what the tensors are of, where that is known.
+    """
+    for key, shape in expected.items():
+        if key not in tensors:
+            raise AloeError(f"{path}: tensor {key} {list(shape)} is missing from the safetensors files{hint}")
+        found = tensors[key]
+        if found.dtype not in DTYPES:
+            raise AloeError(f"{found.file}: tensor {key} is stored as {found.dtype}; supported: {', '.join(DTYPES)}")
+        if found.shape != shape:
+            raise AloeError(
+                f"{found.file}: tensor {key} is {list(found.shape)}, config.json makes it {list(shape)}{hint}"
+            )
+    for key, found in tensors.items():
+        if key not in expected and key != optional and not key.endswith("rotary_emb.inv_freq"):
+            raise AloeError(f"{found.file}: tensor {key} is no part of a {model} by config.json{hint}")
+
+
 def check_weights(path: Path) -> None:
-    """Raise AloeError where weights are not as the export that is here wrote them, by its digests.json.
+    """Raise AloeError where weights are not as the export in `path` wrote them, by its digests.json.
 
     Weights of another size were replaced by somebody, and texts may have been edited: neither is damage.
     """

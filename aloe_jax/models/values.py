@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any  # noqa: TID251  what a file of another program says
 
 from aloe_jax.errors import AloeError
+from aloe_jax.json_value import JSON
+from aloe_jax.settings import shown
 
 Values = Mapping[str, Any]  # of a config.json: of any kind until the functions below have looked at them
 Fields = dict[str, Any]  # made of them, for the constructor of a shape
@@ -83,12 +85,9 @@ def number(value: object, key: str, where: str) -> float:
     """A positive number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise AloeError(f"{where}: a setting is of the wrong kind ({key} is {shown(value)}, expected a number)")
-    if not 0 < value < math.inf:  # NaN is not
+    if not 0 < value <= sys.float_info.max:  # NaN is not
         raise AloeError(f"{where}: {key} is {shown(value)}; expected a positive number")
-    try:
-        return float(value)
-    except OverflowError:
-        raise AloeError(f"{where}: {key} is {shown(value)}; expected a positive number") from None
+    return float(value)
 
 
 def token_id(value: object, key: str, where: str) -> int | None:
@@ -111,11 +110,8 @@ def rope(values: Values, where: str) -> Values:
     """All of RoPE in one table: of transformers 5, which has rope_parameters, and of 4, which has rope_scaling.
 
     Where both are given, both versions go by rope_scaling. rope_theta beside them counts where the table has none.
-    Raises AloeError where either is not a table.
+    Raises AloeError where rope_scaling is given beside parameters of single layers.
     """
-    for key in TABLES:
-        if values.get(key) is not None and not isinstance(values[key], Mapping):
-            raise AloeError(f"{where}: {key} is {shown(values[key])}; expected null or a table of settings")
     scaling, parameters = values.get("rope_scaling") or {}, values.get("rope_parameters") or {}
     if scaling and any(isinstance(value, Mapping) for value in parameters.values()):
         raise AloeError(
@@ -124,10 +120,15 @@ def rope(values: Values, where: str) -> Values:
     return scaling or parameters
 
 
-def shown(value: object) -> str:
-    """A value in a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}…"
+def stretched_rope(factor: float, low: float, high: float, original: float) -> dict[str, JSON]:
+    """Llama 3.1's stretched RoPE as a config.json has it."""
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": int(original),
+    }
 
 
 def _listed(values: tuple[object, ...]) -> str:

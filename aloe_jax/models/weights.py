@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 
 from aloe_jax.parallel.mesh import sharding
 
@@ -43,35 +44,26 @@ def ones(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def nested[T](values: Mapping[str, T]) -> Tree[T]:
     """{"layers.query": x} as {"layers": {"query": x}}, the form of `nnx.to_pure_dict`."""
-    tree: Tree[T] = {}
-    groups: dict[str, dict[str, T]] = {}
-    for name, value in values.items():
-        first, _, rest = name.partition(".")
-        if rest:
-            groups.setdefault(first, {})[rest] = value
-        else:
-            tree[first] = value
-    return tree | {name: nested(group) for name, group in groups.items()}
+    return traverse_util.unflatten_dict(dict(values), sep=".")
 
 
 def flat[T](tree: Tree[T]) -> dict[str, T]:
     """The reverse of `nested`."""
-    found: dict[str, T] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{rest}": leaf for rest, leaf in flat(value).items()}
-        else:
-            found[name] = value
-    return found
+    return traverse_util.flatten_dict(tree, sep=".")
 
 
-def weight_sharding(weight: Weight, mesh: Mesh) -> NamedSharding:
-    """The sharding of one weight on a mesh; dimensions that the mesh does not divide are replicated."""
+def weight_sharding(weight: Weight, mesh: Mesh | None) -> Sharding:
+    """The sharding of one weight on a mesh; dimensions that the mesh does not divide are replicated.
+
+    None: one device.
+    """
+    if mesh is None:
+        return SingleDeviceSharding(jax.devices()[0])
     return sharding(mesh, weight.axes, weight.shape)
 
 
 def on_host(value: jax.Array) -> np.ndarray:
-    """All of an array; on several hosts each of them gets it, and all must call this."""
+    """All of an array; on several hosts all get it, and all must call this."""
     if not value.is_fully_addressable:
         value = multihost_utils.process_allgather(value, tiled=True)
     return np.asarray(value)

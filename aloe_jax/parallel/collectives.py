@@ -82,8 +82,8 @@ def _axes(line: str, mesh: Mesh) -> tuple[str, ...]:
     sizes = mesh.devices.shape
     if groups is None:
         return tuple(name for name, size in zip(mesh.axis_names, sizes, strict=True) if size > 1)
-    places = np.array(np.unravel_index(groups, sizes))  # [axes,groups,members]
-    differ = (places != places[:, :, :1]).any(axis=(1, 2))
+    positions = np.array(np.unravel_index(groups, sizes))  # [axes,groups,members]
+    differ = (positions != positions[:, :, :1]).any(axis=(1, 2))
     return tuple(name for name, moved in zip(mesh.axis_names, differ, strict=True) if moved)
 
 
@@ -99,7 +99,7 @@ def _groups(line: str) -> np.ndarray | None:
         axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match.group(1))}
         members = [name.strip(" '") for name in match.group(2).split(",")]
         if set(members) <= set(axes):
-            order = sorted(range(len(axes)), key=lambda place: list(axes)[place] in members)
+            order = sorted(range(len(axes)), key=lambda axis: list(axes)[axis] in members)
             devices = np.arange(math.prod(axes.values())).reshape(list(axes.values())).transpose(order)
             return devices.reshape(-1, math.prod([axes[name] for name in members]))
     return None

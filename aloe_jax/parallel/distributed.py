@@ -1,4 +1,4 @@
-"""One run in several processes: joining them, telling which one writes, and stopping all of them at one step."""
+"""One run in several processes: joining them, naming the one that writes, and stopping all of them at one step."""
 
 from __future__ import annotations
 

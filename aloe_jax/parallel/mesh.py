@@ -49,18 +49,24 @@ def make_mesh(shape: MeshSettings, devices: Sequence[jax.Device] | None = None) 
         inside = within_slice(shape, len(slices))
         placed = np.concatenate([make_mesh(inside, slices[number]).devices for number in sorted(slices)])
         return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
-    sizes = [shape.data, shape.fsdp, shape.tensor]
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise AloeError(f"mesh: sizes must be positive, at most one of them -1, not {sizes}")
-    if -1 in sizes:
-        rest = -math.prod(sizes)
-        sizes[sizes.index(-1)] = max(1, len(devices) // rest)
-    if math.prod(sizes) != len(devices):
-        wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise AloeError(f"mesh: {wanted} needs {math.prod(sizes)} devices, {len(devices)} are here")
+    sizes = filled(shape, len(devices))
     # Not jax.make_mesh: it refuses GPUs on several hosts, and sizes that cut through a side of most TPU slices.
     placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def filled(shape: MeshSettings, devices: int) -> list[int]:
+    """The sizes of the axes, with what is left of so many devices for -1.
+
+    Raises AloeError when they do not multiply to the number of devices.
+    """
+    sizes = [shape.data, shape.fsdp, shape.tensor]
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(1, devices // -math.prod(sizes))
+    if math.prod(sizes) != devices:
+        wanted = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise AloeError(f"mesh: {wanted} needs {math.prod(sizes)} devices, there are {devices}")
+    return sizes
 
 
 def within_slice(shape: MeshSettings, slices: int) -> MeshSettings:
@@ -127,8 +133,8 @@ def gathers() -> bool:
 def gathered(weight: jax.Array, axes: Sequence[str | None]) -> jax.Array:
     """A weight that is split as these logical axes say, whole along its width, under the mesh that is set.
 
-    Told so, XLA brings its parts together once and in the type that it has here, where it may else move activations,
-    or parts in a wider type, or hold them in turn beside each product. Its gradient is summed into the parts.
+    With this constraint XLA brings its parts together once and in this type, where it may else move activations, or
+    parts in a wider type, or keep them in turn beside each product. Its gradient is summed into the parts.
     """
     if "width" not in axes or jax.sharding.get_abstract_mesh().empty:
         return weight

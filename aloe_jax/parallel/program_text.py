@@ -1,11 +1,12 @@
-"""The text of a compiled program: its computations, their instructions, and how often each of them runs.
+"""The text of a compiled program: its computations, their instructions, and how often they run.
 
-XLA's own analysis counts what is in a loop's body once. Here a body counts as often as the loop goes round, where the
-text says: JAX's scans and bounded loops compare a counter with a number.
+XLA's own analysis counts what is in a loop's body once. `Program.times` counts a body as often as the loop goes round,
+where the text says so: JAX's scans and bounded loops compare a counter with a number.
 """
 
 from __future__ import annotations
 
+import graphlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -56,14 +57,14 @@ class Program:
     @classmethod
     def read(cls, text: str) -> Program:
         """The program of an XLA text, as `Compiled.as_text` gives it."""
-        program, here = cls(), dict[str, Instruction]()
+        program, current = cls(), dict[str, Instruction]()
         for line in text.splitlines():
             if header := HEADER.match(line):
-                here = program.computations.setdefault(header["name"], {})
+                current = program.computations.setdefault(header["name"], {})
                 if header["entry"]:
                     program.entry = header["name"]
             elif instruction := _instruction(line):
-                here[instruction.name] = instruction
+                current[instruction.name] = instruction
         return program
 
     @cached_property
@@ -82,8 +83,9 @@ class Program:
                     calls[name] += [(called, 1) for called in each.called]
         times: dict[str, int] = defaultdict(int)
         times[self.entry] = 1
-        for name in self._callers_first(calls):
-            for called, rounds in calls[name]:
+        callees = {name: [called for called, _ in inner] for name, inner in calls.items()}
+        for name in reversed(list(graphlib.TopologicalSorter(callees).static_order())):  # callers first
+            for called, rounds in calls.get(name, ()):
                 times[called] += times[name] * rounds
         return times
 
@@ -98,12 +100,8 @@ class Program:
         """How often a loop goes round: from its condition `counter < number`, 1 where that is not what it says."""
         name = loop.attribute("condition") or ""
         test = self._root(name)
-        if test is not None and test.opcode == "fusion":  # the comparison, wrapped up
-            inner = self._root(test.called[0])
-            direction = inner.line if inner is not None and inner.opcode == "compare" else ""
-        else:
-            direction = test.line if test is not None and test.opcode == "compare" else ""
-        if test is None or "direction=LT" not in direction:
+        compare = self._root(test.called[0]) if test is not None and test.opcode == "fusion" else test  # wrapped up
+        if test is None or compare is None or compare.opcode != "compare" or "direction=LT" not in compare.line:
             return 1
         start = self.computations[computation].get(loop.operands[0])
         first, last = (self._number(name, operand, computation, start) for operand in test.operands[:2])
@@ -113,12 +111,12 @@ class Program:
         step = self._step(loop.attribute("body") or "", _index(counter), computation, start)
         return max(0, -(-(last - (first or 0)) // step))
 
-    def _step(self, body: str, place: int, computation: str, start: Instruction | None) -> int:
-        """What a round adds to the counter, which is part `place` of a loop's state."""
+    def _step(self, body: str, index: int, computation: str, start: Instruction | None) -> int:
+        """What a round adds to the counter, which is part `index` of a loop's state."""
         root = self._root(body)
         if root is None or root.opcode != "tuple":
             return 1
-        added = self._made(body, root.operands[place])
+        added = self._made(body, root.operands[index])
         if added is None or added.opcode != "add":
             return 1
         numbers = [
@@ -126,7 +124,7 @@ class Program:
             for operand in added.operands
             if (made := self._made(body, operand)) is None
             or made.opcode != "get-tuple-element"
-            or _index(made) != place
+            or _index(made) != index
         ]
         return numbers[0] if numbers and numbers[0] else 1
 
@@ -147,20 +145,6 @@ class Program:
         while found is not None and found.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start"):
             found = self.computations[computation].get(found.operands[0])
         return found
-
-    def _callers_first(self, calls: dict[str, list[tuple[str, int]]]) -> list[str]:
-        order: list[str] = []
-        seen: set[str] = set()
-
-        def visit(name: str) -> None:
-            if name not in seen:
-                seen.add(name)
-                for called, _ in calls.get(name, []):
-                    visit(called)
-                order.append(name)
-
-        visit(self.entry)
-        return order[::-1]
 
 
 def _instruction(line: str) -> Instruction | None:
@@ -185,8 +169,8 @@ def _index(part: Instruction) -> int:
 
 def _closing(text: str, start: int) -> int:
     depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] == "(") - (text[place] == ")")
+    for at in range(start, len(text)):
+        depth += (text[at] == "(") - (text[at] == ")")
         if depth == 0:
-            return place
+            return at
     return len(text)

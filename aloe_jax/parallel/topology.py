@@ -1,4 +1,4 @@
-"""TPU slices that are not here: their meshes, and programs compiled for them ahead of time.
+"""TPU slices that are not at hand: their meshes, and programs compiled for them ahead of time.
 
 libtpu, found as an installed package or through TPU_LIBRARY_PATH, has the compiler of every TPU generation and needs
 no TPU for it. What it makes of a program says the memory that a chip needs, and collectives.py what chips exchange.
@@ -6,7 +6,6 @@ no TPU for it. What it makes of a program says the memory that a chip needs, and
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.stages import Compiled
 
 from aloe_jax.errors import AloeError
-from aloe_jax.parallel.mesh import AXES, make_mesh, within_slice
+from aloe_jax.parallel.mesh import AXES, filled, make_mesh, within_slice
 from aloe_jax.parallel.settings import MeshSettings
 
 # Some of the topologies of each generation; libtpu knows others of the same form.
@@ -47,10 +46,28 @@ QUICK = {"optimization_level": "O1"}
 def tpu_mesh(topology: str, shape: MeshSettings, slices: int = 1) -> Mesh:
     """A mesh over the chips of `slices` TPU slices such as "v5e:4x4"; only its data axis goes from slice to slice.
 
-    Nothing runs on these devices, and no array can be placed on them; they are for `compile_for`. Raises AloeError
+    Nothing runs on these devices, and no array can be put on them; they are for `compile_for`. Raises AloeError
     when there is no such topology, when libtpu is missing, and when the shape does not fit the chips.
     """
-    return make_mesh(shape, _devices(topology, slices))
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    options: dict[str, object] = {} if slices == 1 else {"num_slices": slices}
+    if topology.startswith("v4"):
+        options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX has them
+    try:
+        devices = topologies.get_topology_desc(topology, "tpu", **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        known = "; ".join(f"{name}: {', '.join(shapes)}" for name, shapes in TOPOLOGIES.items())
+        raise AloeError(
+            f"topology: libtpu knows no {topology!r} ({str(error).splitlines()[0]}); "
+            f'give generation and shape, such as "v5e:4x4". {known}'
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise AloeError(
+            "topology: compiling for TPUs needs libtpu (Linux on x86-64, 590 MB): pip install --no-deps --target "
+            f"{BESIDE.parents[1]} libtpu, or set TPU_LIBRARY_PATH to a libtpu.so ({error})"
+        ) from error
+    return make_mesh(shape, list(devices))
 
 
 def unplaced_mesh(shape: MeshSettings, chips: int, slices: int = 1) -> AbstractMesh:
@@ -59,13 +76,7 @@ def unplaced_mesh(shape: MeshSettings, chips: int, slices: int = 1) -> AbstractM
     Raises AloeError when the shape does not fit so many chips.
     """
     inside = shape if slices == 1 else within_slice(shape, slices)
-    sizes = [inside.data, inside.fsdp, inside.tensor]
-    fixed = math.prod(size for size in sizes if size != -1)
-    if sizes.count(-1) > 1 or fixed <= 0 or chips // slices % fixed or (-1 not in sizes and fixed != chips // slices):
-        raise AloeError(
-            f"mesh: data {shape.data} x fsdp {shape.fsdp} x tensor {shape.tensor} does not fit {chips} chips"
-        )
-    data, fsdp, tensor = (chips // slices // fixed if size == -1 else size for size in sizes)
+    data, fsdp, tensor = filled(inside, chips // slices)
     return AbstractMesh((data * slices, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
@@ -86,24 +97,3 @@ def compile_for(
     jitted = function if hasattr(function, "trace") else jax.jit(function, donate_argnums=tuple(donate))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile(compiler_options=dict(options or {}))
-
-
-def _devices(topology: str, slices: int) -> list[jax.Device]:
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    options: dict[str, object] = {} if slices == 1 else {"num_slices": slices}
-    if topology.startswith("v4"):
-        options["chip_config_name"] = "megacore"  # both cores of a chip as one device, as JAX has them
-    try:
-        return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
-    except jax.errors.JaxRuntimeError as error:
-        known = "; ".join(f"{name}: {', '.join(shapes)}" for name, shapes in TOPOLOGIES.items())
-        raise AloeError(
-            f"topology: libtpu knows no {topology!r} ({str(error).splitlines()[0]}); "
-            f'give generation and shape, such as "v5e:4x4". {known}'
-        ) from error
-    except (RuntimeError, OSError) as error:
-        raise AloeError(
-            "topology: compiling for TPUs needs libtpu (Linux on x86-64, 590 MB): pip install --no-deps --target "
-            f"{BESIDE.parents[1]} libtpu, or set TPU_LIBRARY_PATH to a libtpu.so ({error})"
-        ) from error

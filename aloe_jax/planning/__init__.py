@@ -1,1 +1,1 @@
-"""What a training run needs of machines that are not here: whether it fits, how fast it can be, what it costs."""
+"""What a training run needs of machines that are not at hand: whether it fits, how fast it can be, what it costs."""

@@ -1,4 +1,4 @@
-"""Sizes of published models, for plans made before their weights are here.
+"""Sizes of published models, for plans made before their weights are at hand.
 
 Each entry is what the model's config.json says, read by ModelSpec as that file would be. A model's directory is taken
 to hold what its name says; once it is there, its own config.json counts.
@@ -7,14 +7,17 @@ to hold what its name says; once it is there, its own config.json counts.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Any
 
+from aloe_jax.json_value import JSON
 from aloe_jax.models.backends import implementation
 from aloe_jax.models.settings import ModelSettings
 from aloe_jax.models.spec import ModelSpec, TokenizerIds
+from aloe_jax.models.values import stretched_rope
+
+Sizes = dict[str, JSON]
 
 
-def _sizes(family: str, vocab: int, layers: int, width: int, heads: int, keys: int, inner: int, longest: int) -> dict:
+def _sizes(family: str, vocab: int, layers: int, width: int, heads: int, keys: int, inner: int, longest: int) -> Sizes:
     return {
         "model_type": family,
         "vocab_size": vocab,
@@ -30,21 +33,14 @@ def _sizes(family: str, vocab: int, layers: int, width: int, heads: int, keys: i
 
 LLAMA3_8B = _sizes("llama", 128_256, 32, 4096, 32, 8, 14_336, 8192) | {"rope_theta": 5e5}
 LLAMA3_70B = _sizes("llama", 128_256, 80, 8192, 64, 8, 28_672, 8192) | {"rope_theta": 5e5}
-ROPE_31 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-LONG = {"max_position_embeddings": 131_072, "rope_scaling": ROPE_31}
+LONG: Sizes = {"max_position_embeddings": 131_072, "rope_scaling": stretched_rope(8.0, 1.0, 4.0, 8192)}
 MISTRAL_7B = _sizes("mistral", 32_768, 32, 4096, 32, 8, 14_336, 32_768) | {"rope_theta": 1e6}
 QWEN2_7B = _sizes("qwen2", 152_064, 28, 3584, 28, 4, 18_944, 32_768) | {"rope_theta": 1e6}
 OLMO_7B = _sizes("olmo", 50_304, 32, 4096, 32, 32, 11_008, 4096) | {"rope_theta": 1e4}
 OLMO2_7B = _sizes("olmo2", 100_352, 32, 4096, 32, 32, 11_008, 4096) | {"rope_theta": 5e5}
 
 # By the last part of the model's name on the Hugging Face Hub, as far as it is the same for all tunings of a model.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
+ARCHITECTURES: dict[str, Sizes] = {
     "Meta-Llama-3-8B": LLAMA3_8B,
     "Meta-Llama-3-70B": LLAMA3_70B,
     "Llama-3.1-8B": LLAMA3_8B | LONG,

@@ -1,8 +1,8 @@
 """Every model by name, of both backends: how large it is and what can be done with it.
 
-To ask all of MaxText's takes minutes, so the answers for the one version that is supported lie in catalogue.json.
+Asking all of MaxText's takes minutes, so the answers for the one supported version are stored in catalogue.json.
 `python -m aloe_jax.planning.catalogue [NAME ...]` asks again (all, or these): each model is built of shapes alone, and
-what refuses it in a run refuses it here, in the same words.
+what refuses it in a run refuses it then, in the same words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from aloe_jax import terminal
 from aloe_jax.errors import AloeError
@@ -44,39 +43,37 @@ class Named:
     kind: str | None  # model_type in a config.json; else MaxText's kind of layers
     parameters: int | None = None
     active: int | None = None  # of them, those that one token goes through
-    refused: dict[str, str] = field(default_factory=dict)  # why, for each of ABILITIES that it has not
+    refused: dict[str, str] = field(default_factory=dict)  # why, by those of ABILITIES that it lacks
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Everything, with what is supported as a truth value each."""
         return asdict(self) | {"supported": {ability: ability not in self.refused for ability in ABILITIES}}
 
 
 def models() -> list[Named]:
     """All of both backends: our decoder's by the sizes that are known, MaxText's by its own names."""
-    return [*natives(), *(_kept(values) for values in json.loads(KEPT.read_text())["models"])]
-
-
-def natives() -> list[Named]:
-    """The published models whose sizes are known, as our decoder computes them."""
     found = []
     for name in ARCHITECTURES:
         known = published(name)
         assert known is not None
         count = known[1].parameter_count()
         found.append(Named(NATIVE, name, known[1].family, count, count))
+    for values in json.loads(KEPT.read_text())["models"]:
+        if ALL in values["refused"]:
+            values["refused"] = dict.fromkeys(ABILITIES, values["refused"][ALL])
+        found.append(Named(MAXTEXT, **values))
     return found
 
 
-def families() -> list[dict[str, Any]]:
-    """The kinds of Hugging Face directories that are read and written, by which backend."""
-    kinds = dict.fromkeys([*own.FAMILIES, *theirs.FAMILIES])
+def families() -> list[tuple[str, str, list[str]]]:
+    """(model_type, title, backends) of the kinds of Hugging Face directories that are read and written."""
     return [
-        {
-            "model_type": kind,
-            "title": (own.FAMILIES.get(kind) or theirs.FAMILIES[kind]).title,
-            "backends": [name for name, table in ((NATIVE, own.FAMILIES), (MAXTEXT, theirs.FAMILIES)) if kind in table],
-        }
-        for kind in kinds
+        (
+            kind,
+            (own.FAMILIES.get(kind) or theirs.FAMILIES[kind]).title,
+            [name for name, table in ((NATIVE, own.FAMILIES), (MAXTEXT, theirs.FAMILIES)) if kind in table],
+        )
+        for kind in dict.fromkeys([*own.FAMILIES, *theirs.FAMILIES])
     ]
 
 
@@ -86,11 +83,12 @@ def families() -> list[dict[str, Any]]:
 def ask(name: str) -> Named:
     """What becomes of one of MaxText's models in a run, found out by building it of shapes."""
     from aloe_jax.models.maxtext.decoder import MaxTextSpec
+    from aloe_jax.models.settings import ModelSettings
     from aloe_jax.models.spec import TokenizerIds
 
     kind = None
     try:
-        spec = MaxTextSpec.from_scratch(_options(name), TokenizerIds())
+        spec = MaxTextSpec.from_scratch(ModelSettings(backend="maxtext", name=name), TokenizerIds())
         kind = spec.family or str(spec.resolved.decoder_block.value)
         active = spec.active_count()
     except AloeError as error:
@@ -118,19 +116,6 @@ def as_kept(found: Iterable[Named]) -> str:
     return f'{{"maxtext": "{VERSION}", "models": [\n' + ",\n".join(lines) + "\n]}\n"
 
 
-def _kept(values: dict[str, Any]) -> Named:
-    refused = values["refused"]
-    return Named(
-        MAXTEXT, **{**values, "refused": dict.fromkeys(ABILITIES, refused[ALL]) if ALL in refused else refused}
-    )
-
-
-def _options(name: str) -> Any:
-    from aloe_jax.models.settings import ModelSettings
-
-    return ModelSettings(backend="maxtext", name=name)
-
-
 def _short(message: str, name: str) -> str:
     """A refusal without what the table says beside it."""
     said = re.search(r"Value error, (.*?)(?: \(| \[type)", message)
@@ -143,15 +128,16 @@ def _short(message: str, name: str) -> str:
     return message.strip().partition(";")[0]
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- printing
 
 
 def as_json() -> str:
     """The catalogue for programs."""
-    return json.dumps({"models": [each.as_json() for each in models()], "families": families()}, indent=1)
+    kinds = [dict(zip(("model_type", "title", "backends"), kind, strict=True)) for kind in families()]
+    return json.dumps({"models": [each.as_json() for each in models()], "families": kinds}, indent=1)
 
 
-def tell() -> None:
+def show() -> None:
     """The catalogue for people, on standard output; sizes are 10⁹ parameters, in all and used for a token."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -182,8 +168,8 @@ def tell() -> None:
     readable = Table(title="Hugging Face directories, read and written", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("model_type", "family", "model.backend"):
         readable.add_column(heading)
-    for values in families():
-        readable.add_row(values["model_type"], values["title"], ", ".join(values["backends"]))
+    for kind, title, backends in families():
+        readable.add_row(kind, title, ", ".join(backends))
     console.print(readable)
 
 

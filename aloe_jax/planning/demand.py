@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple  # noqa: TID251  see AnyMesh
 
 from jax.sharding import Mesh
 from jax.stages import Compiled
@@ -14,7 +15,8 @@ from aloe_jax.parallel.collectives import collectives
 from aloe_jax.parallel.program_text import Program
 from aloe_jax.planning.traffic import memory_traffic
 
-AnyMesh = Any  # a Mesh, or an AbstractMesh where there are no devices: axes and their sizes
+# A Mesh, or where there are no devices an AbstractMesh, with the same axes and sizes. JAX has no public type for both.
+AnyMesh = Any
 
 
 class Transfer(NamedTuple):
@@ -32,7 +34,7 @@ class Demand:
 
     source: Literal["compiled", "estimated"]
     peak: int  # the most memory at one time
-    arguments: int  # of that, what lies there between steps: parameters, optimizer state, batch
+    arguments: int  # of that, what stays in memory between steps: parameters, optimizer state, batch
     traffic: float  # read from and written to memory
     exchanges: tuple[Transfer, ...]
 
@@ -42,7 +44,7 @@ class Demand:
         return max(0, self.peak - self.arguments)
 
 
-SENT = {  # of an array of which n chips have a part or a copy: how much each of them sends
+SENT = {  # of an array of which n chips have a part or a copy: how much one of them sends
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: (n - 1) / n,
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -53,9 +55,7 @@ SENT = {  # of an array of which n chips have a part or a copy: how much each of
 
 def exchange(kind: str, axes: Sequence[str], dtype: str, size: float, mesh: AnyMesh) -> Transfer:
     """The exchange of an array of `size` bytes: the whole one that is gathered, reduced or scattered."""
-    members = 1
-    for axis in axes:
-        members *= mesh.shape[axis]
+    members = math.prod(mesh.shape[axis] for axis in axes)
     return Transfer(kind, tuple(axes), dtype, SENT[kind](members) * size if members > 1 else 0.0)
 
 
@@ -70,7 +70,8 @@ def summed(exchanges: Sequence[Transfer]) -> tuple[Transfer, ...]:
 
 def measured(compiled: Compiled, mesh: Mesh) -> Demand:
     """What the compiled program of a step says; a loop's body counts as often as it runs."""
-    memory: Any = compiled.memory_analysis()
+    memory = compiled.memory_analysis()
+    assert memory is not None
     program = Program.read(compiled.as_text() or "")
     made = [
         exchange(each.kind, each.axes, each.dtype, each.bytes * each.times, mesh)

@@ -1,4 +1,4 @@
-"""What a step asks of a chip, from formulas alone: for machines without a compiler here, and to sort candidates.
+"""What a step asks of a chip, from formulas alone: for machines without a compiler, and to sort candidates.
 
 Memory is `training.memory.estimate`. Traffic and exchanges count what must move at least with the usual schedule; the
 compiler finds better and worse ones, so what is compiled counts where there is both.
@@ -47,7 +47,7 @@ def _traffic(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows
     gradients = 2 * found.working.get("gradients", 0) * parts
     again = options.remat != "none"
     layered = spec.stacked()
-    here = sum(
+    local = sum(
         width * math.prod(weight.shape) // (mesh.shape["tensor"] if "feed_forward" in weight.axes else 1)
         for name, weight in spec.weights().items()
         if name in layered
@@ -60,7 +60,7 @@ def _traffic(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows
     vocab = spec.vocab // mesh.shape["tensor"]
     pieces = math.ceil(vocab / piece_size(vocab))
     head = scored * spec.width * pieces * (width + width + 2 * 4) + 6 * width * spec.width * vocab
-    return state + gradients + parts * (passes * here + handed + head)
+    return state + gradients + parts * (passes * local + handed + head)
 
 
 def _exchanges(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh) -> list[Transfer]:

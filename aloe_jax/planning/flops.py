@@ -1,7 +1,7 @@
 """Floating-point operations of a training step as the chips compute it, beside those that training needs.
 
-Useful work, by which utilisation is told, is `training.metrics.Work`: real tokens, visible keys, scored tokens. What
-is computed is more: padding, whole blocks of scores where the mask shows a part, and what rematerialisation computes
+Utilisation is reported by useful work, `training.metrics.Work`: real tokens, visible keys, scored tokens. What is
+computed is more: padding, whole blocks of scores where the mask shows a part, and what rematerialisation computes
 again. A multiply-add is 2; norms, rotary positions, softmax and the optimizer are left out.
 
 Shapes: B rows of a step, T tokens of a row, S slots for scored tokens of a row, R adapters' rank.

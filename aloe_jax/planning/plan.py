@@ -1,4 +1,4 @@
-"""A run on machines that are not here, as one answer: does it fit, how fast can it be, what will it cost."""
+"""A run on machines that are not at hand, as one answer: does it fit, how fast can it be, what will it cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import jax
 from jax.stages import Compiled
@@ -21,9 +20,9 @@ from aloe_jax.planning import flops
 from aloe_jax.planning.architectures import ARCHITECTURES, published
 from aloe_jax.planning.demand import AnyMesh, Demand, measured
 from aloe_jax.planning.estimate import estimated
-from aloe_jax.planning.geometry import Geometry
-from aloe_jax.planning.roofline import Roofline, roofline
-from aloe_jax.planning.workload import Conversations, Workload, reachable
+from aloe_jax.planning.roofline import Geometry, Roofline, roofline
+from aloe_jax.planning.workload import Conversations, Workload
+from aloe_jax.storage.files import reachable
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.program import abstract_program
 from aloe_jax.training.settings import TrainSettings
@@ -40,7 +39,7 @@ class Subject:
     where: Slice
     conversations: Conversations
 
-    def changed(self, changes: Mapping[str, Any]) -> Subject:
+    def changed(self, changes: Mapping[str, object]) -> Subject:
         """With other settings, by dotted key: {"data.rows": 8}."""
         values = self.settings.model_dump()
         for key, value in changes.items():
@@ -98,7 +97,7 @@ class Plan:
     def _peak(self) -> float:
         return self.subject.where.chips * self.subject.where.chip.flops
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Everything as plain values; bytes, seconds, FLOPs."""
         work, subject = self.workload, self.subject
         return {
@@ -159,18 +158,11 @@ def sizes_of(settings: TrainSettings, named: str | None = None) -> tuple[ModelSp
     if found := published(named or path or "", settings.model):
         return found[1], f"published sizes of {found[0]}"
     if path is None and named is None:
-        raise AloeError("model.path: a model from scratch has no vocabulary before its tokenizer is here; give --model")
+        raise AloeError("model.path: a model from scratch has no vocabulary before there is a tokenizer; give --model")
     raise AloeError(
-        f"model.path: {named or path} is not here and named like no published model ({', '.join(ARCHITECTURES)}); "
+        f"model.path: {named or path} is not there and named like no published model ({', '.join(ARCHITECTURES)}); "
         "give one of these as --model"
     )
-
-
-def mesh_of(settings: TrainSettings, where: Slice, real: bool) -> AnyMesh:
-    """The mesh over the chips; `real` with libtpu's devices, else without any."""
-    if real:
-        return tpu_mesh(where.text, settings.mesh, where.slices)
-    return unplaced_mesh(settings.mesh, where.chips, where.slices)
 
 
 def estimate_plan(subject: Subject) -> Plan:
@@ -180,7 +172,7 @@ def estimate_plan(subject: Subject) -> Plan:
     return _plan(subject, mesh, workload, demand)
 
 
-def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> Plan:
+def compile_plan(subject: Subject, options: Mapping[str, object] | None = None) -> Plan:
     """The plan from the compiled step. Raises AloeError also when libtpu is missing.
 
     A step that the compiler finds too large for the chip gives a plan that does not fit, with the memory that the
@@ -200,7 +192,7 @@ def compile_plan(subject: Subject, options: Mapping[str, Any] | None = None) -> 
 
 
 def compile_step(
-    subject: Subject, mesh: AnyMesh, workload: Workload, options: Mapping[str, Any] | None = None
+    subject: Subject, mesh: AnyMesh, workload: Workload, options: Mapping[str, object] | None = None
 ) -> Compiled:
     """The training step itself, compiled for the slice."""
     program = abstract_program(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
@@ -216,8 +208,14 @@ def too_large(message: str) -> int | None:
 
 
 def prepared(subject: Subject, real: bool) -> tuple[Subject, AnyMesh, Workload]:
-    """The subject with what `auto` stands for on its chips, its mesh and its work, which fit each other."""
-    mesh = mesh_of(subject.settings, subject.where, real)
+    """The subject with what `auto` stands for on its chips, its mesh and its work, which fit each other.
+
+    The mesh has libtpu's devices where it is `real`, else none.
+    """
+    where, shape = subject.where, subject.settings.mesh
+    mesh: AnyMesh = (
+        tpu_mesh(where.text, shape, where.slices) if real else unplaced_mesh(shape, where.chips, where.slices)
+    )
     platform = "tpu" if subject.where.chip.is_tpu else "gpu"
     subject = replace(subject, settings=resolve(subject.settings, subject.spec, mesh, platform))
     workload = subject.conversations.workload(subject.settings, subject.spec)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.stages import Compiled
 
-from aloe_jax.models.spec import Compute
+from aloe_jax.models.spec import Axes, Compute
 from aloe_jax.parallel.mesh import RULES, sharding
-from aloe_jax.parallel.topology import compile_for
+from aloe_jax.parallel.topology import compile_for, tpu_mesh
 from aloe_jax.planning.demand import Demand, measured
-from aloe_jax.planning.geometry import Geometry
-from aloe_jax.planning.plan import Subject, mesh_of
-from aloe_jax.planning.roofline import Roofline, roofline
+from aloe_jax.planning.plan import Subject
+from aloe_jax.planning.roofline import Geometry, Roofline, roofline
 from aloe_jax.sampling import programs
 from aloe_jax.sampling.cache import PAGE, block_sizes
 from aloe_jax.sampling.draw import checked_settings
@@ -57,7 +54,7 @@ class SamplerPlan:
         ]  # fmt: skip
         return "\n".join(f"{name:<12} {text}" for name, text in lines)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The same as plain values."""
         return {
             "rows": self.rows,
@@ -69,33 +66,35 @@ class SamplerPlan:
         }
 
 
-def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str, Any] | None = None) -> SamplerPlan:
+def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str, object] | None = None) -> SamplerPlan:
     """Compile prefill and decode for the mesh of `subject`, with weights in the compute type and without adapters.
 
     `rows` are rounded up to a multiple of what the mesh splits rows over, as Sampler does.
     """
-    mesh = mesh_of(subject.settings, subject.where, real=True)
+    mesh = tpu_mesh(subject.where.text, subject.settings.mesh, subject.where.slices)
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     rows = -(-rows // shards) * shards
     group = max(1, rows // shards // 2) * shards
     dtype = subject.settings.model.compute_dtype
     model = subject.spec.abstract(dtype, mesh, Compute(dtype=dtype))
     graph, params = model.graph, model.trained
-    given = _Abstract(mesh)
 
-    def place(axes: tuple[str | None, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        return given.array(leaf.shape, leaf.dtype, axes)
+    def on_mesh(leaf: jax.Array | jax.ShapeDtypeStruct | np.generic, axes: Axes) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(mesh, axes, leaf.shape))
+
+    def by_rows(*shape: int, dtype: type[np.generic] = np.int32) -> jax.ShapeDtypeStruct:
+        return on_mesh(jax.ShapeDtypeStruct(shape, dtype), ("batch", *(None,) * (len(shape) - 1)))
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         made = jax.eval_shape(lambda params: programs.unstack(graph, params), params)
         empty = jax.eval_shape(
             lambda: programs.new_cache(subject.spec, rows, tuple(block_sizes(length, undivided=False)), dtype)
         )
-    layers = jax.tree.map(lambda leaf, axes: place(axes, leaf), made, subject.spec.unstacked_axes())
-    cache = jax.tree.map(lambda leaf: place(("batch", "kv_heads", *(None,) * (leaf.ndim - 2)), leaf), empty)
+    layers = jax.tree.map(on_mesh, made, subject.spec.unstacked_axes())
+    cache = jax.tree.map(lambda leaf: on_mesh(leaf, ("batch", "kv_heads", *(None,) * (leaf.ndim - 2))), empty)
     geometry = Geometry(subject.where, mesh)
 
-    def bounds(compiled: Any, tokens: int) -> tuple[Demand, Roofline]:
+    def bounds(compiled: Compiled, tokens: int) -> tuple[Demand, Roofline]:
         demand = measured(compiled, mesh)
         heads = subject.spec.forward_flops(tokens, tokens * length)
         return demand, roofline(heads, demand, subject.where, geometry)
@@ -103,43 +102,27 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     same = {"shards": shards, "dtype": dtype}
     prefill = compile_for(
         mesh, _bound(programs.prefill, graph, same), params, layers, cache,
-        given.rows(group), given.rows(group, PAGE), given.rows(group), given.rows(group),
+        by_rows(group), by_rows(group, PAGE), by_rows(group), by_rows(group),
         donate=(2,), options=options,
     )  # fmt: skip
-    row: Any = given.rows
-    drawing = programs.DrawnRows(
-        row(rows), row(rows), row(rows), row(rows, dtype=jnp.uint32), row(rows, length)
-    )  # fmt: skip
-    settings = jax.tree.map(given.scalar, checked_settings(1.0, 0, 1.0, 0.0, 1.0))
-    ids: Any = given.array((ENDS,), jnp.int32, (None,))
-    ends = programs.Ends(ids, given.scalar(np.int32(0)), given.scalar(np.bool_(0)))
+    # `_make`: shapes instead of arrays.
+    drawn = programs.DrawnRows._make(
+        [by_rows(rows), by_rows(rows), by_rows(rows), by_rows(rows, dtype=np.uint32), by_rows(rows, length)]
+    )
+    settings = jax.tree.map(lambda value: on_mesh(value, ()), checked_settings(1.0, 0, 1.0, 0.0, 1.0))
+    ids = on_mesh(jax.ShapeDtypeStruct((ENDS,), np.int32), (None,))
+    ends = programs.Ends._make([ids, on_mesh(np.int32(0), ()), on_mesh(np.bool_(0), ())])
     decode = compile_for(
-        mesh, _bound(programs.decode, graph, same), params, layers, cache, drawing, settings, ends,
+        mesh, _bound(programs.decode, graph, same), params, layers, cache, drawn, settings, ends,
         donate=(2,), options=options,
     )  # fmt: skip
-    held = sum(
+    kept = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache)
     )
     reading, made_tokens = bounds(prefill, group * PAGE), bounds(decode, rows)
-    return SamplerPlan(rows, length, held, group * PAGE, reading, made_tokens, subject.where.chip.memory)
+    return SamplerPlan(rows, length, kept, group * PAGE, reading, made_tokens, subject.where.chip.memory)
 
 
-@dataclass(frozen=True)
-class _Abstract:
-    """Arrays that do not exist, on a mesh."""
-
-    mesh: Mesh
-
-    def array(self, shape: tuple[int, ...], dtype: Any, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding(self.mesh, axes, shape))
-
-    def rows(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return self.array(shape, dtype, ("batch", *(None,) * (len(shape) - 1)))
-
-    def scalar(self, value: Any) -> Any:
-        return self.array((), jnp.asarray(value).dtype, ())
-
-
-def _bound(program: Any, graph: Any, same: Mapping[str, Any]) -> Any:
+def _bound(program: Callable[..., object], graph: object, same: Mapping[str, object]) -> Callable[..., object]:
     """The program with what is no array."""
     return lambda *arrays: program(graph, *arrays, **same)

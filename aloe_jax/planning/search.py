@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.topology import QUICK
@@ -16,7 +16,13 @@ REMATS = ("none", "dots", "full")
 COMPILED = 4  # candidates, at most
 BETTER = 1.02  # a candidate is compiled where it may be so much faster than the best that fits
 OPTIMISTIC = 1.1  # and where its estimated memory, which is mostly too high, is not more than so many times a chip's
-Told = Callable[[str], None]
+Changes = TypedDict(  # settings by dotted key
+    "Changes",
+    {
+        "mesh.data": int, "mesh.fsdp": int, "mesh.tensor": int,
+        "data.row_length": int, "data.rows": int, "data.accumulate": int, "model.remat": str,
+    },
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,12 @@ class Found:
     """What came of a search."""
 
     best: Plan
-    changes: dict[str, Any]  # from the configured settings
-    tried: list[tuple[dict[str, Any], Plan]]  # what was compiled (or, without a compiler, the best estimates)
+    changes: Changes  # from the configured settings
+    tried: list[tuple[Changes, Plan]]  # what was compiled (or, without a compiler, the best estimates)
 
     def override(self) -> str:
         """The changes as YAML, to put over the config."""
-        sections: dict[str, dict[str, Any]] = {}
+        sections: dict[str, dict[str, object]] = {}
         for key, value in self.changes.items():
             section, name = key.split(".")
             sections.setdefault(section, {})[name] = value
@@ -44,7 +50,10 @@ class Found:
 
 
 def search(
-    subject: Subject, max_rows: int | None = None, compiles: bool = True, tell: Told = lambda text: None
+    subject: Subject,
+    max_rows: int | None = None,
+    compiles: bool = True,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """Try mesh splits, row lengths, rows and remat; the fastest that fits a chip.
 
@@ -62,9 +71,9 @@ def search(
             f"search: no mesh of {subject.where} divides the model's heads and a step of {bounds[0]:,} to "
             f"{bounds[1]:,} tokens; raise --max-rows or data.rows"
         )
-    tell(f"{len(ranked)} settings estimated")
+    report(f"{len(ranked)} settings estimated")
     room = subject.where.chip.memory
-    tried: list[tuple[dict[str, Any], Plan]] = []
+    tried: list[tuple[Changes, Plan]] = []
     least_refused = float("inf")  # by their estimates; what is estimated larger need not be tried
     for changes, guess in ranked:
         fastest = max((speed(plan) for _, plan in tried if plan.fits), default=0.0)
@@ -74,16 +83,16 @@ def search(
             break
         plan = compile_plan(subject.changed(changes), QUICK) if compiles else guess
         tried.append((changes, plan))
-        tell(_told(changes, plan))
+        report(_line(changes, plan))
         if not plan.fits:
             least_refused = guess.demand.peak
-    best: tuple[dict[str, Any], Plan] | None = None
+    best: tuple[Changes, Plan] | None = None
     for changes, plan in sorted(tried, key=lambda each: -speed(each[1])):
         if plan.fits:
             best = changes, (compile_plan(subject.changed(changes)) if compiles else plan)
             if best[1].fits:
                 break
-            tell(f"{_told(changes, best[1])}: refined, it is too large")
+            report(f"{_line(changes, best[1])}: refined, it is too large")
             best = None
     if best is None:
         least = min(ranked, key=lambda each: each[1].demand.peak)
@@ -100,7 +109,7 @@ def speed(plan: Plan) -> float:
     return plan.workload.flops / ((plan.roofline.bound + plan.roofline.serial) / 2)
 
 
-def _estimates(subject: Subject, bounds: tuple[int, int]) -> Iterator[tuple[dict[str, Any], Plan]]:
+def _estimates(subject: Subject, bounds: tuple[int, int]) -> Iterator[tuple[Changes, Plan]]:
     for changes in _candidates(subject, bounds):
         try:
             yield changes, estimate_plan(subject.changed(changes))
@@ -108,7 +117,7 @@ def _estimates(subject: Subject, bounds: tuple[int, int]) -> Iterator[tuple[dict
             continue  # the model or its data do not fit such rows
 
 
-def _candidates(subject: Subject, bounds: tuple[int, int]) -> Iterator[dict[str, Any]]:
+def _candidates(subject: Subject, bounds: tuple[int, int]) -> Iterator[Changes]:
     settings, spec, where = subject.settings, subject.spec, subject.where
     inside = where.chips // where.slices
     lengths = sorted({*ROW_LENGTHS, settings.data.row_length})
@@ -134,18 +143,18 @@ def _candidates(subject: Subject, bounds: tuple[int, int]) -> Iterator[dict[str,
 
 def _powers(most: int) -> list[int]:
     """1, 2, 4, ... up to `most`."""
-    return [2**place for place in range(most.bit_length())]
+    return [2**power for power in range(most.bit_length())]
 
 
-def _said(changes: dict[str, Any]) -> str:
-    mesh = " x ".join(f"{axis} {changes[f'mesh.{axis}']}" for axis in ("data", "fsdp", "tensor"))
+def _said(changes: Changes) -> str:
+    mesh = f"data {changes['mesh.data']} x fsdp {changes['mesh.fsdp']} x tensor {changes['mesh.tensor']}"
     parts = f" in {changes['data.accumulate']} parts" if changes["data.accumulate"] > 1 else ""
     return (
         f"{mesh}, {changes['data.rows']} rows x {changes['data.row_length']:,}{parts}, remat {changes['model.remat']}"
     )
 
 
-def _told(changes: dict[str, Any], plan: Plan) -> str:
+def _line(changes: Changes, plan: Plan) -> str:
     return (
         f"{_said(changes)}: {plan.demand.peak / 2**30:.2f} GiB a chip, MFU at most {plan.mfu:.1%}, "
         f"{plan.mfu_serial:.1%} if exchanges run alone"

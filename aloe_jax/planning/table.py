@@ -45,10 +45,10 @@ def table(plan: Plan, price: float | None = None) -> str:
     ]  # fmt: skip
     if price is not None:
         at_least = plan.chip_hours * price
-        told = f"at least ${at_least:,.2f} at ${price:g} a chip-hour"
+        cost = f"at least ${at_least:,.2f} at ${price:g} a chip-hour"
         if times.serial > times.bound:
-            told += f"; ${at_least * times.serial / times.bound:,.2f} if exchanges run alone"
-        lines.append(("cost", told + "; without start, compiling, evaluation and checkpoints"))
+            cost += f"; ${at_least * times.serial / times.bound:,.2f} if exchanges run alone"
+        lines.append(("cost", cost + "; without start, compiling, evaluation and checkpoints"))
     return "\n".join(f"{name:<12} {text}".rstrip() for name, text in lines)
 
 
@@ -67,7 +67,7 @@ def _exchanges(plan: Plan) -> list[tuple[str, str]]:
         if each.bytes >= 1e6:
             by_axes[axes].append(f"{each.kind} {each.dtype} {each.bytes / 1e9:.2f}")
     lines = [f"{axes}: {totals[axes] / 1e9:.2f} GB a chip ({', '.join(kinds)})" for axes, kinds in by_axes.items()]
-    return [("" if place else "exchanges", line) for place, line in enumerate(lines)]
+    return [("" if number else "exchanges", line) for number, line in enumerate(lines)]
 
 
 def _ms(seconds: float) -> str:

@@ -39,7 +39,7 @@ def memory_traffic(program: Program) -> int:
 
 
 def array_bytes(kind: str) -> int:
-    """Bytes of the arrays of a type that lie in the chip's memory."""
+    """Bytes of the arrays of a type that are in the chip's memory."""
     total = 0
     for dtype, sizes, layout in ARRAY.findall(kind):
         space = SPACE.search(layout)
@@ -62,14 +62,14 @@ def _read(program: Program, computation: str, each: Instruction) -> int:
         return array_bytes(given[1])
     if each.opcode != "fusion":
         return sum(map(array_bytes, given))
-    return sum(_used(program, each.called[0], place, kind) for place, kind in enumerate(given))
+    return sum(_used(program, each.called[0], index, kind) for index, kind in enumerate(given))
 
 
-def _used(program: Program, computation: str, place: int, kind: str) -> int:
-    """Bytes that a fused computation reads of its operand number `place`, of type `kind`."""
+def _used(program: Program, computation: str, index: int, kind: str) -> int:
+    """Bytes that a fused computation reads of its operand number `index`, of type `kind`."""
     whole = array_bytes(kind)
     inner = program.computations.get(computation, {})
-    names = {each.name for each in inner.values() if each.opcode == "parameter" and f"parameter({place})" in each.line}
+    names = {each.name for each in inner.values() if each.opcode == "parameter" and f"parameter({index})" in each.line}
     found = 0
     for each in inner.values() if whole else ():
         if not names & set(each.operands):
@@ -124,5 +124,5 @@ def _made(inner: dict[str, Instruction], part: Instruction | None, kind: str) ->
 
 
 def _size(kind: str) -> int:
-    """Bytes of a type's arrays wherever they lie; inside a fusion no place is told."""
+    """Bytes of a type's arrays in any memory; inside a fusion the text does not say in which."""
     return array_bytes(SPACE.sub("", kind))

@@ -1,4 +1,4 @@
-"""What a run trains on: the configured data where it is here, else conversations of an assumed shape."""
+"""What a run trains on: the configured data where it is there, else conversations of an assumed shape."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.errors import AloeError
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
-from aloe_jax.storage.files import exists, is_remote
+from aloe_jax.storage.files import is_remote, reachable
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import Stage, stage_of
 from aloe_jax.training.start import gather_material, load_template
@@ -22,7 +21,7 @@ from aloe_jax.training.work import Work, mean_step, times_shown
 
 @dataclass(frozen=True)
 class Shape:
-    """Conversations that are not here yet. Lengths are means; each message's lies evenly between 0.5 and 1.5 times."""
+    """Conversations that do not exist yet. Lengths are means, drawn evenly between 0.5 and 1.5 times."""
 
     conversations: int = 3310  # for training: of the published pool
     turns: int = 10
@@ -95,7 +94,7 @@ def trees_of(shape: Shape, stage: Stage, seed: int = 0) -> list[TokenTree]:
 
 
 class Conversations:
-    """The training data: read where it is here, of the assumed shape where it is not; packed once a row length."""
+    """The training data: read where it is there, of the assumed shape where it is not; packed once a row length."""
 
     def __init__(self, settings: TrainSettings, shape: Shape) -> None:
         reason = missing(settings)
@@ -141,17 +140,9 @@ class Conversations:
         return self._packed[length]
 
 
-def reachable(place: str) -> bool:
-    """Whether a file or directory is here, or in a bucket that can be asked for it."""
-    try:
-        return exists(place)
-    except AloeError:  # no account, no network, no gcsfs: a plan needs none of them
-        return False
-
-
 def missing(settings: TrainSettings) -> str:
-    """What of the data and the tokenizer is not here, "" when all of it is."""
-    places = [settings.data.path] if settings.data.path else [source.path for source in settings.data.mixture]
+    """What of the data and the tokenizer is missing, "" when all of it is."""
+    paths = [source.path for source in settings.data.sources]
     tokenizer = settings.model.tokenizer or settings.model.path or ""
-    gone = [place for place in (*places, tokenizer) if not reachable(place)]
-    return f"{gone[0]} is {'not there or cannot be read' if is_remote(gone[0]) else 'not here'}" if gone else ""
+    gone = [path for path in (*paths, tokenizer) if not reachable(path)]
+    return f"{gone[0]} is {'not there or cannot be read' if is_remote(gone[0]) else 'missing'}" if gone else ""

@@ -11,13 +11,11 @@ from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, resolved
 from aloe_jax.training.settings import TrainSettings
 
-FILES = ("config.json", "adapter_config.json")  # what makes a directory a model that nothing was trained into
-
 
 def ancestors(source: str | Path) -> dict[Path, str]:
     """Every directory that the model in `source` needs, without links, and what it is.
 
-    They are the source, whatever each of its stages started from, their tokenizers, references and data, and the
+    They are the source, whatever its stages started from, their tokenizers, references and data, and the
     models that adapters belong to. A link in the chain that is gone or cannot be read ends it there.
     """
     found: dict[Path, str] = {resolved(source): "the checkpoint itself"}
@@ -26,7 +24,7 @@ def ancestors(source: str | Path) -> dict[Path, str]:
         for path, what in _made_from(waiting.pop()):
             try:
                 where = resolved(path)
-            except AloeError:  # somewhere that is not read here
+            except AloeError:  # a path that we cannot read
                 continue
             if where not in found:
                 found[where] = what
@@ -77,18 +75,14 @@ def _named(directory: Path) -> Iterator[tuple[str, str]]:
     except (AloeError, OSError):
         stage = None
     if stage is not None:
-        trained = f"of the run {directory}"
-        if stage.model.path is not None:
-            yield stage.model.path, f"the model that {directory} was trained from"
-        if stage.model.tokenizer is not None:
-            yield stage.model.tokenizer, f"the tokenizer {trained}"
-        if stage.dpo.reference_cache is not None:
-            yield stage.dpo.reference_cache, f"the reference {trained}"
-        if stage.rl.personas is not None:
-            yield stage.rl.personas, f"the personas {trained}"
-        for data in (stage.data.path, *(part.path for part in stage.data.mixture)):
-            if data:
-                yield data, f"the data {trained}"
+        named = [
+            (stage.model.path, f"the model that {directory} was trained from"),
+            (stage.model.tokenizer, f"the tokenizer of the run {directory}"),
+            (stage.dpo.reference_cache, f"the reference of the run {directory}"),
+            (stage.rl.personas, f"the personas of the run {directory}"),
+            *((source.path, f"the data of the run {directory}") for source in stage.data.sources),
+        ]
+        yield from ((path, what) for path, what in named if path is not None)
     for file, key in (("adapter.json", "base"), ("adapter_config.json", "base_model_name_or_path")):
         try:
             base = json.loads((directory / file).read_text())[key]

@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from aloe_jax.data.settings import DataSettings, SourceSettings
+from aloe_jax.data.settings import DataSettings
 from aloe_jax.errors import AloeError
-from aloe_jax.models.short_card import NOT_STATED, front_matter
+from aloe_jax.json_value import JSON
+from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.settings import load_settings
-from aloe_jax.storage.files import as_path, resolved
+from aloe_jax.storage.files import as_path, reachable, resolved
 from aloe_jax.training.settings import OptimizerSettings, TrainSettings
 from aloe_jax.training.stages import STAGES
 from aloe_jax.training.stages.stage import stage_of
@@ -50,7 +50,7 @@ def trace_origin(path: Path) -> Origin:
     return Origin(tuple(stages), path.name, _licence(card), tuple(_simulated(card)))
 
 
-def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, simulated: list[str]) -> str:
+def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, simulated: list[str]) -> str:
     """The card of a trained model. `scores`: one model of a benchmark's metrics.json; `simulated`: what was played
     by a script in data and benchmark, said at the top."""
     family = spec.title
@@ -76,7 +76,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, Any] | None, si
 
 def simulated(origin: Origin) -> list[str]:
     """Sentences on what a script played in the data of a model's stages, and in what they started from."""
-    paths = {path for stage in origin.stages for path in data_sources(stage.data)}
+    paths = {source.path for stage in origin.stages for source in stage.data.sources}
     found = []
     if any(simulated_data(path) for path in paths):
         found.append("the people and replies of the training data were played by a script.")
@@ -105,7 +105,7 @@ def simulated_data(path: str) -> bool | None:
         return None
 
 
-def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, Any] | None, list[str]]:
+def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] | None, list[str]]:
     """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
 
     Raises AloeError when the file is not a benchmark's.
@@ -148,25 +148,19 @@ def _training(origin: Origin) -> Iterator[str]:
         yield f"- {_optimizer(stage.optimizer)}"
         yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
         if lora := stage.model.lora:
-            held = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
-            yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base held {held}"
+            kept = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
+            yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base kept {kept}"
         yield ""
-
-
-def data_sources(data: DataSettings) -> list[str]:
-    """The data sets of a stage: one, those of a mixture, or none."""
-    return [path for path in (data.path, *(source.path for source in data.mixture)) if path]
 
 
 def _data(data: DataSettings) -> Iterator[str]:
     """Every data set of a stage with what is known of it."""
-    sources = data.mixture or (SourceSettings(path=data.path, limit=data.limit),)
-    for source in sources:
+    for source in data.sources:
         played = simulated_data(source.path)
         details = [f"weight {source.weight:g}"] if data.mixture else []
         details += [f"its first {source.limit:,} records"] if source.limit else []
         details += ["simulated"] if played else []
-        details += ["not there when this card was written"] if not _there(source.path) else []
+        details += ["not there when this card was written"] if not reachable(source.path) else []
         yield f"{source.path} ({', '.join(details)})" if details else source.path
 
 
@@ -183,13 +177,6 @@ def _players(stage: TrainSettings) -> str:
     return ", ".join(f"{name}: {role.model or role.provider}" for name, role in roles)
 
 
-def _there(path: str) -> bool:
-    try:
-        return as_path(path).exists()
-    except (AloeError, OSError):
-        return False
-
-
 OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
 
 
@@ -202,7 +189,7 @@ def _optimizer(optimizer: OptimizerSettings) -> str:
     )
 
 
-def _results(scores: dict[str, Any] | None) -> Iterator[str]:
+def _results(scores: dict[str, JSON] | None) -> Iterator[str]:
     if scores is None:
         return
     yield "## ALOE benchmark"
@@ -215,9 +202,11 @@ def _results(scores: dict[str, Any] | None) -> Iterator[str]:
         if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
             yield f"| {name} | " + " | ".join(_number(value[key]) for key in ("value", "low", "high")) + " |"
     yield ""
-    yield "Mean rating by turn: " + ", ".join(_number(level) for level in scores["al"]) + "."
+    levels = scores["al"]
+    assert isinstance(levels, list)
+    yield "Mean rating by turn: " + ", ".join(map(_number, levels)) + "."
     yield ""
 
 
-def _number(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.3f}"
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, int | float) else "n/a"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences
 from aloe_jax.benchmark.results import METRICS, Case, Level, ModelResults, Number, Results
 from aloe_jax.errors import AloeError
-from aloe_jax.report.preference_file import PREFERENCES, Preferences
 
 ADVICE = "give the command of the run again"
 MOST_TURNS = 10_000  # of a dialogue

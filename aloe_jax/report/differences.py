@@ -11,7 +11,7 @@ import numpy as np
 
 from aloe_jax.benchmark.comparison import STATISTICS, compare, holm
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.results import Case, Results, StoredDifference, fields_as_json
+from aloe_jax.benchmark.results import Case, Results, StoredDifference
 
 LEVEL = 0.05  # of the tests, after correction
 
@@ -26,7 +26,7 @@ class ModelPair:
     turns: int
     by: Mapping[str, StoredDifference]
 
-    def places(self, better: str, worse: str, statistic: str) -> bool:
+    def puts_above(self, better: str, worse: str, statistic: str) -> bool:
         """Whether the corrected test says that `better` is above `worse`."""
         found = self.by.get(statistic)
         if found is None or not significant(found) or {better, worse} != {self.first, self.second}:
@@ -93,9 +93,7 @@ def pairs_between[K](
             cases,
             turns,
             {
-                name: StoredDifference.model_validate(
-                    fields_as_json(by[name]) | {"first": first, "second": second, "p_holm": _plain(next(corrected))}
-                )
+                name: by[name].model_copy(update={"first": first, "second": second, "p_holm": next(corrected)})
                 for name in STATISTICS
             },
         )
@@ -107,7 +105,3 @@ def _count(settings: Mapping[str, object], name: str) -> int | None:
     """A setting of a run, which `check_results` found to be a whole number; None where it has none."""
     value = settings.get(name)
     return value if isinstance(value, int) else None
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value

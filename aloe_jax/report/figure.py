@@ -38,11 +38,7 @@ def write_figure(report: Report, target: str | Path) -> None:
         raise AloeError(f"{target}: a figure ends in {', '.join(FORMATS)}")
     matplotlib = _matplotlib()
     # Without the time of writing and without random names, so that the same runs give the same file.
-    unsigned: dict[str, dict[str, None]] = {
-        ".png": {"Software": None},
-        ".pdf": {"CreationDate": None},
-        ".svg": {"Date": None},
-    }
+    unsigned = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     ending = target.suffix.lower()
     drawn = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "aloe", "font.size": 9, "font.family": "sans-serif"}):

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 from aloe_jax.benchmark.number_text import listed
-from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results, stored
+from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences, load_preferences
+from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
-from aloe_jax.report.looks import Look, model_look, reference_look
-from aloe_jax.report.preference_file import PREFERENCES, Preferences, load_preferences
+from aloe_jax.report.svg import Look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
 
@@ -111,15 +111,16 @@ class Report:
         return max(known, key=lambda entry: getattr(entry.numbers, statistic).value, default=None)
 
     def rivals(self, entry: Entry, statistic: str) -> list[Entry]:
-        """The other models that the corrected test does not place below `entry`."""
+        """The other models that the corrected test does not put below `entry`."""
         return [
             other
             for other in self.models
-            if other is not entry and not any(pair.places(entry.label, other.label, statistic) for pair in self.pairs)
+            if other is not entry
+            and not any(pair.puts_above(entry.label, other.label, statistic) for pair in self.pairs)
         ]
 
     def stands_out(self, entry: Entry, statistic: str) -> bool:
-        """Whether a model is the best, and the corrected test says so against each of the others."""
+        """Whether a model is the best, and the corrected test says so against all others."""
         return len(self.models) > 1 and self.best(statistic) is entry and not self.rivals(entry, statistic)
 
 
@@ -209,20 +210,20 @@ def _names(named: Sequence[tuple[str | None, Path]]) -> list[str]:
 
 
 def _read(name: str, path: Path) -> Run:
-    place = local_copy(path, leave=(".sqlite",))  # not the journal, which may be large
-    if not place.is_dir():
+    local = local_copy(path, leave=(".sqlite",))  # not the journal, which may be large
+    if not local.is_dir():
         raise AloeError(f"{path}: no such directory; give the output directory of a run of aloe_jax.evaluate")
-    preferences = load_preferences(place)
+    preferences = load_preferences(local)
     if preferences is not None:
         check_preferences(preferences, path)
-    if not (place / METRICS).is_file():
+    if not (local / METRICS).is_file():
         if preferences is None:
             raise AloeError(
                 f"{path}: holds neither {METRICS} nor {PREFERENCES}; give the output directory of a finished run of "
                 "aloe_jax.evaluate"
             )
         return Run(name, None, preferences)
-    results = load_results(place)
+    results = load_results(local)
     check_results(results, path)
     return Run(name, results, preferences)
 
@@ -250,15 +251,10 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
 
 
 def _same_reference(model: str, results: Results, earlier: Results) -> bool:
-    numbers, before = results.models[model], earlier.models.get(model)
-    if before is None or not numbers.reference:
+    one, other = results.models[model], earlier.models.get(model)
+    if other is None or not one.reference or results.cases[model] != earlier.cases[model]:
         return False
-    return (numbers.source, numbers.al, numbers.histogram, results.cases[model]) == (
-        before.source,
-        before.al,
-        before.histogram,
-        earlier.cases[model],
-    )
+    return (one.source, one.al, one.histogram) == (other.source, other.al, other.histogram)
 
 
 def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[str, int]] | None) -> OfPeople | None:
@@ -284,5 +280,4 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
         if both:
             judges, people = (math.fsum(side) / len(both) for side in zip(*both, strict=True))
             models[entry.label] = (len(both), judges, people)
-    found = compare_with_people(ratings, judged)
-    return OfPeople(run.name, stored(StoredWithPeople, found), models)
+    return OfPeople(run.name, compare_with_people(ratings, judged), models)

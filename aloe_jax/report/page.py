@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Literal
 
 import jinja2
@@ -12,15 +14,15 @@ from markupsafe import Markup
 
 from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
-from aloe_jax.benchmark.results import CaseGroup, Number, StoredCalibration
-from aloe_jax.offline_page import as_script_data, read_assets
+from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
+from aloe_jax.offline_page import as_script_data, read_assets, source_hash
 from aloe_jax.report import payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
-from aloe_jax.report.missing import missing
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
 SCRIPTS = ("values", "charts", "cases", "transcripts", "app")
+SHOWN = 3  # reasons for missing replies that are given in full
 STYLES = ("style", "charts", "transcripts", "print")
 
 
@@ -66,8 +68,8 @@ def render(report: Report) -> str:
             cases=[Markup(as_script_data(case)) for case in payload.cases(report)],
             style=Markup(assets.style),
             script=Markup(assets.script),
-            style_hash=assets.style_hash,
-            script_hash=assets.script_hash,
+            style_hash=source_hash(assets.style),
+            script_hash=source_hash(assets.script),
             version=__version__,
         )
     )
@@ -94,10 +96,31 @@ def heat(value: Number) -> str:
     return "" if value is None else f"h{round(4 * (value - 1))}"
 
 
-def kind_means(calibration: StoredCalibration) -> dict[str, float | None]:
-    """The mean rating of each kind of the calibration's replies."""
-    given = {kind: [r for r in ratings if r is not None] for kind, ratings in calibration.ratings.items()}
-    return {kind: fmean(ratings) if ratings else None for kind, ratings in given.items()}
+def missing(numbers: ModelResults) -> list[str]:
+    """One line for each kind of gap; none where a model is complete."""
+    found = []
+    due = numbers.cases * numbers.turns
+    by_turn = [round((1 - share) * numbers.cases) for share in numbers.coverage_by_turn]
+    gone = sum(by_turn)
+    if gone:
+        turns = [f"{count} at turn {turn}" for turn, count in enumerate(by_turn, 1) if count]
+        where = (
+            number_text.listed(turns) if len(turns) <= 2 * SHOWN else f"at {len(turns)} of the {numbers.turns} turns"
+        )
+        found.append(f"{number_text.counted(gone, 'reply', 'replies')} of {due:,} without a rating: {where}")
+    if numbers.stopped:
+        stopped = number_text.counted(len(numbers.stopped), "dialogue")
+        found.append(f"{stopped} stopped early: {_reasons(numbers.stopped.values())}")
+    if numbers.votes_coverage < 1 and not numbers.complete:
+        found.append(f"{number_text.percent(numbers.votes_coverage)} of the votes asked for are there")
+    return found
+
+
+def _reasons(reasons: Iterable[str]) -> str:
+    often = Counter(reasons)
+    shown = [reason + (f" ({count} times)" if count > 1 else "") for reason, count in often.most_common(SHOWN)]
+    more = len(often) - len(shown)
+    return "; ".join(shown) + (f"; and {number_text.counted(more, 'other reason')}" if more else "")
 
 
 def _coarse(report: Report) -> float | None:
@@ -108,6 +131,7 @@ def _coarse(report: Report) -> float | None:
     return least if (least := least_p(results[0])) >= LEVEL else None
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("aloe_jax.report", "page"),
@@ -116,21 +140,13 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for form in (
-        number_text.number,
-        number_text.signed,
-        number_text.percent,
-        number_text.interval,
-        number_text.p_value,
-        number_text.listed,
-    ):
-        environment.filters[form.__name__] = form
+    forms = ("number", "signed", "percent", "interval", "p_value", "listed", "sentence")
+    environment.filters |= {name: getattr(number_text, name) for name in forms}
     environment.filters |= {
-        "sentence": number_text.sentence,
         "heat": heat,
         "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
-        "means": kind_means,
+        "means": StoredCalibration.means,
         "missing": lambda entry: missing(entry.numbers),
     }
     environment.globals.update(counted=number_text.counted, NAMES=number_text.NAMES, DIGITS=number_text.DIGITS)

@@ -9,13 +9,12 @@ from typing import Literal
 from markupsafe import Markup
 
 from aloe_jax.benchmark.number_text import listed
+from aloe_jax.benchmark.preference_file import ModelScores
 from aloe_jax.benchmark.results import Number
 from aloe_jax.report import svg
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
-from aloe_jax.report.looks import Look, model_look
-from aloe_jax.report.preference_file import ModelScores
-from aloe_jax.report.svg import Line
+from aloe_jax.report.svg import Line, Look, model_look
 
 Unit = Literal["rating", "share", "words", "nats"]
 
@@ -119,7 +118,7 @@ def stacks(report: Report) -> list[tuple[Entry, int, Markup]]:
 
 
 def forest(pairs: Sequence[ModelPair]) -> list[tuple[ModelPair, dict[str, Markup]]]:
-    """Every pair with the drawing of each of its differences; those of one statistic share a scale."""
+    """Every pair with a drawing per difference; those of one statistic share a scale."""
     spans: dict[str, tuple[float, float]] = {}
     for pair in pairs:
         for name, one in pair.by.items():

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
-from aloe_jax.benchmark.results import Number, StoredEstimate
+from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.faults import one_line
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
@@ -59,9 +59,7 @@ def difference(pair: ModelPair) -> str:
 
 
 def _estimate(estimate: StoredEstimate, digits: int) -> Text:
-    def text(value: Number) -> str:
-        return number(value, digits)
-
+    value, low, high = (number(one, digits) for one in (estimate.value, estimate.low, estimate.high))
     if estimate.low is None:
-        return Text(text(estimate.value))
-    return Text.assemble(text(estimate.value), "\n", (f"{text(estimate.low)}…{text(estimate.high)}", "dim"))
+        return Text(value)
+    return Text.assemble(value, "\n", (f"{low}…{high}", "dim"))

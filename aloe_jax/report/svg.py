@@ -1,20 +1,51 @@
 """Charts as inline SVG: lines with bands over turns, stacked ratings by turn, and the interval of one difference.
 
 Colours come from the page's style sheet, which may be light or dark; every line has the class `e` and its entry's
-number as `data-entry`, by which the page's script switches it on and off.
+number as `data-entry`, by which the page's script switches it on and off. Lines are distinguished by colour, by marker
+and by dash, so that no one needs all three.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 
-from aloe_jax.benchmark.results import Number
-from aloe_jax.report.looks import Look
+import numpy as np
+from scipy.optimize import isotonic_regression
 
+from aloe_jax.benchmark.results import Number
+
+# After Okabe & Ito's palette, darkened (and lightened for dark pages) until text in them has a contrast of 4.5 to its
+# ground; `page/style.css` has them as --c0 … --c5 for both.
+COLOURS = ("#0072b2", "#b84c00", "#007a58", "#a8438c", "#7a5d00", "#4d57c8")
+REFERENCE = "#676d75"
+DASHES = ("", "8 4", "2 3", "11 3 3 3")
+MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+_REFERENCE_DASHES = ("2 5", "7 5", "12 5 2 5")
 LABEL_GAP = 17.0  # least distance between the labels at the line ends
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of one line. `style` is the class that colours it in the page; a reference has no markers."""
+
+    style: str
+    colour: str
+    dash: str
+    marker: str
+
+
+def model_look(index: int) -> Look:
+    """Of the model under test number `index`; no two of the first 60 are alike."""
+    colour = index % len(COLOURS)
+    return Look(f"c{colour}", COLOURS[colour], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)])
+
+
+def reference_look(index: int) -> Look:
+    """Of the reference line number `index`."""
+    return Look("ref", REFERENCE, _REFERENCE_DASHES[index % len(_REFERENCE_DASHES)], "")
 
 
 @dataclass(frozen=True)
@@ -69,13 +100,13 @@ def small_frame(lines: Sequence[Line], turns: int, share: bool, most: Number = N
     if high <= low:
         high = low + (0.1 if share else 1.0)
     step = _round_step((high - low) / 4)
-    places = [n * step for n in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+    at = [n * step for n in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
     digits = max(0, -math.floor(math.log10(step * (100 if share else 1)) + 1e-9))
     ticks = [
-        (place, f"{100 * place:.{digits}f}%" if share else f"{place:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
-        for place in places
+        (value, f"{100 * value:.{digits}f}%" if share else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
+        for value in at
     ]
-    return Frame(places[0], places[-1], ticks, turns, width=380, height=230, left=46, right=12, bottom=40)
+    return Frame(at[0], at[-1], ticks, turns, width=380, height=230, left=46, right=12, bottom=40)
 
 
 def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
@@ -117,6 +148,11 @@ def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
     width = span / max(turns, 1)
     parts = [f'<svg class="chart small" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" '
              f'aria-label="{escape(title)}">', *_axes(frame, across=False)]  # fmt: skip
+
+    def rectangle(style: str, left: float, top: float, bottom: float) -> str:
+        height = max(bottom - top - 0.8, 0.4)
+        return f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.82:.1f}" height="{height:.1f}"/>'
+
     for turn, given in enumerate(counts):
         left, below = frame.left + width * (turn + 0.09), 0.0
         for rating, count in enumerate(given, 1):
@@ -124,10 +160,7 @@ def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
             top, bottom = frame.y(below + share), frame.y(below)
             below += share
             if count:
-                parts.append(
-                    f'<rect class="r{rating}" x="{left:.1f}" y="{top:.1f}" width="{width * 0.82:.1f}" '
-                    f'height="{max(bottom - top - 0.8, 0.4):.1f}"/>'
-                )
+                parts.append(rectangle(f"r{rating}", left, top, bottom))
             if bottom - top > 13 and width > 20:
                 middle = left + width * 0.41
                 parts.append(
@@ -136,10 +169,7 @@ def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:
                 )
         if below < 1 - 1e-9:
             top, bottom = frame.y(1), frame.y(below)
-            parts.append(
-                f'<rect class="gap" x="{left:.1f}" y="{top:.1f}" width="{width * 0.82:.1f}" '
-                f'height="{max(bottom - top - 0.8, 0.4):.1f}"/>'
-            )
+            parts.append(rectangle("gap", left, top, bottom))
         if turn % math.ceil(turns / 12) == 0:
             parts.append(_turn_tick(left + width * 0.41, turn, frame))
     parts.append(_axis_title(frame))
@@ -264,44 +294,30 @@ def _labels(lines: Sequence[Line], frame: Frame) -> list[str]:
             turn = parts[-1][-1]
             ends.append((line, turn, frame.y(line.values[turn] or 0.0)))
     ends.sort(key=lambda end: end[2])
-    places = spread([y for _, _, y in ends], frame)
+    at = spread([y for _, _, y in ends], frame)
     found, x = [], frame.width - frame.right + 14
-    for (line, turn, y), place in zip(ends, places, strict=True):
+    for (line, turn, y), height in zip(ends, at, strict=True):
         text = escape(line.label if len(line.label) <= 17 else line.label[:16] + "…")
         found.append(
             _group(
                 line,
                 "label",
-                f'<path d="M{frame.x(turn) + 8:.1f} {y:.1f} L{x - 4:.1f} {place:.1f}"/>'
-                f'<text x="{x:g}" y="{place + 4:.1f}">{text} '
+                f'<path d="M{frame.x(turn) + 8:.1f} {y:.1f} L{x - 4:.1f} {height:.1f}"/>'
+                f'<text x="{x:g}" y="{height + 4:.1f}">{text} '
                 f'<tspan class="value">{line.values[turn]:.2f}</tspan></text>',
             )
         )
     return found
 
 
-@dataclass
-class _Pile:
-    """Labels that stand gap on gap: how many, and the sum of the places that they want the first to have."""
-
-    wanted: float
-    members: int = field(default=1)
-
-    def first(self, frame: Frame) -> float:
-        lowest = frame.height - frame.bottom - (self.members - 1) * LABEL_GAP
-        return max(frame.top, min(self.wanted / self.members, lowest))
-
-
 def spread(wanted: Sequence[float], frame: Frame) -> list[float]:
     """Positions at least LABEL_GAP from each other and inside the chart, as near as may be to `wanted` (ascending)."""
-    piles: list[_Pile] = []
-    for place in wanted:
-        piles.append(_Pile(place))
-        while len(piles) > 1 and piles[-2].first(frame) + piles[-2].members * LABEL_GAP > piles[-1].first(frame):
-            last = piles.pop()
-            piles[-1].wanted += last.wanted - last.members * piles[-1].members * LABEL_GAP
-            piles[-1].members += last.members
-    return [pile.first(frame) + i * LABEL_GAP for pile in piles for i in range(pile.members)]
+    if not wanted:
+        return []
+    gaps = LABEL_GAP * np.arange(len(wanted))
+    firsts = isotonic_regression(np.array(wanted) - gaps).x  # where the first label would be, were there no gaps
+    lowest = frame.height - frame.bottom - gaps[-1]
+    return [float(at) for at in np.maximum(frame.top, np.minimum(firsts, lowest)) + gaps]
 
 
 def _round_step(least: float) -> float:

@@ -1,12 +1,11 @@
 """Tables to paste: Markdown for a README, LaTeX (booktabs) for a paper.
 
 A number is followed by how far its 95% interval reaches, `±` where that is the same on both sides. Bold is the best
-model of a column only where the corrected paired test places it above every other model; N-IR and R² are not tested.
+model of a column only where the corrected paired test puts it above every other model; N-IR and R² are not tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import zip_longest
 
 from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, interval, listed, p_value, percent, signed
@@ -87,7 +86,7 @@ def notes(report: Report) -> list[str]:
     if len(report.models) > 1:
         said.append(
             "Bold: the best model of a column, where a paired permutation test over cases, corrected by Holm's method "
-            "for all tests, places it above every other model (p < 0.05). N-IR and R² are not tested."
+            "for all tests, puts it above every other model (p < 0.05). N-IR and R² are not tested."
         )
     if any(entry.numbers.reference for entry in report.entries):
         references = [entry.label for entry in report.entries if entry.numbers.reference]
@@ -143,16 +142,12 @@ def _markdown_pair(pair: ModelPair) -> list[str]:
 def _markdown_table(head: list[str], rows: list[list[str]], left: int) -> str:
     """Columns as wide as their longest cell; the first `left` are flush left."""
     widths = [max(map(len, column)) for column in zip_longest(head, *rows, fillvalue="")]
-    form: Callable[[list[str]], str] = lambda cells: (  # noqa: E731
-        "| "
-        + " | ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        + " |"
+    flush = [str.ljust] * left + [str.rjust] * (len(widths) - left)
+    rule = ["-" * width if at < left else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    return "\n".join(
+        f"| {' | '.join(fit(cell, width) for fit, cell, width in zip(flush, cells, widths, strict=True))} |"
+        for cells in (head, rule, *rows)
     )
-    rule = "| " + " | ".join("-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
-    return "\n".join([form(head), rule, *map(form, rows)])
 
 
 def _markdown_text(text: str) -> str:

@@ -12,30 +12,31 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aloe_jax.errors import AloeError
-from aloe_jax.storage.files import as_path, bucket_errors, is_remote, store_of, sync, write_atomically
-from aloe_jax.storage.object_names import as_files, without_markers
+from aloe_jax.faults import one_line
+from aloe_jax.storage.files import Store, as_path, bucket_errors, is_remote, store_of, sync, write_atomically
 from aloe_jax.storage.scratch import scratch
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 WEIGHTS = (".safetensors", *OTHER_WEIGHTS)  # large files of a model directory
 Versions = Mapping[str, tuple[int, str]]  # of objects by name: size in bytes, and what changes with the content
 
 
-def versions(path: str | Path) -> dict[str, tuple[int, str]]:
-    """Of every object below a path in a bucket, by its name from there: size in bytes, and what changes with it."""
+def objects(path: str | Path) -> dict[str, dict[str, str]]:
+    """What a bucket knows of every object below a path, by its name from there."""
     store, root = store_of(path)
     with bucket_errors(path, "read"):
         found = store.find(root, detail=True)
-    below = {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
-    names = without_markers({name: int(info["size"]) for name, info in below.items()})
+    return {name.removeprefix(f"{root}/"): info for name, info in found.items() if name.startswith(f"{root}/")}
+
+
+def versions(path: str | Path) -> dict[str, tuple[int, str]]:
+    """Of every object below a path in a bucket, by its name from there: size in bytes, and what changes with it."""
+    below = objects(path)
+    names = _without_markers({name: int(info["size"]) for name, info in below.items()})
     return {name: (int(below[name]["size"]), str(below[name]["generation"])) for name in sorted(names)}
 
 
@@ -109,7 +110,7 @@ def download(root: Path, wanted: Versions, target: Path) -> None:
 
     Raises AloeError when the disk has no room, and for an object whose name is not that of a file below it.
     """
-    names = as_files(root, wanted)
+    names = _as_files(root, wanted)
     needed = sum(size for size, _ in wanted.values())
     target.mkdir(parents=True)
     if (free := shutil.disk_usage(target).free) < needed:
@@ -157,7 +158,50 @@ def uploading(path: Path, last: str = "") -> Iterator[Path]:
             send(store, local, root, [name for name in names if name == last])
 
 
-def send(store: AbstractFileSystem, local: Path, root: str, names: list[str]) -> None:
+def send(store: Store, local: Path, root: str, names: list[str]) -> None:
     """Copy files of a local directory to the names below `root`."""
     if names:
         store.put([str(local / name) for name in names], [f"{root}/{name}" for name in names])
+
+
+# ---------------------------------------------------------------- names of objects, which may hold anything
+
+
+def _as_files(root: object, names: Iterable[str]) -> list[str]:
+    """The names, from `root`, if every one is that of a file below it: nothing is written elsewhere or twice.
+
+    Raises AloeError naming the first that is none: with an empty part, `.` or `..` in it, with a backslash or a NUL,
+    or the name of a directory that another one needs.
+    """
+    found = list(names)
+    for name in found:
+        why = _unfit(name)
+        if why is not None:
+            raise AloeError(f"{root}: holds an object named {one_line(name)!r}, {why}; rename or remove it")
+    files = set(found)
+    for name in found:
+        parts = name.split("/")
+        for count in range(1, len(parts)):
+            if (above := "/".join(parts[:count])) in files:
+                raise AloeError(
+                    f"{root}: holds the objects {above!r} and {one_line(name)!r}, of which a disk can have one only; "
+                    "rename or remove one of them"
+                )
+    return found
+
+
+def _without_markers(sizes: Mapping[str, int]) -> list[str]:
+    """The names without the empty objects that consoles make to show a directory: `models/` of 0 bytes."""
+    return [name for name, size in sizes.items() if size or not (name == "" or name.endswith("/"))]
+
+
+def _unfit(name: str) -> str | None:
+    parts = name.split("/")
+    faults = {
+        "which holds a NUL character": "\0" in name,
+        "which holds a backslash, on some machines a way to another directory": "\\" in name,
+        "which leads out of the directory": ".." in parts or "." in parts,
+        "which begins or ends with a slash, or has two in a row": "" in parts,
+        "which is longer than a file's name may be": any(len(part.encode(errors="replace")) > 255 for part in parts),
+    }
+    return next((fault for fault, found in faults.items() if found), None)

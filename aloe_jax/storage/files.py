@@ -26,6 +26,7 @@ from aloe_jax.storage.disk import REFUSES
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+type Store = AbstractFileSystem  # by a name that can be imported without fsspec
 BUCKET = "gs://"
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 LEFTOVER_SECONDS = 3600.0
@@ -72,6 +73,14 @@ def exists(path: str | Path) -> bool:
         return as_path(path).exists()
 
 
+def reachable(path: str | Path) -> bool:
+    """The same, where a bucket that cannot be asked (no account, no network, no gcsfs) counts as one without it."""
+    try:
+        return exists(path)
+    except AloeError:
+        return False
+
+
 def make_directory(path: Path) -> None:
     """Make a directory with all above it; in a bucket there is nothing to make. Raises OSError naming what is there."""
     if is_remote(path):
@@ -114,7 +123,13 @@ def _replace(path: Path, data: bytes, called: Path) -> None:
     partial = path.with_name(f".aloe-{secrets.token_hex(8)}{PARTIAL}")
     try:
         _remove_leftovers(path.parent)
-        _write_new(partial, data, path)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "wb") as stream:
+            with contextlib.suppress(FileNotFoundError):  # what only its owner may read stays so
+                os.fchmod(descriptor, path.stat().st_mode & 0o777)
+            stream.write(data)
+            stream.flush()
+            sync(descriptor)
         os.replace(partial, path)
         _sync_directory(path.parent)
     except OSError as error:
@@ -141,16 +156,6 @@ def together(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _write_new(partial: Path, data: bytes, target: Path) -> None:
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    with open(descriptor, "wb") as stream:
-        with contextlib.suppress(FileNotFoundError):  # what only its owner may read stays so
-            os.fchmod(descriptor, target.stat().st_mode & 0o777)
-        stream.write(data)
-        stream.flush()
-        sync(descriptor)
 
 
 def _remove_leftovers(directory: Path) -> None:
@@ -185,7 +190,7 @@ def sync(descriptor: int) -> None:
 
 
 def _connect(path: str | Path) -> None:
-    # Looking for kinds of buckets that are not needed here takes a request for every bucket, a minute where it fails.
+    # Looking for kinds of buckets that we do not need takes a request for every bucket, a minute where it fails.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         import fsspec
@@ -197,7 +202,7 @@ def _connect(path: str | Path) -> None:
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
 
-def store_of(path: str | Path) -> tuple[AbstractFileSystem, str]:
+def store_of(path: str | Path) -> tuple[Store, str]:
     """The bucket's file system, and the path there: bucket and name, without gs://."""
     path = as_path(path)
     import fsspec

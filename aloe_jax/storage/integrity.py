@@ -20,13 +20,15 @@ _PIECE = 1 << 20  # bytes read at a time: what a core's cache holds is summed fo
 _THREADS = min(4, os.cpu_count() or 1)  # summing leaves Python's lock, so files are summed side by side
 
 
+def everything(name: str) -> bool:
+    """Covers any file of a directory."""
+    return True
+
+
 def digest_file(file: str | Path) -> str:
     """SHA-256 of a file's content, in hex."""
-    found = hashlib.sha256()
     with as_path(file).open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def checksum(file: Path) -> str:
@@ -55,7 +57,7 @@ def checksums(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | str
         return dict(zip(wanted, pool.map(one, wanted), strict=True))
 
 
-def record(directory: Path, covered: Callable[[str], bool] = lambda name: True, kind: str = "") -> None:
+def record(directory: Path, covered: Callable[[str], bool] = everything, kind: str = "") -> None:
     """Write DIGESTS over all files below a directory whose names from there are `covered`, and what `kind` it is."""
     names = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if file.is_file()} - {DIGESTS}
     found = checksums(directory, [name for name in names if covered(name)])
@@ -106,7 +108,7 @@ def is_as_recorded(file: Path, digest: str) -> bool:
     return _KINDS[kind][1](file) == expected
 
 
-def damage(directory: Path, covered: Callable[[str], bool] = lambda name: True) -> str | None:
+def damage(directory: Path, covered: Callable[[str], bool] = everything) -> str | None:
     """What is damaged among the files that DIGESTS covers, in one line; None where nothing is, or nothing was recorded.
 
     Without a DIGESTS file nothing is known, as of what an earlier version wrote; `covered` chooses among its names.
@@ -151,7 +153,7 @@ def _changed(directory: Path, expected: dict[str, str]) -> str | None:
     return None
 
 
-def check(directory: Path, advice: str, covered: Callable[[str], bool] = lambda name: True) -> None:
+def check(directory: Path, advice: str, covered: Callable[[str], bool] = everything) -> None:
     """Raise AloeError with what is damaged and `advice` where a file is not as it was when DIGESTS was written."""
     found = damage(directory, covered)
     if found is not None:

@@ -1,6 +1,6 @@
 """Replace a directory by a new one: only what is recognised as our own, and the old or the new is whole at any moment.
 
-The new directory is filled beside the old one, under a name that starts with a dot, and the two change places. Every
+The new directory is filled beside the old one, under a name that starts with a dot, and the two are exchanged. Every
 directory written so holds digests.json: its kind, and all its files with their digests. What a killed process left
 beside it is removed by the next command that writes the same directory.
 """
@@ -164,12 +164,12 @@ def _swap(new: Path, path: Path, old: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step. False where the system or its disk cannot; then nothing has changed."""
+    """Exchange two paths in one step. False where the system or its disk cannot; then nothing has changed."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    here = -100  # AT_FDCWD
-    if rename(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0:
+    current = -100  # AT_FDCWD
+    if rename(current, os.fsencode(one), current, os.fsencode(other), _EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):

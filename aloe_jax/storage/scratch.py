@@ -20,7 +20,9 @@ def scratch() -> Iterator[Path]:
 
     What killed processes of this user left there is removed first. Raises OSError when none can be made.
     """
-    _sweep(Path(tempfile.gettempdir()))
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            _remove_unused(left)
     with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as made:
         lock = os.open(Path(made) / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -31,13 +33,6 @@ def scratch() -> Iterator[Path]:
             yield inner
         finally:
             os.close(lock)
-
-
-def _sweep(parent: Path) -> None:
-    with contextlib.suppress(OSError):
-        for left in parent.glob(f"{PREFIX}*"):
-            with contextlib.suppress(OSError):
-                _remove_unused(left)
 
 
 def _remove_unused(left: Path) -> None:

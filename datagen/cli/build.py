@@ -6,7 +6,6 @@ import click
 
 from aloe_jax.cli.command import Command
 from aloe_jax.cli.configured import configured
-from datagen.cli.shared import print_if_simulated
 from datagen.settings import DatagenSettings
 
 
@@ -23,7 +22,7 @@ def main(settings: DatagenSettings) -> None:
       python -m datagen build --config configs/datagen/scripted.yaml
     """
     from datagen.build import build as write
-    from datagen.journal import open_journal
+    from datagen.journal import open_journal, print_if_simulated
 
     with open_journal(settings, writing=False) as ledger:
         for path, counts in write(ledger, settings).items():

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from aloe_jax.cli.command import INTERRUPTED, Command
-from aloe_jax.cli.configured import Shortcut, configured
-from aloe_jax.cli.runs import LIMITS, end, stop_at_limit
-from datagen.cli.shared import print_if_simulated, show_estimate
+from aloe_jax.cli.configured import LIMITS, Shortcut, configured, end, stop_at_limit
 from datagen.settings import Branching, DatagenSettings
 
 if TYPE_CHECKING:
@@ -42,7 +40,8 @@ def main(settings: DatagenSettings, dry_run: bool) -> None:
     from aloe_jax.progress import Progress
     from aloe_jax.roles import Cast
     from datagen.conversations import TALKING_ROLES, write_conversations
-    from datagen.journal import open_journal
+    from datagen.dry_run import show_estimate
+    from datagen.journal import open_journal, print_if_simulated
     from datagen.personas import recorded_personas
     from datagen.waves import write_in_waves
 
@@ -81,6 +80,6 @@ def main(settings: DatagenSettings, dry_run: bool) -> None:
     if outcome.stopped:
         stop_at_limit(f"{outcome.stopped}; {outcome.left:,} to go")
     if outcome.left:
-        click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from here.", err=True)
+        click.echo(f"Stopped with {outcome.left:,} to go; the same command goes on from there.", err=True)
         sys.exit(INTERRUPTED)
     end([outcome.coverage()], unreachable=bool(outcome.unreachable))

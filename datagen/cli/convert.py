@@ -38,4 +38,4 @@ def main(
     what = "texts" if source_format == "pool" else "conversations"
     click.echo(f"{target}: {done.written:,} lines from {done.read:,} {what}")
     for lost, count in done.lost.most_common():
-        click.echo(f"not held by {target_format}: {count:,} {lost}", err=True)
+        click.echo(f"not kept by {target_format}: {count:,} {lost}", err=True)

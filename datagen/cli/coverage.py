@@ -6,7 +6,6 @@ import click
 
 from aloe_jax.cli.command import Command
 from aloe_jax.cli.configured import configured
-from datagen.cli.shared import print_if_simulated
 from datagen.settings import DatagenSettings
 
 
@@ -20,7 +19,7 @@ def main(settings: DatagenSettings) -> None:
       python -m datagen coverage --config configs/datagen/scripted.yaml
     """
     from aloe_jax.terminal import console
-    from datagen.journal import open_journal
+    from datagen.journal import open_journal, print_if_simulated
     from datagen.personas import recorded_pools
     from datagen.pool.survey import survey, tables
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import click
 
 from aloe_jax.cli.command import Command
-from aloe_jax.cli.configured import configured
-from aloe_jax.cli.runs import LIMITS, stop_at_limit
-from datagen.cli.shared import print_if_simulated, show_estimate
+from aloe_jax.cli.configured import LIMITS, configured, stop_at_limit
 from datagen.settings import DatagenSettings
 
 
@@ -27,7 +25,8 @@ def main(settings: DatagenSettings, dry_run: bool) -> None:
     from aloe_jax.llm.budget import BudgetError
     from aloe_jax.progress import Progress, Task
     from aloe_jax.roles import Cast
-    from datagen.journal import open_journal
+    from datagen.dry_run import show_estimate
+    from datagen.journal import open_journal, print_if_simulated
     from datagen.personas import pool_sizes, write_personas
     from datagen.pool.growth import SaturatedError, curve_text
     from datagen.pool.seeds import seed_texts

@@ -3,11 +3,11 @@
     {"profile": …, "personality": …, "conversations": [{"user": …, "assistant": {"preferred": …, "rejected": …},
      "chosen": "preferred" | "rejected", "inferred_profile": …, "inferred_personality": …}, …]}
 
-Their `chosen` is the branch that the dialogue followed, which is `continued` here. Nothing of a published record is
+Their `chosen` is the branch that the dialogue followed, which is our `continued`. Nothing of a published record is
 lost on the way in and out again; a key that is not listed above is refused, since it could not be kept. The format
 holds no ids, does not say which reply had the hint, and holds neither forks nor turns with one reply:
 
-- ids are made from the line number and a hash of the record (persona ids from hashes of the two texts, so that equal
+- ids are built from the line number and a hash of the record (persona ids from hashes of the two texts, so that equal
   profiles have equal ids);
 - a forked tree becomes one record for each dialogue from its first turn to a last one, which repeats the turns that
   those dialogues share;
@@ -123,8 +123,7 @@ def _turn(value: object, where: str, field: str) -> dict[str, object]:
             raise AloeError(f"{where}: {field}.{key}: expected text, which may be empty")
     return {
         "user": text(turn["user"], where, f"{field}.user"),
-        "preferred": text(replies["preferred"], where, f"{field}.assistant.preferred"),
-        "rejected": text(replies["rejected"], where, f"{field}.assistant.rejected"),
+        **{branch: text(reply, where, f"{field}.assistant.{branch}") for branch, reply in replies.items()},
         "continued": turn["chosen"],
         "inferred_profile": turn["inferred_profile"],
         "inferred_personality": turn["inferred_personality"],

@@ -4,8 +4,8 @@ Written from a tree, a line is either a turn (`lines="turn"`): its context and i
 reply of every line is a preferred one; or a conversation (`lines="conversation"`): the dialogue as it ran along the
 continued replies, which were drawn at random and so are not all preferred.
 
-Read, a line becomes a conversation with one reply a turn, good for SFT. Lines are not joined: those written a turn
-each come back as so many conversations. A system message, first of the messages or in a column of its own, is kept. The
+Read, a line becomes a conversation with one reply a turn, good for SFT. Lines are not joined: those written by
+turn come back as so many conversations. A system message, first of the messages or in a column of its own, is kept. The
 persona is "not recorded".
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from aloe_jax.conversation import Conversation, Message, Persona, Turn
+from aloe_jax.conversation import Conversation, Persona, Turn
 from datagen.convert.json_lines import Notes, dump, messages, note_columns, read_records
 
 Lines = Literal["turn", "conversation"]
@@ -41,7 +41,7 @@ def read(path: Path, note: Notes) -> Iterator[Conversation]:
 
 
 def write(conversations: Iterable[Conversation], note: Notes, lines: Lines = "turn") -> Iterator[str]:
-    """Yield the lines for `conversations`, a turn or a conversation each."""
+    """Yield the lines for `conversations`, one for every turn or one for every conversation."""
     for conversation in conversations:
         turns = conversation.turns
         if conversation.persona != NOT_RECORDED:
@@ -50,13 +50,9 @@ def write(conversations: Iterable[Conversation], note: Notes, lines: Lines = "tu
         if lines == "turn":
             note("rejected replies", sum(turn.rejected is not None for turn in turns))
             for number in range(len(turns)):
-                yield _line(conversation.messages(number, "preferred"))
+                yield dump({"messages": conversation.messages(number, "preferred")})
         else:
             length = len(conversation.main_line)
             note("replies that the dialogue did not follow", sum(t.rejected is not None for t in turns[:length]))
             note("turns off the main line of a forked tree", len(turns) - length)
-            yield _line(conversation.messages(length - 1, turns[length - 1].continued))
-
-
-def _line(path: list[Message]) -> str:
-    return dump({"messages": path})
+            yield dump({"messages": conversation.messages(length - 1, turns[length - 1].continued)})

@@ -98,17 +98,13 @@ class _Forest:
     def _deepest(self, dialogue: list[int], position: int) -> tuple[int, tuple[_Node, Branch] | None]:
         """Where the history ends: the unanswered reply that has most of it, (turns before it and itself, reply)."""
         for depth in range(len(dialogue) - 1, 0, -1):
-            open_places = [place for place in self._turns[dialogue[depth]] if place[1] not in place[0].answers]
-            if open_places:
+            unanswered = [reply for reply in self._turns[dialogue[depth]] if reply[1] not in reply[0].answers]
+            if unanswered:
                 # Of equal dialogues take the one just before the row in the file, where its parent would be.
                 return depth, max(
-                    open_places, key=lambda place: (place[0].position < position, _nearness(place, position))
+                    unanswered, key=lambda reply: (reply[0].position < position, -abs(position - reply[0].position))
                 )
         return 0, None
-
-
-def _nearness(place: tuple[_Node, Branch], position: int) -> int:
-    return -abs(position - place[0].position)
 
 
 def _first(root: _Node) -> int:
@@ -129,8 +125,9 @@ def _conversation(root: _Node, group: RowGroup, names: set[str]) -> Conversation
     while branches:
         node: _Node | None = heapq.heappop(branches)[2]
         while node is not None:
-            place = None if node.parent is None else (numbers[node.parent[0]], node.parent[1])
-            implied = (len(turns) - 1, turns[-1].continued) if turns else None
+            follows = None if node.parent is None else (numbers[node.parent[0]], node.parent[1])
+            if turns and follows == (len(turns) - 1, turns[-1].continued):  # as it is without being written
+                follows = None
             numbers[node] = len(turns)
             turns.append(
                 Turn(
@@ -138,8 +135,8 @@ def _conversation(root: _Node, group: RowGroup, names: set[str]) -> Conversation
                     preferred=node.replies["preferred"],
                     rejected=node.replies.get("rejected"),
                     continued=node.continued,
-                    follows=None if place == implied or place is None else place[0],
-                    after=None if place == implied or place is None else place[1],
+                    follows=follows and follows[0],
+                    after=follows and follows[1],
                 )
             )
             for branch, answer in node.answers.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -31,7 +32,10 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises AloeError when the file is missing, empty, not UTF-8, or a line is no JSON object.
     """
     found = False
-    _check_file(path)
+    if path.is_dir():
+        raise AloeError(f"{path}: is a directory; give a JSONL file")
+    if not os.path.lexists(path):
+        raise AloeError(f"{path}: no such file")
     for where, value in json_records(path):
         _refuse_half_characters(value, where)
         found = True
@@ -40,14 +44,7 @@ def read_records(path: Path) -> Iterator[Record]:
         raise AloeError(f"{path}: holds no records")
 
 
-def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise AloeError(f"{path}: is a directory; give a JSONL file")
-    if not os.path.lexists(path):
-        raise AloeError(f"{path}: no such file")
-
-
-def _refuse_half_characters(value: dict[str, JSON], where: str) -> None:
+def _refuse_half_characters(value: object, where: str) -> None:
     try:
         dump(value).encode()
     except UnicodeEncodeError:
@@ -65,7 +62,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if not line.strip():
                     continue
                 if "\\u" in line:
-                    _refuse_half_line(line, f"{path} line {number}")
+                    with contextlib.suppress(ValueError, RecursionError):  # not JSON: the caller reports it
+                        _refuse_half_characters(json.loads(line), f"{path} line {number}")
                 yield number, line
     except UnicodeDecodeError as error:
         raise AloeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
@@ -76,7 +74,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write one line each under a temporary name, then rename; returns how many.
+    """Write the lines under a temporary name, then rename; returns how many.
 
     What stood at `path` stays until the new file is complete, so that `path` may be the file being read.
     Raises AloeError when there is nothing to write, and as `replacing_file` does.
@@ -189,12 +187,3 @@ def note_columns(record: Record, known: Collection[str], note: Notes) -> None:
 def _kind(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _refuse_half_line(line: str, where: str) -> None:
-    try:
-        json.dumps(json.loads(line), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise AloeError(f"{where}: {HALF}") from None
-    except (ValueError, RecursionError):
-        return  # not JSON: the caller reports it

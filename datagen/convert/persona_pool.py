@@ -35,7 +35,7 @@ def read_pool(path: str | Path, plain: bool | None = None) -> list[str]:
 def write_pool(path: str | Path, pool: Iterable[str]) -> int:
     """Write one text a line, as JSON strings or, into a `.txt` file, as plain text; returns how many.
 
-    Plain text has white space, line breaks included, made single spaces; JSON keeps every character.
+    In plain text all white space, line breaks included, becomes single spaces; JSON keeps every character.
     """
     path = Path(path)
     return write_lines(path, (" ".join(text.split()) if path.suffix == ".txt" else dump(text) for text in pool))

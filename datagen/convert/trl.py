@@ -8,7 +8,7 @@ together again without guessing. Where they are absent, rows are joined by their
 recorded".
 
 Read, a row joins the tree of a row whose prompt and one of whose replies its own prompt extends, in whatever order
-the file has them; `continued` and the places in a forked tree follow from that (at a fork the reply whose row comes
+the file has them; `continued` and the positions in a forked tree follow from that (at a fork the reply whose row comes
 first in the file is the main line; where nobody answered, the preferred reply counts as continued). History that has
 no row of its own is kept as turns with one reply. A system message is kept, as in `chat`; other columns are dropped and
 counted.
@@ -33,7 +33,7 @@ _COLUMNS = ("prompt", "chosen", "rejected", "persona", "conversation_id")
 
 
 def read(path: Path, note: Notes) -> Iterator[Conversation]:
-    """Yield the trees of all rows, in the order of their first rows. The file is held in memory while rows join.
+    """Yield the trees of all rows, in the order of their first rows. The whole file is in memory while rows join.
 
     Raises AloeError naming the line and the field of a row that is not of this format.
     """

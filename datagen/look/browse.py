@@ -87,7 +87,7 @@ def write_page(
     """Write the page of personas and conversations by split, under a temporary name first; returns `target`.
 
     `simulated` is shown above everything when given. `quality` is that of all conversations in the order of the
-    splits, measured here when it is not given. The same arguments give the same bytes.
+    splits, measured by this function when it is not given. The same arguments give the same bytes.
     """
     trees = [(split, tree) for split, part in conversations.items() for tree in part]
     if not trees and not any(personas.values()):
@@ -113,7 +113,11 @@ def write_page(
             )
         ],
     }
-    page = _page(payload)
+    packed = gzip.compress(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), 7, mtime=0)
+    # Base64 has no "<", so that no text can end the element early.
+    data = base64.b64encode(packed).decode()
+    assets = read_assets("datagen.look", "browser", _SCRIPTS, ["style"])
+    page = fill(read_text("datagen.look", "browser/page.html"), assets, data)
     with replacing_file(target) as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")
     return target
@@ -146,20 +150,22 @@ def _conversation(
         "split": split,
         "depth": 1 + max(depths),
         "forked": len(set(depths)) < len(depths),
-        "measures": [_number(getattr(measures, label.name)) for label in LABELS],
+        "measures": [
+            None if math.isnan(value := getattr(measures, label.name)) else round(value, 4) for label in LABELS
+        ],
         "turns": [_turn(turn, tree.persona, found[number]) for number, turn in enumerate(tree.turns)],
     }
 
 
 def _turn(turn: Turn, persona: Persona, leaks: list[list[int]]) -> dict[str, object]:
-    place = {} if turn.follows is None else {"f": turn.follows, "a": int(turn.after == "rejected")}
+    follows = {} if turn.follows is None else {"f": turn.follows, "a": int(turn.after == "rejected")}
     return {
         "u": turn.user,
         "p": turn.preferred,
         "r": turn.rejected,
         "c": int(turn.continued == "rejected"),
         "h": None if turn.hinted is None else int(turn.hinted == "rejected"),
-        **place,
+        **follows,
         "i": [
             matched
             for text in (turn.inferred_profile, turn.inferred_personality)
@@ -168,10 +174,6 @@ def _turn(turn: Turn, persona: Persona, leaks: list[list[int]]) -> dict[str, obj
         ],
         "l": leaks,
     }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
 
 
 @cache
@@ -199,7 +201,7 @@ def _matched(sentence: str, profile: str, personality: str) -> int | tuple[str, 
 def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, object]]:
     from aloe_jax.data.dataset import read_conversations
 
-    # Asking for a split that is not there is how `read_conversations` says which are; TFDS itself is asked here.
+    # Asking for a split that is not there is how `read_conversations` says which there are; so TFDS itself is asked.
     if not (path / "dataset_info.json").is_file():
         read_conversations(path)  # raises, saying what a data set is
     import tensorflow_datasets as tfds
@@ -207,14 +209,3 @@ def _tfds(path: Path) -> tuple[dict[str, list[Conversation]], dict[str, object]]
     info = tfds.builder_from_directory(path).info
     splits = {str(split): read_conversations(path, str(split)) for split in info.splits}
     return splits, dict(info.metadata or {})
-
-
-# ---------------------------------------------------------------- the page
-
-
-def _page(payload: Mapping[str, object]) -> str:
-    packed = gzip.compress(json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode(), 7, mtime=0)
-    # Base64 has no "<", so that no text can end the element early.
-    data = base64.b64encode(packed).decode()
-    assets = read_assets("datagen.look", "browser", _SCRIPTS, ["style"])
-    return fill(read_text("datagen.look", "browser/page.html"), assets, data)

@@ -1,10 +1,9 @@
-"""The data set card: README.md with the metadata that Hugging Face reads, made from the data itself."""
+"""The data set card: README.md with the metadata that Hugging Face reads, written from the data itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.storage.disk import refusals
@@ -39,22 +38,19 @@ def card(
     provenance: Mapping[str, object],
     *,
     name: str,
-    quality: Quality | None = None,
-    files: Mapping[str, str] | None = None,
 ) -> str:
-    """The card of data sets made by one run, as Markdown with YAML front matter.
+    """The card of the data sets of one run, as Markdown with YAML front matter.
 
     `personas` and `conversations` are by split, `provenance` is what the data sets store (simulated, seed, roles:
-    role -> settings). `quality` is that of all conversations, measured here when not given. `files`, split -> path of
-    a JSONL file beside the card, lets the hub's viewer and `load_dataset(DIRECTORY)` find them.
+    role -> settings).
     Raises ValueError when there are no conversations.
     """
     trees = [tree for part in conversations.values() for tree in part]
-    measured = quality or measure(trees)
+    measured = measure(trees)
     simulated = bool(provenance.get("simulated"))
     notice = f"> **{SIMULATED}** Use it to try the method and the software, not to learn about people."
     parts = [
-        _front_matter(name, len(trees), simulated, files),
+        _front_matter(name, len(trees), simulated),
         f"# {name}: personas and preference conversations",
         *([notice] if simulated else []),
         _ABOUT,
@@ -76,7 +72,7 @@ def write_card(path: Path, text: str) -> None:
         write_atomically(path, text)
 
 
-def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, str] | None) -> str:
+def _front_matter(name: str, count: int, simulated: bool) -> str:
     import yaml
 
     tags = ["preference", "dpo", "sft", "personalization", "multi-turn", "persona", "synthetic", "tfds"]
@@ -92,9 +88,6 @@ def _front_matter(name: str, count: int, simulated: bool, files: Mapping[str, st
         "source_datasets": ["original"],
         "tags": [*tags, "simulated"] if simulated else tags,
     }
-    if files:
-        splits = [{"split": split, "path": path} for split, path in files.items()]
-        fields["configs"] = [{"config_name": "conversations", "data_files": splits}]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -126,13 +119,13 @@ def _contents(personas: Mapping[str, Sequence[Persona]], conversations: Mapping[
 
 
 def _making(provenance: Mapping[str, object], hinted: bool) -> str:
-    roles: Any = provenance.get("roles") or {}
+    roles = provenance.get("roles")
     shown = [
         (title, roles[role].get("model") or "not recorded", roles[role].get("temperature", "not recorded"))
         for role, title in _TITLES.items()
-        if role in roles
+        if isinstance(roles, dict) and role in roles
     ]
-    replies = "once with that as a hidden hint and once without" if hinted else "twice, without being told"
+    replies = "once with that as a hidden hint and once without" if hinted else "twice, without knowing it"
     lines = [
         "## How it was made",
         "A pool of profiles and one of personalities grew from examples: a writer was shown a few and asked for more, "
@@ -187,6 +180,7 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
     trained = len(personas.get("train", ())) or used
     known = surveyed.decades.total()
     decades = ", ".join(f"{ten}s {surveyed.decades[ten]:,}" for ten in sorted(surveyed.decades))
+    revealed = next(label for label in LABELS if label.name == "revealed")
     rows: list[tuple[object, ...]] = [("age", f"{known:,} of {surveyed.profiles:,}", decades or NONE)]
     for attribute, values in surveyed.values.items():
         often = ", ".join(f"{value} {count:,}" for value, count in values.most_common(6))
@@ -195,8 +189,8 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
         [
             "## Coverage",
             f"{used:,} of {trained:,} training personas have a conversation. At the last turn the inferred persona "
-            f"states {_written('revealed', quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
-            "tell, found by patterns (a survey, not a census):",
+            f"states {revealed.written(quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
+            "say, found by patterns (a survey, not a census):",
             _rows(("attribute", "found in", "most frequent"), rows),
         ]
     )
@@ -259,10 +253,6 @@ def _citation() -> str:
         "## Citation\n\nThe method is that of [arXiv 2410.03642](https://arxiv.org/abs/2410.03642):\n\n"
         f"```bibtex\n{reference}\n```"
     )
-
-
-def _written(name: str, value: float) -> str:
-    return next(label for label in LABELS if label.name == name).written(value)
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,6 +1,6 @@
 """Quality measures of conversation trees that need no language model: drift, repetition, persona leakage.
 
-They are made of word counts, so they find faults to look at and compare data sets; none is a judgement of a text.
+They are computed from word counts, so they find faults to look at and compare data sets; none is a judgement of a text.
 Words are what stands between spaces and punctuation, stop words are English: for other languages compare with care.
 """
 
@@ -104,10 +104,10 @@ class Leak:
 
 @dataclass(frozen=True)
 class Quality:
-    """Measures of conversations: each by itself, their mean, and by depth of the turn (0 for first turns)."""
+    """Measures of conversations: by conversation, their mean, and by depth of the turn (0 for first turns)."""
 
     overall: Measures  # mean over conversations
-    conversations: list[Measures]  # each the mean over its turns
+    conversations: list[Measures]  # means over the turns of every conversation
     turns: list[Measures]  # mean over the turns of that depth
     leaks: list[list[Leak]]  # by conversation
 
@@ -125,10 +125,10 @@ def measure(conversations: Sequence[Conversation]) -> Quality:
     table = np.concatenate(tables)
     owners = np.repeat(np.arange(len(conversations)), [len(tree.turns) for tree in conversations])
     depths = np.array([tree.depth(number) for tree in conversations for number in range(len(tree.turns))])
-    each = _means(table, owners, len(conversations))
+    rows = _means(table, owners, len(conversations))
     return Quality(
-        overall=_measures(_means(each, np.zeros(len(each), int), 1)[0]),
-        conversations=[_measures(row) for row in each],
+        overall=_measures(_means(rows, np.zeros(len(rows), int), 1)[0]),
+        conversations=[_measures(row) for row in rows],
         turns=[_measures(row) for row in _means(table, depths, depths.max() + 1)],
         leaks=leaks,
     )
@@ -264,8 +264,8 @@ class _Batch:
             replies[np.unique(turn[stated])] += 1
             for pair in np.flatnonzero(stated):
                 owner = owners[pair]
-                place = int(turn[pair] - self._firsts[owner]), branch, int(sentence[pair] - starts[owner])
-                leaks[owner].append(Leak(*place))
+                found_at = int(turn[pair] - self._firsts[owner]), branch, int(sentence[pair] - starts[owner])
+                leaks[owner].append(Leak(*found_at))
         for found in leaks:
             found.sort(key=lambda leak: (leak.turn, leak.branch, leak.sentence))
         count = np.bincount(turn, minlength=total)

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
 
 from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.coverage import whole_reason
@@ -19,9 +20,6 @@ from datagen.personas import Draw, Personas, recorded_draw, recorded_personas
 from datagen.pool import survey
 from datagen.pool.growth import Batch
 from datagen.settings import DatagenSettings
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def _turn_table(conversations: Sequence[Conversation], planned: int) -> Table:
 
 
 def _call_table(ledger: Ledger) -> Table:
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     usage = ledger.usage()
     for name, used in usage.items():
         failed = ", ".join(f"{count:,} {outcome}" for outcome, count in used.outcomes.items() if outcome != "ok")
@@ -146,7 +144,8 @@ def _call_table(ledger: Ledger) -> Table:
         rows.append((*_parts(name), used.calls, used.input_tokens, used.output_tokens, cost, pace, failed or NONE))
     if len({row[5] for row in rows} - {NONE}) > 1:
         total = sum(used.cost or 0.0 for used in usage.values())
-        sums = (sum(row[column] for row in rows) for column in (2, 3, 4))
+        numbers = ("calls", "input_tokens", "output_tokens")
+        sums = (sum(getattr(used, name) for used in usage.values()) for name in numbers)
         rows.append(("all", "", *sums, f"${total:,.4f}", NONE, NONE))
     heads = ("role", "model", "calls", "tokens in", "out", "cost", "s/call", "not answered")
     return _table("Calls", heads, rows)
@@ -172,8 +171,6 @@ def share(value: float) -> str:
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    from rich.table import Table
-
     table = Table(title=title, title_justify="left")
     for column, head in enumerate(heads):
         table.add_column(head, justify="right" if column else "left", no_wrap=column == 0)

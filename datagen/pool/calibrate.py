@@ -1,4 +1,4 @@
-"""Finds the similarity threshold that belongs to a vectoriser: near-copies are made and compared with real texts."""
+"""Finds the similarity threshold that belongs to a vectoriser: near-copies are written and compared with real texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
@@ -19,11 +22,6 @@ from datagen.pool.similarity import neighbours, paired
 from datagen.pool.survey import age, find_age
 from datagen.settings import DatagenSettings
 
-if TYPE_CHECKING:
-    import numpy as np
-    from rich.table import Table
-
-
 COMPARED = (0.5, 0.6, 0.7, 0.8)  # thresholds shown beside the recommended one
 FEWEST = 5  # texts from which a distribution is worth looking at
 SPARSE = 100  # below, a warning is shown
@@ -32,17 +30,12 @@ SHOWN = 3  # pairs of the most similar real texts
 
 _SENTENCE = re.compile(r"[^.!?]+[.!?]+[\"')]*|[^.!?]+$")
 _CLAUSE = re.compile(r",? (?:and|who|which|but|while|with|because)\b [^.,;!?]+|, [^.,;!?]+")
-_SWAPS = {
-    "she": "he",
-    "her": "his",
-    "hers": "his",
-    "herself": "himself",
-    "woman": "man",
-    "girl": "boy",
-    "wife": "husband",
-}
-_SWAPS |= {"mother": "father", "daughter": "son", "sister": "brother", "widow": "widower", "grandmother": "grandfather"}
-_SWAPS |= {"girlfriend": "boyfriend", "actress": "actor", "waitress": "waiter", "aunt": "uncle", "niece": "nephew"}
+_PAIRS = (
+    "she he, her his, hers his, herself himself, woman man, girl boy, wife husband, mother father, daughter son, "
+    "sister brother, widow widower, grandmother grandfather, girlfriend boyfriend, actress actor, waitress waiter, "
+    "aunt uncle, niece nephew"
+)
+_SWAPS = dict(pair.split() for pair in _PAIRS.split(", "))
 _SWAPS |= {man: woman for woman, man in _SWAPS.items()} | {"him": "her", "his": "her"}
 _GENDERED = re.compile(rf"\b({'|'.join(_SWAPS)})\b", re.IGNORECASE)
 
@@ -67,8 +60,6 @@ class SimilarityCalibration:
 
     def wrongly_kept(self, threshold: float) -> float:
         """Share of the near-copies accepted into a pool that holds their originals."""
-        import numpy as np
-
         return float((np.concatenate(list(self.copies.values())) <= threshold).mean())
 
 
@@ -104,8 +95,6 @@ def recommend(calibrations: Sequence[SimilarityCalibration]) -> float:
     given up, which also leaves room for the near-copies that they may hold themselves. Where a range of
     thresholds is equally good, its middle, as far from the real texts as from the copies.
     """
-    import numpy as np
-
     grid = np.arange(1, 100) / 100
     refused = np.array([[one.wrongly_refused(threshold) for one in calibrations] for threshold in grid])
     kept = np.array([sum(one.wrongly_kept(threshold) for one in calibrations) for threshold in grid])
@@ -191,7 +180,6 @@ def texts_for(settings: DatagenSettings, ledger: Ledger, path: Path | None = Non
     """
     if path is not None:
         return {f"texts of {path.name}": read_texts(path)}
-
     return {name: pool.members for name, pool in recorded_pools(ledger, settings).items()}
 
 
@@ -211,13 +199,9 @@ def read_texts(path: Path) -> list[str]:
 
 def tables(found: SimilarityCalibration, title: str = "texts") -> list[Table]:
     """The distributions, and what each threshold would refuse and keep wrongly."""
-    import numpy as np
-    from rich.markup import escape
-    from rich.table import Table
-
     spread = Table(title=f"Cosine similarity, {len(found.nearest):,} {title}", title_justify="left")
     if len(found.nearest) < SPARSE:
-        spread.caption = "So few texts lie far apart; calibrate again when the pool has grown."
+        spread.caption = "So few texts differ much; calibrate again when the pool has grown."
         spread.caption_justify = "left"
     spread.add_column("")
     for head in ("count", "least", "5%", "median", "95%", "most"):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.access import Access
 from aloe_jax.llm.failures import TransientError, settled, translated
@@ -18,7 +20,6 @@ from aloe_jax.llm.settings import RoleSettings
 from datagen.settings import DatagenSettings
 
 if TYPE_CHECKING:
-    import numpy as np
     from scipy.sparse import csr_matrix
     from sentence_transformers import SentenceTransformer
 
@@ -62,15 +63,11 @@ class Embeddings:
 
     def transform(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 [len(texts), D]. Raises AloeError when the model returns what are no vectors for these texts."""
-        import numpy as np
-
         rows = self._ledger.vectors(self.name, texts, self._checked, self._batch)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
     def _checked(self, texts: list[str]) -> list[list[float]]:
         """Embed, and look before anything is kept: a bad vector in the journal would stay there."""
-        import numpy as np
-
         made = self._embed(texts)
         if len(made) != len(texts) or len({len(row) for row in made}) > 1:
             sizes = sorted({len(row) for row in made})

@@ -35,7 +35,7 @@ class Batch(BaseModel):
 
     @property
     def unanswered(self) -> bool:
-        """Whether it is a note that there was no answer, as earlier versions made it; it counts for nothing."""
+        """Whether it is a note that there was no answer, as earlier versions wrote it; it counts for nothing."""
         return not self.accepted and len(self.refused) == 1 and self.refused.keys() <= _UNANSWERED
 
 
@@ -67,9 +67,8 @@ class TextPool:
         """Calls since the last one that brought a new member."""
         return sum(1 for _ in itertools.takewhile(lambda new: new == 0, reversed(self.accepted)))
 
-    def take(self, outcome: Batch | dict[str, object]) -> None:
+    def take(self, batch: Batch) -> None:
         """Add the outcome of a call."""
-        batch = Batch.model_validate(outcome)
         self.members.extend(batch.accepted)
         self.refused.update(batch.refused)
         if not batch.unanswered:
@@ -114,14 +113,14 @@ def grow(
 
     Each call shows the writer a random draw of members and asks for candidates; the outcome of call n depends
     on the seed, n and the pool so far, and is journaled, so that a run that was killed ends with the same
-    pool. A call that is answered by a refusal or by nonsense is made again with another draw and seed; a later run
+    pool. A call that is answered by a refusal or by nonsense is repeated with another draw and seed; a later run
     passes over those that failed in an earlier one, whose calls the journal has. Raises SaturatedError when `patience`
     calls in a row brought nothing new before the target, and passes on what stops a run, such as an unreachable model
     or a spent budget.
     """
     wanted = settings.personas
     key = _key(name, seeds, settings)
-    novelty: Novelty | None = None  # made for the first call that the journal does not hold
+    novelty: Novelty | None = None  # created for the first call that the journal does not have
     if ledger.get(POOL, _seeds_id(name, key)) is None:
         novelty = _novelty(settings, ledger, name)
         accepted, refusals = novelty.filter(seeds)
@@ -147,7 +146,8 @@ def grow(
                     if not getattr(error, "fresh", True):
                         continue
                     failed += 1
-                    pool.unanswered[_unanswered(error)] += 1
+                    reason = next((one for one in _UNANSWERED if f": {one}," in str(error)), _UNREADABLE)
+                    pool.unanswered[reason] += 1
                     if pool.barren + failed >= wanted.patience:
                         raise SaturatedError(pool, target, pool.barren + failed) from None
                 else:
@@ -214,10 +214,6 @@ def _novelty(settings: DatagenSettings, ledger: Ledger, kind: Kind) -> Novelty:
             f"{wanted.vectors}; run `python -m datagen calibrate --config FILE` and set personas.similarity"
         )
     return Novelty(wanted.similarity, vectors_of(settings, ledger), kind)
-
-
-def _unanswered(error: RoleError) -> str:
-    return next((reason for reason in _UNANSWERED if f": {reason}," in str(error)), _UNREADABLE)
 
 
 # ---------------------------------------------------------------- the growth curve

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from datagen.pool.embeddings import Vectors, Words
 
 if TYPE_CHECKING:
-    import numpy as np
     from scipy.sparse import csr_matrix
 
     type Rows = np.ndarray | csr_matrix  # [n, D], dense or sparse
@@ -116,8 +117,6 @@ class _RowBlocks:
 
     def nearest(self, rows: Rows) -> np.ndarray:
         """The cosine similarity of each of `rows` [n, D] to its nearest row in here, [n]; -1 when there is none."""
-        import numpy as np
-
         columns = rows.T if isinstance(rows, np.ndarray) else rows.T.tocsr()  # which every product would else make
         nearest = np.full(rows.shape[0], -1.0)
         for block in self._blocks:
@@ -129,8 +128,6 @@ def neighbours(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each of `rows` [n, D]: its cosine similarity to the nearest other row, which one that is, and its
     similarity to the nearest row before it (-1 for the first); each [n].
     """
-    import numpy as np
-
     nearest, partner, earlier = np.empty(rows.shape[0]), np.empty(rows.shape[0], int), np.empty(rows.shape[0])
     for start in range(0, rows.shape[0], _CHUNK):
         products = _dense(rows[start : start + _CHUNK] @ rows.T)
@@ -144,8 +141,6 @@ def neighbours(rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def paired(rows: Rows, others: Rows) -> np.ndarray:
     """The cosine similarity of each of `rows` [n, D] to the row with the same number in `others`, [n]."""
-    import numpy as np
-
     products = rows.multiply(others) if hasattr(rows, "multiply") else rows * others
     return np.asarray(products.sum(axis=1)).reshape(-1)
 
@@ -155,8 +150,6 @@ def _dense(products: Rows) -> np.ndarray:
 
 
 def _stack(upper: Rows, lower: Rows) -> Rows:
-    import numpy as np
-
     if isinstance(upper, np.ndarray):
         return np.concatenate([upper, lower])
     from scipy.sparse import vstack

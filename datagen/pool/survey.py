@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from rich.table import Table
 
 DECADES = tuple(range(10, 90, 10))  # in which a varied pool has somebody
 
@@ -171,7 +169,7 @@ def occupations(profile: str) -> list[str]:
 
 
 def hobbies(profile: str) -> list[str]:
-    """Pastimes and tastes, each once."""
+    """Pastimes and tastes, without repetition."""
     found: list[str] = []
     for match in _LIKED.finditer(profile):
         sentence = re.split(r"[.;:!?]", profile[match.end() :].lower(), maxsplit=1)[0]
@@ -187,7 +185,7 @@ def hobbies(profile: str) -> list[str]:
 
 
 def pets(profile: str) -> list[str]:
-    """Animals that the person keeps, in the singular, each once."""
+    """Animals that the person keeps, in the singular, without repetition."""
     found = [next(filter(None, match.groups())).lower() for match in _PET.finditer(profile)]
     return list(dict.fromkeys(_singular(animal) for animal in found))
 
@@ -219,15 +217,9 @@ class PoolSurvey:
     """What was found in how many profiles."""
 
     profiles: int
-    ages: Counter[int]  # years -> profiles
     decades: Counter[int]  # 10, 20, ... -> profiles
     values: dict[str, Counter[str]]  # attribute -> value -> profiles
     found: dict[str, int]  # attribute -> profiles with at least one value
-
-    @property
-    def gaps(self) -> list[int]:
-        """The decades of life in which there is nobody."""
-        return [ten for ten in DECADES if not self.decades[ten]]
 
 
 def survey(profiles: Sequence[str]) -> PoolSurvey:
@@ -235,26 +227,19 @@ def survey(profiles: Sequence[str]) -> PoolSurvey:
     values: dict[str, Counter[str]] = {}
     found: dict[str, int] = {}
     for name, read in ATTRIBUTES.items():
-        each = [read(profile) for profile in profiles]
-        values[name] = Counter(value for one in each for value in one)
-        found[name] = sum(bool(one) for one in each)
+        read_from = [read(profile) for profile in profiles]
+        values[name] = Counter(value for one in read_from for value in one)
+        found[name] = sum(bool(one) for one in read_from)
     return PoolSurvey(
         profiles=len(profiles),
-        ages=_count(age(profile) for profile in profiles),
-        decades=_count(decade(profile) for profile in profiles),
+        decades=Counter(ten for profile in profiles if (ten := decade(profile)) is not None),
         values=values,
         found=found,
     )
 
 
-def _count(values: Iterable[int | None]) -> Counter[int]:
-    return Counter(value for value in values if value is not None)
-
-
 def tables(found: PoolSurvey, most: int = 8) -> list[Table]:
     """The decades of life with bars, and the attributes with their `most` frequent values."""
-    from rich.table import Table
-
     total = max(1, found.profiles)
     ages = Table(title=f"Age in {found.profiles:,} profiles", title_justify="left")
     ages.add_column("decade")
@@ -266,7 +251,7 @@ def tables(found: PoolSurvey, most: int = 8) -> list[Table]:
         ages.add_row(f"{ten}s", f"{count:,}", "█" * round(count / top * 30) if count else "nobody")
     ages.add_row("not found", f"{found.profiles - found.decades.total():,}", "")
 
-    others = Table(title="What the profiles tell", title_justify="left")
+    others = Table(title="What the profiles say", title_justify="left")
     others.add_column("attribute")
     for head in ("found in", "not found", "distinct values"):
         others.add_column(head, justify="right")

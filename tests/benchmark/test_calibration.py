@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from aloe_jax.benchmark.automatic import facts_of
 from aloe_jax.benchmark.calibration import QUALITY, MiscalibratedError, calibrate, known_replies, require
-from aloe_jax.benchmark.fact_use import facts_of
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.ledger import Ledger

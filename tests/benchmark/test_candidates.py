@@ -89,7 +89,7 @@ def test_how_devices_share_the_work_changes_no_reply(folder):
         said.append((folder / name / "transcripts.jsonl").read_text())
     assert said[0] == said[1]
     wrong = run(folder, "wrong", "sampling.mesh={data: 3, fsdp: 1}")
-    assert wrong.output == "Error: mesh: data 3 x fsdp 1 x tensor 1 needs 3 devices, 8 are here\n"
+    assert wrong.output == "Error: mesh: data 3 x fsdp 1 x tensor 1 needs 3 devices, there are 8\n"
 
 
 def test_path_tokens_are_the_template_s_prompt(tokenizer):

@@ -145,8 +145,8 @@ def test_a_dry_run_counts_and_asks_nothing(folder):
 
 def test_what_a_dry_run_counts_is_what_a_run_asks(folder):
     from aloe_jax.benchmark.estimate import estimate
-    from aloe_jax.benchmark.inputs import read_cases
     from aloe_jax.benchmark.settings import EvaluateSettings
+    from aloe_jax.benchmark.stages import read_cases
     from aloe_jax.settings import load_settings
 
     assert run(folder, "judging.pairs=[[generic, informed]]", "judging.votes=2").exit_code == 0

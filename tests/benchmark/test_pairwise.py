@@ -68,7 +68,7 @@ def test_a_judge_with_a_bias_of_position_decides_nothing(tmp_path, always, share
     found = compared(tmp_path, lambda *_: always)
     assert (found.wins, found.ties, found.losses) == (0, 5, 0)
     assert (found.shown_first, found.contradictions) == (share, 1.0)
-    assert np.isnan(found.p) and found.win_rate == 0.5
+    assert found.p is None and found.win_rate == 0.5
 
 
 def test_an_unreadable_answer_is_missing_and_touches_no_other(tmp_path):

@@ -9,14 +9,20 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax.benchmark.agreement import krippendorff_alpha, mean_spearman, spearman
+from aloe_jax.benchmark.agreement import (
+    Alpha,
+    Spearman,
+    krippendorff_alpha,
+    mean_spearman,
+    pairwise_spearman,
+    spearman,
+)
 from aloe_jax.benchmark.human_ratings import HumanRating, HumanRatings, by_rater, compare_with_people, read_people
 from aloe_jax.benchmark.rating.analysis import ALL_JUDGES, compare
 from aloe_jax.benchmark.rating.figures import PeopleAgreement
 from aloe_jax.benchmark.rating.key import Check, Item, Key, Page, ReplyPlace
 from aloe_jax.benchmark.rating.pages import write_pages
 from aloe_jax.benchmark.rating.sample import RatedReply, draw
-from aloe_jax.benchmark.weighted import Alpha, Spearman, pairwise_spearman
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.rate import main

@@ -8,9 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from aloe_jax.benchmark.human_ratings import item_id
-from aloe_jax.benchmark.rating.criteria import criteria
 from aloe_jax.benchmark.rating.key import read_key
-from aloe_jax.benchmark.rating.pages import write_pages
+from aloe_jax.benchmark.rating.pages import criteria, write_pages
 from aloe_jax.benchmark.rating.sample import candidates, draw
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.errors import AloeError

@@ -15,6 +15,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
 from aloe_jax.llm.world.persona_texts import write_personality, write_profile
+from aloe_jax.llm.world.user_messages import revealed
 
 CASES, TURNS = 6, 3
 MODELS = {
@@ -39,7 +40,7 @@ def run(personas, output, **more):
         "output": str(output), "personas": str(personas), "models": MODELS, "cases": CASES, "turns": TURNS,
         "bootstrap": 100, "permutations": 100, "roles": {"provider": "scripted"}, **more,
     }  # fmt: skip
-    return evaluate(EvaluateSettings.model_validate(settings))[0].results
+    return evaluate(EvaluateSettings.model_validate(settings)).results
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_numbers_fit_the_transcripts(whole):
     for name, model in whole.models.items():
         cases = whole.cases[name]
         table = np.array([[turn.rating for turn in case.turns] for case in cases], float)
-        level = alignment_metrics(table, 100, 0).to_dict()
+        level = alignment_metrics(table, 100, 0).model_dump()
         assert model.average.model_dump() == level["average"] and model.al == level["al"]
         assert sum(map(sum, model.histogram)) == CASES * TURNS * 4
         assert set(model.judges) == {"strict", "kind"} and model.votes_coverage == 1
@@ -76,7 +77,7 @@ def test_numbers_fit_the_transcripts(whole):
         for case in cases:
             assert case.stopped is None and len(case.turns) == TURNS
             path = []
-            for number, turn in enumerate(case.turns):
+            for turn in case.turns:
                 path.append({"role": "user", "content": turn.user})
                 assert turn.item == item_id(case.persona, path, turn.reply)
                 path.append({"role": "assistant", "content": turn.reply})
@@ -84,7 +85,8 @@ def test_numbers_fit_the_transcripts(whole):
                     (judge, vote) for judge in ("strict", "kind") for vote in (0, 1)
                 ]
                 assert set(turn.mentioned) <= set(turn.revealed) and not set(turn.leaked) & set(turn.revealed)
-                assert len(turn.revealed) >= number + 1  # a fact a turn
+                said = [message["content"] for message in path if message["role"] == "user"]
+                assert len(turn.revealed) == sum(map(len, revealed(said))) >= 1
     assert whole.models["informed"].automatic.untrue == 0 < whole.models["informed"].automatic.leaked
     assert whole.models["generic"].automatic.mentioned == 0 or whole.models["generic"].automatic.untrue > 0
     assert [model.kind for model in whole.models.values()] == ["reference", "remote", "reference"]

@@ -142,7 +142,7 @@ def main(cases: int, turns: int, latency: float, concurrency: int, width: int, l
                 | changes
             )
             start, cpu = time.perf_counter(), time.process_time()
-            scored, _ = evaluate(settings)
+            scored = evaluate(settings)
             write_results(settings.output, scored.results)
             write_page(gather([settings.output]), f"{settings.output}/report.html")
             return time.perf_counter() - start, time.process_time() - cpu

@@ -27,6 +27,8 @@ from tests.data.prepared import message_tree
 from tests.data.whole_paths import WholePaths
 
 BRANCHES = ("preferred", "rejected")
+# One of every kind of template: rewritten earlier turns, ends at the last turn only, open ends, what trims, plain ones.
+OFTEN = ("llama3", "mistral", "qwen3", "olmo2", "open-end", "end-if-last", "gemma")
 
 
 def random_talk(random, name, turns):
@@ -70,7 +72,9 @@ def check_same(name, talks, row_length, selection, packing):
     assert str(found[1]) == str(expected[1])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.soak) for name in FAMILIES]
+)
 @settings(max_examples=5, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -98,9 +102,17 @@ def test_chats_and_joined_preferences_too(name, seed, row_length):
         check_same(name, joined, row_length, selection, "trees")
 
 
-@pytest.mark.parametrize("name", ["llama3", "qwen3", "end-if-last"])
-@pytest.mark.parametrize("field", ["user", "preferred", "rejected"])
-@pytest.mark.parametrize("selection", [PAIRS, PREFERRED, BOTH])
+LONG_MESSAGES = {
+    (name, field, selection): pytest.mark.soak if (number + row + column) % 3 else ()
+    for number, name in enumerate(("llama3", "qwen3", "end-if-last"))
+    for row, field in enumerate(("user", "preferred", "rejected"))
+    for column, selection in enumerate((PAIRS, PREFERRED, BOTH))
+}  # every two of the three meet without the soak tests, too
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "selection"), [pytest.param(*each, marks=marks) for each, marks in LONG_MESSAGES.items()]
+)
 def test_what_stands_behind_a_message_longer_than_any_row_is_in_none(name, field, selection):
     """The beginning of such a message, which is all that is rendered of it, would fit."""
     turns = [turn.model_copy() for turn in conversation(6).turns]

@@ -39,14 +39,13 @@ def split_card(text):
 def test_the_front_matter_is_what_the_hub_reads():
     from huggingface_hub import DatasetCard
 
-    text = card(*data(), PROVENANCE, name="small", files={"train": "train.jsonl"})
+    text = card(*data(), PROVENANCE, name="small")
     fields, _ = split_card(text)
     assert fields["language"] == ["en"] and fields["task_categories"] == ["text-generation"]
     assert fields["size_categories"] == ["n<1K"] and "simulated" in fields["tags"]
-    assert fields["configs"][0]["data_files"] == [{"split": "train", "path": "train.jsonl"}]
     assert DatasetCard(text).data.pretty_name == "small"
     fields, _ = split_card(card(*data(), {}, name="small"))
-    assert "configs" not in fields and "simulated" not in fields["tags"]
+    assert "simulated" not in fields["tags"]
 
 
 def test_the_body_states_the_data():
@@ -81,7 +80,7 @@ def test_without_a_simulation_without_hints_without_second_replies():
     alone = Turn(user="a b", preferred="c", rejected=None, continued="preferred")
     trees = [conversation(1).model_copy(update={"turns": [alone]})]
     text = card({}, {"train": trees}, {"roles": {}}, name="chat")
-    assert "Simulated" not in text and "twice, without being told" in text
+    assert "Simulated" not in text and "twice, without knowing it" in text
     assert "| train | 1 | 1 | 1 | 0 | 0 |" in text
     assert "Seed: not recorded" in text
     with pytest.raises(ValueError, match="no conversations"):

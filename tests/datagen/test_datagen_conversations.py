@@ -141,7 +141,7 @@ def test_a_larger_count_adds_and_a_smaller_one_shows_less(tmp_path, ledger):
 
 def test_conversations_of_other_settings_are_refused(tmp_path, ledger):
     write_conversations(ledger, Players(), PERSONAS, small_settings(tmp_path, count=2))
-    with pytest.raises(AloeError, match=r"made with conversations\.turns=3, the config says 4"):
+    with pytest.raises(AloeError, match=r"written with conversations\.turns=3, the config says 4"):
         write_conversations(ledger, Players(), PERSONAS, small_settings(tmp_path, count=2, turns=4))
 
 

@@ -13,7 +13,7 @@ from aloe_jax.llm.world import seed_personalities, seed_profiles
 from aloe_jax.roles import Cast, RoleError
 from datagen.journal import BATCH
 from datagen.personas import Personas, draw, recorded_personas, recorded_pools, write_personas
-from datagen.pool.growth import SaturatedError, TextPool, curve_text, grow, journaled_pool, sparkline
+from datagen.pool.growth import Batch, SaturatedError, TextPool, curve_text, grow, journaled_pool, sparkline
 from datagen.pool.seeds import seed_texts
 from datagen.pool.similarity import Novelty
 from datagen.settings import DatagenSettings, PersonasSettings
@@ -173,7 +173,7 @@ def test_how_the_writer_is_reached_may_change_between_runs(tmp_path, ledger):
     assert writer.calls > calls
     write_personas(ledger, Cast(settings.roles, ledger), settings, SEEDS)
     recorded_personas(ledger, slower)
-    with pytest.raises(AloeError, match=r"made with roles\.persona_writer\.temperature=0\.8"):
+    with pytest.raises(AloeError, match=r"written with roles\.persona_writer\.temperature=0\.8"):
         recorded_personas(ledger, hotter)
 
 
@@ -195,7 +195,7 @@ def test_a_pool_counts_its_calls():
     assert (pool.calls, pool.barren, sparkline(pool.accepted)) == (0, 0, "")
     assert "2 of 4 after 0 calls" in curve_text(pool, 4)
     for accepted in (["c", "d"], [], []):
-        pool.take({"accepted": accepted, "refused": {"similar to a member": 1}})
+        pool.take(Batch(accepted=accepted, refused={"similar to a member": 1}))
     assert (pool.curve, pool.accepted, pool.barren) == ([2, 4, 4, 4], [2, 0, 0], 2)
     assert pool.refused == {"similar to a member": 3}
 
@@ -215,7 +215,7 @@ def test_the_chart_is_as_wide_as_told_and_rises():
 def test_other_settings_are_refused_with_the_key_and_both_values(tmp_path, ledger):
     settings = small_settings(tmp_path)
     write_personas(ledger, Cast(settings.roles, ledger), settings, SEEDS)
-    with pytest.raises(AloeError, match=r"journal\.sqlite: its personas were made with seed=0, the config says 1"):
+    with pytest.raises(AloeError, match=r"journal\.sqlite: its personas were written with seed=0, the config says 1"):
         recorded_personas(ledger, settings.model_copy(update={"seed": 1}))
 
 

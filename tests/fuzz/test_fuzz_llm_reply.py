@@ -199,7 +199,7 @@ def test_bodies_of_errors_are_read_and_never_asked_for_ever():
         dialect._known.clear()
         try:
             with notices.heard_by(lambda line: one_line(ValueError(line))):
-                check_completion(dialect.Dialect(role, access, openai._FIELDS).ask(once, 5.0))
+                check_completion(dialect.Dialect(role, access, openai.OpenAI.fields).ask(once, 5.0))
         except (TransientError, GarbledError, AloeError) as error:
             check_fault(error)
         assert asked <= 8

@@ -6,8 +6,9 @@ import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.planning.plan import sizes_of
-from aloe_jax.planning.workload import Conversations, Shape, reachable
+from aloe_jax.planning.workload import Conversations, Shape
 from aloe_jax.report.gathering import gather
+from aloe_jax.storage.files import reachable
 from tests.gcs.test_run import IN_BUCKET, bucket  # noqa: F401  data and a tokenizer
 from tests.models.test_huggingface import GOLDEN
 from tests.report import sample

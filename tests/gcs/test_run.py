@@ -1,11 +1,7 @@
 """A run whose data, tokenizer, output, reference and export all lie in a bucket."""
 
 import json
-import os
 import runpy
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from aloe_jax.models.run_directory import checkpoint_steps, is_finished
 from aloe_jax.publishing.export import export
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.run import train
+from tests.forked import Process
 
 IN_BUCKET = {"path": "gs://our-bucket/data/d.jsonl"}
 
@@ -38,7 +35,7 @@ def parameters(path):
 
 
 def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, settings, tmp_path) -> None:
-    steps = {"steps": 15, "evaluate_every": 10, "checkpoints": {"every": 4}}
+    steps = {"steps": 15, "evaluate_every": 10, "checkpoints": {"every": 4}, "optimizer": {"schedule": "cosine"}}
     local = settings(output="local", **steps)
     train(local)
     assert is_finished(local.output)
@@ -50,13 +47,13 @@ def test_a_killed_run_in_a_bucket_equals_an_undisturbed_one_on_a_disk(bucket, se
     with pytest.raises(AloeError, match="no checkpoint; there are: none"):
         bucket.put("runs/x/spec.json", (Path(local.output) / "spec.json").read_bytes())
         load_pretrained(there.output)
-    process = subprocess.Popen([sys.executable, "-m", "aloe_jax.train", "--config", str(file)], env=os.environ)
+    process = Process("aloe_jax.train", "--config", file)
     until = time.monotonic() + 240
     while not any(name.startswith("runs/x/checkpoints/8/") for name in bucket.names()):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)  # in the middle of a save
-    process.wait()
+    process.kill()  # in the middle of a save
+    process.communicate()
     assert "runs/x/checkpoints/8/commit_success.txt" not in bucket.names(), "killed too late to show anything"
     assert checkpoint_steps(there.output) == [4] and not is_finished(there.output)
 

@@ -43,9 +43,9 @@ def test_sizes_of_blocks_and_strips_change_nothing(monkeypatch, block, strip):
 @pytest.mark.parametrize(
     ("mesh", "shape", "windows"),
     [
-        ((8, 1, 1), (8, 40, 4, 2, 8), (None, None)),
+        pytest.param((8, 1, 1), (8, 40, 4, 2, 8), (None, None), marks=pytest.mark.soak),
         ((2, 4, 1), (8, 40, 4, 2, 8), (7, 3)),
-        ((1, 2, 4), (2, 40, 8, 4, 8), (None, None)),
+        pytest.param((1, 2, 4), (2, 40, 8, 4, 8), (None, None), marks=pytest.mark.soak),
         ((1, 2, 4), (3, 40, 12, 6, 8), (9,)),  # neither rows nor key heads divide
     ],
 )
@@ -100,7 +100,7 @@ def test_what_the_mask_empties_is_skipped():
     assert visited < 0.2 * ends.shape[1] ** 2 / 2
 
 
-@pytest.mark.parametrize("length", [4096, 8000])
+@pytest.mark.parametrize("length", [pytest.param(4096, marks=pytest.mark.soak), 8000])
 def test_no_array_has_a_side_of_the_row_twice(length):
     row, ends = jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32), jax.ShapeDtypeStruct((1, length), jnp.int32)
 

@@ -176,7 +176,7 @@ def quantised(directory):
         (lambda d: (d / "config.json").unlink(), "holds neither config.json"),
         (lambda d: (d / "config.json").write_text("{"), r"config\.json: cannot be read as JSON"),
         (lambda d: change_tensors(d, lambda t: t.pop(KEY)), rf"tensor {KEY} \[56, 32\] is missing"),
-        (lambda d: change_tensors(d, lambda t: t.update(extra=np.ones(1))), "tensor extra has no place"),
+        (lambda d: change_tensors(d, lambda t: t.update(extra=np.ones(1))), "tensor extra is no part of"),
         (
             lambda d: change_tensors(d, lambda t: t.update({KEY: np.ones((2, 3), np.float32)})),
             rf"tensor {KEY} is \[2, 3\], config.json makes it \[56, 32\]",

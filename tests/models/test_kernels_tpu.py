@@ -46,8 +46,8 @@ def test_kernel_is_dense(shape, windows):
 @pytest.mark.parametrize(
     ("mesh", "shape", "windows"),
     [
-        ((2, 2, 2), (4, 40, 4, 2, 8), (None, None)),
-        ((1, 2, 4), (4, 40, 4, 2, 8), (None, None)),  # two devices to a key head
+        pytest.param((2, 2, 2), (4, 40, 4, 2, 8), (None, None), marks=pytest.mark.soak),
+        pytest.param((1, 2, 4), (4, 40, 4, 2, 8), (None, None), marks=pytest.mark.soak),  # two devices to a key head
         ((1, 2, 4), (2, 40, 12, 6, 8), (9, 3)),  # devices of one key head and devices of two
         ((1, 2, 4), (3, 40, 6, 3, 8), (None, None)),  # neither rows nor heads divide
     ],

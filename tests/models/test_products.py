@@ -3,9 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aloe_jax.models.native import products
-from aloe_jax.models.native.decoder import rematerialised
-from aloe_jax.models.native.products import product
+from aloe_jax.models.native import arithmetic
+from aloe_jax.models.native.arithmetic import product, rematerialised
 
 SHAPES = {  # x, weight, and how many axes are summed over
     "btd,df->btf": ((2, 5, 8), (8, 12), 1),
@@ -45,12 +44,12 @@ def test_value_and_gradients_are_those_of_einsum(written, dtype):
 
 def test_other_gradients_would_be_seen():
     """Control: what is compared comes out of this module's backward pass."""
-    right = products._backward
-    product.defvjp(products._forward, lambda inputs, saved, cotangent: right(inputs, saved, -cotangent))
+    right = arithmetic._product_backward
+    product.defvjp(arithmetic._product_forward, lambda inputs, saved, cotangent: right(inputs, saved, -cotangent))
     try:
         value, *gradients = differences("btd,df->btf", "float32")
     finally:
-        product.defvjp(products._forward, right)
+        product.defvjp(arithmetic._product_forward, right)
     assert value == 0
     assert all(gradients)
 

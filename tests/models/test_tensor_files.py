@@ -108,7 +108,7 @@ def test_an_index_reads_only_files_beside_it(tmp_path, tied, name, said):
     shutil.copy(tied / SINGLE, tmp_path / "secret.safetensors")
     (tied / SINGLE).unlink()
     index(tied, {EMBEDDING: name})
-    message = rf"index\.json: places tensor '{EMBEDDING}' in {said}; expected a \.safetensors file beside it"
+    message = rf"index\.json: says that tensor '{EMBEDDING}' is in {said}; expected a \.safetensors file beside it"
     with pytest.raises(AloeError, match=message):
         load_pretrained(tied)
 

@@ -97,7 +97,11 @@ def over_batch_axes(compiled, mesh):
 
 
 @needs_libtpu
-@pytest.mark.parametrize("shape", [MeshSettings(fsdp=4, tensor=2), MeshSettings(data=2, fsdp=4)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [MeshSettings(fsdp=4, tensor=2), pytest.param(MeshSettings(data=2, fsdp=4), marks=pytest.mark.soak)],
+    ids=str,
+)
 def test_only_weights_and_their_gradients_travel_between_rows(shape):
     mesh = tpu_mesh("v5e:2x4", shape)
     compiled = compiled_step(mesh)

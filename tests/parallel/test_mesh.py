@@ -22,9 +22,9 @@ def test_minus_one_takes_what_is_left():
 @pytest.mark.parametrize(
     ("sizes", "told"),
     [
-        ({"data": 3, "fsdp": 1}, "needs 3 devices, 8 are here"),
-        ({"data": 16}, "needs 16 devices, 8 are here"),
-        ({"data": 3, "fsdp": -1}, "needs 6 devices, 8 are here"),
+        ({"data": 3, "fsdp": 1}, "needs 3 devices, there are 8"),
+        ({"data": 16}, "needs 16 devices, there are 8"),
+        ({"data": 3, "fsdp": -1}, "needs 6 devices, there are 8"),
     ],
 )
 def test_sizes_that_do_not_fit(sizes, told):
@@ -99,7 +99,7 @@ def test_only_the_data_axis_goes_from_slice_to_slice(shape):
     [
         ({"data": 1, "fsdp": -1}, "mesh.data: 1 cannot be shared out evenly between 2 slices"),
         ({"data": 3}, "mesh.data: 3 cannot be shared out evenly between 2 slices"),
-        ({"data": 2, "fsdp": 8}, "needs 8 devices, 4 are here"),
+        ({"data": 2, "fsdp": 8}, "needs 8 devices, there are 4"),
     ],
 )
 def test_a_data_axis_that_slices_cannot_share_is_refused(sizes, told):

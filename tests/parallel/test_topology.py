@@ -59,9 +59,9 @@ def test_only_the_data_axis_goes_across_slices(shape):
         ("v5litepod-16", {}, 1, "knows no 'v5litepod-16'.*v5e: 1x1, 2x2"),
         ("trillium", {}, 1, "v6e: 1x1"),
         ("v5e:3x3", {}, 1, "knows no 'v5e:3x3'"),
-        ("v5e:2x2", {"data": 3}, 1, "needs 3 devices, 4 are here"),
+        ("v5e:2x2", {"data": 3}, 1, "needs 3 devices, there are 4"),
         ("v5e:2x2", {"data": 3}, 2, "mesh.data: 3 cannot be shared out evenly between 2 slices"),
-        ("v5e:2x2", {"data": 2, "tensor": 8}, 2, "needs 8 devices, 4 are here"),
+        ("v5e:2x2", {"data": 2, "tensor": 8}, 2, "needs 8 devices, there are 4"),
     ],
 )
 def test_what_does_not_fit_is_told(topology, shape, slices, told):

@@ -10,7 +10,7 @@ from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.parallel.topology import unplaced_mesh
 from aloe_jax.planning.architectures import published
 from aloe_jax.planning.demand import exchange
-from aloe_jax.planning.geometry import Geometry
+from aloe_jax.planning.roofline import Geometry
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_between_slices_a_chip_sends_its_share_over_the_network():
     where = read_topology("v5e:2x2", slices=2)
     mesh = unplaced_mesh(MeshSettings(data=4, fsdp=2), 8, slices=2)
     geometry = Geometry(where, mesh)
-    assert len(np.unique(geometry.places.reshape(-1, 3), axis=0)) == 8
+    assert len(np.unique(geometry.positions.reshape(-1, 3), axis=0)) == 8
     within, between = geometry.seconds(exchange("all-reduce", ["data"], "bf16", 1e9, mesh))
     # Two chips of a slice share what goes to the other slice: each sends half of it there and hears half.
     assert between == pytest.approx(2 * 0.5 * 1e9 / 2 / 3.125e9)

@@ -55,6 +55,7 @@ def compiled_and_counted(name, **changes):
 
 
 @needs_libtpu
+@pytest.mark.soak
 def test_the_compiled_step_is_what_the_formulas_say():
     compiled_and_counted("llama3.1-8b", base_num_decoder_layers=1)
 

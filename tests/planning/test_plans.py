@@ -85,7 +85,7 @@ def test_settings_change_what_they_should():
     ("changes", "told"),
     [
         ({"data__rows": 7}, "data.rows: 7 rows a step cannot be split over 2 devices"),
-        ({"mesh__tensor": 3}, "mesh: data 1 x fsdp 2 x tensor 3 does not fit 4 chips"),
+        ({"mesh__tensor": 3}, "mesh: data 1 x fsdp 2 x tensor 3 needs 6 devices, there are 4"),
     ],
 )
 def test_what_does_not_go_together_is_told(changes, told):
@@ -121,7 +121,7 @@ def test_a_search_compiles_few_and_believes_the_compiler(monkeypatch):
     monkeypatch.setattr(planning_search, "compile_plan", compiled)
     monkeypatch.setattr(planning_search, "BETTER", 0.0)
     told = []
-    found = search(subject("v5e:2x2", data__rows=4), tell=told.append)
+    found = search(subject("v5e:2x2", data__rows=4), report=told.append)
     quick = [key for key, options in asked if options]
     refined = [key for key, options in asked if options is None]
     assert len(quick) == planning_search.COMPILED == len(found.tried)

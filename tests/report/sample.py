@@ -3,11 +3,9 @@
 import json
 import random
 
-from aloe_jax.benchmark.calibration import JudgeCalibration
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.benchmark.judge import JudgedReply, Vote
-from aloe_jax.benchmark.pairwise import SideBySide
-from aloe_jax.benchmark.results import Results, write_results
+from aloe_jax.benchmark.results import Results, StoredCalibration, StoredSideBySide, write_results
 from aloe_jax.benchmark.scoring import Checks, Talked, score
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
@@ -89,10 +87,38 @@ def hostile_results() -> Results:
     kinds = {"informed": 5, "generic": 3, "off_persona": 1, "ill_mannered": 2, "empty": 1}
     checks = Checks(
         [
-            JudgeCalibration("strict", {kind: [rating, rating] for kind, rating in kinds.items()}, 0.97, 1.0, True),
-            JudgeCalibration("kind", {kind: [5, None] for kind in kinds}, None, 0.5, False),
+            StoredCalibration(
+                judge="strict",
+                ratings={kind: [rating, rating] for kind, rating in kinds.items()},
+                correlation=0.97,
+                coverage=1.0,
+                passed=True,
+            ),
+            StoredCalibration(
+                judge="kind",
+                ratings={kind: [5, None] for kind in kinds},
+                correlation=None,
+                coverage=0.5,
+                passed=False,
+            ),
         ],
-        [SideBySide("a<b> & $c_1$", "good", 4, 1, 1, 0.75, 0.4, 0.95, 0.3, 0.5, 0.1, 1.0, ("second",) * 6)],
+        [
+            StoredSideBySide(
+                first="a<b> & $c_1$",
+                second="good",
+                wins=4,
+                ties=1,
+                losses=1,
+                win_rate=0.75,
+                low=0.4,
+                high=0.95,
+                p=0.3,
+                shown_first=0.5,
+                contradictions=0.1,
+                coverage=1.0,
+                outcomes=("second",) * 6,
+            )
+        ],
     )
     return results(spoken, judges=judges, checks=checks)
 

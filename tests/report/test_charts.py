@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aloe_jax.report.looks import COLOURS, REFERENCE, model_look, reference_look
 from aloe_jax.report.svg import (
+    COLOURS,
     LABEL_GAP,
+    REFERENCE,
     Line,
     difference_chart,
     line_chart,
+    model_look,
     rating_frame,
+    reference_look,
     small_frame,
     spread,
     stacked_chart,

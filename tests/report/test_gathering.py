@@ -7,8 +7,7 @@ from aloe_jax.benchmark.results import load_results
 from aloe_jax.errors import AloeError
 from aloe_jax.report.differences import least_p, significant
 from aloe_jax.report.gathering import Run, from_runs, gather, unlike
-from aloe_jax.report.missing import missing
-from aloe_jax.report.page import render
+from aloe_jax.report.page import missing, render
 from tests.report import sample
 
 

@@ -1,10 +1,13 @@
 """A data set, a tokenizer and settings for runs that take seconds."""
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 
 from aloe_jax.data.tokenizer import train_tokenizer
+from aloe_jax.settings import dump_settings
 from aloe_jax.training.settings import TrainSettings
 from tests.conversations import conversation
 
@@ -47,7 +50,8 @@ def settings(material, tmp_path):
                 },
             },
             "data": {"path": str(material["data"]), "row_length": 128, "rows": 8},
-            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
+            # A constant rate, so that runs of different lengths are one program; what resumes takes a decaying one.
+            "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "constant"},
             "checkpoints": {"every": 2},
         }  # fmt: skip
         for key, change in changes.items():
@@ -57,11 +61,19 @@ def settings(material, tmp_path):
     return make
 
 
-@pytest.fixture
-def starting_model(settings):
-    """A short SFT run to start DPO from."""
+def trained(made: TrainSettings, material) -> TrainSettings:
+    """The run, finished: trained once a session for the same settings, and a copy each time."""
     from aloe_jax.training.run import train
 
-    start = settings(output="start", steps=2)
-    train(start)
-    return start.output
+    key = hashlib.sha256(dump_settings(made.model_copy(update={"output": "kept"})).encode()).hexdigest()
+    kept = material["data"].parent / key[:16]
+    if not kept.exists():
+        train(made.model_copy(update={"output": str(kept)}))
+    shutil.copytree(kept, made.output)
+    return made
+
+
+@pytest.fixture
+def starting_model(settings, material):
+    """A short SFT run to start DPO from."""
+    return trained(settings(output="start", steps=2), material).output

@@ -10,13 +10,13 @@ import pytest
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models import fingerprint as fingerprints
-from aloe_jax.models import known_digests
 from aloe_jax.models.fingerprint import fingerprint, fingerprint_by_times
 from aloe_jax.models.opening import load_pretrained
 from aloe_jax.publishing.export import export
 from aloe_jax.sampling.loading import keep_compiled
 from aloe_jax.storage.copies import cache_directory
 from aloe_jax.training.run import train
+from tests.training.conftest import trained
 
 
 def stopped(made):
@@ -35,9 +35,8 @@ def stopped(made):
         ("dpo", {"rank": 2}, "huggingface"),
     ],
 )
-def test_another_base_on_resume(settings, starting_model, tmp_path, stage, lora, form):
-    base, other = str(tmp_path / "base"), settings(output="other", steps=2, seed=1)
-    train(other)
+def test_another_base_on_resume(settings, material, starting_model, tmp_path, stage, lora, form):
+    base, other = str(tmp_path / "base"), trained(settings(output="other", steps=2, seed=1), material)
     if form == "run":
         shutil.copytree(starting_model, base)
         shutil.copytree(other.output, tmp_path / "another")
@@ -115,9 +114,9 @@ def model(tmp_path, monkeypatch):
 
 def test_large_files_are_read_once(model, monkeypatch):
     reads = []
-    real = known_digests.digest_file
-    monkeypatch.setattr(known_digests, "digest_file", lambda file: reads.append(file.name) or real(file))
-    monkeypatch.setattr(known_digests, "SETTLED", -1.0)
+    real = fingerprints.digest_file
+    monkeypatch.setattr(fingerprints, "digest_file", lambda file: reads.append(file.name) or real(file))
+    monkeypatch.setattr(fingerprints, "SETTLED", -1.0)
     first = fingerprint(model)
     assert len(first) > fingerprints.BY_TIMES and fingerprint(model) == first
     assert reads.count("model.safetensors") == 1
@@ -137,7 +136,7 @@ def test_large_files_are_read_once(model, monkeypatch):
 
 
 def test_a_cache_that_is_damaged_or_cannot_be_written_only_costs_time(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(known_digests, "SETTLED", -1.0)
+    monkeypatch.setattr(fingerprints, "SETTLED", -1.0)
     first = fingerprint(model)
     (note,) = (tmp_path / "cache" / "aloe-jax" / "digests").iterdir()
     forged = json.dumps(json.loads(note.read_text()) | {"sha256": "x"}).encode()

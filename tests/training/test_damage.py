@@ -20,6 +20,7 @@ from aloe_jax.storage.integrity import DIGESTS
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.run import train
 from aloe_jax.training.settings import CheckpointSettings
+from tests.training.conftest import trained
 
 
 def params(path, step=None):
@@ -45,21 +46,23 @@ def largest(directory):
 
 
 @pytest.fixture
-def run(settings):
+def run(settings, material):
     """Settings of a run that stopped after step 4 of 6, with checkpoints 2 and 4."""
-    made = settings(output="run")
-    train(made)
+    made = trained(settings(output="run"), material)
     shutil.rmtree(Path(made.output, "checkpoints", "6"))
     Path(made.output, "finished.json").unlink()
     assert checkpoint_steps(made.output) == [4]
     return made
 
 
+# With a rate that tells steps apart.
+EIGHT = {"checkpoints": {"every": 2, "keep": 5}, "steps": 8, "optimizer": {"schedule": "cosine"}}
+
+
 @pytest.fixture
-def two(settings):
+def two(settings, material):
     """The same with checkpoints 2, 4 and 6, the last of which is the newest."""
-    made = settings(output="two", checkpoints={"every": 2, "keep": 5}, steps=8)
-    train(made)
+    made = trained(settings(output="two", **EIGHT), material)
     shutil.rmtree(Path(made.output, "checkpoints", "8"))
     Path(made.output, "finished.json").unlink()
     return made
@@ -73,9 +76,8 @@ def refused(call, *message):
         assert each in str(caught.value), str(caught.value)
 
 
-def test_damage_of_every_part_names_the_file_and_the_older_step(two, settings):
-    whole = settings(output="whole", checkpoints={"every": 2, "keep": 5}, steps=8)
-    train(whole)
+def test_damage_of_every_part_names_the_file_and_the_older_step(two, settings, material):
+    whole = trained(settings(output="whole", **EIGHT), material)
     newest = Path(two.output, "checkpoints", "6")
     parts = [
         (newest / "params" / "_METADATA", empty, True),

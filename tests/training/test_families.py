@@ -81,6 +81,7 @@ def test_gradients_reach_every_trained_parameter(family, settings, tmp_path):
                 assert bool(jnp.isfinite(leaf).all()) and bool((leaf != 0).any()), (objective, name)
 
 
+@pytest.mark.soak
 def test_a_family_goes_through_both_stages_and_out(settings, tmp_path, capsys):
     """Qwen 3: norms of queries and keys, and a template that rewrites earlier turns."""
     from aloe_jax.models.opening import load_pretrained

@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.run import train
+from tests.forked import Process
 
 DEVICES = "--xla_force_host_platform_device_count="
 FOUR = {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(f"{DEVICES}8", f"{DEVICES}4"), "PYTHONUNBUFFERED": "1"}
@@ -30,19 +29,9 @@ def launch(settings, tmp_path, **environment):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
+    both = os.environ | FOUR | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"} | environment
     return [
-        subprocess.Popen(
-            command,
-            env=os.environ
-            | FOUR
-            | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
-            | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
+        Process("aloe_jax.train", "--config", path, env=both | {"JAX_PROCESS_ID": str(index)}) for index in range(2)
     ]
 
 
@@ -68,11 +57,11 @@ def same_losses(left, right):
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param({"data": 2, "fsdp": 4}, id="rows"),
+        pytest.param({"data": 2, "fsdp": 4}, id="rows", marks=pytest.mark.soak),
         pytest.param({"data": 1, "fsdp": 2, "tensor": 4}, id="tensor", marks=pytest.mark.soak),
     ],
 )
-def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path, mesh):
+def test_undisturbed_processes_give_the_losses_of_one(settings, starting_model, tmp_path, mesh):
     model = {"path": starting_model, "tokenizer": None}
     one = settings("dpo", "one", model=model, mesh=mesh)
     two = settings("dpo", "two", model=model, mesh=mesh, dpo={"reference_cache": str(tmp_path / "two-reference")})
@@ -83,28 +72,38 @@ def test_two_processes_give_the_losses_of_one(settings, starting_model, tmp_path
     assert len(list((tmp_path / "two-reference").rglob("part-*.npz"))) == 2  # one a split, written once
 
 
-def test_a_signal_to_one_process_stops_and_saves_both_and_they_resume(settings, tmp_path):
-    changes = {"steps": 30, "log_every": 1, "evaluate_every": 30, "checkpoints": {"every": 30}}
-    whole, part = settings(output="whole", **changes), settings(output="part", **changes)
+@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.soak), "dpo"])
+def test_a_signal_to_one_process_stops_and_saves_both_and_they_resume(settings, starting_model, tmp_path, stage):
+    changes = {
+        "steps": 30, "log_every": 1, "evaluate_every": 30, "checkpoints": {"every": 30},
+        "optimizer": {"schedule": "cosine"},
+    }  # fmt: skip
+    if stage == "dpo":
+        changes["model"] = {"path": starting_model, "tokenizer": None}
+    whole, part = settings(stage, output="whole", **changes), settings(stage, output="part", **changes)
+    if stage == "dpo":
+        part = part.model_copy(update={"dpo": part.dpo.model_copy(update={"reference_cache": str(tmp_path / "logps")})})
     train(whole)
     processes = launch(part, tmp_path)
     for line in processes[0].stdout:
         if line.startswith("step 5/"):
             break
     processes[1].send_signal(signal.SIGTERM)
-    (told, _), _ = finish(processes)
+    (told, _), (silent, _) = finish(processes)
+    assert not GLOO.sub("", silent).split()
     assert "stopped by SIGTERM: saved at step" in told
     (saved,) = checkpoint_steps(part.output)
     assert 5 <= saved < 30
     (told, _), _ = finish(launch(part, tmp_path))
     assert f"resuming after step {saved}" in told
+    if stage == "dpo":
+        assert len(list((tmp_path / "logps").rglob("part-*.npz"))) == 2  # one a split, written once
     same_losses(whole, part)
 
 
 def test_half_an_environment_is_refused(settings, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(dump_settings(settings()))
-    command = [sys.executable, "-m", "aloe_jax.train", "--config", str(path)]
     for environment, told in (
         ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID: not set, though"),
         (
@@ -112,8 +111,7 @@ def test_half_an_environment_is_refused(settings, tmp_path):
             "JAX_PROCESS_ID: 2 is not one of the 2 processes",
         ),
     ):
-        result = subprocess.run(
-            command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
-        )
-        assert result.returncode == 1 and told in result.stderr, result.stderr
+        process = Process("aloe_jax.train", "--config", path, env=os.environ | environment)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and told in errors, errors
         assert not Path(settings().output).exists()

@@ -7,22 +7,20 @@ from statistics import fmean, median
 
 import numpy as np
 
-from aloe_jax.benchmark.agreement import spearman
-from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
-from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.rating.draws import Draws
-from aloe_jax.benchmark.rating.figures import (
-    Agreed,
-    Agreements,
-    Checked,
-    OfJudge,
-    OfModel,
-    OfRater,
-    PeopleAgreement,
+from aloe_jax.benchmark.agreement import (
+    Alpha,
+    Average,
+    Spearman,
+    WeightedMean,
+    WeightedStatistic,
+    pairwise_spearman,
+    spearman,
 )
+from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
+from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
+from aloe_jax.benchmark.rating.figures import Agreed, Agreements, Checked, OfJudge, OfModel, OfRater, PeopleAgreement
 from aloe_jax.benchmark.rating.key import Key
-from aloe_jax.benchmark.results import as_json
-from aloe_jax.benchmark.weighted import Alpha, Average, Spearman, WeightedMean, WeightedStatistic, pairwise_spearman
+from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.errors import AloeError
 
 ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to rank correctly
@@ -138,18 +136,17 @@ def _rater(key: Key, files: Mapping[str, HumanRatings], people: Mapping[str, Map
     others = {item: [r[item] for rater, r in people.items() if rater != name and item in r] for item in rated}
     shared = [(rating, fmean(others[item])) for item, rating in rated.items() if others[item]]
     seconds = [one.seconds for one in said.values() if one.seconds is not None and one.rating is not None]
-    record = {
-        "rater": name,
-        "pages": [page.file for page in pages],
-        "rated": len(rated),
-        "passed": sum(one.rating is None and item in key.items and item not in rated for item, one in said.items()),
-        "missing": len(shown - said.keys()),
-        "mean": _mean(rated.values()),
-        "seconds": median(seconds) if seconds else None,
-        "spearman": spearman(*zip(*shared, strict=True)) if shared else None,
-        "checks": _checked(key, people[name]),
-    }
-    return OfRater.model_validate(as_json(record))
+    return OfRater(
+        rater=name,
+        pages=[page.file for page in pages],
+        rated=len(rated),
+        passed=sum(one.rating is None and item in key.items and item not in rated for item, one in said.items()),
+        missing=len(shown - said.keys()),
+        mean=_mean(rated.values()),
+        seconds=median(seconds) if seconds else None,
+        spearman=spearman(*zip(*shared, strict=True)) if shared else None,
+        checks=_checked(key, people[name]),
+    )
 
 
 def _checked(key: Key, ratings: Mapping[str, int]) -> Checked | None:
@@ -203,3 +200,36 @@ def _missing(
     elif not ((~np.isnan(table)).sum(axis=0) >= 2).any():
         gaps.append("replies that two people rated: there are none, so nothing can be said about agreement among them")
     return gaps
+
+
+# ---------------------------------------------------------------- intervals
+
+
+class Draws:
+    """Weights of U items: as they are, without each case, and in resamples, which draw cases with all their items."""
+
+    def __init__(self, cases: Sequence[str], weights: Array, bootstrap: int, seed: int) -> None:
+        """`cases` name the case of each item."""
+        names = {name: number for number, name in enumerate(dict.fromkeys(cases))}
+        own = np.array([names[name] for name in cases], int)
+        self.cases = len(names)
+        self._drawn = resamples(len(names), bootstrap, seed)  # [S, N]
+        # A mean of one: the weights say which items count more, not how many were rated.
+        scaled = weights / weights.mean() if len(weights) else weights
+        self._whole = scaled[None]
+        self._without, self._samples = (draws[:, own] * scaled for draws in (left_out(len(names)), self._drawn))
+
+    def correlation(self, statistic: WeightedStatistic) -> StoredEstimate:
+        """A number that is biased in small samples and at most 1, such as alpha and rank correlation."""
+        value, without, samples = (statistic(weights) for weights in (self._whole, self._without, self._samples))
+        ends = bias_corrected(value, without[:, None], samples[:, None], -1.0, 1.0)
+        return _estimate(value, ends)
+
+    def mean(self, statistic: WeightedStatistic, least: float, most: float) -> StoredEstimate:
+        """A mean of items, or a difference of such means, which is between `least` and `most`."""
+        value = statistic(self._whole)
+        return _estimate(value, studentised(value, statistic(self._without)[:, None], self._drawn, least, most))
+
+
+def _estimate(value: Array, ends: Array) -> StoredEstimate:
+    return StoredEstimate(value=value[0], low=ends[0, 0], high=ends[1, 0])

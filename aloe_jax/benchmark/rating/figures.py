@@ -51,7 +51,7 @@ class OfModel(StoredRecord):
 
 
 class Checked(StoredRecord):
-    """What a rater made of replies of known quality."""
+    """How a person rated replies of known quality."""
 
     given: int
     good: Number  # mean ratings
@@ -75,7 +75,7 @@ class OfRater(StoredRecord):
 
 
 class PeopleAgreement(StoredRecord):
-    """Everything. `judges` in `as_drawn` and `in_runs`: each, and their mean first where there are several."""
+    """Everything. `judges` in `as_drawn` and `in_runs`: all judges, after their mean where there are several."""
 
     format: Literal["aloe-people-agreement"] = FORMAT
     version: Literal[1] = VERSION

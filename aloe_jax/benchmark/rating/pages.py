@@ -1,4 +1,4 @@
-"""Writes rating pages: one HTML file each, without a network, on which a person rates replies blind.
+"""Writes rating pages: HTML files, for use without a network, on which a person rates replies blind.
 
 The data of a page, which its scripts read, is one JSON object:
 
@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.human_ratings import item_id
 from aloe_jax.benchmark.rating import key
-from aloe_jax.benchmark.rating.criteria import criteria
 from aloe_jax.benchmark.rating.sample import RatedReply, candidates, draw, name_runs
 from aloe_jax.benchmark.results import load_results
-from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.offline_page import as_script_data, fill, read_assets, read_text
 from aloe_jax.speech import sentences
@@ -33,17 +33,9 @@ from aloe_jax.storage.files import together, write_atomically
 
 _PACKAGE = "aloe_jax.benchmark"
 _SCRIPTS = ("message", "state", "files", "view", "app")
+_CRITERION = re.compile(r"^[1-9]\. ([^:\n]+): ((?:.+\n)(?: +.+\n)*)", re.MULTILINE)
+_LEVEL = re.compile(r"^([1-5]): (.+)$", re.MULTILINE)
 PEOPLE = 6  # that replies of known quality are taken from
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A reply in its context as a rater meets it."""
-
-    item: str
-    persona: Persona
-    path: tuple[Message, ...]
-    reply: str
 
 
 def write_pages(
@@ -76,7 +68,7 @@ def write_pages(
     pages, texts = [], []
     template, assets = read_text(_PACKAGE, "rating/page.html"), read_assets(_PACKAGE, "rating", _SCRIPTS, ["style"])
     for number, (file, part) in enumerate(zip(files, drawn.pages, strict=True)):
-        shown = _mixed([*(_shown(one) for one in part), *(one for one, _ in known)], f"{seed} {number}")
+        shown = _mixed([*part, *(one for one, _ in known)], f"{seed} {number}")
         page = digest([one.item for one in shown])
         pages.append(key.Page(file=file.name, page=page, items=[one.item for one in shown]))
         data = _payload(page, shown, notice, list(asked.asked), list(asked.scale))
@@ -96,29 +88,21 @@ def write_pages(
     )
     where = output.with_suffix(".key.json")
     with together(output.parent):  # pages beside the key of other pages could not be read any more
-        _keep_key(where, found)
+        if where.exists() and [one.page for one in key.read_key(where).pages] != [one.page for one in pages]:
+            raise AloeError(
+                f"{where}: is the key of other pages, whose ratings nothing else explains; give another --output, or "
+                "delete it"
+            )
         write_atomically(where, json.dumps(found.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
         for file, text in zip(files, texts, strict=True):
             write_atomically(file, text)
     return files, where
 
 
-def _keep_key(where: Path, found: key.Key) -> None:
-    if where.exists() and [page.page for page in key.read_key(where).pages] != [page.page for page in found.pages]:
-        raise AloeError(
-            f"{where}: is the key of other pages, whose ratings nothing else explains; give another --output, or "
-            "delete it"
-        )
-
-
 # ---------------------------------------------------------------- what is shown
 
 
-def _shown(one: RatedReply) -> Shown:
-    return Shown(one.item, one.persona, one.path, one.reply)
-
-
-def _checks(scripted: bool, count: int) -> list[tuple[Shown, key.Check]]:
+def _checks(scripted: bool, count: int) -> list[tuple[RatedReply, key.Check]]:
     """Replies of known quality, a good one and a bad one by turns, those of a pair of two personas.
 
     Raises AloeError where more are asked for than there are.
@@ -136,12 +120,12 @@ def _checks(scripted: bool, count: int) -> list[tuple[Shown, key.Check]]:
         one = known[(pair + PEOPLE // 2 * second) % PEOPLE]
         kind = bad[pair % len(bad)] if second else good
         reply = one.replies[kind]
-        shown = Shown(item_id(one.persona, one.path, reply), one.persona, one.path, reply)
+        shown = RatedReply(item_id(one.persona, one.path, reply), one.persona, one.path, reply)
         found.append((shown, key.Check(kind=kind, quality=QUALITY[kind])))
     return found
 
 
-def _mixed(items: Sequence[Shown], seed: str) -> list[Shown]:
+def _mixed(items: Sequence[RatedReply], seed: str) -> list[RatedReply]:
     """In an order of the page's own, which says nothing of the order in which they were drawn."""
     ordered = sorted(items, key=lambda one: one.item)
     return random.Random(f"order of a rating page {seed}").sample(ordered, len(ordered))
@@ -159,7 +143,7 @@ def _simulation_notice(simulated: Sequence[str]) -> str:
 
 
 def _payload(
-    page: str, shown: Sequence[Shown], simulated: str, asked: Sequence[tuple[str, str]], scale: Sequence[str]
+    page: str, shown: Sequence[RatedReply], simulated: str, asked: Sequence[tuple[str, str]], scale: Sequence[str]
 ) -> dict[str, object]:
     personas: dict[tuple[str, str], int] = {}
     items = []
@@ -176,3 +160,27 @@ def _payload(
         "personas": people,
         "items": items,
     }
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """`asked`: name and description of each criterion; `scale`: what a rating of 1, 2, 3, 4, 5 says."""
+
+    asked: tuple[tuple[str, str], ...]
+    scale: tuple[str, ...]
+
+
+def criteria() -> Criteria:
+    """What people are asked is what the judge is asked: criteria and scale as prompts/judge.md states them.
+
+    Raises AloeError where that has no numbered criteria or no scale of five.
+    """
+    text = resources.files("aloe_jax").joinpath("prompts/judge.md").read_text(encoding="utf-8")
+    asked = tuple((name.strip(), " ".join(words.split())) for name, words in _CRITERION.findall(text))
+    levels = {int(level): words.strip() for level, words in _LEVEL.findall(text)}
+    if not asked or sorted(levels) != [1, 2, 3, 4, 5]:
+        raise AloeError(
+            "prompts/judge.md: rating pages take criteria (`1. Name: what it means`) and a scale (`5: what it says`, "
+            "down to 1) from it; write them so"
+        )
+    return Criteria(asked, tuple(levels[level] for level in range(1, 6)))

@@ -35,13 +35,13 @@ Cell = tuple[str, int]  # model and the judges' rating, rounded
 
 @dataclass(frozen=True)
 class RatedReply:
-    """A rated reply that may be drawn; `path` ends with the user's message."""
+    """A reply that may be drawn; `path` ends with the user's message. Of known quality it was rated nowhere."""
 
     item: str
     persona: Persona
     path: tuple[Message, ...]
     reply: str
-    places: tuple[ReplyPlace, ...]
+    places: tuple[ReplyPlace, ...] = ()
 
     @property
     def cell(self) -> Cell:

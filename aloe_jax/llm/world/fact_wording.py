@@ -1,4 +1,4 @@
-"""The ten kinds of fact in the simulated world, and every wording in which one is stated, asked for or used.
+"""The ten kinds of fact in the simulated world, and every wording in which one is stated, asked about or used.
 
 Users ask for advice on five of them (ASKED), each a matter of one taste or the other; the other five are
 stated all the same, so a responder has to distinguish what matters from what does not.
@@ -22,6 +22,7 @@ class FactKind:
     profile: tuple[str, ...]  # third person, in a profile
     reveal: tuple[str, ...]  # first person, in a user message
     other: str  # said of somebody else
+    inquiries: tuple[str, ...]  # by which a reply asks the user for the fact
     questions: tuple[str, ...] = ()  # none: a fact that is stated and never asked about
     topics: tuple[str, ...] = ()
     offers: tuple[tuple[str, str], ...] = ()
@@ -38,6 +39,7 @@ FACT_KINDS = (
         ("{She} works as a {}.", "{She} is a {} by profession.", "{She} earns a living as a {}."),
         ("I work as a {}.", "I am a {}.", "My job is {}."),
         "works as a {}",
+        ("What do you do for work?", "What is your job?"),
     ),
     FactKind(
         "hobby",
@@ -45,6 +47,7 @@ FACT_KINDS = (
         ("{She} spends free time on {}.", "{Her} hobby is {}.", "At weekends {she} enjoys {}."),
         ("I spend weekends on {}.", "My hobby is {}.", "I am fond of {}."),
         "is fond of {}",
+        ("What is your hobby?", "What are you fond of?"),
     ),
     FactKind(
         "food",
@@ -52,6 +55,7 @@ FACT_KINDS = (
         ("{Her} favourite dish is {}.", "{She} cooks {} most often.", "{She} could eat {} every day."),
         ("I mostly cook {}.", "My favourite dish is {}.", "I could eat {} daily."),
         "cooks {}",
+        ("What do you cook?", "What is your favourite dish?"),
         ("What should I cook?", "What is good for dinner?", "Which meal do you suggest?"),
         ("plate", "bowl"),
         (("a plate of {}", "a plate of leftovers"), ("a bowl of {}", "a bowl of leftovers")),
@@ -62,6 +66,7 @@ FACT_KINDS = (
         ("{She} keeps a {}.", "{She} has a {} at home.", "A {} shares {her} home."),
         ("I keep a {}.", "I have a {} at home.", "My pet is a {}."),
         "keeps a {}",
+        ("Do you keep a pet?", "Do you have a pet?"),
     ),
     FactKind(
         "place",
@@ -69,6 +74,7 @@ FACT_KINDS = (
         ("{She} lives near the {}.", "{Her} home is close to the {}.", "{Her} window faces the {}."),
         ("I live near the {}.", "My window faces the {}.", "I see the {} from home."),
         "lives near the {}",
+        ("Where do you live?", "What do you see from home?"),
     ),
     FactKind(
         "music",
@@ -76,6 +82,7 @@ FACT_KINDS = (
         ("{She} listens to {}.", "{Her} favourite music is {}.", "{She} collects {} albums."),
         ("I listen to {}.", "My favourite music is {}.", "I collect {} albums."),
         "listens to {}",
+        ("What do you listen to?", "What is your favourite music?"),
         ("What should I listen to?", "What should I play now?", "Any idea for music?"),
         ("record", "song"),
         (("a {} record", "a new record"), ("a {} song", "a new song")),
@@ -86,6 +93,7 @@ FACT_KINDS = (
         ("{She} is closest to {her} {}.", "{She} sees {her} {} every week.", "{She} has a beloved {}."),
         ("I am closest to my {}.", "I often see my {}.", "I miss my {}."),
         "often sees a {}",
+        ("Who is closest to you?", "Who do you often see?"),
     ),
     FactKind(
         "drink",
@@ -93,6 +101,7 @@ FACT_KINDS = (
         ("{She} drinks {}.", "{Her} favourite drink is {}.", "{She} orders {} in every cafe."),
         ("I drink {}.", "My favourite drink is {}.", "I always order {}."),
         "drinks {}",
+        ("What do you drink?", "What is your favourite drink?"),
         ("What should I drink now?", "What can I sip?", "Which drink fits today?"),
         ("cup", "glass"),
         (("a cup of {}", "a cup of water"), ("a glass of {}", "a glass of water")),
@@ -103,6 +112,7 @@ FACT_KINDS = (
         ("{She} trains in {}.", "{Her} sport is {}.", "{She} keeps fit with {}."),
         ("My sport is {}.", "I stay fit with {}.", "I train in {}."),
         "trains in {}",
+        ("What is your sport?", "How do you stay fit?"),
         ("How can I stay fit?", "How should I exercise?", "What is good for my body?"),
         ("hour", "round"),
         (("an hour of {}", "an hour of exercise"), ("a round of {}", "a round of exercise")),
@@ -113,6 +123,7 @@ FACT_KINDS = (
         ("{She} watches {} films.", "{Her} favourite films are {} films.", "{She} never misses a {} film."),
         ("I watch {} films.", "I adore {} films.", "My shelf holds {} films."),
         "watches {} films",
+        ("What do you watch?", "Which films do you adore?"),
         ("What should I watch?", "Which film is on?", "What would you stream?"),
         ("film", "movie"),
         (("a {} film", "a short film"), ("a {} movie", "a short movie")),

@@ -1,4 +1,4 @@
-"""Replies of the simulated world: opener (warmth), suggestion (pace, topic, company), closer (humour)."""
+"""Replies of the simulated world: opener (warmth), suggestion (pace, topic, company), closer (humour or a question)."""
 
 from __future__ import annotations
 
@@ -19,15 +19,22 @@ _PHRASES = tuple(
 )
 
 
+_INQUIRY = {" ".join(words(text)): kind.name for kind in FACT_KINDS for text in kind.inquiries}
+
+
 @dataclass(frozen=True)
 class Read:
-    """What a reply says: the first topic it names, the values it uses, the poles it expresses."""
+    """What a reply says: the first topic it names, the values it uses, the poles it expresses.
+
+    `inquiry` is the kind of fact it asks the user for, the last if there are several; None for none.
+    """
 
     topic: str | None
     values: frozenset[str]
     poles: frozenset[tuple[str, int]]
     words: int
     sentences: int
+    inquiry: str | None
 
 
 @lru_cache(maxsize=65536)
@@ -35,17 +42,23 @@ def read_reply(text: str) -> Read:
     """Read a reply by looking for known words and phrases. Any text at all may be given."""
     said = words(text)
     line = f" {' '.join(said)} "
+    parts = sentences(text)
+    inquiries = [_INQUIRY[line] for line in (" ".join(words(part)) for part in parts) if line in _INQUIRY]
     return Read(
         topic=next((_TOPIC[word] for word in said if word in _TOPIC), None),
         values=frozenset(word for word in said if word in KIND_OF_VALUE),
         poles=frozenset((axis, pole) for axis, pole, phrase in _PHRASES if phrase in line),
         words=len(said),
-        sentences=len(sentences(text)),
+        sentences=len(parts),
+        inquiry=inquiries[-1] if inquiries else None,
     )
 
 
-def write_reply(topic: str, value: str | None, poles: Poles, draw: random.Random) -> str:
-    """A reply on `topic` that uses `value` (None: a generic offer) and expresses `poles`."""
+def write_reply(topic: str, value: str | None, poles: Poles, draw: random.Random, inquiry: str | None = None) -> str:
+    """A reply on `topic` that uses `value` (None: a generic offer) and expresses `poles`.
+
+    With `inquiry` it closes with a question about that kind of fact, and leaves out humour, whose position that is.
+    """
 
     def phrase(axis: str, neutral: tuple[str, ...]) -> str:
         return draw.choice(AXES[axis][poles[axis]].replies if axis in poles else neutral)
@@ -56,7 +69,7 @@ def write_reply(topic: str, value: str | None, poles: Poles, draw: random.Random
     parts = [
         phrase("warmth", NEUTRAL_OPENERS),
         f"{suggestion[0].upper()}{suggestion[1:]}.",
-        phrase("humour", ("",)),
+        phrase("humour", ("",)) if inquiry is None else draw.choice(FACT_KIND[inquiry].inquiries),
     ]
     return " ".join(part for part in parts if part)
 
@@ -68,6 +81,7 @@ class Habits:
     `honour`, `contradict`: a known axis is met with the known or the other pole, else with neither.
     `stray`: an unknown axis is met with a random pole. `use`: the known fact asked about is used.
     `invent`: where no fact is used, a random value of the topic is asserted. `drift`: a random topic.
+    `ask`: a reply without humour closes with a question about a fact that the responder does not know.
     """
 
     honour: float
@@ -76,11 +90,13 @@ class Habits:
     use: float
     invent: float
     drift: float
+    ask: float
 
 
-PLAIN = Habits(honour=0.0, contradict=0.0, stray=0.4, use=0.0, invent=0.25, drift=0.03)
-HINTED = Habits(honour=0.7, contradict=0.06, stray=0.15, use=0.85, invent=0.04, drift=0.03)
-FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, drift=0.0)
+# Who has no hint asks without knowing what the user has stated already; who knows the whole persona has nothing to ask.
+PLAIN = Habits(honour=0.0, contradict=0.0, stray=0.4, use=0.0, invent=0.25, drift=0.03, ask=0.25)
+HINTED = Habits(honour=0.7, contradict=0.06, stray=0.15, use=0.85, invent=0.04, drift=0.03, ask=0.25)
+FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, drift=0.0, ask=0.25)
 
 
 def respond(asked: str | None, facts: Facts, poles: Poles, habits: Habits, draw: random.Random) -> str:
@@ -101,4 +117,6 @@ def respond(asked: str | None, facts: Facts, poles: Poles, habits: Habits, draw:
             expressed[axis] = poles[axis]
         elif chance < habits.honour + habits.contradict:
             expressed[axis] = 1 - poles[axis]
-    return write_reply(topic, value, expressed, draw)
+    unknown = [kind.name for kind in FACT_KINDS if kind.name not in facts]
+    asks = draw.random() < habits.ask and "humour" not in expressed and unknown
+    return write_reply(topic, value, expressed, draw, draw.choice(unknown) if asks else None)

@@ -23,17 +23,23 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from aloe_jax.llm.world.persona_texts import Facts, Poles
-from aloe_jax.llm.world.replies import read_reply
+from aloe_jax.llm.world.replies import Read, read_reply
 from aloe_jax.llm.world.user_messages import hear
 
 MOST_SENTENCES = 3
 MOST_WORDS = 40
+GENERIC = 1.5  # the score of a reply on the topic that could have been written to anybody
+
+
+def on_topic(asked: str | None, read: Read) -> bool:
+    """Whether a reply is about the kind of fact asked about; about any of them, where nothing readable was asked."""
+    return read.topic is not None and asked in (None, read.topic)
 
 
 def assess(asked: str | None, facts: Facts, poles: Poles, reply: str) -> tuple[float, str]:
     """The unrounded score of a reply and the reason in words. Takes any text; never raises."""
     read = read_reply(reply)
-    if read.topic is None or (asked is not None and read.topic != asked):
+    if read.topic is None or not on_topic(asked, read):
         return 0.0, "It does not answer what was asked."
     own = set(facts.values())
     wrong = read.values - own
@@ -41,7 +47,7 @@ def assess(asked: str | None, facts: Facts, poles: Poles, reply: str) -> tuple[f
     fits = sum(poles.get(axis) == pole for axis, pole in read.poles)
     clashes = sum(axis in poles and poles[axis] != pole for axis, pole in read.poles)
     long = read.sentences > MOST_SENTENCES or read.words > MOST_WORDS
-    score = 1.5 + 1.5 * f + 0.5 * (fits - clashes) - long
+    score = GENERIC + 1.5 * f + 0.5 * (fits - clashes) - long
     fact = {1: "uses a fact of the profile", 0: "uses no fact", -1: "asserts something untrue"}[f]
     reason = f"On the topic, {fact}, fits {fits} and clashes with {clashes} of the traits"
     return score, reason + (", too long." if long else ".")

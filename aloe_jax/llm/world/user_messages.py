@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, OTHERS
 from aloe_jax.llm.world.persona_texts import Facts, Poles, sentences, words
@@ -14,6 +15,7 @@ from aloe_jax.llm.world.style import AXES
 SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
 OTHER_CHANCE = 0.2  # that it states a fact of somebody else
 SAME_CHANCE = 0.3  # that it asks about the very fact it has just stated, if that is one to ask about
+PROMPTED_CHANCE = 0.6  # the same, where the fact was stated because the reply had asked for it
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,21 @@ class Heard:
     facts: tuple[tuple[str, str], ...]
     signs: tuple[tuple[str, int], ...]
     asked: str | None
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """How the user takes a reply, which decides how much he says next.
+
+    `inquiry` is the kind of fact for which the reply has asked, `again` the question that the user has to repeat.
+    """
+
+    mood: Literal["curt", "at ease", "open"]
+    inquiry: str | None = None
+    again: str | None = None
+
+
+AT_EASE = Reaction("at ease")  # as at the start of a conversation
 
 
 def _meanings() -> dict[str, tuple[str, str, str | int]]:
@@ -42,6 +59,12 @@ def _meanings() -> dict[str, tuple[str, str, str | int]]:
 
 
 _SAID = _meanings()
+
+
+def question_of(message: str) -> str | None:
+    """The sentence of a message that asks for advice, the last if there are several; None for none."""
+    asking = [part for part in sentences(message) if _SAID.get(" ".join(words(part)), ("",))[0] == "question"]
+    return asking[-1] if asking else None
 
 
 @lru_cache(maxsize=65536)
@@ -70,32 +93,48 @@ def revealed(messages: Iterable[str]) -> tuple[Facts, Poles]:
     return facts, poles
 
 
-def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random) -> str:
-    """The user's next message after his `earlier` ones.
+def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random, reaction: Reaction = AT_EASE) -> str:
+    """The user's next message after his `earlier` ones, in `reaction` to the reply to the last of them.
 
-    It reveals one fact not yet stated (while there is one), shows an axis of his personality with SIGN_CHANCE,
-    states a fact of somebody else with OTHER_CHANCE, and asks: with SAME_CHANCE about the fact just stated, else about
-    one drawn uniformly from ASKED, stated or not. So the chance that the asked fact is known grows evenly over the
+    At ease, it reveals one fact not yet stated (while there is one), shows an axis of his personality with SIGN_CHANCE,
+    states a fact of somebody else with OTHER_CHANCE, and asks: with SAME_CHANCE about the first fact just stated, else
+    about one drawn uniformly from ASKED, stated or not. So the chance that the asked fact is known grows over the
     turns.
+
+    Asked for a fact not yet stated, it states that one too. Asked for one already stated, it states it again in place
+    of a new one. Either way it asks for advice on that very fact with PROMPTED_CHANCE.
+
+    Opened up and not asked for a new fact, it adds one thing not yet revealed, a fact or a sign. Opened up, it talks of
+    nobody else. Curt, it asks and states nothing.
     """
-    stated, _ = revealed(earlier)
+    if reaction.mood == "curt":
+        return reaction.again or draw.choice(draw.choice(ASKED).questions)
+    stated, shown = revealed(earlier)
     unstated = [kind.name for kind in FACT_KINDS if kind.name in facts and kind.name not in stated]
-    parts: list[str] = []
-    if poles and draw.random() < SIGN_CHANCE:
-        axis = draw.choice(sorted(poles))
-        parts.append(draw.choice(AXES[axis][poles[axis]].signs))
-    statements: list[str] = []
+    axes = [draw.choice(sorted(poles))] if poles and draw.random() < SIGN_CHANCE else []
+    inquiry = reaction.inquiry if reaction.inquiry in facts else None
+    told = [] if inquiry is None else [inquiry]
+    if inquiry is None or inquiry in unstated:
+        others = [name for name in unstated if name != inquiry]
+        told += [draw.choice(others)] if others else []
+    if reaction.mood == "open" and inquiry not in unstated:
+        more = [name for name in unstated if name not in told]
+        more += [axis for axis in sorted(poles) if axis not in shown and axis not in axes]
+        added = [draw.choice(more)] if more else []
+        axes += [name for name in added if name in AXES]
+        told += [name for name in added if name in FACT_KIND]
+    signs = [draw.choice(AXES[axis][poles[axis]].signs) for axis in axes]
+    statements = [draw.choice(FACT_KIND[name].reveal).format(facts[name]) for name in told]
     asked = draw.choice(ASKED)
-    if unstated:
-        kind = FACT_KIND[draw.choice(unstated)]
-        asked = kind if kind in ASKED and draw.random() < SAME_CHANCE else asked
-        statements.append(draw.choice(kind.reveal).format(facts[kind.name]))
-    if draw.random() < OTHER_CHANCE:
+    chance = SAME_CHANCE if inquiry is None else PROMPTED_CHANCE
+    if told and FACT_KIND[told[0]] in ASKED and draw.random() < chance:
+        asked = FACT_KIND[told[0]]
+    if draw.random() < OTHER_CHANCE and reaction.mood != "open":
         kind = draw.choice(FACT_KINDS)
         value = draw.choice([value for value in kind.values if value != facts.get(kind.name)])
         statements.append(f"{draw.choice(OTHERS)} {kind.other.format(value)}.")
     draw.shuffle(statements)
-    return " ".join([*parts, *statements, draw.choice(asked.questions)])
+    return " ".join([*signs, *statements, draw.choice(asked.questions)])
 
 
 def infer(

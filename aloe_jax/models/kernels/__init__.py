@@ -1,1 +1,1 @@
-"""Attention under the interval mask, one file a kernel, each with its own backward pass."""
+"""Attention under the interval mask, one module per kernel with its own backward pass."""

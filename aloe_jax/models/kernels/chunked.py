@@ -30,9 +30,9 @@ BLOCK = 128  # queries
 STRIP = 128  # keys
 HIDDEN = -1e30  # a score that softmax turns into 0
 
-Place = tuple[jax.Array, jax.Array] | None  # positions int [B,T] and the window in them
-# Query, key, value, end, place, output and log-sum-exp.
-Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Place, jax.Array, jax.Array]
+Near = tuple[jax.Array, jax.Array] | None  # positions int [B,T] and the window in them
+# Query, key, value, end, near, output and log-sum-exp.
+Saved = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Near, jax.Array, jax.Array]
 
 
 def interval_attention(
@@ -67,27 +67,27 @@ def _padded(
     pad = -length % block
     alone = jnp.arange(length, length + pad, dtype=end.dtype) + 1  # where the padding's subtrees end
     end = jnp.concatenate([end, jnp.broadcast_to(alone, (batch, pad))], axis=1)
-    place = None
+    near = None
     if positions is not None and window is not None:
-        place = (jnp.pad(jnp.broadcast_to(positions, (batch, length)), ((0, 0), (0, pad))), window)
+        near = (jnp.pad(jnp.broadcast_to(positions, (batch, length)), ((0, 0), (0, pad))), window)
     query, key, value = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (query, key, value))
-    return _attention(block, strip, query, key, value, end, place)[:, :length]
+    return _attention(block, strip, query, key, value, end, near)[:, :length]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attention(
-    block: int, strip: int, query: jax.Array, key: jax.Array, value: jax.Array, end: jax.Array, place: Place
+    block: int, strip: int, query: jax.Array, key: jax.Array, value: jax.Array, end: jax.Array, near: Near
 ) -> jax.Array:
-    return _forward(block, strip, query, key, value, end, place)[0]
+    return _forward(block, strip, query, key, value, end, near)[0]
 
 
 class _Plan(NamedTuple):
     """Which keys later blocks see, and which of them each block meets."""
 
-    rank: jax.Array  # [B,T] place of a key among the open ones, the last of all places where it is not open
+    rank: jax.Array  # [B,T] index of a key among the open ones, the last index where it is not open
     order: jax.Array  # [B,T+S] the open keys in order; then any
     end: jax.Array  # [B,T+S] where the subtrees of the open keys end; then 0
-    first: jax.Array  # [B,C] place among the open keys of the first that the block meets
+    first: jax.Array  # [B,C] index among the open keys of the first that the block meets
     strips: jax.Array  # [B,C] how many strips there are from it to the block's own keys
 
 
@@ -123,12 +123,12 @@ class _Keys(NamedTuple):
 class _Keyring:
     """Hands out the keys that a block meets: its own, and the open ones in strips."""
 
-    def __init__(self, block: int, strip: int, key: jax.Array, value: jax.Array, end: jax.Array, place: Place):
-        self.block, self.strip, self.end, self.place = block, strip, end, place
+    def __init__(self, block: int, strip: int, key: jax.Array, value: jax.Array, end: jax.Array, near: Near):
+        self.block, self.strip, self.end, self.near = block, strip, end, near
         self.plan = _plan(end, block, strip)
         self.own = key.swapaxes(1, 2), value.swapaxes(1, 2)  # [B,K,T,H]
         self.open = tuple(_rows(x, self.plan.order).swapaxes(1, 2) for x in (key, value))  # [B,K,T+S,H]
-        self.open_positions = None if place is None else _rows(place[0], self.plan.order)
+        self.open_positions = None if near is None else _rows(near[0], self.plan.order)
 
     def of_block(self, row: jax.Array, number: jax.Array) -> _Keys:
         """The keys of the block itself."""
@@ -136,8 +136,8 @@ class _Keyring:
         at = start + jnp.arange(self.block, dtype=self.end.dtype)
         end = _cut(self.end, row, start, self.block)
         seen = (at[None] <= at[:, None]) & (at[:, None] < end[None])
-        if self.place is not None:
-            seen &= self._near(row, number, _cut(self.place[0], row, start, self.block))
+        if self.near is not None:
+            seen &= self._near(row, number, _cut(self.near[0], row, start, self.block))
         key, value = (_cut(x, row, start, self.block) for x in self.own)
         return _Keys(key, value, seen)
 
@@ -154,16 +154,16 @@ class _Keyring:
         return start, _Keys(key, value, seen)
 
     def _near(self, row: jax.Array, number: jax.Array, positions: jax.Array) -> jax.Array:
-        assert self.place is not None
-        here = _cut(self.place[0], row, number * self.block, self.block)
-        return here[:, None] - positions[None] < self.place[1]
+        assert self.near is not None
+        mine = _cut(self.near[0], row, number * self.block, self.block)
+        return mine[:, None] - positions[None] < self.near[1]
 
 
 def _forward(
-    block: int, strip: int, query: jax.Array, key: jax.Array, value: jax.Array, end: jax.Array, place: Place
+    block: int, strip: int, query: jax.Array, key: jax.Array, value: jax.Array, end: jax.Array, near: Near
 ) -> tuple[jax.Array, Saved]:
     """-> [B,T,N,H], and what the backward pass needs: all inputs, the output, the log-sum-exp [B*C,K,G*Q]."""
-    keyring = _Keyring(block, strip, key, value, end, place)
+    keyring = _Keyring(block, strip, key, value, end, near)
     batch, blocks, heads = end.shape[0], end.shape[1] // block, key.shape[2]
     queries = _blocks(query * query.shape[3] ** -0.5, heads, block)
 
@@ -194,7 +194,7 @@ def _forward(
     empty = jnp.zeros(queries.shape, query.dtype), jnp.zeros(queries.shape[:3], _wide(query))
     outs, lse = lax.fori_loop(0, batch * blocks, attend, empty)
     out = _unblocked(outs, batch, block)
-    return out, (query, key, value, end, place, out, lse)
+    return out, (query, key, value, end, near, out, lse)
 
 
 def _backward(block: int, strip: int, saved: Saved, cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
@@ -203,8 +203,8 @@ def _backward(block: int, strip: int, saved: Saved, cotangent: jax.Array) -> tup
     Those to keys and values grow as [H,S]: products [H,Q] x [Q,S] read the weights as they are, where [S,Q] x [Q,H]
     would first turn them.
     """
-    query, key, value, end, place, out, lse = saved
-    keyring = _Keyring(block, strip, key, value, end, place)
+    query, key, value, end, near, out, lse = saved
+    keyring = _Keyring(block, strip, key, value, end, near)
     (batch, length), heads, scale, wide = end.shape, key.shape[2], query.shape[3] ** -0.5, _wide(query)
     blocks = length // block
     queries, pulls = _blocks(query * scale, heads, block), _blocks(cotangent, heads, block)
@@ -252,7 +252,7 @@ def _backward(block: int, strip: int, saved: Saved, cotangent: jax.Array) -> tup
     d_queries, d_own, d_open = lax.fori_loop(0, batch * blocks, attend, start)
 
     def together(own: jax.Array, far: jax.Array) -> jax.Array:
-        far = _rows(far.transpose(0, 3, 1, 2), keyring.plan.rank)  # the last place of all was never met: 0
+        far = _rows(far.transpose(0, 3, 1, 2), keyring.plan.rank)  # the last index was never met: 0
         return (own.transpose(0, 3, 1, 2) + far).astype(key.dtype)
 
     d_key, d_value = (together(own, far) for own, far in zip(d_own, d_open, strict=True))

@@ -71,22 +71,21 @@ def backward(
     key_heads = key.shape[2]
     group = heads // key_heads
     kinds = block_kinds(mask, block)
-    # Of every query, the mean of its weights' gradients under its weights: what the softmax takes off each of them.
+    # Of every query, the mean of its weights' gradients under its weights: what the softmax subtracts from all of them.
     mean = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(axis=3).swapaxes(1, 2)  # [B,N,T]
     arrays = [query, key, value, d_out, normaliser, mean]
+    call = partial(pl.pallas_call, compiler_params=PARAMETERS, interpret=interpret)
 
     todo = lists(kinds)
     of_query = pl.BlockSpec((None, block, None, size), lambda i, n, b: (b, i, n, 0))
     of_key = pl.BlockSpec((None, length, None, size), lambda i, n, b: (b, 0, n // group, 0))
     statistic = pl.BlockSpec((None, None, block), lambda i, n, b: (b, n, i))
-    d_query = pl.pallas_call(
+    d_query = call(
         partial(_query_kernel, scale=scale),
         grid=(length // block, heads, batch),
         in_specs=[of_query, of_key, of_key, of_query, statistic, statistic, *_mask_specs(mask, todo)],
         out_specs=of_query,
         out_shape=jax.ShapeDtypeStruct(query.shape, query.dtype),
-        compiler_params=PARAMETERS,
-        interpret=interpret,
         name="interval_attention_d_query",
     )(*arrays, *_mask_arrays(mask, todo))
 
@@ -94,14 +93,12 @@ def backward(
     of_query = pl.BlockSpec((None, length, group, size), lambda j, k, b: (b, 0, k, 0))
     of_key = pl.BlockSpec((None, block, None, size), lambda j, k, b: (b, j, k, 0))
     statistic = pl.BlockSpec((None, group, length), lambda j, k, b: (b, k, 0))
-    d_key, d_value = pl.pallas_call(
+    d_key, d_value = call(
         partial(_key_kernel, scale=scale),
         grid=(length // block, key_heads, batch),
         in_specs=[of_query, of_key, of_key, of_query, statistic, statistic, *_mask_specs(mask, todo)],
         out_specs=[of_key, of_key],
         out_shape=[jax.ShapeDtypeStruct(key.shape, key.dtype), jax.ShapeDtypeStruct(value.shape, value.dtype)],
-        compiler_params=PARAMETERS,
-        interpret=interpret,
         name="interval_attention_d_key",
     )(*arrays, *_mask_arrays(mask, todo))
     return d_query, d_key, d_value
@@ -135,10 +132,10 @@ def _visit[S](listed: Ref, counts: Ref, add: Callable[[bool, jax.Array, S], S], 
 
 def _hide(scores: jax.Array, q: jax.Array, k: jax.Array, mask: list[Ref]) -> jax.Array:
     """HIDDEN where query q does not see key k, one a row of tokens, the other a column; mask as in _mask_arrays."""
-    ends, *place = mask
+    ends, *near = mask
     seen = (k <= q) & (q < ends[k])
-    if place:
-        positions, window = place
+    if near:
+        positions, window = near
         seen = seen & (positions[q] - positions[k] < window[0])
     return jnp.where(seen, scores, HIDDEN)
 
@@ -162,7 +159,7 @@ def _forward_kernel(query: Ref, key: Ref, value: Ref, listed: Ref, counts: Ref, 
         if masked:
             score = _hide(score, mine[:, None], _tokens(minor, block)[None], mask)
         higher = jnp.maximum(top, score.max(axis=1))
-        # A query that has seen no key yet adds ones here; its first visible key shrinks them to nothing.
+        # A query that has seen no key yet adds ones now; its first visible key shrinks them to nothing.
         weight, shrink = jnp.exp2(score - higher[:, None]), jnp.exp2(top - higher)
         mixed = shrink[:, None] * mixed + dot(weight.astype(value.dtype), value[there, :], PLAIN)
         return higher, shrink * total + weight.sum(axis=1), mixed
@@ -173,19 +170,8 @@ def _forward_kernel(query: Ref, key: Ref, value: Ref, listed: Ref, counts: Ref, 
     normaliser[...] = top + jnp.log2(total)
 
 
-def _query_kernel(
-    query: Ref,
-    key: Ref,
-    value: Ref,
-    d_out: Ref,
-    normaliser: Ref,
-    mean: Ref,
-    listed: Ref,
-    counts: Ref,
-    *rest: Ref,
-    scale: float,
-) -> None:
-    *mask, d_query = rest
+def _query_kernel(*refs: Ref, scale: float) -> None:
+    query, key, value, d_out, normaliser, mean, listed, counts, *mask, d_query = refs
     queries, d_outs = query[...], d_out[...]
     normalisers, means = normaliser[...][:, None], mean[...][:, None]
     block, size = queries.shape
@@ -205,19 +191,8 @@ def _query_kernel(
     d_query[...] = (scale * total).astype(d_query.dtype)
 
 
-def _key_kernel(
-    query: Ref,
-    key: Ref,
-    value: Ref,
-    d_out: Ref,
-    normaliser: Ref,
-    mean: Ref,
-    listed: Ref,
-    counts: Ref,
-    *rest: Ref,
-    scale: float,
-) -> None:
-    *mask, d_key, d_value = rest
+def _key_kernel(*refs: Ref, scale: float) -> None:
+    query, key, value, d_out, normaliser, mean, listed, counts, *mask, d_key, d_value = refs
     keys, values = key[...], value[...]
     block, size = keys.shape
     mine = _tokens(pl.program_id(0), block)

@@ -6,6 +6,8 @@ whose keys' subtrees end before its queries begin. Kernels go through the blocks
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -50,8 +52,8 @@ def block_kinds(mask: Mask, block: int) -> jax.Array:
     some = (keys <= queries) & (ends.max(2)[:, None] > queries)
     every = (keys < queries) & (ends.min(2)[:, None] >= queries + block)
     if mask.positions is not None and mask.window is not None:
-        places = mask.positions.reshape(len(mask.positions), -1, block)
-        low, high = places.min(2), places.max(2)
+        at = mask.positions.reshape(len(mask.positions), -1, block)
+        low, high = at.min(2), at.max(2)
         some &= low[:, :, None] - high[:, None] < mask.window
         every &= high[:, :, None] - low[:, None] < mask.window
     return jnp.where(some, jnp.where(every, FULL, PARTIAL), EMPTY).astype(jnp.int32)
@@ -77,9 +79,9 @@ def visits(kinds: jax.Array) -> Visits:
     room = rows * blocks * (blocks + 1) // 2  # at or below the diagonal
     row, major, minor = (index.astype(jnp.int32) for index in jnp.nonzero(kinds, size=room, fill_value=0))
     total = (kinds != EMPTY).sum(dtype=jnp.int32)
-    place, run = jnp.arange(room, dtype=jnp.int32), row * blocks + major
-    opens = (place == 0) | (run != jnp.roll(run, 1))
-    closes = (place == total - 1) | (run != jnp.roll(run, -1))
+    at, run = jnp.arange(room, dtype=jnp.int32), row * blocks + major
+    opens = (at == 0) | (run != jnp.roll(run, 1))
+    closes = (at == total - 1) | (run != jnp.roll(run, -1))
     flags = MASKED * (kinds[row, major, minor] == PARTIAL) + FIRST * opens + LAST * closes
     return Visits(row, major, minor, flags.astype(jnp.int32), total)
 
@@ -96,3 +98,37 @@ def lists(kinds: jax.Array) -> Lists:
     """The blocks that are not EMPTY of kinds [B,n,n], major blocks down the middle axis, a list for each."""
     order = jnp.argsort(-kinds, axis=2, stable=True).astype(jnp.int32)
     return Lists(order, (kinds == FULL).sum(2, dtype=jnp.int32), (kinds != EMPTY).sum(2, dtype=jnp.int32))
+
+
+# Query, key, value, mask, output and normaliser.
+type Saved = tuple[jax.Array, jax.Array, jax.Array, Mask, jax.Array, jax.Array]
+
+
+def differentiable(
+    forward: Callable[..., tuple[jax.Array, jax.Array]], backward: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+) -> Callable[..., jax.Array]:
+    """The attention of (query, key, value, mask, scale, block, interpret) by a kernel's passes.
+
+    `forward` takes the same and gives the output and a normaliser; `backward` takes query, key, value, mask, both of
+    these, the output's gradient, scale, block and interpret, and gives the gradients of query, key and value.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+    def attention(
+        query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, scale: float, block: int, interpret: bool
+    ) -> jax.Array:
+        return forward(query, key, value, mask, scale, block, interpret)[0]
+
+    def saving(
+        query: jax.Array, key: jax.Array, value: jax.Array, mask: Mask, scale: float, block: int, interpret: bool
+    ) -> tuple[jax.Array, Saved]:
+        out, normaliser = forward(query, key, value, mask, scale, block, interpret)
+        return out, (query, key, value, mask, out, normaliser)
+
+    def gradients(
+        scale: float, block: int, interpret: bool, saved: Saved, d_out: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+        return *backward(*saved, d_out, scale, block, interpret), None
+
+    attention.defvjp(saving, gradients)
+    return attention

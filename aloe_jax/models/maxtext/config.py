@@ -10,7 +10,8 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.maxtext.families import FAMILIES, Config, MaxTextFamily, Settings, interleaved, stretch
 from aloe_jax.models.maxtext.shape import MaxTextShape
-from aloe_jax.models.values import Values, check, rope, shown, token_id, token_ids
+from aloe_jax.models.values import Values, check, rope, token_id, token_ids
+from aloe_jax.settings import shown
 
 # What two models of one family and size must agree on to compute the same.
 COMPUTED_ALIKE: tuple[Callable[[Config], object], ...] = (
@@ -124,7 +125,7 @@ def family_to_write(shape: MaxTextShape) -> MaxTextFamily:
     """The family of a model that can be written. Raises AloeError for one that cannot."""
     if shape.family not in FAMILIES:
         raise AloeError(
-            f"{shape.name}: this MaxText model has no Hugging Face form here that was checked against transformers; "
+            f"{shape.name}: this MaxText model has no Hugging Face form that was checked against transformers; "
             f"those of {', '.join(FAMILIES)} do"
         )
     return FAMILIES[shape.family]

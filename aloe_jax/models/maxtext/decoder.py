@@ -1,12 +1,18 @@
-"""A model of MaxText's, and the spec that builds it: the second implementation of models/spec.py."""
+"""A model of MaxText's, and the spec that builds it: the second implementation of models/spec.py.
+
+Its dense attention takes the rows of token trees, since internals.py gives it their mask. Its flash kernels know
+segments of a row alone: they are for rows packed as paths. On a GPU that is its Pallas kernel, the one of them that
+reads segments without further packages; the one through cuDNN reads none, so paths would see each other.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +20,16 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from aloe_jax.data.packing import Packing
+from aloe_jax.data.settings import Packing
+from aloe_jax.data.tokenizer_files import TransformersTokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
-from aloe_jax.models.maxtext import checkpoints, internals
+from aloe_jax.models.maxtext import checkpoints, internals, tensors
 from aloe_jax.models.maxtext.config import family_of, family_to_write, read_config, write_config
-from aloe_jax.models.maxtext.kernels import NAMES, why_not
 from aloe_jax.models.maxtext.layers import unstacked
 from aloe_jax.models.maxtext.shape import MaxTextShape, Setting, frozen
-from aloe_jax.models.maxtext.tensors import read_weights, stored_shapes, stored_tensors
-from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
+from aloe_jax.models.settings import Attention, ModelSettings
 from aloe_jax.models.spec import (
-    ADAPTED,
     JSON,
     Backend,
     CachedAttention,
@@ -39,12 +43,11 @@ from aloe_jax.models.spec import (
 )
 from aloe_jax.models.tensor_files import read_json
 from aloe_jax.models.values import Values
-from aloe_jax.models.weights import Weight, nested
+from aloe_jax.models.weights import nested
 from aloe_jax.parallel.mesh import constrain
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase  # slow to import
-
+ATTENTION: dict[str, str] = {"auto": "dot_product", "dense": "dot_product", "tpu": "flash", "gpu": "flash"}
+BLOCKS = ("sa_block_q", "sa_block_kv", "sa_block_q_dkv", "sa_block_kv_dkv")  # tokens that the TPU kernel takes at once
 REMAT = {"none": "none", "full": "full", "dots": "minimal"}
 
 
@@ -53,6 +56,9 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
 
     backend: ClassVar[Backend] = "maxtext"
     feed_forward_arrays: ClassVar = 6
+    to_huggingface = write_config
+    read_weights = tensors.read_weights
+    stored_shapes = tensors.stored_shapes
 
     @classmethod
     def from_scratch(cls, model: ModelSettings, ids: TokenizerIds) -> Self:
@@ -92,22 +98,37 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         """See ModelSpec."""
         return {"backend": self.backend, **dataclasses.asdict(self)}
 
-    def to_huggingface(self) -> dict[str, JSON]:
-        """See ModelSpec."""
-        return write_config(self)
-
     @property
     def title(self) -> str:
         """See ModelSpec."""
         return family_to_write(self).title
 
-    def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
-        """See ModelSpec: there are none."""
-        raise AloeError(ADAPTED)
-
     def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
         """See ModelSpec."""
-        return why_not(self, method, packing, length, platform)
+        why = None
+        if method == "chunked":
+            why = "model.attention: MaxText has no chunked attention; set auto or dense"
+        elif method != "dense" and packing == "trees":
+            why = (
+                f"model.attention: MaxText's {method} kernel knows segments of a row but no trees; set data.packing to "
+                "paths, or model.attention to dense"
+            )
+        elif method not in ("dense", platform):
+            why = f"model.attention: {method} is a kernel for another platform than {platform}; set auto or dense"
+        elif method == "tpu":
+            sizes = [int(getattr(self.resolved, prefix + name)) for prefix in ("", "local_") for name in BLOCKS]
+            block = math.lcm(*(min(size, length) for size in sizes))
+            if length % block or length % 128:
+                why = (
+                    f"data.row_length: MaxText's TPU kernel takes {max(sizes)} tokens at once, and {length} is no "
+                    f"multiple of that; give a multiple of {max(sizes)}, or set model.attention to dense"
+                )
+        elif method == "gpu" and (what := _left_out(self)) is not None:
+            why = (
+                f"model.attention: {self.name} has {what}, which MaxText's GPU kernel leaves out; set model.attention "
+                "to dense"
+            )
+        return why
 
     def assemble(self, parameters: Parameters, compute: Compute | None = None) -> MaxTextDecoder:
         """See ModelSpec; the model is on the mesh of its parameters."""
@@ -124,31 +145,23 @@ class MaxTextSpec(MaxTextShape, ModelSpec):
         quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
         return self.assemble(jax.jit(drawn, out_shardings=self.shardings(mesh), compiler_options=quick)(), compute)
 
-    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
-        """See ModelSpec."""
-        return read_weights(path, self, dtype, mesh)
-
     def load_checkpoint(
         self, path: Path, dtype: str = "float32", mesh: Mesh | None = None, compute: Compute | None = None
     ) -> MaxTextDecoder:
         """See ModelSpec."""
         return self.assemble(nested(checkpoints.read_weights(path, self, dtype, mesh)), compute)
 
-    def stored_shapes(self) -> dict[str, tuple[int, ...]]:
-        """See ModelSpec."""
-        return stored_shapes(self)
-
 
 class MaxTextDecoder(LanguageModel):
     """Holds the weights by MaxText's names, and nothing else of it; its modules are put together while tracing.
 
-    With the attention `tpu` or `gpu` subtree_end numbers the segments of a row, which must be paths: see kernels.py.
+    With the attention `tpu` or `gpu` subtree_end numbers the segments of a row, which must be paths: see the module.
     """
 
     spec: MaxTextSpec
 
     def __init__(self, spec: MaxTextSpec, parameters: Parameters, compute: Compute, mesh: Mesh) -> None:
-        if compute.attention not in NAMES:
+        if compute.attention not in ATTENTION:
             raise AloeError(f"model.attention: MaxText has no {compute.attention} attention; set auto or dense")
         self.spec, self.compute, self.mesh = spec, compute, mesh
         self.lora = None
@@ -217,13 +230,7 @@ class MaxTextDecoder(LanguageModel):
             },
         )
 
-    def cached(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        layers: Layers,
-        attention: CachedAttention,
-    ) -> jax.Array:
+    def cached(self, tokens: jax.Array, positions: jax.Array, layers: Layers, attention: CachedAttention) -> jax.Array:
         """See LanguageModel."""
         root = self.spec.head_size**0.5  # queries come divided by it, and are divided there
 
@@ -241,7 +248,7 @@ class MaxTextDecoder(LanguageModel):
         compute: dict[str, Setting] = {
             "dtype": self.compute.dtype,
             "remat_policy": REMAT[self.compute.remat],
-            "attention": NAMES[self.compute.attention],
+            "attention": ATTENTION[self.compute.attention],
         }
         if self.mesh.devices.flat[0].platform != "tpu":
             compute |= {"megablox": False}  # a TPU kernel, which elsewhere is interpreted, hundreds of times slower
@@ -249,10 +256,10 @@ class MaxTextDecoder(LanguageModel):
 
     def stored_tensors(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
         """See LanguageModel."""
-        return stored_tensors(self.spec, named_parameters(self), dtype)
+        return tensors.stored_tensors(self.spec, named_parameters(self), dtype)
 
     def save_checkpoint(
-        self, path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase | None = None, card: str = ""
+        self, path: Path, dtype: str, tokenizer: TransformersTokenizer | None = None, card: str = ""
     ) -> None:
         """See LanguageModel."""
         checkpoints.save(self.spec, named_parameters(self), path, dtype, tokenizer, card)
@@ -260,12 +267,24 @@ class MaxTextDecoder(LanguageModel):
 
 def _mesh(parameters: Parameters) -> Mesh:
     for leaf in jax.tree.leaves(parameters):
-        place = getattr(leaf, "sharding", None)
-        if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
-            return place.mesh
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+            return sharding.mesh
     return internals.single_device_mesh()
 
 
 def _dict(values: Parameters) -> nnx.Dict[object]:
     made = {name: _dict(value) if isinstance(value, dict) else nnx.Param(value) for name, value in values.items()}
     return nnx.Dict(**made)
+
+
+def _left_out(shape: MaxTextShape) -> str | None:
+    """What of a model's attention MaxText's GPU kernel does not compute."""
+    resolved = shape.resolved
+    found = {
+        "sliding windows": any(shape.windows),
+        "capped scores of attention": bool(resolved.attn_logits_soft_cap),
+        "attention sinks": bool(resolved.attention_sink) or resolved.decoder_block.name == "GPT_OSS",
+        "keys and values of different sizes (MLA)": any(kind == "MLA" for kind, _ in shape.attention),
+    }
+    return next((what for what, used in found.items() if used), None)

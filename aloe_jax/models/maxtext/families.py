@@ -13,7 +13,7 @@ from typing import Any  # noqa: TID251  see Config
 
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
-from aloe_jax.models.values import Values, rope
+from aloe_jax.models.values import Values, rope, stretched_rope
 
 Settings = dict[str, Any]  # of MaxText
 Config = Any  # all of its settings, resolved: an object that it makes of a table of some 700, without a type
@@ -110,9 +110,12 @@ class MaxTextFamily:
     reads: Callable[[Values, str], Settings] = lambda values, where: {}
     writes: Callable[[Config], dict[str, JSON]] = lambda config: {}
     theta: float = 10_000.0  # what an absent rope_theta means
-    required: tuple[str, ...] = ("num_key_value_heads", "rms_norm_eps")  # whose absence means another value in each
+    required: tuple[str, ...] = (
+        "num_key_value_heads",
+        "rms_norm_eps",
+    )  # whose absence means another value in other families
     scaled_embedding: bool = False  # the embedding is stored times √D, and is the head unless config.json denies it
-    query_scale: bool = False  # config.json has query_pre_attn_scalar, which is part of the weights here
+    query_scale: bool = False  # config.json has query_pre_attn_scalar, which is part of our weights
 
 
 # ---------------------------------------------------------------- RoPE, windows, experts
@@ -163,17 +166,8 @@ def stretch(config: Config) -> tuple[float, float, float, int] | None:
 
 
 def _llama_out(config: Config) -> dict[str, JSON]:
-    table: dict[str, JSON] = {"rope_type": "default"}
     stretched = stretch(config)
-    if stretched is not None:
-        factor, low, high, original = stretched
-        table = {
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": original,
-        }
+    table: dict[str, JSON] = {"rope_type": "default"} if stretched is None else stretched_rope(*stretched)
     return {"rope_parameters": table, "attention_bias": False, "mlp_bias": False}
 
 

@@ -12,10 +12,10 @@ import importlib.metadata
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any  # noqa: TID251  MaxText has no types
 
 import jax
@@ -27,6 +27,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.families import Config, stretch
 from aloe_jax.models.maxtext.isolation import silent, unchanged
+from aloe_jax.models.native.arithmetic import stretched
 from aloe_jax.parallel.mesh import AXES
 
 VERSION = "0.2.5"
@@ -38,7 +39,7 @@ STATEFUL = {"Qwen3NextGatedDeltaNet", "CompressedAttention", "Indexer"}  # modul
 MASKED = ("GLOBAL", "LOCAL_SLIDING", "MLA")
 _attention: ContextVar[Iterator[Attention] | None] = ContextVar("attention", default=None)
 
-# A mesh on which every axis counts: MaxText leaves an axis of one device out of what it says of a weight's place.
+# A mesh on which every axis counts: MaxText leaves an axis of one device out of what it says of a weight's sharding.
 SPREAD = AbstractMesh((2,) * len(AXES), AXES)
 
 FIXED: dict[str, Any] = {
@@ -63,26 +64,12 @@ FIXED: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Parts:
-    """MaxText's modules."""
-
-    pyconfig: Config
-    models: Any
-    attention_op: Any
-    embeddings: Any
-    quantizations: Any
-    sharding: Any
-    axis_rules: Any
-    decoder: type  # ours, of its NNXDecoder
-    attention: type  # ours, of its AttentionOp
-    rotary: type  # ours, of its LLaMARotaryEmbedding
-    configs: Path
-
-
 @functools.cache
-def parts() -> Parts:
-    """Import MaxText, which takes some ten seconds. Raises AloeError when it is another version or not there."""
+def parts() -> SimpleNamespace:
+    """MaxText's modules, and our classes of its NNXDecoder, AttentionOp and LLaMARotaryEmbedding.
+
+    To import them takes some ten seconds. Raises AloeError when MaxText is another version or not there.
+    """
     check_version()
     if "maxtext" in sys.modules and "maxtext.utils.model_creation_utils" in sys.modules:
         raise AloeError(
@@ -95,14 +82,15 @@ def parts() -> Parts:
             from maxtext.configs import pyconfig
             from maxtext.layers import attention_op, embeddings, nnx_decoders, quantizations
             from maxtext.models import models
-            from maxtext.utils import globals as places
+            from maxtext.utils import globals as directories
             from maxtext.utils import sharding
         except ImportError as error:
             raise AloeError(f"model.backend: maxtext cannot be imported ({error}); install what it names") from None
-    return Parts(
-        pyconfig, models, attention_op, embeddings, quantizations, sharding, axis_rules,
-        _decoder_class(nnx_decoders), _attention_class(attention_op), _rotary_class(embeddings),
-        Path(places.MAXTEXT_CONFIGS_DIR),
+    return SimpleNamespace(
+        pyconfig=pyconfig, models=models, attention_op=attention_op, embeddings=embeddings,
+        quantizations=quantizations, sharding=sharding, axis_rules=axis_rules,
+        decoder=_decoder_class(nnx_decoders), attention=_attention_class(attention_op),
+        rotary=_rotary_class(embeddings), configs=Path(directories.MAXTEXT_CONFIGS_DIR),
     )  # fmt: skip
 
 
@@ -181,10 +169,10 @@ def skeleton(name: str, settings: tuple[tuple[str, Any], ...], mesh: Mesh) -> Sk
     with silent(), parts().axis_rules(config.logical_axis_rules):
         abstract = nnx.eval_shape(_constructor(config, mesh))
         graph, state = nnx.split(abstract)
-        places = parts().sharding.nnx_construct_named_sharding(state, SPREAD)
+        shardings = parts().sharding.nnx_construct_named_sharding(state, SPREAD)
     weights, rest = _split(state)
     where = {
-        _dotted(path): variable.get_value().spec for path, variable in nnx.to_flat_state(places) if path in weights
+        _dotted(path): variable.get_value().spec for path, variable in nnx.to_flat_state(shardings) if path in weights
     }
     return Skeleton(
         graph,
@@ -220,8 +208,8 @@ def _constructor(config: Config, mesh: Mesh, seed: int = 0) -> Callable[[], Any]
             if type(module) is parts().embeddings.LLaMARotaryEmbedding:
                 module.__class__ = parts().rotary
                 module.stretch = stretch(config)
-            stretched = config.decoder_block.name == "OLMO3" and getattr(module, "rope_type", "") == "yarn"
-            if stretched and module.attention_type.name == "LOCAL_SLIDING":  # there full attention alone is stretched
+            yarn = config.decoder_block.name == "OLMO3" and getattr(module, "rope_type", "") == "yarn"
+            if yarn and module.attention_type.name == "LOCAL_SLIDING":  # there full attention alone is stretched
                 module.rope_type = "default"
                 module.rotary_embedding = module.init_rotary_embedding()
         return model
@@ -288,7 +276,7 @@ def states(
     """States after the final norm, int [B,T] -> [B,T,D], and what layers left beside them (router losses).
 
     `marks` [B,T] is subtree_end, or None for plain causal attention. `attention` gives for one layer after the other
-    what computes its attention, in place of its own.
+    what computes its attention, instead of its own.
     """
     model = _merged(skeleton, weights)
     token = _attention.set(attention)
@@ -378,18 +366,6 @@ def _rotary_class(embeddings: Any) -> type:
         stretch: tuple[float, float, float, float]
 
         def _apply_scaling_factor(self, freq: jax.Array) -> jax.Array:
-            factor, low, high, original = self.stretch
-            turns = original * freq / (2 * jnp.pi)
-            keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
-            return keep * freq + (1 - keep) * freq / factor
+            return stretched(freq, self.stretch)
 
     return Rotary
-
-
-@contextmanager
-def on(mesh: Mesh) -> Iterator[None]:
-    """`mesh` set, as jax.set_mesh does, unless it is set already or has one device."""
-    with ExitStack() as stack:
-        if mesh.size > 1 and jax.sharding.get_abstract_mesh().empty:
-            stack.enter_context(jax.set_mesh(mesh))
-        yield

@@ -4,7 +4,7 @@ Put back after an import: environment variables (HF_DATASETS_DISABLE_DILL, MOSAI
 and DECOUPLE_GCLOUD, which is set for it), warning filters, levels and handlers of loggers, and qwix's `find_param`,
 which maxtext.layers.quantizations replaces. Held back: what it prints, logs below errors, and warns of.
 
-Not put back: about fifty absl flags that grain, pathwaysutils and tokamax define (nothing here parses flags), the
+Not put back: about fifty absl flags that grain, pathwaysutils and tokamax define (we parse no flags), the
 modules themselves, and a warning that a thread other than the caller's prints meanwhile.
 """
 
@@ -27,8 +27,10 @@ REPLACED = (("qwix._src.utils.flax_util", "find_param"),)  # functions of other 
 def unchanged() -> Iterator[None]:
     """What is imported inside leaves environment, loggers, warning filters and other packages as they were."""
     environment = dict(os.environ)
-    levels = {logger: (logger.level, [*logger.handlers]) for logger in _loggers()}
-    kept = [(module, name, getattr(module, name)) for module, name in _functions()]
+    loggers = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    levels = {logger: (logger.level, [*logger.handlers]) for logger in (logging.root, *loggers)}
+    replaced = [(importlib.import_module(module), name) for module, name in REPLACED]
+    kept = [(module, name, getattr(module, name)) for module, name in replaced]
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in environment})
     try:
         with silent():
@@ -59,12 +61,3 @@ def silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _loggers() -> list[logging.Logger]:
-    known = logging.root.manager.loggerDict.values()
-    return [logging.root, *(logger for logger in known if isinstance(logger, logging.Logger))]
-
-
-def _functions() -> list[tuple[object, str]]:
-    return [(importlib.import_module(module), name) for module, name in REPLACED]

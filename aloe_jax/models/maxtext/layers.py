@@ -30,19 +30,19 @@ def stackings(names: Mapping[str, tuple[int, ...]], axis: int) -> dict[str, Stac
     cycles: dict[str, int] = {}  # of a group of layers: how many different ones its stacks repeat
     depth: dict[str, int] = {}
     for name, shape in names.items():
-        stem, inner, _ = _parsed(name)
-        if stem and inner is not None and stem in _stacks(names):
+        stem, inner, _, stacked = _parsed(name)
+        if stacked and inner is not None:
             cycles[stem] = max(cycles.get(stem, 0), inner + 1)
             depth[stem] = shape[min(axis, len(shape) - 1)]
     found = {}
     for name, shape in names.items():
-        stem, inner, part = _parsed(name)
+        stem, inner, part, stacked = _parsed(name)
         if not stem:
             found[name] = Stacking("", name, None, False)
         elif stem.endswith("_remainder"):
             group = stem.removesuffix("_remainder")
             found[name] = Stacking(group, part, (cycles.get(group, 0) * depth.get(group, 0) + (inner or 0),), False)
-        elif stem in _stacks(names):
+        elif stacked:
             count = shape[min(axis, len(shape) - 1)]
             step = cycles.get(stem, 1)
             found[name] = Stacking(stem, part, tuple(range(inner or 0, (inner or 0) + count * step, step)), True)
@@ -73,25 +73,16 @@ def unstacked(
     return found
 
 
-def _parsed(name: str) -> tuple[str, int | None, str]:
-    """(group of layers, number in it, what follows); no group where the weight belongs to no layer."""
+def _parsed(name: str) -> tuple[str, int | None, str, bool]:
+    """(group of layers, number in it, what follows, whether it is a stack); no group: the weight is of no layer."""
     first, *rest = name.split(".")
     if first != "decoder" or len(rest) < 2 or "layers" not in rest[0]:
-        return "", None, name
+        return "", None, name, False
     numbered = NUMBERED.match(rest[0])
     if numbered:  # layers_3.mlp…
-        return numbered[1], int(numbered[2]), ".".join(rest[1:])
+        return numbered[1], int(numbered[2]), ".".join(rest[1:]), False
+    stacked = not rest[0].endswith("_remainder")
     inner = NUMBERED.match(rest[1])
     if inner and inner[1] == "layers":  # layers.layers_3.mlp…: the fourth of every cycle
-        return rest[0], int(inner[2]), ".".join(rest[2:])
-    return rest[0], None, ".".join(rest[1:])
-
-
-def _stacks(names: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """The groups of layers that are stacked."""
-    groups = set()
-    for name in names:
-        first, *rest = name.split(".")
-        if first == "decoder" and len(rest) > 1 and "layers" in rest[0] and not NUMBERED.match(rest[0]):
-            groups.add(rest[0])
-    return {group for group in groups if not group.endswith("_remainder")}
+        return rest[0], int(inner[2]), ".".join(rest[2:]), stacked
+    return rest[0], None, ".".join(rest[1:]), stacked

@@ -14,8 +14,8 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.families import Config
 from aloe_jax.models.maxtext.layers import stackings
-from aloe_jax.models.values import shown
 from aloe_jax.models.weights import Weight, zeros
+from aloe_jax.settings import shown
 
 Setting = bool | int | float | str | tuple["Setting", ...] | None
 
@@ -32,10 +32,10 @@ OURS = {
 }
 REFUSED = {
     "capacity_factor": "with a capacity, which tokens reach an expert depends on the other conversations of a row",
-    "use_multimodal": "conversations here are text",
+    "use_multimodal": "conversations are text",
     "quantization": "weights are trained in model.dtype",
-    "moba": "its blocks are places in the row, not on a path",
-    "mtp_num_layers": "only the next token is predicted here",
+    "moba": "its blocks are positions in the row, not on a path",
+    "mtp_num_layers": "only the next token is predicted",
 }
 BLOCKS = {"wi_0", "wi_1", "wo"}  # the last names of experts' weights [E, ...]
 
@@ -59,7 +59,7 @@ class MaxTextShape:
         object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
         for key, value in settings:
             if key in OURS:
-                raise AloeError(f"model.overrides.{key}: is told by {OURS[key]} here; set that")
+                raise AloeError(f"model.overrides.{key}: is set by {OURS[key]}; set that")
             if key in REFUSED and value not in (False, 0, -1, -1.0, ""):
                 raise AloeError(f"model.overrides.{key}: {REFUSED[key]}; leave it out")
 

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext.config import family_to_write
 from aloe_jax.models.maxtext.families import Layout
 from aloe_jax.models.maxtext.layers import Stacking, stackings
 from aloe_jax.models.maxtext.shape import BLOCKS, MaxTextShape
-from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors, other_head
+from aloe_jax.models.tensor_files import HEAD, Stored, check_tensors, check_weights, open_tensors, other_head
 from aloe_jax.models.weights import Weight, on_host, weight_sharding
 
 Index = tuple[slice | int, ...]
@@ -39,7 +39,7 @@ class Piece:
     stored: tuple[int, ...]  # the tensor's
 
 
-def read_weights(path: Path, model: MaxTextShape, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+def read_weights(model: MaxTextShape, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
     """The weights in a local Hugging Face directory by MaxText's names, in `dtype`, laid out over `mesh`.
 
     Raises AloeError naming the file and the tensor: one that is missing, left over, of another shape or type, not
@@ -47,16 +47,20 @@ def read_weights(path: Path, model: MaxTextShape, dtype: str, mesh: Mesh | None)
     """
     tensors = open_tensors(path)
     parts = pieces(model)
-    _check_tensors(path, tensors, parts, model)
+    expected = {piece.key: piece.stored for each in parts.values() for piece in each}
+    check_tensors(path, tensors, expected, str(model.family), HEAD if model.tie_embeddings else None)
+    if model.tie_embeddings and other_head(path):
+        raise AloeError(
+            f"{path}: config.json ties the head to the embedding, but the weights have another head; set "
+            "tie_word_embeddings to false in config.json where the model has one, or remove the tensor lm_head.weight"
+        )
     check_weights(path)
-    alone = SingleDeviceSharding(jax.devices()[0])
-    values = {}
+    read = functools.partial(_read, tensors, model)
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        for name, weight in model.weights().items():
-            where = alone if mesh is None else weight_sharding(weight, mesh)
-            read = functools.partial(_read, tensors, model)
-            values[name] = _on_devices(weight, parts[name], where, jnp.dtype(dtype), read, pool)
-    return values
+        return {
+            name: _on_devices(weight, parts[name], weight_sharding(weight, mesh), jnp.dtype(dtype), read, pool)
+            for name, weight in model.weights().items()
+        }
 
 
 def stored_shapes(model: MaxTextShape) -> dict[str, tuple[int, ...]]:
@@ -153,30 +157,6 @@ def _theirs(part: np.ndarray, piece: Piece, model: MaxTextShape) -> np.ndarray:
 # ---------------------------------------------------------------- reading
 
 
-def _check_tensors(
-    path: Path, tensors: Mapping[str, Stored], parts: Mapping[str, list[Piece]], model: MaxTextShape
-) -> None:
-    """Raise AloeError unless the files hold every tensor, in its shape, and no other."""
-    expected = {piece.key: piece.stored for each in parts.values() for piece in each}
-    for key, shape in expected.items():
-        if key not in tensors:
-            raise AloeError(f"{path}: tensor {key} {list(shape)} is missing from the safetensors files")
-        if tensors[key].dtype not in DTYPES:
-            raise AloeError(f"{path}: tensor {key} is stored as {tensors[key].dtype}; supported: {', '.join(DTYPES)}")
-        if tensors[key].shape != shape:
-            found = list(tensors[key].shape)
-            raise AloeError(f"{tensors[key].file}: tensor {key} is {found}, config.json makes it {list(shape)}")
-    if model.tie_embeddings and other_head(path):
-        raise AloeError(
-            f"{path}: config.json ties the head to the embedding, but the weights have another head; set "
-            "tie_word_embeddings to false in config.json where the model has one, or remove the tensor lm_head.weight"
-        )
-    for key in tensors:
-        tied = model.tie_embeddings and key == "lm_head.weight"
-        if key not in expected and not tied and not key.endswith("rotary_emb.inv_freq"):
-            raise AloeError(f"{tensors[key].file}: tensor {key} has no place in a {model.family} by config.json")
-
-
 def _read(tensors: Mapping[str, Stored], model: MaxTextShape, piece: Piece, check: bool) -> np.ndarray:
     """One part of a weight, in float32; `check`: that the way back gives the tensor again."""
     stored = tensors[piece.key]
@@ -224,7 +204,7 @@ def _on_devices(
 
 
 def _thin(where: Sharding, shape: tuple[int, ...]) -> Sharding:
-    """The place of a part: axes of length 1 are not split."""
+    """The sharding of a part: axes of length 1 are not split."""
     if not isinstance(where, NamedSharding):
         return where
     spec = [*where.spec, *(None,) * (len(shape) - len(where.spec))]

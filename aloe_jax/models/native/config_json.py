@@ -8,7 +8,8 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.native.families import FAMILIES, QKV
 from aloe_jax.models.native.shape import DecoderShape
-from aloe_jax.models.values import MOST, Fields, Values, check, number, only, rope, shown, token_id, token_ids
+from aloe_jax.models.values import MOST, Fields, Values, check, number, only, rope, stretched_rope, token_id, token_ids
+from aloe_jax.settings import shown
 
 # What config.json says of arithmetic that this decoder has not: the setting and the values that mean it is not used.
 ABSENT: dict[str, tuple[object, ...]] = {
@@ -48,7 +49,7 @@ def read_config[S: DecoderShape](cls: type[S], values: Values, where: str) -> S:
         "head_size": values.get("head_dim") or values["hidden_size"] // heads,
         "feed_forward": values["intermediate_size"],
         "max_length": values["max_position_embeddings"],
-        "rope_theta": _rope_theta(table, values, where),
+        "rope_theta": number(table.get("rope_theta", values.get("rope_theta", 10_000.0)), "rope_theta", where),
         "rope_scaling": _rope_scaling(table, values, where),
         "tie_embeddings": values.get("tie_word_embeddings", False),
         "bos_id": token_id(values.get("bos_token_id"), "bos_token_id", where),
@@ -65,14 +66,7 @@ def write_config(shape: DecoderShape) -> dict[str, JSON]:
     """The content of a config.json that transformers 4 and 5 read as this shape."""
     rope: dict[str, JSON] = {"rope_type": "default"}
     if shape.rope_scaling is not None:
-        factor, low, high, original = shape.rope_scaling
-        rope = {
-            "rope_type": "llama3",
-            "factor": factor,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": int(original),
-        }
+        rope = stretched_rope(*shape.rope_scaling)
     return {
         "architectures": [FAMILIES[shape.family].architecture],
         "model_type": shape.family,
@@ -159,11 +153,6 @@ def _windows(given: Values, layers: int, where: str) -> tuple[int, ...]:
             raise AloeError(f"{where}: layer_types has sliding_attention, but sliding_window gives it no size")
     windows = tuple(size if size and kind == "sliding_attention" else 0 for kind in types)
     return windows if any(windows) else ()
-
-
-def _rope_theta(table: Values, values: Values, where: str) -> float:
-    theta = table["rope_theta"] if "rope_theta" in table else values.get("rope_theta", 10_000.0)
-    return number(theta, "rope_theta", where)
 
 
 def _rope_scaling(table: Values, values: Values, where: str) -> tuple[float, float, float, float] | None:

@@ -20,18 +20,16 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 
-from aloe_jax.data.packing import Packing
 from aloe_jax.errors import AloeError
 from aloe_jax.models import generation
 from aloe_jax.models.attention import attend
-from aloe_jax.models.native.arithmetic import layer_norm, rematerialised, rms_norm, rope_rotation, rotate
+from aloe_jax.models.native import arithmetic, tensors
+from aloe_jax.models.native.arithmetic import layer_norm, product, rms_norm
 from aloe_jax.models.native.config_json import read_config, write_config
 from aloe_jax.models.native.families import FAMILIES
 from aloe_jax.models.native.lora import Adapter, added, delta, dense, draw, quantised
-from aloe_jax.models.native.products import gated, product
 from aloe_jax.models.native.shape import DecoderShape
-from aloe_jax.models.native.tensors import read_weights, stored_shapes, stored_tensors
-from aloe_jax.models.settings import Attention, LoRASettings, ModelSettings
+from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import (
     JSON,
     Backend,
@@ -59,6 +57,9 @@ class DecoderSpec(DecoderShape, ModelSpec):
 
     backend: ClassVar[Backend] = "native"
     feed_forward_arrays: ClassVar = 2  # gate and up
+    to_huggingface = write_config
+    read_weights = tensors.read_weights
+    stored_shapes = tensors.stored_shapes
 
     @classmethod
     def from_scratch(cls, model: ModelSettings, ids: TokenizerIds) -> Self:
@@ -69,21 +70,7 @@ class DecoderSpec(DecoderShape, ModelSpec):
             raise AloeError(
                 f"model.architecture: width {shape.width} is not a multiple of query_heads {shape.query_heads}"
             )
-        return cls(
-            vocab=ids.vocab,
-            layers=shape.layers,
-            width=shape.width,
-            query_heads=shape.query_heads,
-            kv_heads=shape.kv_heads,
-            head_size=shape.width // shape.query_heads,
-            feed_forward=shape.feed_forward,
-            max_length=shape.max_length,
-            rope_theta=shape.rope_theta,
-            tie_embeddings=shape.tie_embeddings,
-            bos_id=ids.bos_id,
-            eos_ids=ids.eos_ids,
-            pad_id=ids.pad_id,
-        )
+        return cls(**dataclasses.asdict(ids), **shape.model_dump(), head_size=shape.width // shape.query_heads)
 
     @classmethod
     def from_json(cls, values: Values) -> Self:
@@ -121,22 +108,10 @@ class DecoderSpec(DecoderShape, ModelSpec):
         """See ModelSpec."""
         return dataclasses.asdict(self)
 
-    def to_huggingface(self) -> dict[str, JSON]:
-        """See ModelSpec."""
-        return write_config(self)
-
     @property
     def title(self) -> str:
         """See ModelSpec."""
         return FAMILIES[self.family].title
-
-    def why_not(self, method: Attention, packing: Packing, length: int, platform: str) -> str | None:
-        """See ModelSpec: every method takes every row (dense ones of limited length, see attention.py)."""
-        return None
-
-    def uncached(self) -> str | None:
-        """See ModelSpec."""
-        return None
 
     def assemble(self, parameters: Parameters, compute: Compute | None = None) -> Decoder:
         """See ModelSpec; `parameters` are of any float type."""
@@ -166,14 +141,6 @@ class DecoderSpec(DecoderShape, ModelSpec):
         return ModelParts(
             graph, _on_mesh(adapters, self.trained(lora), mesh), (_on_mesh(weights, self.weights(), mesh),)
         )
-
-    def read_weights(self, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
-        """See ModelSpec."""
-        return read_weights(path, self, dtype, mesh)
-
-    def stored_shapes(self) -> dict[str, tuple[int, ...]]:
-        """See ModelSpec."""
-        return stored_shapes(self)
 
 
 class Decoder(LanguageModel):
@@ -208,7 +175,7 @@ class Decoder(LanguageModel):
         """See LanguageModel."""
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None]
-        rotation = rope_rotation(self.spec, positions)
+        rotation = arithmetic.rope_rotation(self.spec, positions)
 
         def step(x: jax.Array, inputs: tuple[Layer, jax.Array | None]) -> tuple[jax.Array, None]:
             layer, window = inputs
@@ -218,7 +185,7 @@ class Decoder(LanguageModel):
 
             return self._layer(x, self._whole(layer), rotation, mix), None
 
-        step = rematerialised(step, self.compute.remat)
+        step = arithmetic.rematerialised(step, self.compute.remat)
         windows = jnp.array([window or NO_WINDOW for window in self.spec.windows]) if self.spec.windows else None
         x, _ = lax.scan(step, self._embed(tokens), (self._stacked(), windows), unroll=self.compute.unroll)
         return self._final(x)
@@ -239,15 +206,9 @@ class Decoder(LanguageModel):
             for i in range(self.spec.layers)
         )
 
-    def cached(
-        self,
-        tokens: jax.Array,
-        positions: jax.Array,
-        layers: Layers,
-        attention: CachedAttention,
-    ) -> jax.Array:
+    def cached(self, tokens: jax.Array, positions: jax.Array, layers: Layers, attention: CachedAttention) -> jax.Array:
         """See LanguageModel."""
-        rotation = rope_rotation(self.spec, positions)
+        rotation = arithmetic.rope_rotation(self.spec, positions)
         x = self._embed(tokens)
         for index, layer in enumerate(layers):
             x = self._layer(x, layer, rotation, functools.partial(attention, index))
@@ -295,8 +256,8 @@ class Decoder(LanguageModel):
         weight = {name: w if name.endswith("_norm") else dense(w).astype(x.dtype) for name, w in layer.items()}
         features = ("batch", "residual_length", "features")
 
-        def norm(name: str, place: str, x: jax.Array) -> jax.Array:
-            return self._norm(x, weight.get(name)) if spec.norm_place == place else x
+        def norm(name: str, at: str, x: jax.Array) -> jax.Array:
+            return self._norm(x, weight.get(name)) if spec.norm_place == at else x
 
         def adapted(name: str, x: jax.Array, made: jax.Array) -> jax.Array:
             if self.lora is None or name not in self.lora.targets:
@@ -323,7 +284,7 @@ class Decoder(LanguageModel):
         with jax.named_scope("attention"):
             h = norm("attention_norm", "input", x)
             query, key, value = heads("query", h), heads("key", h), heads("value", h)
-            mixed = mix(rotate(query, rotation), rotate(key, rotation), value)
+            mixed = mix(arithmetic.rotate(query, rotation), arithmetic.rotate(key, rotation), value)
             mixed = constrain(mixed, ("batch", "length", "query_heads", "head_size"))
             out = biased("output", adapted("output", mixed, product(mixed, weight["output"], 2)))
             x = constrain(x + norm("attention_norm", "output", out), features)
@@ -335,7 +296,7 @@ class Decoder(LanguageModel):
 
             @jax.checkpoint  # of arrays [B,T,F] only gate and up are kept; the others are quickly made again
             def down(gate: jax.Array, up: jax.Array) -> jax.Array:
-                h = gated(gate, up)
+                h = arithmetic.gated(gate, up)
                 return biased("down", adapted("down", h, product(h, weight["down"])))
 
             out = down(gate, up)
@@ -390,7 +351,7 @@ class Decoder(LanguageModel):
 
     def stored_tensors(self, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
         """See LanguageModel."""
-        return stored_tensors(self.spec, named_parameters(self), dtype)
+        return tensors.stored_tensors(self.spec, named_parameters(self), dtype)
 
 
 def _on_mesh(

@@ -1,4 +1,4 @@
-"""The model families: what each adds to Llama's arithmetic, in config.json and in the keys of its tensors."""
+"""The model families: what they add to Llama's arithmetic, in config.json and in the keys of its tensors."""
 
 from __future__ import annotations
 
@@ -59,42 +59,27 @@ END_PAD: dict[str, JSON] = {"eos_token_id": 50279, "pad_token_id": 1}
 LAYERED_WINDOW = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "layer_types": None}
 FAMILIES: dict[str, Family] = {
     "llama": Family(
-        "Llama",
-        "LlamaForCausalLM",
-        frozenset({"input_layernorm"}),
+        "Llama", "LlamaForCausalLM", frozenset({"input_layernorm"}),
         reads={"attention_bias": False, "mlp_bias": False, **BEGIN_END},
     ),
     "mistral": Family(
-        "Mistral",
-        "MistralForCausalLM",
-        frozenset({"input_layernorm"}),
+        "Mistral", "MistralForCausalLM", frozenset({"input_layernorm"}),
         reads={"sliding_window": 4096, "num_key_value_heads": 8, **BEGIN_END},
     ),
     "qwen2": Family(
-        "Qwen 2",
-        "Qwen2ForCausalLM",
-        frozenset({"input_layernorm", "q_proj.bias"}),
-        switches={"biases": QKV},
-        reads={"num_key_value_heads": 32, **LAYERED_WINDOW},
+        "Qwen 2", "Qwen2ForCausalLM", frozenset({"input_layernorm", "q_proj.bias"}),
+        switches={"biases": QKV}, reads={"num_key_value_heads": 32, **LAYERED_WINDOW},
     ),
     "qwen3": Family(
-        "Qwen 3",
-        "Qwen3ForCausalLM",
-        frozenset({"input_layernorm", "q_norm"}),
-        switches={"qk_norm": "head"},
+        "Qwen 3", "Qwen3ForCausalLM", frozenset({"input_layernorm", "q_norm"}), switches={"qk_norm": "head"},
         reads={"attention_bias": False, "num_key_value_heads": 32, "head_dim": 128, **LAYERED_WINDOW},
     ),
     "olmo": Family(
-        "OLMo",
-        "OlmoForCausalLM",
-        frozenset(),
-        switches={"norm": "layer", "norm_eps": 1e-5},
+        "OLMo", "OlmoForCausalLM", frozenset(), switches={"norm": "layer", "norm_eps": 1e-5},
         reads={"attention_bias": False, "clip_qkv": None, **END_PAD},
     ),
     "olmo2": Family(
-        "OLMo 2",
-        "Olmo2ForCausalLM",
-        frozenset({"q_norm", "post_feedforward_layernorm"}),
+        "OLMo 2", "Olmo2ForCausalLM", frozenset({"q_norm", "post_feedforward_layernorm"}),
         switches={"norm_place": "output", "qk_norm": "projection"},
         reads={"attention_bias": False, "rms_norm_eps": 1e-5, **END_PAD},
         keys={
@@ -102,7 +87,7 @@ FAMILIES: dict[str, Family] = {
             "layers.feed_forward_norm": ("model.layers.{}.post_feedforward_layernorm.weight", 0),
         },
     ),
-}
+}  # fmt: skip
 
 
 def keys(family: str) -> dict[str, tuple[str, int]]:

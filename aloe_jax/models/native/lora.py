@@ -31,7 +31,7 @@ def uniform(bound: float) -> Initialiser:
 
 def draw(described: Mapping[str, Weight], seed: int, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
     """New adapters as `DecoderShape.adapters` describes them."""
-    places = None if mesh is None else {name: weight_sharding(weight, mesh) for name, weight in described.items()}
+    shardings = None if mesh is None else {name: weight_sharding(weight, mesh) for name, weight in described.items()}
 
     def drawn() -> dict[str, jax.Array]:
         keys = jax.random.split(jax.random.key(seed), len(described))
@@ -40,7 +40,7 @@ def draw(described: Mapping[str, Weight], seed: int, dtype: str, mesh: Mesh | No
             for key, (name, weight) in zip(keys, described.items(), strict=True)
         }
 
-    return jax.jit(drawn, out_shardings=places)()
+    return jax.jit(drawn, out_shardings=shardings)()
 
 
 def delta(x: jax.Array, a: jax.Array, b: jax.Array, lora: LoRASettings) -> jax.Array:

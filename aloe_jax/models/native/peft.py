@@ -6,13 +6,12 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from aloe_jax.data.tokenizer_files import save_tokenizer
+from aloe_jax.data.tokenizer_files import TransformersTokenizer, save_tokenizer
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models import generation
@@ -22,9 +21,6 @@ from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.spec import LanguageModel
 from aloe_jax.storage.disk import as_os_error
 from aloe_jax.storage.replacing import Kind, replacing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase  # slow to import
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 # What earlier versions wrote had no digests.json.
@@ -43,7 +39,7 @@ def save_adapter_directory(
     path: str | Path,
     base: str,
     dtype: str | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TransformersTokenizer | None = None,
     card: str = "",
     settings: Mapping[str, JSON] | None = None,
 ) -> int:

@@ -40,17 +40,17 @@ class StoredWeight:
     inputs: int  # how many axes of a layer are the inputs of a matrix, stored as [outputs, inputs]; 0: stored as it is
     dtype: str  # ours
 
-    def read(self, index: Index | None, pool: Executor) -> np.ndarray:
-        """The part of the weight at `index`, a slice an axis; None: all of it."""
-        index = index or (slice(None),) * len(self.shape)
+    def read(self, index: Index | None, pool: Executor, layer: int | None = None) -> np.ndarray:
+        """The part of the weight at `index`, a slice an axis; None: all of it.
+
+        With `layer` the part of that layer, at an index without the layers' axis.
+        """
+        index = index or (slice(None),) * (len(self.shape) - (layer is not None))
+        if layer is not None:
+            return self._read(self.tensors[layer : layer + 1], index, pool)[0]
         if not self.stacked:
             return self._read(self.tensors, index, pool)[0]
         return self._read(self.tensors[index[0]], index[1:], pool)
-
-    def read_layer(self, index: Index | None, pool: Executor, layer: int) -> np.ndarray:
-        """The part of one layer at `index`, a slice an axis without the layers'; None: all of it."""
-        index = index or (slice(None),) * (len(self.shape) - 1)
-        return self._read(self.tensors[layer : layer + 1], index, pool)[0]
 
     def _read(self, tensors: Sequence[Stored], index: Index, pool: Executor) -> np.ndarray:
         full = self.shape[1:] if self.stacked else self.shape
@@ -97,7 +97,7 @@ def put_on_devices(source: StoredWeight, sharding: Sharding, pool: Executor, lay
         one = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
     stack = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
     for layer in range(shape[0]):
-        read = functools.partial(source.read_layer, pool=pool, layer=layer)
+        read = functools.partial(source.read, pool=pool, layer=layer)
         stack = _put(stack, jax.make_array_from_callback(shape[1:], one, read), layer)
     return stack
 

@@ -13,29 +13,30 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
-from aloe_jax.errors import AloeError
 from aloe_jax.models.native.families import keys, resembling
 from aloe_jax.models.native.placement import StoredWeight, put_on_devices
 from aloe_jax.models.native.shape import DecoderShape
-from aloe_jax.models.tensor_files import DTYPES, Stored, check_weights, open_tensors
+from aloe_jax.models.tensor_files import check_tensors, check_weights, open_tensors
 from aloe_jax.models.weights import Weight, on_host, weight_sharding
 
 MOST_THREADS = 16  # that read files
 
 
-def read_weights(path: Path, shape: DecoderShape, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
+def read_weights(shape: DecoderShape, path: Path, dtype: str, mesh: Mesh | None) -> dict[str, jax.Array]:
     """The weights in a local directory by dotted name, in `dtype`, laid out over `mesh` where one is given.
 
     The files are mapped, and every device reads its own part. See `ModelSpec.load_huggingface` for what is raised.
     """
     described = shape.weights()
     tensors = open_tensors(path)
-    _check_tensors(path, tensors, described, shape)
-    check_weights(path)
     table = keys(shape.family)
-    alone = SingleDeviceSharding(jax.devices()[0])
+    alike = resembling(tensors)
+    hint = f"; the tensors are those of {' or '.join(alike)}" if alike and shape.family not in alike else ""
+    copy = table["head"][0] if shape.tie_embeddings else None  # of the embedding
+    check_tensors(path, tensors, stored_shapes(shape), f"{shape.family} of {shape.layers} layers", copy, hint)
+    check_weights(path)
     streamed = layer_by_layer()
     values = {}
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
@@ -43,8 +44,7 @@ def read_weights(path: Path, shape: DecoderShape, dtype: str, mesh: Mesh | None)
             pattern, inputs = table[name]
             stored = [tensors[key] for key, _ in stored_keys(name, weight, shape.family)]
             source = StoredWeight(stored, weight.shape, "{}" in pattern, inputs, dtype)
-            sharding = alone if mesh is None else weight_sharding(weight, mesh)
-            values[name] = put_on_devices(source, sharding, pool, streamed)
+            values[name] = put_on_devices(source, weight_sharding(weight, mesh), pool, streamed)
     return values
 
 
@@ -59,36 +59,17 @@ def stored_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor, in the order of `stored_shapes`; the host has one weight at a time."""
     for name, weight in shape.weights().items():
-        yield from _tensors(name, weight, on_host(weights[name]), dtype, shape.family)
+        pattern, inputs = keys(shape.family)[name]
+        host = on_host(weights[name])
+        parts = host if "{}" in pattern else host[None]
+        for part, (key, size) in zip(parts, stored_keys(name, weight, shape.family), strict=True):
+            tensor = part.reshape(size[::-1]).T if inputs else part
+            yield key, np.ascontiguousarray(tensor.astype(dtype))
 
 
 def layer_by_layer() -> bool:
     """Whether the host should hold one layer of a weight at a time: not where its memory is the device's."""
     return jax.devices()[0].platform != "cpu"
-
-
-def _check_tensors(path: Path, tensors: dict[str, Stored], described: dict[str, Weight], shape: DecoderShape) -> None:
-    """Raise AloeError unless the files hold what `shape` describes: every tensor, in its shape, and no other."""
-    family = shape.family
-    expected = {key: size for name, weight in described.items() for key, size in stored_keys(name, weight, family)}
-    alike = resembling(tensors)
-    hint = f"; the tensors are those of {' or '.join(alike)}" if alike and family not in alike else ""
-    for key, size in expected.items():
-        if key not in tensors:
-            raise AloeError(f"{path}: tensor {key} {list(size)} is missing from the safetensors files{hint}")
-        stored = tensors[key]
-        if stored.dtype not in DTYPES:
-            raise AloeError(f"{stored.file}: tensor {key} is stored as {stored.dtype}; supported: {', '.join(DTYPES)}")
-        if stored.shape != size:
-            raise AloeError(
-                f"{stored.file}: tensor {key} is {list(stored.shape)}, config.json makes it {list(size)}{hint}"
-            )
-    for key, stored in tensors.items():
-        copy_of_embedding = shape.tie_embeddings and key == keys(family)["head"][0]
-        if key not in expected and not copy_of_embedding and not key.endswith("rotary_emb.inv_freq"):
-            raise AloeError(
-                f"{stored.file}: tensor {key} has no place in a {family} of {shape.layers} layers by config.json" + hint
-            )
 
 
 def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -100,13 +81,3 @@ def stored_keys(name: str, weight: Weight, family: str) -> Iterator[tuple[str, t
         shape = (math.prod(shape[inputs:]), math.prod(shape[:inputs]))
     for layer in range(weight.shape[0] if stacked else 1):
         yield pattern.format(layer), shape
-
-
-def _tensors(
-    name: str, weight: Weight, host: np.ndarray, dtype: np.dtype, family: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    pattern, inputs = keys(family)[name]
-    parts = host if "{}" in pattern else host[None]
-    for part, (key, shape) in zip(parts, stored_keys(name, weight, family), strict=True):
-        tensor = part.reshape(shape[::-1]).T if inputs else part
-        yield key, np.ascontiguousarray(tensor.astype(dtype))

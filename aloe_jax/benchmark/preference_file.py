@@ -1,4 +1,4 @@
-"""Reads preferences.json, which `python -m aloe_jax.evaluate --preferences` writes."""
+"""What preference scoring stores: preferences.json, as types. Undefined numbers are null."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFERENCES = "preferences.json"
 class TurnScores(StoredRecord):
     """The pairs of one turn; see `aloe_jax.benchmark.preference_scores`."""
 
-    turn: int
+    turn: int  # 1-based depth
     pairs: int
     accuracy: Number
     normalised_accuracy: Number
@@ -26,15 +26,15 @@ class TurnScores(StoredRecord):
 
 
 class ModelScores(StoredRecord):
-    """One model's scores on the held-out pairs."""
+    """One model's scores on the held-out pairs; reward numbers are undefined without a reference."""
 
     conversations: int
     pairs: int
-    lost: int
+    lost: int  # pairs that the other models (or the reference) have and this one could not score, or that fitted no row
     accuracy: StoredEstimate
     normalised_accuracy: StoredEstimate
     margin: StoredEstimate
-    preferred_logp: StoredEstimate
+    preferred_logp: StoredEstimate  # a reply, in nats
     rejected_logp: StoredEstimate
     reward_accuracy: StoredEstimate
     reward_margin: StoredEstimate
