@@ -235,6 +235,10 @@ class Cast:
             self._roles[name] = (llm, role)
         self._settings = roles
 
+    def is_remote(self, name: str) -> bool:
+        """Whether a role's answers have to be waited for."""
+        return self._roles[name][1].entry.remote
+
     def describe(self, name: str, prompt_of: str | None = None) -> dict[str, object]:
         """What a role's answers depend on besides its inputs: its model, its settings and its prompt.
 

@@ -1,12 +1,13 @@
 """Conversations of the policy with simulated users: replies in groups, rated while other conversations go on.
 
-Conversations advance in two waves, which take turns in a fixed order: while the models behind users and judges answer
+Conversations advance in two waves that take turns in a fixed order: while remote models behind users and judges answer
 one wave, the policy replies in the other. What is drawn depends on seeds and messages alone, never on which call came
 back first, so that a run that was killed draws the same again and finds its calls in the journal.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
 from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
-from aloe_jax.rollouts.rewards import REWARDS, Rewarded
+from aloe_jax.rollouts.rewards import REWARDS, Rewarded, roles_of
 from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
 from aloe_jax.rollouts.settings import RewardName, RLSettings
 from aloe_jax.sampling.sampler import Sampler
@@ -32,7 +33,8 @@ class _Talk:
     """A conversation in progress."""
 
     rollout: Rollout
-    number: int  # of its conversation in the session
+    session: Session  # that of its wave
+    number: int  # of its conversation there
     message: Future[str] | None = None  # what the user says next
     rated: list[Future[dict[RewardName, float]]] = field(default_factory=list)  # of the newest group, by sibling
     over: bool = False
@@ -52,6 +54,9 @@ class RolloutCollector:
         self._seed, self._length = seed, length
         self._threads = ThreadPoolExecutor(settings.concurrency)
         self._judging = ThreadPoolExecutor(settings.concurrency)
+        # Where a script answers at once, there is nothing to wait for.
+        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.rewards)))
+        self._waves = WAVES if remote else 1
         check_template(template)
 
     def __enter__(self) -> RolloutCollector:
@@ -67,20 +72,21 @@ class RolloutCollector:
         Raises AloeError where a model is out of reach, or a reward is not finite. What failed otherwise is in the
         rollouts: a group without rewards, or a conversation that ended early.
         """
-        session = self._sampler.session(len(personas), self._length, forks=group)
-        talks = [
-            _Talk(Rollout(f"{step}.{number}.{persona.id}", persona), number) for number, persona in enumerate(personas)
-        ]
-        size = -(-len(talks) // WAVES)
-        waves = [talks[start : start + size] for start in range(0, len(talks), size)]
+        rollouts = [Rollout(f"{step}.{number}.{persona.id}", persona) for number, persona in enumerate(personas)]
+        size = -(-len(rollouts) // self._waves)
+        waves: list[list[_Talk]] = []
+        for start in range(0, len(rollouts), size):
+            session = self._sampler.session(size, self._length, forks=group)
+            part = rollouts[start : start + size]
+            waves.append([_Talk(rollout, session, number) for number, rollout in enumerate(part)])
         for wave in waves:
             self._ask_users(wave, step)
         for turn in range(self._settings.turns):
             for wave in waves:
-                self._reply(session, wave, step, turn, group)
-        for talk in talks:
+                self._reply(wave, step, turn, group)
+        for talk in itertools.chain.from_iterable(waves):
             self._take_rewards(talk)
-        return [talk.rollout for talk in talks]
+        return rollouts
 
     # ------------------------------------------------------------ one turn of a wave
 
@@ -96,7 +102,7 @@ class RolloutCollector:
             self._seed, "user", str(step), rollout.persona.id, turn,
         )  # fmt: skip
 
-    def _reply(self, session: Session, wave: Sequence[_Talk], step: int | str, turn: int, size: int) -> None:
+    def _reply(self, wave: Sequence[_Talk], step: int | str, turn: int, size: int) -> None:
         """Draw a group in every conversation of a wave, have it rated, and let the users speak again."""
         asked: list[tuple[_Talk, str, list[int]]] = []
         for talk in wave:
@@ -105,15 +111,15 @@ class RolloutCollector:
             try:
                 message = talk.message.result()
             except RoleError as error:
-                self._end(session, talk, f"the user's turn {turn + 1}: {error}")
+                self._end(talk, f"the user's turn {turn + 1}: {error}")
                 continue
             history: list[Message] = [*talk.rollout.history(), {"role": "user", "content": message}]
             prompt = self._template.continuation(history)
             if not self._fits(talk.rollout, len(prompt), size):
-                self._end(session, talk, f"turn {turn + 1} would pass {self._length} tokens")
+                self._end(talk, f"turn {turn + 1} would pass {self._length} tokens")
                 continue
             asked.append((talk, message, prompt))
-        groups = self._draw(session, asked, step, turn, size)
+        groups = self._draw(asked, step, turn, size)
         for (talk, message, prompt), (numbers, siblings) in zip(asked, groups, strict=True):
             history = [*talk.rollout.history(), {"role": "user", "content": message}]
             self._take_rewards(talk)
@@ -121,27 +127,28 @@ class RolloutCollector:
             continued = self._continued(talk, step, turn, size)
             talk.rollout.groups.append(Group(message, tuple(prompt), siblings, continued))
             talk.number = numbers.pop(continued)
-            session.drop(numbers)
+            talk.session.drop(numbers)
         if turn + 1 < self._settings.turns:
             self._ask_users([talk for talk, _, _ in asked], step)
 
     def _fits(self, rollout: Rollout, prompt: int, size: int) -> bool:
         return rollout.size() + prompt + size * (self._settings.draw.max_new_tokens + 1) <= self._length
 
-    def _end(self, session: Session, talk: _Talk, why: str) -> None:
+    def _end(self, talk: _Talk, why: str) -> None:
         talk.over, talk.rollout.ended = True, why
-        session.drop([talk.number])
+        talk.session.drop([talk.number])
 
     def _draw(
         self,
-        session: Session,
         asked: Sequence[tuple[_Talk, str, list[int]]],
         step: int | str,
         turn: int,
         size: int,
     ) -> list[tuple[list[int], tuple[Sibling, ...]]]:
         """The siblings of every conversation, with their numbers in the session. A group's prompt is read once."""
-        stop, draw = self._template.stop, self._settings.draw
+        if not asked:
+            return []
+        stop, draw, session = self._template.stop, self._settings.draw, asked[0][0].session
         numbers: list[int] = []
         seeds: list[int] = []
         for talk, _, prompt in asked:
@@ -149,8 +156,6 @@ class RolloutCollector:
         for talk, _, _ in asked:
             numbers += [talk.number, *session.fork(talk.number, size - 1)]
             seeds += [derive_seed(self._seed, str(step), talk.rollout.persona.id, turn, g) for g in range(size)]
-        if not numbers:
-            return []
         made = session.replies(
             draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
         )

@@ -23,6 +23,7 @@ LOCK = "train.lock"  # inside the run directory, whose parent may belong to some
 OTHERS = ("config.json", "adapter_config.json", "model.safetensors", "digests.json", "dataset_info.json")
 # What a resumed run may change; anything else would make it another run.
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
+FREE_OF_RL = {"rl.max_calls", "rl.max_cost", "rl.concurrency", "rl.draw.rows"}
 
 
 def check_output(output: str) -> None:
@@ -107,7 +108,7 @@ def claim_directory(settings: TrainSettings) -> Path:
     if saved.exists():
         before = load_settings(TrainSettings, saved)
         for key, (old, new) in differences(before.model_dump(), settings.model_dump()).items():
-            if key.split(".")[0] not in FREE:
+            if key.split(".")[0] not in FREE and key not in FREE_OF_RL:
                 raise AloeError(
                     f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
                     "give another output, or restore the setting to resume"

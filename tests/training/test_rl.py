@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from aloe_jax.llm.world import persona_texts, user_messages
 from aloe_jax.models.opening import load_run
 from aloe_jax.rollouts import rewards as rewards_table
 from aloe_jax.rollouts.rewards import REWARDS, RewardEntry
+from aloe_jax.settings import dump_settings
 from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 from tests.compilations import compilations
@@ -80,6 +82,7 @@ def settings(world, tmp_path):
             "rl": {
                 "personas": str(world / "personas.jsonl"), "conversations": 4, "heldout": 3, "group": 3, "turns": 3,
                 "draw": {"max_new_tokens": 6, "rows": 8}, "rewards": {"judge": 1.0, "length": 0.5}, "concurrency": 2,
+                "overlong": "keep",
             },
             "roles": {"provider": "scripted"},
             "optimizer": {"learning_rate": 1e-2, "warmup_steps": 1},
@@ -117,13 +120,17 @@ def equal(one, other):
 
 
 def test_a_run_learns_reports_and_goes_on_as_if_it_had_not_been_ended(settings, capsys):
-    whole, ended = settings("whole"), settings("ended", steps=1)
+    whole, ended = settings("whole"), settings("ended")
     train(whole)
     shown = capsys.readouterr().out
     assert "7 held-out" not in shown and "3 held-out personas every 2 steps" in shown
     assert "a step is 4 conversations x 3 turns x 3 replies = 36 replies" in shown
+    shutil.copytree(whole.output, ended.output)
+    Path(ended.output, "config.yaml").write_text(dump_settings(ended))
+    for gone in ("checkpoints/2", "checkpoints/3"):
+        shutil.rmtree(Path(ended.output, gone))
+    Path(ended.output, "finished.json").unlink()
     train(ended)
-    train(settings("ended"))
     equal(whole, ended)
     logged = [line for line in records(whole) if "reward" in line]
     trained = [line for line in logged if "entropy" in line]
@@ -234,7 +241,7 @@ def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
         ({"rl": {"rewards": {"judge": 0.0}}}, r"judge: its weight is 0\.0"),
         ({"rl": {"conversations": 8, "heldout": 8}}, r"personas\.jsonl has 12 personas .* 8 \(rl\.conversations\)"),
         ({"model": {"path": None, "tokenizer": "x"}}, r"model\.path: rl starts from a trained model"),
-        ({"roles": {"provider": "openai", "model": "m"}}, r"roles\.(user|judge)"),
+        ({"roles": {"judge": {"provider": "openai", "model": "m"}}}, r"roles\.judge: provider openai needs a key"),
     ],
 )
 def test_what_cannot_be_right_is_refused_before_a_call_is_made(settings, changes, message, monkeypatch):
