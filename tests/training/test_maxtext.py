@@ -166,7 +166,7 @@ def test_deepseek_trees_equal_paths():
     *row, places = tree(96)
     check_tree(np.asarray(forward(model, *row)), places, 1e-4)
     assert any("gate.bias" in name for name in model.spec.weights())  # the router's, which is no nnx.Param there
-    with pytest.raises(AloeError, match="no Hugging Face form here that was checked"):
+    with pytest.raises(AloeError, match="no Hugging Face form that was checked"):
         save_pretrained(model, "never")
     with pytest.raises(AloeError, match=r"keys and values of different sizes \(MLA\)"):
         Sampler(model, max_length=32, rows=1).generate([[5, 6]], 1)
