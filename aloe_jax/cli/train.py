@@ -46,7 +46,8 @@ def main(settings: TrainSettings, dry_run: bool) -> None:
     """Train a model on conversation trees, as packed token trees.
 
     `stage: sft` learns the preferred replies, each in its context; `stage: dpo` learns to prefer them to the
-    rejected ones, against the starting model as the frozen reference. The same command resumes a run that was
+    rejected ones, against the starting model as the frozen reference; `stage: rl` talks to simulated users and learns
+    from the replies that it draws itself. The same command resumes a run that was
     stopped or killed. Everything lands in `output`: config.yaml, checkpoints/, metrics.jsonl, tensorboard/, train.log.
 
     \b

@@ -10,10 +10,12 @@ import numpy as np
 
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
+from aloe_jax.errors import AloeError
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
 from aloe_jax.storage.files import is_remote, reachable
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages import STAGES
 from aloe_jax.training.stages.stage import Stage, stage_of
 from aloe_jax.training.start import gather_material, load_template
 from aloe_jax.training.work import Work, mean_step, times_shown
@@ -97,6 +99,11 @@ class Conversations:
     """The training data: read where it is there, of the assumed shape where it is not; packed once a row length."""
 
     def __init__(self, settings: TrainSettings, shape: Shape) -> None:
+        if not STAGES[settings.stage].needs_data:
+            raise AloeError(
+                f"stage: {settings.stage} cannot be planned: how long its conversations are is known when they are "
+                "drawn; `aloe train --dry-run` estimates a step"
+            )
         reason = missing(settings)
         self.assumed = bool(reason)
         self.said = (

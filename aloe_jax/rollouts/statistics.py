@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,19 @@ def statistics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
         if of_turn:
             found[f"reward/turn_{turn + 1:02d}"] = mean_reward(of_turn)
     return found
+
+
+def gaps(rollouts: Sequence[Rollout]) -> str:
+    """What is missing of rollouts, in one line with the most frequent reasons; "" when nothing is."""
+    dropped = Counter(group.dropped for rollout in rollouts for group in rollout.groups if group.dropped is not None)
+    ended = Counter(rollout.ended for rollout in rollouts if rollout.ended is not None)
+    parts = []
+    for counter, what in ((dropped, "groups without rewards"), (ended, "conversations ended early")):
+        if counter:
+            (reason, times), *others = counter.most_common()
+            more = f", {sum(count for _, count in others)} for other reasons" if others else ""
+            parts.append(f"{counter.total()} {what} ({reason}{f', {times} times' if times > 1 else ''}{more})")
+    return "; ".join(parts)
 
 
 def mean_reward(groups: Sequence[Group]) -> float:

@@ -30,7 +30,7 @@ from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
-from aloe_jax.rollouts.statistics import statistics
+from aloe_jax.rollouts.statistics import gaps, statistics
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.fit import check_fit
@@ -117,7 +117,7 @@ class RolloutSource(Source):
         graph, params, frozen = model.parts
         if rl.kl:  # of adapters a small copy: with new ones the model is the frozen one
             self._reference = jax.tree.map(jnp.copy, params)
-        self._token_logps = model.token_logps
+        self._token_logps, self._note = model.token_logps, model.note
         sampler = Sampler(
             nnx.merge(graph, params, *frozen), max_length=settings.data.row_length, rows=rl.draw.rows,
             cache=rl.draw.cache,
@@ -146,6 +146,8 @@ class RolloutSource(Source):
             began = time.monotonic()
             self._sampler.update(self._params)
             rollouts = self._collector.collect(self.personas(step), step, self._settings.rl.group)
+            if missing := gaps(rollouts):
+                self._note(f"step {step + 1}: {missing}")
             rl = self._settings.rl
             rows, batch = batch_of(rollouts, self.shape, self._template.stop[0], rl.advantage, rl.overlong == "mask")
             if self._reference is not None:

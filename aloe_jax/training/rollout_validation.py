@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from aloe_jax.conversation import Persona
+from aloe_jax.llm.budget import BudgetError
 from aloe_jax.models.spec import Parameters
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import statistics
@@ -36,8 +37,12 @@ class RolloutValidation(Callback):
         if not self._personas or (reached.step % self._every and reached.step != self._steps):
             return
         self._reporting.readings.wait()
-        with self._reporting.display.stage("validating"):
-            rollouts = self._converse(reached.state["params"], self._personas)
+        try:
+            with self._reporting.display.stage("validating"):
+                rollouts = self._converse(reached.state["params"], self._personas)
+        except BudgetError as error:  # the next step's rollouts will meet it, and end the run saved
+            self._reporting.display.note(f"not validated at step {reached.step}: {error}")
+            return
         values = statistics(rollouts, self._turns)
         self._reporting.log.write(reached.step, "validation", values)
         self._reporting.display.validation(reached.step, values)

@@ -73,5 +73,5 @@ def test_a_stage_of_ones_own_trains(contrast, settings, capsys):
 
 
 def test_an_unknown_stage_is_refused_with_those_that_there_are(contrast, settings):
-    with pytest.raises(ValidationError, match="input should be 'sft' or 'dpo' or 'contrast'"):
+    with pytest.raises(ValidationError, match="input should be 'sft' or 'dpo' or 'rl' or 'contrast'"):
         settings("rlhf")

@@ -31,6 +31,7 @@ class StartingModel:
     digest: Callable[[], str]  # of its weights and of what else decides its log-probs
     logps: Callable[[Batch], jax.Array]  # a batch of rows on the host -> log-probs [B, R] in nats, in every process
     token_logps: Callable[[Parameters, Batch], jax.Array]  # the same of every scored token [B, S], of any weights
+    note: Callable[[str], None]  # a line for a person, on the terminal and in train.log
     # Shows that something is computed: the block is given (done, total) -> None, which moves a bar.
     progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -65,7 +66,7 @@ class Stage(ABC):
 
     @property
     def updates(self) -> int:
-        """On every batch, one after the other."""
+        """How many optimizer updates are made on every batch."""
         return 1
 
     def describe(self) -> str:
