@@ -48,7 +48,7 @@ def derive_seed(*parts: str | int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
+def persistent[T](ask: Callable[[int], T], *parts: str | int, again: bool = True) -> T:
     """`ask(seed)` with one seed after the other, derived from `parts` and 0, 1, 2, …, until there is an answer.
 
     Every run makes up to ATTEMPTS fresh attempts. Seeds that failed in an earlier one are passed over, for the journal
@@ -61,7 +61,7 @@ def persistent[T](ask: Callable[[int], T], *parts: str | int) -> T:
         try:
             return ask(derive_seed(*parts, attempt))
         except RoleError as error:
-            fresh += error.fresh
+            fresh += error.fresh or not again
             if fresh >= ATTEMPTS:
                 raise
     raise AssertionError("seeds do not end")

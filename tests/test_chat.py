@@ -24,12 +24,12 @@ START = """
 import fcntl, runpy, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 if pause := float(sys.argv.pop(1)):
-    from aloe_jax.sampling.session import Session
-    draw = Session._draw
-    def slowly(*args):
+    from aloe_jax.sampling import programs
+    decode = programs.decode
+    def slowly(*args, **options):
         time.sleep(pause)
-        return draw(*args)
-    Session._draw = slowly
+        return decode(*args, **options)
+    programs.decode = slowly
 runpy.run_module("aloe_jax.chat", run_name="__main__", alter_sys=True)
 """
 PERSONA = {"id": "ada/quiet", "profile": "Ada keeps bees. She plays the cello.", "personality": "She is quiet."}

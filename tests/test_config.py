@@ -39,7 +39,7 @@ def test_a_dump_loads_to_the_same_settings(write):
         ("data.rows=many", "data.rows: input should be a valid integer, not 'many'"),
         ("data.rows=0", "data.rows: input should be greater than 0, not 0"),
         ("data.rows=true", "data.rows: input should be a valid integer"),
-        ("stage=rlhf", "stage: input should be 'sft' or 'dpo', not 'rlhf'"),
+        ("stage=rlhf", "stage: input should be 'sft' or 'dpo' or 'rl', not 'rlhf'"),
         ("data.path=''", "data.path: give a TFDS directory"),
         ("stage=dpo", "model.path: dpo starts from a trained model"),
         ("stage.x=1", "stage is a value, not a section"),

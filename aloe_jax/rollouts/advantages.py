@@ -38,6 +38,7 @@ ADVANTAGES: Mapping[AdvantageName, Advantage] = {
 
 def advantages(name: AdvantageName, rewards: np.ndarray) -> np.ndarray:
     """The advantages [G] of a group with these rewards [G], which are finite; G is at least 2."""
-    if rewards.max() == rewards.min():  # a rounded mean would leave a little
+    # Equal but for rounding, which division by the spread would blow up.
+    if np.ptp(rewards) <= 1e-9 * max(1.0, float(np.abs(rewards).max())):
         return np.zeros_like(rewards)
     return ADVANTAGES[name](rewards)

@@ -30,7 +30,7 @@ class BatchShape:
     @property
     def replies(self) -> int:
         """R: all of a batch could be in one row; number 0 is none."""
-        return 1 + self.rollouts * self.turns * self.group
+        return 1 + min(self.rollouts * self.turns * self.group, self.length)
 
     @property
     def pairs(self) -> int:
@@ -38,7 +38,7 @@ class BatchShape:
         return self.rollouts * self.turns
 
     def example(self) -> Rows:
-        """Rows of these shapes without anything in them, one of them a whole path long."""
+        """Rows of these shapes without anything in them."""
         return padded(rows_of([[]] * self.rows, self.length), self)
 
 

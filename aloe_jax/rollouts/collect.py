@@ -80,29 +80,29 @@ class RolloutCollector:
             part = rollouts[start : start + size]
             waves.append([_Talk(rollout, session, number) for number, rollout in enumerate(part)])
         for wave in waves:
-            self._ask_users(wave, step)
+            self._ask_users(wave)
         for turn in range(self._settings.turns):
             for wave in waves:
-                self._reply(wave, step, turn, group)
+                self._reply(wave, turn, group)
         for talk in itertools.chain.from_iterable(waves):
             self._take_rewards(talk)
         return rollouts
 
     # ------------------------------------------------------------ one turn of a wave
 
-    def _ask_users(self, wave: Sequence[_Talk], step: int | str) -> None:
+    def _ask_users(self, wave: Sequence[_Talk]) -> None:
         for talk in wave:
             if not talk.over:
-                talk.message = self._threads.submit(self._user_message, talk.rollout, talk.rollout.history(), step)
+                talk.message = self._threads.submit(self._user_message, talk.rollout, talk.rollout.history())
 
-    def _user_message(self, rollout: Rollout, history: Sequence[Message], step: int | str) -> str:
+    def _user_message(self, rollout: Rollout, history: Sequence[Message]) -> str:
         turn = len(history) // 2
         return persistent(
             lambda seed: self._cast.user_message(rollout.persona, history, seed),
-            self._seed, "user", str(step), rollout.persona.id, turn,
+            self._seed, "user", rollout.id, turn, again=False,
         )  # fmt: skip
 
-    def _reply(self, wave: Sequence[_Talk], step: int | str, turn: int, size: int) -> None:
+    def _reply(self, wave: Sequence[_Talk], turn: int, size: int) -> None:
         """Draw a group in every conversation of a wave, have it rated, and let the users speak again."""
         asked: list[tuple[_Talk, str, list[int]]] = []
         for talk in wave:
@@ -114,25 +114,34 @@ class RolloutCollector:
                 self._end(talk, f"the user's turn {turn + 1}: {error}")
                 continue
             history: list[Message] = [*talk.rollout.history(), {"role": "user", "content": message}]
-            prompt = self._template.continuation(history)
-            if not self._fits(talk.rollout, len(prompt), size):
-                self._end(talk, f"turn {turn + 1} would pass {self._length} tokens")
+            try:
+                prompt = self._template.continuation(history)
+            except UnstableTemplateError as error:  # which rewrites some replies and not others
+                self._end(talk, f"turn {turn + 1}: {error}")
+                continue
+            if (why := self._too_long(talk.rollout, len(prompt), size)) is not None:
+                self._end(talk, f"turn {turn + 1} {why}")
                 continue
             asked.append((talk, message, prompt))
-        groups = self._draw(asked, step, turn, size)
+        groups = self._draw(asked, turn, size)
         for (talk, message, prompt), (numbers, siblings) in zip(asked, groups, strict=True):
             history = [*talk.rollout.history(), {"role": "user", "content": message}]
             self._take_rewards(talk)
-            talk.rated = self._rate(talk.rollout, history, siblings, step, turn)
-            continued = self._continued(talk, step, turn, size)
+            talk.rated = self._rate(talk.rollout, history, siblings, turn)
+            continued = self._continued(talk, turn, size)
             talk.rollout.groups.append(Group(message, tuple(prompt), siblings, continued))
             talk.number = numbers.pop(continued)
             talk.session.drop(numbers)
         if turn + 1 < self._settings.turns:
-            self._ask_users([talk for talk, _, _ in asked], step)
+            self._ask_users([talk for talk, _, _ in asked])
 
-    def _fits(self, rollout: Rollout, prompt: int, size: int) -> bool:
-        return rollout.size() + prompt + size * (self._settings.draw.max_new_tokens + 1) <= self._length
+    def _too_long(self, rollout: Rollout, prompt: int, size: int) -> str | None:
+        reply = self._settings.draw.max_new_tokens + 1
+        if rollout.size() + prompt + size * reply > self._length:
+            return f"might pass the {self._length} tokens of a row"
+        if len(rollout.path(self._template.stop[0])) + prompt + reply > self._sampler.max_length:
+            return f"might pass the {self._sampler.max_length} tokens of the model's context"
+        return None
 
     def _end(self, talk: _Talk, why: str) -> None:
         talk.over, talk.rollout.ended = True, why
@@ -141,7 +150,6 @@ class RolloutCollector:
     def _draw(
         self,
         asked: Sequence[tuple[_Talk, str, list[int]]],
-        step: int | str,
         turn: int,
         size: int,
     ) -> list[tuple[list[int], tuple[Sibling, ...]]]:
@@ -155,7 +163,7 @@ class RolloutCollector:
             session.replace(talk.number, [*talk.rollout.path(stop[0]), *prompt])
         for talk, _, _ in asked:
             numbers += [talk.number, *session.fork(talk.number, size - 1)]
-            seeds += [derive_seed(self._seed, str(step), talk.rollout.persona.id, turn, g) for g in range(size)]
+            seeds += [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
         made = session.replies(
             draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
         )
@@ -172,14 +180,14 @@ class RolloutCollector:
     # ------------------------------------------------------------ rewards
 
     def _rate(
-        self, rollout: Rollout, history: Sequence[Message], siblings: Sequence[Sibling], step: int | str, turn: int
+        self, rollout: Rollout, history: Sequence[Message], siblings: Sequence[Sibling], turn: int
     ) -> list[Future[dict[RewardName, float]]]:
         """Futures of the rewards of every sibling; the same text in a group is rated once."""
         begun: dict[tuple[str, int], Future[dict[RewardName, float]]] = {}
         for g, sibling in enumerate(siblings):
             key = sibling.text, len(sibling.tokens)
             if key not in begun:
-                seed = derive_seed(self._seed, "reward", str(step), rollout.persona.id, turn, g)
+                seed = derive_seed(self._seed, "reward", rollout.id, turn, g)
                 most = self._settings.draw.max_new_tokens
                 reply = Rewarded(rollout.persona, history, sibling.text, len(sibling.tokens), most, seed)
                 begun[key] = self._judging.submit(self._components, reply)
@@ -189,12 +197,12 @@ class RolloutCollector:
         def of(name: RewardName) -> Callable[[int], float]:
             return lambda seed: REWARDS[name].of(self._cast, reply._replace(seed=seed))
 
-        return {name: persistent(of(name), reply.seed, name) for name in self._settings.rewards}
+        return {name: persistent(of(name), reply.seed, name, again=False) for name in self._settings.rewards}
 
-    def _continued(self, talk: _Talk, step: int | str, turn: int, size: int) -> int:
+    def _continued(self, talk: _Talk, turn: int, size: int) -> int:
         """Which sibling the conversation goes on from: for the best one, the ratings are waited for."""
         if self._settings.continued == "random" or size == 1:
-            return Random(f"{self._seed} {step} {talk.rollout.persona.id} {turn}").randrange(size)
+            return Random(f"{self._seed} {talk.rollout.id} {turn}").randrange(size)
         try:
             earned = [self._weighted(one.result()) for one in talk.rated]
         except RoleError:

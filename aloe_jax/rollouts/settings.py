@@ -13,6 +13,7 @@ from aloe_jax.settings import Section
 PolicyLoss = Literal["policy_gradient", "grpo", "gspo"]
 RewardName = Literal["judge", "length"]  # see rewards.py
 AdvantageName = Literal["centred", "standardised", "leave_one_out"]  # see advantages.py
+RewardWeight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Normaliser = Literal["constant", "token", "sequence"]
 
 
@@ -37,7 +38,7 @@ class RLSettings(Section):
     group: Annotated[int, Field(ge=2, le=1024)] = 4  # replies that are drawn to every user message
     turns: Several = 10
     continued: Literal["random", "best"] = "random"  # which reply of a group the conversation goes on from
-    rewards: dict[RewardName, float] = Field(default={"judge": 1.0})  # by name, with their weights
+    rewards: dict[RewardName, RewardWeight] = Field(default={"judge": 1.0})  # by name, with their weights
     advantage: AdvantageName = "centred"
     loss: PolicyLoss = "grpo"
     normalise: Normaliser = "constant"
@@ -56,8 +57,8 @@ class RLSettings(Section):
     @classmethod
     def _known_rewards(cls, rewards: dict[RewardName, float]) -> dict[RewardName, float]:
         for name, weight in rewards.items():
-            if not 0 < abs(weight) <= 1e6:
-                raise ValueError(f"{name}: its weight is {weight} and must be finite and not 0; leave it out instead")
+            if weight == 0:
+                raise ValueError(f"{name}: its weight is 0; leave it out instead")
         if not rewards:
             raise ValueError(f"name at least one of {', '.join(get_args(RewardName))}")
         return rewards

@@ -27,7 +27,9 @@ def statistics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
         return found
     found["reward"] = mean_reward(rated)
     found["al"] = float(np.mean([group.rewards[group.continued] for group in rated if group.rewards is not None]))
-    found["no_variance"] = float(np.mean([np.ptp(group.rewards) == 0 for group in rated if group.rewards is not None]))
+    if len(rated[0].siblings) > 1:
+        equal = [group.rewards.max() == group.rewards.min() for group in rated if group.rewards is not None]
+        found["no_variance"] = float(np.mean(equal))
     for name in rated[0].components[0]:
         found[f"reward/{name}"] = float(np.mean([one[name] for group in rated for one in group.components]))
     for turn in range(turns):

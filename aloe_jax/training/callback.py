@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aloe_jax.errors import AloeError
 from aloe_jax.training.step import State
 from aloe_jax.training.totals import Totals
 
@@ -18,6 +19,14 @@ class Reached:
     first: bool  # of this process: it was compiled
     last: bool  # the run ends after it
     validation_loss: float | None = None  # where callbacks before this one validated
+
+
+class NoBatchError(AloeError):
+    """There is no further batch. `failed`: the run should say so by its status; otherwise it was asked to end."""
+
+    def __init__(self, message: str, failed: bool) -> None:
+        super().__init__(message)
+        self.failed = failed
 
 
 class Callback:

@@ -11,9 +11,8 @@ import jax
 from jax.sharding import Mesh
 
 from aloe_jax.data.loader import Batch
-from aloe_jax.llm.budget import BudgetError
 from aloe_jax.parallel import distributed
-from aloe_jax.training.callback import Callback, Reached
+from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.step import State, Step
 from aloe_jax.training.stopping import Stop
 from aloe_jax.training.totals import Totals
@@ -27,7 +26,7 @@ class Batches(Protocol):
     def batch(self, step: int, share: slice) -> Batch:
         """Rows `share` of batch `step` (0-based), [B, ...] on the host.
 
-        Raises BudgetError where no more may be spent on batches: then the run ends with the steps that it has.
+        Raises NoBatchError where no more can be had: then the run ends, saved, with the steps that it has.
         """
         ...
 
@@ -54,11 +53,13 @@ def loop(
             callback.before(number + 1)
         try:
             on_host = batches.batch(number, share)
-        except BudgetError as error:
+        except NoBatchError as error:
             if reached is None:
                 raise
             for callback in callbacks:
                 callback.ended(reached)
+            if error.failed:
+                raise
             return number, str(error)
         batch = distributed.place(on_host, mesh, batches.size)
         with compiling() if first else contextlib.nullcontext():

@@ -57,12 +57,11 @@ def grpo(drawn: DrawnReplies, constants: PolicyConstants) -> jax.Array:
 def gspo(drawn: DrawnReplies, constants: PolicyConstants) -> jax.Array:
     """The same with one ratio a reply, (π(reply) / μ(reply))^(1 / tokens) (arXiv 2507.18071, eq. 5 and 7).
 
-    Every token of a reply costs what the reply does, divided by its tokens.
+    Every token of a reply costs what the reply does; the loss is a mean over a reply's tokens, then over replies.
     """
     numbers, lengths = drawn.scores.reply, jnp.maximum(drawn.lengths, 1)
     mean = sums(drawn.log_ratio, numbers, lengths.shape[1]) / lengths
-    costs = _clipped(jnp.exp(mean), drawn.reply_advantage, constants) / lengths
-    return by_rows(pick, costs, numbers)
+    return by_rows(pick, _clipped(jnp.exp(mean), drawn.reply_advantage, constants), numbers)
 
 
 def _clipped(ratio: jax.Array, advantage: jax.Array, constants: PolicyConstants) -> jax.Array:
@@ -109,9 +108,7 @@ def policy_objective(name: str, constants: PolicyConstants) -> Objective:
             costs = costs + constants.kl * divergence
         costs = costs - constants.entropy * scores.entropy
         tokens, replies = counted.sum(), batch["weight"].sum()
-        if name == "gspo":
-            loss = Mean((costs * counted).sum(), replies)
-        elif constants.normalise == "sequence":
+        if name == "gspo" or constants.normalise == "sequence":
             shares = by_rows(pick, 1.0 / jnp.maximum(lengths, 1), scores.reply)
             loss = Mean((costs * counted * shares).sum(), replies)
         elif constants.normalise == "token":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
@@ -23,7 +22,9 @@ from aloe_jax.data.packing import Rows
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
-from aloe_jax.llm.ledger import Budget, Ledger
+from aloe_jax.llm.budget import Budget, BudgetError
+from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
@@ -32,7 +33,8 @@ from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import gaps, statistics
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.training.callback import Callback, Reached
+from aloe_jax.storage.files import as_path, is_remote
+from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.program import TrainingProgram
 from aloe_jax.training.reporting import Reporting
@@ -56,6 +58,10 @@ class RolloutSource(Source):
         rl = settings.rl
         if jax.process_count() > 1:
             raise AloeError("stage: rl draws its conversations in one process; run it on one host")
+        if is_remote(as_path(settings.output)):
+            raise AloeError(f"output: {settings.output} is in a bucket, where no journal can be; give a local one")
+        if rl.split == "benchmark":
+            raise AloeError("rl.split: the personas of the benchmark are not for training; name another split")
         if (why := spec.uncached()) is not None:
             raise AloeError(f"model: no reply can be drawn from it: {why}")
         check_template(template)
@@ -94,7 +100,7 @@ class RolloutSource(Source):
         calls = rl.conversations * rl.turns + replies * calls_of(rl.rewards)
         text = (
             f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {rl.turns} turns x "
-            f"{rl.group} replies = {replies:,} replies, up to {calls:,} calls to models"
+            f"{rl.group} replies = {replies:,} replies, about {calls:,} calls to models"
         )
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))
@@ -143,18 +149,22 @@ class RolloutSource(Source):
     def _drawn(self, step: int) -> tuple[int, Rows, Batch]:
         if self._newest is None or self._newest[0] != step:
             assert self._params is not None and self._sampler is not None
-            began = time.monotonic()
             self._sampler.update(self._params)
-            rollouts = self._collector.collect(self.personas(step), step, self._settings.rl.group)
+            try:
+                rollouts = self._collector.collect(self.personas(step), step, self._settings.rl.group)
+            except (BudgetError, UnavailableError) as error:
+                raise NoBatchError(str(error), failed=isinstance(error, UnavailableError)) from None
             if missing := gaps(rollouts):
                 self._note(f"step {step + 1}: {missing}")
+            if all(group.rewards is None for rollout in rollouts for group in rollout.groups):
+                raise NoBatchError(f"step {step + 1}: no reply could be rewarded: {missing}", failed=True)
             rl = self._settings.rl
             rows, batch = batch_of(rollouts, self.shape, self._template.stop[0], rl.advantage, rl.overlong == "mask")
             if self._reference is not None:
                 batch["reference_logps"] = self._reference_logps(rows, batch)
             self._newest = (step, rows, batch)
             self._works[step] = self._work(rows)
-            self._values[step] = statistics(rollouts, rl.turns) | {"rollout_seconds": time.monotonic() - began}
+            self._values[step] = statistics(rollouts, rl.turns)
         return self._newest
 
     def _reference_logps(self, rows: Rows, batch: Batch) -> np.ndarray:
@@ -186,7 +196,9 @@ class RolloutSource(Source):
 
     @cached_property
     def _fingerprint(self) -> dict[str, JSON]:
-        ids = hashlib.sha256(json.dumps([persona.id for persona in self._personas]).encode()).hexdigest()[:16]
+        ids = hashlib.sha256(
+            json.dumps([persona.model_dump() for persona in (*self._personas, *self._heldout)]).encode()
+        ).hexdigest()[:16]
         return {"seed": self._settings.seed, "personas": ids, "rl.conversations": self._settings.rl.conversations}
 
     def position(self, step: int) -> dict[str, JSON]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.budget import BudgetError
+from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.models.spec import Parameters
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import statistics
@@ -40,7 +41,7 @@ class RolloutValidation(Callback):
         try:
             with self._reporting.display.stage("validating"):
                 rollouts = self._converse(reached.state["params"], self._personas)
-        except BudgetError as error:  # the next step's rollouts will meet it, and end the run saved
+        except (BudgetError, UnavailableError) as error:  # the next rollouts meet it, and end the run saved
             self._reporting.display.note(f"not validated at step {reached.step}: {error}")
             return
         values = statistics(rollouts, self._turns)

@@ -133,7 +133,9 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
             MetricsLog(mirror.local, done, project=settings.wandb, resolved=resolved, quiet=quiet)
         )
         profiling = scope.enter_context(Profiling(settings.profile, mirror.local, display.note))
-        rate, devices = learning_rate(settings.optimizer, steps), list(mesh.devices.flat)
+        schedule = learning_rate(settings.optimizer, steps * stage.updates)
+        devices = list(mesh.devices.flat)
+        rate = lambda step: schedule(step * stage.updates)  # noqa: E731
         readings = Readings(settings.log_every, source, rate, log, display, directory, devices)
         reporting = Reporting(readings, log, display)
         callbacks = [

@@ -148,6 +148,10 @@ class TrainSettings(Section):
                 f"data.rows: {rl.conversations} conversations a step (rl.conversations) may take as many rows; set "
                 f"data.rows={rl.conversations} or more"
             )
+        if rl.loss == "policy_gradient" and rl.updates > 1:
+            raise ValueError(
+                f"rl.updates: policy_gradient is right for one update a step, not {rl.updates}; set rl.loss=grpo"
+            )
         if rl.draw.rows < rl.group:
             raise ValueError(
                 f"rl.draw.rows: a group of {rl.group} replies (rl.group) is drawn together; set it to that or more"

@@ -106,12 +106,10 @@ def plain_loss(name, given):
             costs = -jnp.minimum(ratio * advantage, jnp.clip(ratio, low, high) * advantage)
         else:
             whole = jnp.exp(difference.sum(axis=1, keepdims=True) / lengths)
-            costs = -jnp.minimum(whole * advantage, jnp.clip(whole, low, high) * advantage) / lengths
+            costs = -jnp.minimum(whole * advantage, jnp.clip(whole, low, high) * advantage) * jnp.ones_like(own)
         behind = jnp.where(own > 0, of["reference"] - policy, 0.0)
         costs = (costs + given.kl * (jnp.exp(behind) - behind - 1) - given.entropy * entropy) * own
-        if name == "gspo":
-            return costs.sum() / there.sum()
-        if given.normalise == "sequence":
+        if name == "gspo" or given.normalise == "sequence":
             return (costs / lengths).sum() / there.sum()
         return costs.sum() / (own.sum() if given.normalise == "token" else there.sum() * given.most_tokens)
 

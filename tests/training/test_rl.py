@@ -1,9 +1,12 @@
 """On-policy runs, small and whole: the policy talks to the scripted users, learns, and goes on where it was ended."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import jax
@@ -17,12 +20,14 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm import scripted
 from aloe_jax.llm.world import persona_texts, user_messages
 from aloe_jax.models.opening import load_run
+from aloe_jax.models.run_directory import checkpoint_steps
 from aloe_jax.rollouts import rewards as rewards_table
 from aloe_jax.rollouts.rewards import REWARDS, RewardEntry
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 from tests.compilations import compilations
+from tests.forked import Process
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +153,7 @@ def test_a_run_learns_reports_and_goes_on_as_if_it_had_not_been_ended(settings, 
 def test_dry_run_says_what_a_step_asks_for_and_writes_nothing(settings, capsys):
     made = settings()
     train(made, dry_run=True)
-    assert "up to 48 calls to models" in capsys.readouterr().out
+    assert "about 48 calls to models" in capsys.readouterr().out
     assert not Path(made.output).exists()
 
 
@@ -238,8 +243,11 @@ def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
         ({"rl": {"group": 9}}, r"rl\.draw\.rows: a group of 9 replies"),
         ({"rl": {"rewards": {}}}, "name at least one of judge, length"),
         ({"rl": {"rewards": {"applause": 1.0}}}, r"rl\.rewards"),
-        ({"rl": {"rewards": {"judge": 0.0}}}, r"judge: its weight is 0\.0"),
+        ({"rl": {"rewards": {"judge": 0.0}}}, r"judge: its weight is 0; leave it out"),
         ({"rl": {"conversations": 8, "heldout": 8}}, r"personas\.jsonl has 12 personas .* 8 \(rl\.conversations\)"),
+        ({"rl": {"loss": "policy_gradient", "updates": 2}}, r"rl\.updates: policy_gradient"),
+        ({"rl": {"split": "benchmark"}}, r"rl\.split: the personas of the benchmark"),
+        ({"output": "gs://bucket/run"}, r"output: gs://bucket/run is in a bucket"),
         ({"model": {"path": None, "tokenizer": "x"}}, r"model\.path: rl starts from a trained model"),
         ({"roles": {"judge": {"provider": "openai", "model": "m"}}}, r"roles\.judge: provider openai needs a key"),
     ],
@@ -253,3 +261,38 @@ def test_what_cannot_be_right_is_refused_before_a_call_is_made(settings, changes
     }
     with pytest.raises((AloeError, ValueError), match=message):
         train(settings(**given))
+
+
+@pytest.mark.soak
+def test_ten_kills_change_nothing(settings, tmp_path):
+    """Real processes, killed in rollouts, updates and saves: weights, metrics and journal of the undisturbed run."""
+    one = {"mesh": {"data": 1, "fsdp": 1, "tensor": 1}, "checkpoints": {"every": 2}, "steps": 40}
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1"}
+
+    def launch(made):
+        path = tmp_path / f"{Path(made.output).name}.yaml"
+        path.write_text(dump_settings(made))
+        return Process("aloe_jax.train", "--config", path, env=environment)
+
+    whole, part = settings("whole", **one), settings("part", **one)
+    process = launch(whole)
+    told = "".join(process.communicate(timeout=300))
+    assert process.returncode == 0, told
+    draw = random.Random(0)
+    for kill in range(10):
+        process, before = launch(part), len(checkpoint_steps(part.output)) and checkpoint_steps(part.output)[-1]
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            steps = checkpoint_steps(part.output)
+            if kill % 2 == 0 or (steps and steps[-1] > before):
+                break
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.0, 4.0 if kill % 2 == 0 else 1.0))
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
+    process = launch(part)
+    told = "".join(process.communicate(timeout=300))
+    assert process.returncode == 0 and "resuming after step" in told, told
+    equal(whole, part)
+    assert records(whole) == records(part)
