@@ -33,7 +33,6 @@ from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import gaps, statistics
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.storage.files import as_path, is_remote
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.program import TrainingProgram
@@ -58,8 +57,6 @@ class RolloutSource(Source):
         rl = settings.rl
         if jax.process_count() > 1:
             raise AloeError("stage: rl draws its conversations in one process; run it on one host")
-        if is_remote(as_path(settings.output)):
-            raise AloeError(f"output: {settings.output} is in a bucket, where no journal can be; give a local one")
         if rl.split == "benchmark":
             raise AloeError("rl.split: the personas of the benchmark are not for training; name another split")
         if (why := spec.uncached()) is not None:

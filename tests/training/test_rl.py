@@ -247,7 +247,6 @@ def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
         ({"rl": {"conversations": 8, "heldout": 8}}, r"personas\.jsonl has 12 personas .* 8 \(rl\.conversations\)"),
         ({"rl": {"loss": "policy_gradient", "updates": 2}}, r"rl\.updates: policy_gradient"),
         ({"rl": {"split": "benchmark"}}, r"rl\.split: the personas of the benchmark"),
-        ({"output": "gs://bucket/run"}, r"output: gs://bucket/run is in a bucket"),
         ({"model": {"path": None, "tokenizer": "x"}}, r"model\.path: rl starts from a trained model"),
         ({"roles": {"judge": {"provider": "openai", "model": "m"}}}, r"roles\.judge: provider openai needs a key"),
     ],
@@ -261,6 +260,11 @@ def test_what_cannot_be_right_is_refused_before_a_call_is_made(settings, changes
     }
     with pytest.raises((AloeError, ValueError), match=message):
         train(settings(**given))
+
+
+def test_a_journal_cannot_be_in_a_bucket(settings):
+    with pytest.raises(ValueError, match="output: gs://bucket/run is in a bucket"):
+        TrainSettings.model_validate(settings().model_dump() | {"output": "gs://bucket/run"})
 
 
 @pytest.mark.soak
