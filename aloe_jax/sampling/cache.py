@@ -1,7 +1,7 @@
 """The key/value cache: full pages of tokens in large blocks, and the newest tokens of every row in a tail.
 
 A row of `length` tokens has its first `length // PAGE` pages in the blocks and the rest in its tail. What one call
-adds is laid behind the tails, at one place for all rows whatever their lengths, and sorted in when the call ends; so
+adds is laid behind the tails, at one slot for all rows whatever their lengths, and sorted in when the call ends; so
 the blocks are only read while tokens are drawn, and no step copies them. Attention is computed block by block and
 passes over blocks that no row has reached.
 
@@ -86,13 +86,13 @@ def cache_of(blocks: Sequence[Sequence[LayerCache[jax.Array]]], tails: Sequence[
     return Cache(tuple(tuple(map(placed, layer)) for layer in blocks), tuple(map(placed, tails)))
 
 
-def placed(held: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
+def placed(cached: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
     """Rows over the mesh axes of the batch, heads over tensor."""
-    return each(lambda axis, x: constrain(x, ("batch", "kv_heads", *(None,) * (x.ndim - 2))), held)
+    return each(lambda axis, x: constrain(x, ("batch", "kv_heads", *(None,) * (x.ndim - 2))), cached)
 
 
 def hold(key: jax.Array, value: jax.Array, dtype: str) -> LayerCache[jax.Array]:
-    """Keys and values [B,T,K,H] as they are held."""
+    """Keys and values [B,T,K,H] as they are stored."""
     keys, values = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
     if dtype != "int8":
         return LayerCache(keys.astype(dtype), values.astype(dtype))
@@ -177,7 +177,7 @@ def shortened(
 
 
 def _page_back(starts: jax.Array, here: jax.Array, axis: int, tail: jax.Array, block: jax.Array) -> jax.Array:
-    """The tail [R,...] with the page of the block that begins at starts[r] in its place, where here[r]."""
+    """The tail [R,...] with the page of the block that begins at starts[r] instead, where here[r]."""
     slots = starts[:, None] + jnp.arange(PAGE)[None]
     slots = jnp.expand_dims(slots, tuple(other for other in range(1, block.ndim) if other != axis))
     page = jnp.take_along_axis(block, slots, axis, mode="clip")
@@ -229,7 +229,7 @@ def attend(
     lengths: jax.Array,
     positions: jax.Array,
     window: int,
-    view: Callable[[LayerCache[jax.Array]], LayerCache[jax.Array]] = lambda held: held,
+    view: Callable[[LayerCache[jax.Array]], LayerCache[jax.Array]] = lambda cached: cached,
     cap: float | None = None,
 ) -> jax.Array:
     """Attention of queries [R,T,N,H] at `positions` [R,T] to all tokens of their rows up to themselves -> [R,T,N,H].

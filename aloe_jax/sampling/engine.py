@@ -98,7 +98,7 @@ class Engine:
 def _mesh(state: nnx.State[Hashable, object]) -> Mesh | None:
     """The mesh over which parameters are laid out, if they are."""
     for leaf in jax.tree.leaves(state):
-        place = leaf.sharding
-        if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
-            return place.mesh
+        found = leaf.sharding
+        if isinstance(found, NamedSharding) and isinstance(found.mesh, Mesh):
+            return found.mesh
     return None

@@ -55,9 +55,9 @@ def shared_by(devices: int) -> Mesh | None:
 
 
 def keep_compiled() -> None:
-    """Start from what earlier processes compiled, in ~/.cache/aloe-jax unless JAX was told another place."""
+    """Start from what earlier processes compiled, in ~/.cache/aloe-jax unless JAX has another directory."""
     if jax.config.jax_compilation_cache_dir is None:
         with contextlib.suppress(OSError, AloeError):  # nowhere to write: then every process compiles for itself
-            place = cache_directory() / "compiled"
-            place.mkdir(parents=True, exist_ok=True)
-            jax.config.update("jax_compilation_cache_dir", str(place))
+            directory = cache_directory() / "compiled"
+            directory.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(directory))

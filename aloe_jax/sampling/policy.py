@@ -82,7 +82,7 @@ class Policy:
 
                     parts = load_sampler(self._path, MAX_LENGTH, ROWS, mesh=spread(SamplingSettings().mesh))
                 completions = self._reply(*parts, [request for request, _ in batch])
-            except Exception as error:  # whoever waits must hear of it
+            except Exception as error:  # every caller that waits gets it
                 for _, answer in batch:
                     answer.set_exception(error)
                 continue

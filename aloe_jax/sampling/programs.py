@@ -62,7 +62,7 @@ class DrawnRows(NamedTuple):
 
     last: jax.Array  # int32 [B]: the newest token of each row, not in the cache yet
     lengths: jax.Array  # int32 [B]: how many are
-    budgets: jax.Array  # int32 [B]: how many tokens to draw at most, up to PAGE; 0: the row only keeps its place
+    budgets: jax.Array  # int32 [B]: how many tokens to draw at most, up to PAGE; 0: the row draws nothing
     seeds: jax.Array  # uint32 [B]
     context: jax.Array  # int32 [B,C]: all tokens of each row, from its start; read where a penalty is set
 
@@ -107,8 +107,8 @@ def prefill(
     cap = model.attention_cap
     positions = lengths[:, None] + jnp.arange(PAGE)[None]
 
-    def view(held: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
-        return each(lambda axis, x: take(x, rows, shards), held)
+    def view(cached: LayerCache[jax.Array]) -> LayerCache[jax.Array]:
+        return each(lambda axis, x: take(x, rows, shards), cached)
 
     tails = [view(tail) for tail in cache.tails]
 

@@ -14,11 +14,11 @@ class Sampler(Engine):
 
     `max_length` bounds a conversation's tokens, prompts and replies together; the model's own maximum bounds it too.
     `rows` conversations at most are drawn at a time, and have their keys and values in the cache; the others wait.
-    `cache` is how these are held: in the type of activations, in bfloat16, or in int8 with a scale a token and head.
+    `cache` is how these are stored: in the type of activations, in bfloat16, or in int8 with a scale a token and head.
     `tokenizer` is only asked for its end-of-sequence id, where the model's spec has none.
 
     The model's parameters stay where they are; on a mesh, rows are spread over data and fsdp, heads over tensor. The
-    layers' weights are held a second time, as a loop over tokens reads them.
+    layers' weights are stored a second time, as a loop over tokens reads them.
     """
 
     def session(self, batch: int, length: int | None = None, forks: int = 1) -> Session:

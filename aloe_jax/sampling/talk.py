@@ -62,7 +62,7 @@ class Talk:
         return True
 
     def say(self, text: str) -> Generator[str]:
-        """The reply to `text`, piece by piece. Whoever stops listening leaves a reply that ends where they stopped.
+        """The reply to `text`, piece by piece. A caller that stops listening leaves a reply that ends there.
 
         Raises AloeError, and forgets `text`, when there is no room for a reply to it.
         """
@@ -77,7 +77,7 @@ class Talk:
         self._session.replace(0, prompt)
         self.ended = None
         ids: list[int] = []
-        told = ""
+        shown = ""
         pieces = self._session.stream(
             min(self.sampling.max_new_tokens, room),
             temperature=self.sampling.temperature,
@@ -95,7 +95,7 @@ class Talk:
                 self.ended = piece.reason
                 whole = self.template.decode(ids)
                 if self.ended is not None or not whole.endswith(HALF):
-                    told, new = whole, whole[len(told) :]
+                    shown, new = whole, whole[len(shown) :]
                     yield new
             if self.ended == "max_new_tokens" and room < self.sampling.max_new_tokens:
                 self.ended = "length"

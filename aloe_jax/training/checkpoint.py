@@ -102,7 +102,7 @@ class Checkpoints:
     def check_room(self, state: State) -> None:
         """Raise AloeError when the disk has no room for another checkpoint of `state`.
 
-        Orbax notices a full disk only from its writing threads, which tell it at length; this tells it first.
+        Orbax notices a full disk only from its writing threads, which report it at length; this reports it first.
         """
         if is_remote(self.directory):
             return

@@ -33,7 +33,7 @@ class Display:
 
     On a terminal the lower lines are live: stage, bar, the last values and the time left; notes and validations
     scroll by above. Elsewhere every reading is a line. Lines go to train.log as well, each with the time, after
-    those of earlier starts. With `quiet` (all processes but the first) nothing is told or written. The terminal is
+    those of earlier starts. With `quiet` (all processes but the first) nothing is shown or written. The terminal is
     its own again when the `with` block ends, however it ends.
     """
 
@@ -74,7 +74,7 @@ class Display:
         self._print(text, soft_wrap=True)
 
     def record(self, text: str) -> None:
-        """Write to train.log what was told before there was a display, such as the plan."""
+        """Write to train.log what was printed before there was a display, such as the plan."""
         if self._file is not None:
             stamp = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
             self._file.write("".join(f"{stamp} {row}\n" for row in text.splitlines()))
@@ -102,7 +102,7 @@ class Display:
         """What the run does inside the block, if not training: its time is no step's time.
 
         Gives a function (done, total) that moves the bar, and prints about ten lines where there is no terminal.
-        COMPILING is the stage of the first step, and its end tells how long that took.
+        COMPILING is the stage of the first step, and at its end it says how long that took.
         """
         stage = Activity(name)
         self._stages.append(stage)

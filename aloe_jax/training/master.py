@@ -1,4 +1,4 @@
-"""Float32 copies of parameters held in bfloat16: what is trained; the parameters are their rounding.
+"""Float32 copies of parameters stored in bfloat16: what is trained; the parameters are their rounding.
 
 bfloat16 has 8 bits of precision, so an update smaller than 1/512 of a weight would be lost in it, and most are.
 """

@@ -28,7 +28,7 @@ from aloe_jax.training.stages.stage import stage_of
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device by what they hold. `state` lies there all the time, `working` while a step runs."""
+    """Bytes of one device by what is in them: `state` all the time, `working` while a step runs."""
 
     state: Mapping[str, int]
     working: Mapping[str, int]
@@ -112,7 +112,7 @@ def head(spec: ModelSpec, options: ModelSettings, mesh: Mesh, scored: int) -> in
 
 
 def limit(mesh: Mesh) -> int | None:
-    """Bytes that a device of the mesh has for this process, None where JAX does not tell (CPUs)."""
+    """Bytes that a device of the mesh has for this process, None where JAX does not say (CPUs)."""
     here = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = here[0].memory_stats() if here else None
     return stats.get("bytes_limit") if stats else None
@@ -141,15 +141,15 @@ def _bytes(tree: object, dtype: DTypeLike | None = None) -> int:
 
 
 def _frozen_bytes(spec: ModelSpec, lora: LoRASettings, mesh: Mesh, dtype: str) -> int:
-    """What the frozen weights take on one device; those with adapters are held as `lora.base` says."""
+    """What the frozen weights take on one device; those with adapters are stored as `lora.base` says."""
     total = 0
     for name, weight in spec.weights().items():
         here = math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
         whole = jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype))
         bits = 8 * whole.size * whole.dtype.itemsize
         if lora.base != "as_loaded" and name.removeprefix("layers.") in lora.targets:
-            held = jax.eval_shape(lambda w: quantised(w, lora.base), whole)
-            bits = sum(leaf.size * _bits(leaf.dtype) for leaf in jax.tree.leaves(held))
+            stored = jax.eval_shape(lambda w: quantised(w, lora.base), whole)
+            bits = sum(leaf.size * _bits(leaf.dtype) for leaf in jax.tree.leaves(stored))
         total += bits * here // (8 * whole.size)
     return total
 
@@ -163,8 +163,8 @@ def _gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
 
     Without rematerialisation the backward pass finds the copies of all layers, in parts as the weights are.
     """
-    held = options.lora is not None and options.lora.base != "as_loaded"
-    cast = held or options.dtype != options.compute_dtype
+    stored = options.lora is not None and options.lora.base != "as_loaded"
+    cast = stored or options.dtype != options.compute_dtype
     if mesh.shape["fsdp"] == 1 and not cast:
         return 0
     width = jnp.dtype(options.compute_dtype).itemsize

@@ -1,4 +1,4 @@
-"""Optimizers by name: warm-up and decay of the learning rate, gradient clipping, and where their state lies."""
+"""Optimizers by name: warm-up and decay of the learning rate, gradient clipping, and how their state is sharded."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def decayed(params: Parameters) -> Tree[bool]:
 
 
 def state_shardings(state: MasterState, params: Parameters, mesh: Mesh) -> MasterState:
-    """Where an optimizer's state lies: the tree of `state` (arrays or their shapes) with a sharding a leaf.
+    """How an optimizer's state is sharded: the tree of `state` (arrays or their shapes) with a sharding a leaf.
 
-    A leaf belongs to the parameter whose keys its own path ends with. One of the parameter's shape lies as the
+    A leaf belongs to the parameter whose keys its own path ends with. One of the parameter's shape is sharded as the
     parameter does; one that lacks an axis (Adafactor's means) along the axes that are left; all else everywhere.
     """
     by_keys = {_keys(path): param for path, param in jax.tree_util.tree_leaves_with_path(params)}
 
-    def place(path: tuple[object, ...], leaf: jax.Array) -> Sharding:
+    def sharding_of(path: tuple[object, ...], leaf: jax.Array) -> Sharding:
         param = by_keys.get(_keys(path))
         if param is not None and leaf.shape == param.shape:
             return param.sharding
@@ -109,7 +109,7 @@ def state_shardings(state: MasterState, params: Parameters, mesh: Mesh) -> Maste
                     break
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    found: MasterState = jax.tree_util.tree_map_with_path(place, state)
+    found: MasterState = jax.tree_util.tree_map_with_path(sharding_of, state)
     return found
 
 

@@ -46,7 +46,7 @@ def ipo(scores: jax.Array, constants: Constants) -> jax.Array:
     """(Δ - 1 / 2β)², IPO (Azar et al., arXiv 2310.12036, eq. 17; its τ is β).
 
     The paper writes the log-ratios of whole replies and does not speak of length. With those, the square would ask
-    long and short replies for the same gap; its authors averaged over tokens, as they told TRL's, and so does this
+    long and short replies for the same gap; its authors averaged over tokens, as they advised TRL's, and so does this
     table: its scores are per token.
     """
     return (_delta(scores) - 1 / (2 * constants.beta)) ** 2

@@ -27,13 +27,13 @@ class Profiling(Callback):
     """Records the steps start … start + steps - 1 in DIRECTORY/profile, as a context manager around the loop.
 
     A run that ends inside the window has recorded its part when the block is left; one that resumes inside it
-    records the rest. `tell` is told where the record lies.
+    records the rest. `note` is called with where the record is.
     """
 
-    def __init__(self, settings: ProfileSettings, directory: Path, tell: Callable[[str], None]):
+    def __init__(self, settings: ProfileSettings, directory: Path, note: Callable[[str], None]):
         start = settings.start or 0
         self._window = range(start, start + settings.steps) if settings.start is not None else range(0)
-        self._directory, self._tell = directory / DIRECTORY, tell
+        self._directory, self._note = directory / DIRECTORY, note
         self._recording = False
         self._last: Totals | None = None
         self._mark: jax.profiler.StepTraceAnnotation | None = None
@@ -69,13 +69,13 @@ class Profiling(Callback):
             self._mark = None
 
     def _stop(self) -> None:
-        """Close the record once the devices have done what they were told, which is what it is about."""
+        """Close the record once the devices have done what was dispatched, which is what it is about."""
         try:
             jax.block_until_ready(self._last)
         finally:
             self._recording, self._last = False, None
             jax.profiler.stop_trace()
-        self._tell(
+        self._note(
             f"profile in {self._directory}: TensorBoard shows it with the plugin xprof, "
             "ui.perfetto.dev opens its trace.json.gz"
         )

@@ -1,4 +1,4 @@
-"""The program of a run: everything that is compiled, made in one place from settings.
+"""The program of a run: everything that is compiled, built from settings by one function.
 
 Training builds it over real arrays and runs it; planning builds it over shapes and compiles it for machines that are
 not at hand. Nothing is compiled or computed here: a step compiles when it is first called or lowered.
@@ -109,7 +109,7 @@ def state_shapes(params: Params, optimizer: MasterCopies, mesh: Mesh) -> State:
     return {
         "params": jax.tree.map(_shape, params),
         "optimizer": jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), fresh, where
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), fresh, where
         ),
     }
 

@@ -137,10 +137,10 @@ def describe_model(
     save_spec(spec, directory)
     if settings.model.lora is not None:
         save_adapter(directory, settings.model)
-    with uploading(directory / TOKENIZER) as place:
-        save_tokenizer(tokenizer, place)
+    with uploading(directory / TOKENIZER) as local:
+        save_tokenizer(tokenizer, local)
         if (source := open_model(settings.model).tokenizer) is not None:
-            generation.keep(source, place)
+            generation.keep(source, local)
     record_description(directory)
 
 

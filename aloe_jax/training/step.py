@@ -153,7 +153,7 @@ def accumulated(
 def evaluation_step(
     graph: nnx.GraphDef[LanguageModel], objective: Objective, mesh: Mesh, frozen: Frozen = ()
 ) -> Step[Params, Totals]:
-    """(params, batch on devices) -> totals, the same that training tells."""
+    """(params, batch on devices) -> totals, the same that training reports."""
 
     def step(params: Params, frozen: Frozen, batch: OnDevices) -> Totals:
         return _totals(nnx.merge(graph, params, *frozen), objective, batch)

@@ -28,7 +28,7 @@ class RunSummary:
     mesh: Mapping[str, int]
     device: str  # kind
     memory: Memory
-    device_memory: int | None  # bytes of one device, where JAX tells
+    device_memory: int | None  # bytes of one device, where JAX says
     data: str  # what the training data is, with a line for each of several sources
     sources: Mapping[str, PackingReport]  # the same as numbers, by name
     validation: str
@@ -136,8 +136,8 @@ def summarise(
 
 def _free_disk(path: Path) -> int:
     """Bytes free where `path` is, or would be made."""
-    place = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
-    return shutil.disk_usage(place).free
+    existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _size(count: float) -> str:
