@@ -53,7 +53,7 @@ class Rollout:
         return messages
 
     def path(self, stop: int) -> list[int]:
-        """The token ids along the replies that were continued; `stop` ends a reply that was cut."""
+        """The token ids along the replies that were continued; `stop` closes a reply's turn."""
         ids: list[int] = []
         for group in self.groups:
             ids += [*group.prompt, *closed(group.siblings[group.continued], stop)]
@@ -89,5 +89,5 @@ class Rollout:
 
 
 def closed(sibling: Sibling, stop: int) -> Sequence[int]:
-    """A reply's ids; where it was cut, its turn is closed for the model, which is not learned."""
-    return sibling.tokens if sibling.ended else (*sibling.tokens, stop)
+    """A reply's ids, its turn closed for the model where it was cut or ended by another id; that is not learned."""
+    return sibling.tokens if sibling.tokens[-1:] == (stop,) else (*sibling.tokens, stop)
