@@ -17,6 +17,7 @@ DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"byte
 # Instead of "checksum", earlier versions wrote "sha256" of all, and for weights zlib's "crc32".
 KIND = "#kind"  # in it, where `record` was given one: what the directory is
 _PIECE = 1 << 20  # bytes read at a time: what a core's cache holds is summed for half the cost of 4 MiB
+_END = 1 << 16  # bytes of a file that go through SHA-256
 _THREADS = min(4, os.cpu_count() or 1)  # summing leaves Python's lock, so files are summed side by side
 
 
@@ -32,7 +33,7 @@ def digest_file(file: str | Path) -> str:
 
 
 def checksum(file: Path) -> str:
-    """SHA-256, in 32 hex digits, of a file's last MiB after the CRC-32C of all before it.
+    """SHA-256, in 32 hex digits, of a file's end (up to 64 KiB) after the CRC-32C of all before it.
 
     Against damage, not forgery, at the speed of memory. CRC-32C alone would not do: of any content that ends with its
     own CRC-32C, as OCDBT's manifests do, it is one constant.
@@ -43,7 +44,8 @@ def checksum(file: Path) -> str:
     with as_path(file).open("rb") as stream:
         while piece := stream.read(_PIECE):
             before, last = google_crc32c.extend(before, last), piece
-    return hashlib.sha256(before.to_bytes(4, "big") + last).hexdigest()[:32]
+    before = google_crc32c.extend(before, last[:-_END])
+    return hashlib.sha256(before.to_bytes(4, "big") + last[-_END:]).hexdigest()[:32]
 
 
 def checksums(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:
