@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,11 +32,6 @@ class BatchShape:
         """R: all of a batch could be in one row; number 0 is none."""
         return 1 + min(self.rollouts * self.turns * self.group, self.length)
 
-    @property
-    def pairs(self) -> int:
-        """P."""
-        return self.rollouts * self.turns
-
     def example(self) -> Rows:
         """Rows of these shapes without anything in them."""
         return padded(rows_of([[]] * self.rows, self.length), self)
@@ -47,10 +42,9 @@ def batch_of(
 ) -> tuple[Rows, Batch]:
     """Packed rows, and beside their fields what objectives read of rollouts:
 
-    advantage float32 [N,R]; weight float32 [N,R], 1 for a reply that is learned from; turn int32 [N,R], 1-based, 0
-    where there is no reply; drawn_logps float32 [N,T], of every token of a reply as the sampler had it, in nats.
-    `stop` ends a reply that was cut where the conversation goes on from it. A group without rewards is not learned
-    from, nor is, with `mask_overlong`, a reply that was cut.
+    advantage float32 [N,R]; weight float32 [N,R], 1 for a reply that is learned from; drawn_logps float32 [N,T], in
+    nats, of every token of a reply as the sampler had it. `stop` closes a turn where the conversation goes on. A group
+    without rewards is not learned from, nor is, with `mask_overlong`, a reply that was cut.
     """
     trees = [rollout.tree(stop) for rollout in rollouts if rollout.groups]
     members = _in_rows(trees, shape)
@@ -58,7 +52,6 @@ def batch_of(
     further: Batch = {
         "advantage": np.zeros((shape.rows, shape.replies), np.float32),
         "weight": np.zeros((shape.rows, shape.replies), np.float32),
-        "turn": np.zeros((shape.rows, shape.replies), np.int32),
         "drawn_logps": np.zeros((shape.rows, shape.length), np.float32),
     }
     groups = {(rollout.id, turn): group for rollout in rollouts for turn, group in enumerate(rollout.groups)}
@@ -68,7 +61,6 @@ def batch_of(
             rollout, turn, which = name.rsplit("/", 2)
             key = rollout, int(turn)
             sibling = groups[key].siblings[int(which)]
-            further["turn"][row, number] = int(turn) + 1
             further["drawn_logps"][row, rows.reply[row] == number] = sibling.logps
             if key in earned and (sibling.ended or not mask_overlong):
                 further["advantage"][row, number] = earned[key][int(which)]
@@ -92,22 +84,9 @@ def _in_rows(trees: Sequence[TokenTree], shape: BatchShape) -> list[list[TokenTr
 
 
 def padded(rows: Rows, shape: BatchShape) -> Rows:
-    """The same rows with room for as many replies, pairs and scored tokens as a batch can have."""
+    """The same rows with room for as many replies and scored tokens as a batch can have."""
 
     def wide(values: np.ndarray, width: int) -> np.ndarray:
-        return np.pad(values, [(0, 0), (0, width - values.shape[1]), *[(0, 0)] * (values.ndim - 2)])
+        return np.pad(values, [(0, 0), (0, width - values.shape[1])])
 
-    return Rows(
-        tokens=rows.tokens,
-        positions=rows.positions,
-        subtree_end=rows.subtree_end,
-        parent=rows.parent,
-        reply=rows.reply,
-        scored=wide(rows.scored, shape.length),
-        pairs=wide(rows.pairs, shape.pairs),
-        pair_turn=wide(rows.pair_turn, shape.pairs),
-        reply_length=wide(rows.reply_length, shape.replies),
-        length=rows.length,
-        reply_ids=rows.reply_ids,
-        tree_ids=rows.tree_ids,
-    )
+    return replace(rows, scored=wide(rows.scored, shape.length), reply_length=wide(rows.reply_length, shape.replies))

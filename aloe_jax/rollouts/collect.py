@@ -49,7 +49,7 @@ class RolloutCollector:
     def __init__(
         self, settings: RLSettings, sampler: Sampler, template: ChatTemplate, cast: Cast, seed: int, length: int
     ) -> None:
-        """Raises AloeError where the chat template rewrites earlier messages: then no tree can be drawn."""
+        """The template is one that `check_template` accepts."""
         self._settings, self._sampler, self._template, self._cast = settings, sampler, template, cast
         self._seed, self._length = seed, length
         self._threads = ThreadPoolExecutor(settings.concurrency)
@@ -57,7 +57,6 @@ class RolloutCollector:
         # Where a script answers at once, there is nothing to wait for.
         remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.rewards)))
         self._waves = WAVES if remote else 1
-        check_template(template)
 
     def __enter__(self) -> RolloutCollector:
         return self

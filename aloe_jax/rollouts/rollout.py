@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aloe_jax.conversation import Message, Persona
-from aloe_jax.data.trees import Node, Pair, TokenTree
+from aloe_jax.data.trees import Node, TokenTree
 from aloe_jax.rollouts.settings import RewardName
 
 
@@ -66,26 +66,19 @@ class Rollout:
     def tree(self, stop: int) -> TokenTree:
         """The token tree: siblings side by side, the continued one last, next to its answer.
 
-        Reply `g` of turn `k` has the id "<rollout>/<k>/<g>". Where the rewards of a group differ, its best and worst
-        reply are a pair.
+        Reply `g` of turn `k` has the id "<rollout>/<k>/<g>".
         """
         nodes: list[Node] = []
-        pairs: list[Pair] = []
         parent = -1
         for turn, group in enumerate(self.groups):
             prompt = len(nodes)
             nodes.append(Node(parent, group.prompt, turn=turn))
-            index: dict[int, int] = {}
             for number in sorted(range(len(group.siblings)), key=lambda number: number == group.continued):
                 sibling = group.siblings[number]
                 tokens = closed(sibling, stop) if number == group.continued else sibling.tokens
-                index[number] = len(nodes)
                 nodes.append(Node(prompt, tokens, len(sibling.tokens), turn, f"{self.id}/{turn}/{number}"))
-            parent = index[group.continued]
-            if group.rewards is not None and group.rewards.max() > group.rewards.min():
-                best, worst = int(group.rewards.argmax()), int(group.rewards.argmin())
-                pairs.append(Pair(turn, index[best], index[worst]))
-        return TokenTree(self.id, tuple(nodes), tuple(pairs))
+            parent = len(nodes) - 1
+        return TokenTree(self.id, tuple(nodes), ())
 
 
 def closed(sibling: Sibling, stop: int) -> Sequence[int]:

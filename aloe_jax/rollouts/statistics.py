@@ -43,7 +43,7 @@ def statistics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
     return found
 
 
-def gaps(rollouts: Sequence[Rollout]) -> str:
+def missing(rollouts: Sequence[Rollout]) -> str:
     """What is missing of rollouts, in one line with the most frequent reasons; "" when nothing is."""
     dropped = Counter(group.dropped for rollout in rollouts for group in rollout.groups if group.dropped is not None)
     ended = Counter(rollout.ended for rollout in rollouts if rollout.ended is not None)

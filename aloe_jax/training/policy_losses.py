@@ -75,7 +75,7 @@ POLICY_LOSSES: Mapping[str, Loss] = {"policy_gradient": policy_gradient, "grpo":
 def policy_objective(name: str, constants: PolicyConstants) -> Objective:
     """The loss `name`, with the divergence from a reference and the entropy as its constants say.
 
-    The batch has, beside the fields of rows: advantage, weight and turn [B,R], drawn_logps [B,T], and reference_logps
+    The batch has, beside the fields of rows: advantage and weight [B,R], drawn_logps [B,T], and reference_logps
     [B,T] where `kl` is not 0. Normalised by `constant`: the most tokens that the replies could have had (Dr. GRPO,
     arXiv 2503.20783, §3.2); `token`: their tokens; `sequence`: every reply by its own tokens, then by the number of
     replies (arXiv 2402.03300, eq. 3). gspo is a mean over replies, whatever is set.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, lru_cache
 from random import Random
 
 import jax
@@ -31,7 +31,7 @@ from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
-from aloe_jax.rollouts.statistics import gaps, statistics
+from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
@@ -53,7 +53,7 @@ class RolloutSource(Source):
         self, settings: TrainSettings, stage: Stage, spec: ModelSpec, template: ChatTemplate, mesh: Mesh
     ) -> None:
         """Raises AloeError where settings, model and personas do not fit, before a call is paid for."""
-        self._settings, self._spec, self._template, self._mesh = settings, spec, template, mesh
+        self._settings, self._spec, self._template = settings, spec, template
         rl = settings.rl
         if jax.process_count() > 1:
             raise AloeError("stage: rl draws its conversations in one process; run it on one host")
@@ -81,7 +81,6 @@ class RolloutSource(Source):
         self._sampler: Sampler | None = None
         self._reference: Parameters | None = None
         self._values: dict[int, dict[str, float]] = {}
-        self._newest: tuple[int, Rows, Batch] | None = None
         self._works: dict[int, tuple[int, int, float]] = {}
 
     def __exit__(self, *_: object) -> None:
@@ -132,37 +131,32 @@ class RolloutSource(Source):
 
     def personas(self, step: int) -> list[Persona]:
         """Those of batch `step`: all in turn, in an order by seed and pass."""
-        count, found = len(self._personas), list[Persona]()
-        for at in range(step * self._settings.rl.conversations, (step + 1) * self._settings.rl.conversations):
+        count, size = len(self._personas), self._settings.rl.conversations
+        found: list[Persona] = []
+        for at in range(step * size, (step + 1) * size):
             epoch, index = divmod(at, count)
-            order = Random(f"{self._settings.seed} {epoch}").sample(range(count), count)
-            found.append(self._personas[order[index]])
+            found.append(self._personas[_order(self._settings.seed, epoch, count)[index]])
         return found
 
     def batch(self, step: int, share: slice) -> Batch:
         """Draw the conversations of batch `step` with the newest weights."""
-        return {name: values[share] for name, values in self._drawn(step)[2].items()}
-
-    def _drawn(self, step: int) -> tuple[int, Rows, Batch]:
-        if self._newest is None or self._newest[0] != step:
-            assert self._params is not None and self._sampler is not None
-            self._sampler.update(self._params)
-            try:
-                rollouts = self._collector.collect(self.personas(step), step, self._settings.rl.group)
-            except (BudgetError, UnavailableError) as error:
-                raise NoBatchError(str(error), failed=isinstance(error, UnavailableError)) from None
-            if missing := gaps(rollouts):
-                self._note(f"step {step + 1}: {missing}")
-            if all(group.rewards is None for rollout in rollouts for group in rollout.groups):
-                raise NoBatchError(f"step {step + 1}: no reply could be rewarded: {missing}", failed=True)
-            rl = self._settings.rl
-            rows, batch = batch_of(rollouts, self.shape, self._template.stop[0], rl.advantage, rl.overlong == "mask")
-            if self._reference is not None:
-                batch["reference_logps"] = self._reference_logps(rows, batch)
-            self._newest = (step, rows, batch)
-            self._works[step] = self._work(rows)
-            self._values[step] = statistics(rollouts, rl.turns)
-        return self._newest
+        assert self._params is not None and self._sampler is not None
+        rl = self._settings.rl
+        self._sampler.update(self._params)
+        try:
+            rollouts = self._collector.collect(self.personas(step), step, rl.group)
+        except (BudgetError, UnavailableError) as error:
+            raise NoBatchError(str(error), failed=isinstance(error, UnavailableError)) from None
+        if lacking := missing(rollouts):
+            self._note(f"step {step + 1}: {lacking}")
+        if all(group.rewards is None for rollout in rollouts for group in rollout.groups):
+            raise NoBatchError(f"step {step + 1}: no reply could be rewarded: {lacking}", failed=True)
+        rows, batch = batch_of(rollouts, self.shape, self._template.stop[0], rl.advantage, rl.overlong == "mask")
+        if self._reference is not None:
+            batch["reference_logps"] = self._reference_logps(rows, batch)
+        self._works[step] = self._work(rows)
+        self._values[step] = statistics(rollouts, rl.turns)
+        return {name: values[share] for name, values in batch.items()}
 
     def _reference_logps(self, rows: Rows, batch: Batch) -> np.ndarray:
         """Of every token [N, T] under the starting model."""
@@ -188,7 +182,7 @@ class RolloutSource(Source):
         return [f"{step}.{number}.{persona.id}" for number, persona in enumerate(self.personas(step))]
 
     def statistics(self, step: int) -> Mapping[str, float]:
-        """Rewards, coverage and time of drawing."""
+        """Rewards and coverage."""
         return self._values.pop(step, {})
 
     @cached_property
@@ -234,3 +228,8 @@ class _Follow(Callback):
 
     def after(self, reached: Reached) -> None:
         self._source.follow(reached.state["params"])
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    return Random(f"{seed} {epoch}").sample(range(count), count)

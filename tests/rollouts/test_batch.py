@@ -46,7 +46,6 @@ def test_every_reply_follows_its_prompt_with_what_was_drawn_and_earned(seed):
             for g, sibling in enumerate(group.siblings):
                 row, number, own = seen[f"{rollout.id}/{turn}/{g}"]
                 np.testing.assert_allclose(batch["drawn_logps"][row, own], sibling.logps, rtol=1e-6)
-                assert batch["turn"][row, number] == turn + 1
                 learned = group.rewards is not None and sibling.ended
                 assert batch["weight"][row, number] == learned
                 if learned:
@@ -54,7 +53,7 @@ def test_every_reply_follows_its_prompt_with_what_was_drawn_and_earned(seed):
                     np.testing.assert_allclose(batch["advantage"][row, number], own_advantage, atol=1e-6)
                 else:
                     assert batch["advantage"][row, number] == 0
-    assert (batch["weight"] > 0).sum() == (batch["turn"] > 0).sum() - sum(
+    assert (batch["weight"] > 0).sum() == (batch["reply_length"] > 0).sum() - sum(
         group.rewards is None or not sibling.ended
         for rollout in rollouts for group in rollout.groups for sibling in group.siblings
     )  # fmt: skip

@@ -49,7 +49,6 @@ class RL(Stage):
         found = {
             "advantage": jax.ShapeDtypeStruct(replies, jnp.float32),
             "weight": jax.ShapeDtypeStruct(replies, jnp.float32),
-            "turn": jax.ShapeDtypeStruct(replies, jnp.int32),
             "drawn_logps": jax.ShapeDtypeStruct(tokens, jnp.float32),
         }
         if self.settings.rl.kl:
