@@ -60,8 +60,8 @@ def test_sft_then_dpo(settings, starting_model, capsys):
 def test_one_compile_per_row_shape(settings, starting_model, monkeypatch):
     counts = Counter()
 
-    def counted(name, make, *args):
-        step = make(*args)
+    def counted(name, make, *args, **options):
+        step = make(*args, **options)
 
         def run(*inputs):
             with compilations() as compiled:
