@@ -48,7 +48,7 @@ class Progress:
     def __init__(self, ledger: Ledger | None = None, every: float | None = None) -> None:
         self.tasks: list[Task] = []
         self._ledger = ledger
-        self._every = every if every is not None else _seconds()
+        self._every = every if every is not None else seconds_between_lines()
         self._start = time.monotonic()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,7 +114,8 @@ class Progress:
             self._over.set()
 
 
-def _seconds() -> float:
+def seconds_between_lines() -> float:
+    """As the environment says, else EVERY."""
     try:
         return max(0.05, float(os.environ.get(VARIABLE, EVERY)))
     except ValueError:

@@ -19,6 +19,7 @@ from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
 from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
+from aloe_jax.rollouts.drawing import Drawing, EndedError
 from aloe_jax.rollouts.rewards import REWARDS, Rewarded, roles_of
 from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
 from aloe_jax.rollouts.settings import RewardName, RLSettings
@@ -57,6 +58,7 @@ class RolloutCollector:
         # Where a script answers at once, there is nothing to wait for.
         remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.rewards)))
         self._waves = WAVES if remote else 1
+        self._drawing = Drawing()
 
     def __enter__(self) -> RolloutCollector:
         return self
@@ -65,12 +67,25 @@ class RolloutCollector:
         for pool in (self._threads, self._judging):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def collect(self, personas: Sequence[Persona], step: int | str, group: int) -> list[Rollout]:
+    def collect(
+        self, personas: Sequence[Persona], step: int | str, group: int, drawing: Drawing | None = None
+    ) -> list[Rollout]:
         """One rollout with every persona, with groups of `group` replies; `step` goes into every seed.
 
-        Raises AloeError where a model is out of reach, or a reward is not finite. What failed otherwise is in the
-        rollouts: a group without rewards, or a conversation that ended early.
+        Raises AloeError where a model is out of reach, or a reward is not finite, and EndedError where `drawing` is
+        asked to end: calls that were not begun are then never made, and nothing can be collected any more. What failed
+        otherwise is in the rollouts: a group without rewards, or a conversation that ended early.
         """
+        self._drawing = drawing or Drawing()
+        try:
+            return self._collect(personas, step, group)
+        except EndedError:
+            for pool in (self._threads, self._judging):
+                pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+    def _collect(self, personas: Sequence[Persona], step: int | str, group: int) -> list[Rollout]:
+        self._drawing.check()
         rollouts = [Rollout(f"{step}.{number}.{persona.id}", persona) for number, persona in enumerate(personas)]
         size = -(-len(rollouts) // self._waves)
         waves: list[list[_Talk]] = []
@@ -82,6 +97,8 @@ class RolloutCollector:
             self._ask_users(wave)
         for turn in range(self._settings.turns):
             for wave in waves:
+                going = sum(not talk.over for talk in itertools.chain.from_iterable(waves))
+                self._drawing.turn(turn, self._settings.turns, going)
                 self._reply(wave, turn, group)
         for talk in itertools.chain.from_iterable(waves):
             self._take_rewards(talk)
@@ -108,7 +125,7 @@ class RolloutCollector:
             if talk.over or talk.message is None:
                 continue
             try:
-                message = talk.message.result()
+                message = self._drawing.result(talk.message)
             except RoleError as error:
                 self._end(talk, f"the user's turn {turn + 1}: {error}")
                 continue
@@ -163,9 +180,10 @@ class RolloutCollector:
         for talk, _, _ in asked:
             numbers += [talk.number, *session.fork(talk.number, size - 1)]
             seeds += [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
-        made = session.replies(
-            draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
-        )
+        with self._drawing.phase("generating"):
+            made = session.replies(
+                draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
+            )
         siblings = [
             Sibling(
                 tuple(reply.tokens), tuple(reply.logps or ()), self._template.decode(reply.tokens),
@@ -203,7 +221,7 @@ class RolloutCollector:
         if self._settings.continued == "random" or size == 1:
             return Random(f"{self._seed} {talk.rollout.id} {turn}").randrange(size)
         try:
-            earned = [self._weighted(one.result()) for one in talk.rated]
+            earned = [self._weighted(self._drawing.result(one)) for one in talk.rated]
         except RoleError:
             return 0
         return int(np.argmax(earned))
@@ -214,7 +232,7 @@ class RolloutCollector:
             return
         group, rated, talk.rated = talk.rollout.groups[-1], talk.rated, []
         try:
-            group.components = [one.result() for one in rated]
+            group.components = [self._drawing.result(one) for one in rated]
         except RoleError as error:
             group.dropped = str(error)
             return

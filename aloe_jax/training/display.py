@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aloe_jax.progress import seconds_between_lines
 from aloe_jax.training.metrics import formats, line
 from aloe_jax.training.stages.stage import Watched
 
@@ -62,6 +64,7 @@ class Display:
         self._values: Mapping[str, float] = {}
         self._widths: dict[str, int] = {}
         self._plain = not self._console.encoding.startswith("utf")
+        self._detailed = False  # whether a line of the live ones is for details
         self._spinner = Spinner("line" if self._plain else "dots", style="cyan")
         self._began = time.monotonic()
         self._over = False
@@ -126,6 +129,34 @@ class Display:
             self._pace.start(self._step)
             self.note(f"compiled, and the first step done, in {duration(time.monotonic() - began)}")
 
+    @contextmanager
+    def part(self, name: str, describe: Callable[[], str]) -> Iterator[None]:
+        """What the run does inside the block, its time being that of a step or of the stage around it.
+
+        `describe()` says how far it is; it is called from other threads. On a terminal that is a live line, and every
+        `seconds_between_lines()` it is a line of train.log and, without a terminal, of the output.
+        """
+        part = Activity(name, describe=describe)
+        self._stages.append(part)
+        self._detailed = True
+        over, began, every = threading.Event(), time.monotonic(), seconds_between_lines()
+
+        def speak() -> None:
+            while not over.wait(every):
+                text = f"{name}, {duration(time.monotonic() - began)}: {describe() or 'starting'}"
+                self.record(text)
+                if self._live is None:
+                    self._print(text)
+
+        speaking = threading.Thread(target=speak, name="display", daemon=True)
+        speaking.start()
+        try:
+            yield
+        finally:
+            over.set()
+            speaking.join()
+            self._stages.remove(part)
+
     # ---------------------------------------------------------------- where it goes
 
     def __enter__(self) -> Display:
@@ -184,7 +215,8 @@ class Display:
             Text(f"{done:,}/{total:,}"),
             Text(clocks, "dim"),
         )
-        return Group(top, *self._table(self._console.width))
+        detail = [Text(stage.describe(), "dim", no_wrap=True, overflow="ellipsis")] if self._detailed else []
+        return Group(top, *detail, *self._table(self._console.width))
 
     def _table(self, width: int) -> list[RenderableType]:
         from rich.text import Text
@@ -216,6 +248,7 @@ class Activity:
     name: str
     done: int = 0
     total: int | None = None
+    describe: Callable[[], str] = str  # how far, in words
 
 
 class Pace:

@@ -18,6 +18,11 @@ RECORDS = "metrics.jsonl"
 # What a person watches in every stage, around the stage's own statistics.
 _FIRST = {"loss": "loss {:.4f}"}
 _LAST = {
+    "seconds/generating": "{:.1f} s drawing",
+    "seconds/waiting": "{:.1f} s calls",
+    "seconds/reference": "{:.1f} s reference",
+    "seconds/training": "{:.1f} s training",
+    "replies_per_second": "{:,.1f} replies/s",
     "learning_rate": "lr {:.2e}",
     "grad_norm": "|g| {:.2f}",
     "tokens_per_second": "{:,.0f} tok/s",
@@ -39,8 +44,9 @@ def line(head: str, values: Mapping[str, float], forms: Mapping[str, str]) -> st
 class MetricsLog:
     """The records of one run; a resumed run drops those that it is about to write again.
 
-    metrics.jsonl has one JSON object a line: step, kind (train or validation) and values that depend on settings and
-    data only, so that a resumed run's file equals an undisturbed one's. `project` names a project at Weights &
+    metrics.jsonl has one JSON object a line: step, kind (train, validation or watch) and values that depend on settings
+    and data only, so that a resumed run's file equals an undisturbed one's. Records of kind speed, of runs that draw
+    their batches, are the exception. `project` names a project at Weights &
     Biases, `resolved` the settings shown there. With `quiet` (all processes but the first) nothing is written.
     """
 
@@ -69,14 +75,14 @@ class MetricsLog:
         self._events = Charts(directory / "tensorboard", resumed_at + 1)
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Add one record; `kind` is train or validation."""
+        """Add one record; `kind` is train, validation, watch or speed."""
         if self._quiet:
             return
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._chart(step, kind, values)
 
     def write_speed(self, step: int, values: Mapping[str, float]) -> None:
-        """Rates of the last steps, for the charts only: metrics.jsonl holds nothing that depends on the machine."""
+        """Rates of the last steps, for the charts only: they depend on the machine."""
         if not self._quiet:
             self._chart(step, "speed", values)
 

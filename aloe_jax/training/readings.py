@@ -16,7 +16,8 @@ from aloe_jax.storage.files import write_atomically
 from aloe_jax.training.callback import Callback, Reached
 from aloe_jax.training.display import Display
 from aloe_jax.training.metrics import MetricsLog
-from aloe_jax.training.throughput import Throughput
+from aloe_jax.training.step_clock import StepTime
+from aloe_jax.training.throughput import Counts, Throughput
 from aloe_jax.training.totals import Totals, perplexity, read
 
 
@@ -33,6 +34,14 @@ class Described(Protocol):
 
     def statistics(self, step: int) -> Mapping[str, float]:
         """Metrics beside those that its step computes."""
+        ...
+
+    def dispatched(self, step: int, totals: Totals) -> None:
+        """The devices have it, and will have computed `totals` when its updates are done."""
+        ...
+
+    def time(self, step: int) -> StepTime | None:
+        """What its time went into, once its totals were fetched; None where nobody counts that."""
         ...
 
 
@@ -55,18 +64,26 @@ class Readings(Callback):
         self._every, self._batches, self._rate = every, batches, rate
         self._log, self._display, self._directory = log, display, directory
         self._throughput = Throughput(devices)
-        self._pending: list[tuple[int, Totals]] = []  # (steps done, totals still on the devices)
+        self._pending: list[tuple[int, Totals, Counts | None]] = []  # (steps done, totals still on the devices, work)
+        self._timed: list[tuple[Counts, StepTime]] = []  # of the steps since the last reading
 
     def after(self, reached: Reached) -> None:
         """Count the step; log and show where it is due."""
-        self._pending.append((reached.step, reached.totals))
+        self._batches.dispatched(reached.step - 1, reached.totals)
+        work = self._batches.work(reached.step - 1)
+        self._pending.append((reached.step, reached.totals, None if reached.first else work))
         if reached.first:
             self.restart_clock()  # the time of compiling is not training time
         else:
-            self._throughput.add(*self._batches.work(reached.step - 1))
+            self._throughput.add(*work)
         if reached.step % self._every == 0 or reached.last:
             values, speed = self.flush(), self._throughput.read()
-            self._log.write_speed(reached.step, speed)
+            if self._timed:
+                speed = self._throughput.timed(self._timed)
+                self._log.write(reached.step, "speed", speed)
+                self._timed = []
+            else:
+                self._log.write_speed(reached.step, speed)
             self._display.step(reached.step, values | speed)
 
     def ended(self, reached: Reached) -> None:
@@ -80,7 +97,7 @@ class Readings(Callback):
 
     def wait(self) -> None:
         """Block until the devices have finished all steps so far."""
-        jax.block_until_ready(self._pending)
+        jax.block_until_ready([totals for _, totals, _ in self._pending])
 
     def flush(self) -> dict[str, float]:
         """Fetch and log the metrics of the steps since the last time; their means.
@@ -88,8 +105,11 @@ class Readings(Callback):
         Raises AloeError for a loss or gradient that is not finite; a file names the conversations of that step.
         """
         rows: list[dict[str, float]] = []
-        for step, totals in self._pending:
+        for step, totals, work in self._pending:
             values = read(totals) | dict(self._batches.statistics(step - 1))
+            time = self._batches.time(step - 1)
+            if time is not None and work is not None:
+                self._timed.append((work, time))
             if not (np.isfinite(values.get("loss", 0.0)) and np.isfinite(values["grad_norm"])):
                 raise self._diverged(step, values)
             values["learning_rate"] = float(self._rate(step - 1))

@@ -29,6 +29,7 @@ from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
+from aloe_jax.rollouts.drawing import Drawing
 from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
@@ -41,6 +42,8 @@ from aloe_jax.training.rollout_validation import RolloutValidation
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.source import Source, SourceSummary
 from aloe_jax.training.stages.stage import Stage, StartingModel
+from aloe_jax.training.step_clock import StepClock, StepTime
+from aloe_jax.training.totals import Totals
 from aloe_jax.training.work import Work
 
 JOURNAL = "journal.sqlite"
@@ -82,6 +85,8 @@ class RolloutSource(Source):
         self._reference: Parameters | None = None
         self._values: dict[int, dict[str, float]] = {}
         self._works: dict[int, tuple[int, int, float]] = {}
+        self._clock = StepClock()
+        self._scope.callback(self._clock.close)
 
     def __exit__(self, *_: object) -> None:
         """End the threads that ask models, and close the journal."""
@@ -120,6 +125,7 @@ class RolloutSource(Source):
         if rl.kl:  # of adapters a small copy: with new ones the model is the frozen one
             self._reference = jax.tree.map(jnp.copy, params)
         self._token_logps, self._note = model.token_logps, model.note
+        self._new_drawing = lambda: Drawing(model.ending, lambda: ledger.in_flight)
         sampler = Sampler(
             nnx.merge(graph, params, *frozen), max_length=settings.data.row_length, rows=rl.draw.rows,
             cache=rl.draw.cache,
@@ -140,23 +146,38 @@ class RolloutSource(Source):
 
     def batch(self, step: int, share: slice) -> Batch:
         """Draw the conversations of batch `step` with the newest weights."""
+        rl, drawing = self._settings.rl, self._new_drawing()
+        with self._display.part("drawing", drawing.describe):
+            try:
+                rollouts = self._draw(self.personas(step), step, rl.group, drawing)
+            except (BudgetError, UnavailableError) as error:
+                raise NoBatchError(str(error), failed=isinstance(error, UnavailableError)) from None
+            return self._learnable(rollouts, step, share, drawing)
+
+    def _draw(self, personas: Sequence[Persona], step: int | str, group: int, drawing: Drawing) -> list[Rollout]:
+        """One rollout with every persona, of the newest weights; see `RolloutCollector.collect`."""
         assert self._params is not None and self._sampler is not None
+        with drawing.phase("generating"):
+            self._sampler.update(self._params)
+        return self._collector.collect(personas, step, group, drawing)
+
+    def _learnable(self, rollouts: list[Rollout], step: int, share: slice, drawing: Drawing) -> Batch:
+        """The batch of these rollouts; what is known of them is kept for the readings of the step."""
         rl = self._settings.rl
-        self._sampler.update(self._params)
-        try:
-            rollouts = self._collector.collect(self.personas(step), step, rl.group)
-        except (BudgetError, UnavailableError) as error:
-            raise NoBatchError(str(error), failed=isinstance(error, UnavailableError)) from None
         if lacking := missing(rollouts):
             self._note(f"step {step + 1}: {lacking}")
         if all(group.rewards is None for rollout in rollouts for group in rollout.groups):
             raise NoBatchError(f"step {step + 1}: no reply could be rewarded: {lacking}", failed=True)
         rows, batch = batch_of(rollouts, self.shape, self._template.stop[0], rl.advantage, rl.overlong == "mask")
         if self._reference is not None:
-            batch["reference_logps"] = self._reference_logps(rows, batch)
+            with drawing.phase("reference"):
+                batch["reference_logps"] = self._reference_logps(rows, batch)
         self._works[step] = self._work(rows)
         self._values[step] = statistics(rollouts, rl.turns)
-        return {name: values[share] for name, values in batch.items()}
+        found = {name: values[share] for name, values in batch.items()}
+        replies = sum(len(group.siblings) for rollout in rollouts for group in rollout.groups)
+        self._clock.drawn(step, drawing.began, drawing.spans, replies)
+        return found
 
     def _reference_logps(self, rows: Rows, batch: Batch) -> np.ndarray:
         """Of every token [N, T] under the starting model."""
@@ -185,6 +206,14 @@ class RolloutSource(Source):
         """Rewards and coverage."""
         return self._values.pop(step, {})
 
+    def dispatched(self, step: int, totals: Totals) -> None:
+        """See `StepClock`."""
+        self._clock.dispatched(step, totals)
+
+    def time(self, step: int) -> StepTime | None:
+        """Drawing, waiting for calls, training."""
+        return self._clock.read(step)
+
     @cached_property
     def _fingerprint(self) -> dict[str, JSON]:
         ids = hashlib.sha256(
@@ -210,12 +239,17 @@ class RolloutSource(Source):
     def callbacks(self, program: TrainingProgram, mesh: Mesh, steps: int, reporting: Reporting) -> Sequence[Callback]:
         """Following the weights, and validation with held-out personas."""
         every, turns = self._settings.evaluate_every, self._settings.rl.turns
-        return [_Follow(self), RolloutValidation(every, steps, turns, self._heldout, self._converse, reporting)]
+        self._display = reporting.display
+        found: list[Callback] = [_Follow(self)]
+        if self._heldout:
+            found.append(RolloutValidation(every, steps, turns, self._converse, reporting))
+        return found
 
-    def _converse(self, params: Parameters, personas: Sequence[Persona]) -> list[Rollout]:
-        assert self._sampler is not None
-        self._sampler.update(params)
-        return self._collector.collect(personas, "validation", 1)
+    def _converse(self) -> list[Rollout]:
+        """Conversations of the newest weights with held-out personas."""
+        drawing = self._new_drawing()
+        with self._display.part("validating", drawing.describe):
+            return self._draw(self._heldout, "validation", 1, drawing)
 
     def follow(self, params: Parameters) -> None:
         """Draw with these weights from now on."""

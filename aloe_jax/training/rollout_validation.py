@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from aloe_jax.conversation import Persona
 from aloe_jax.llm.budget import BudgetError
 from aloe_jax.llm.protocol import UnavailableError
-from aloe_jax.models.spec import Parameters
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import statistics
 from aloe_jax.training.callback import Callback, Reached
@@ -22,25 +20,20 @@ class RolloutValidation(Callback):
     """
 
     def __init__(
-        self,
-        every: int,
-        steps: int,
-        turns: int,
-        personas: Sequence[Persona],
-        converse: Callable[[Parameters, Sequence[Persona]], list[Rollout]],
-        reporting: Reporting,
+        self, every: int, steps: int, turns: int, converse: Callable[[], list[Rollout]], reporting: Reporting
     ) -> None:
+        """`converse` draws with the weights of the step that is reached."""
         self._every, self._steps, self._turns = every, steps, turns
-        self._personas, self._converse, self._reporting = personas, converse, reporting
+        self._converse, self._reporting = converse, reporting
 
     def after(self, reached: Reached) -> None:
         """Validate where it is due; later callbacks find the loss in `reached`."""
-        if not self._personas or (reached.step % self._every and reached.step != self._steps):
+        if reached.step % self._every and reached.step != self._steps:
             return
         self._reporting.readings.wait()
         try:
             with self._reporting.display.stage("validating"):
-                rollouts = self._converse(reached.state["params"], self._personas)
+                rollouts = self._converse()
         except (BudgetError, UnavailableError) as error:  # the next rollouts meet it, and end the run saved
             self._reporting.display.note(f"not validated at step {reached.step}: {error}")
             return

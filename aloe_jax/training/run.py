@@ -116,6 +116,7 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
                 digest=partial(weights_digest, model.frozen[0] if model.frozen else model.trained, described),
                 logps=partial(_on_devices, program.logps, mesh, model.trained),
                 token_logps=partial(_on_devices, program.token_logps, mesh),
+                ending=lambda: stop.signal,
                 note=display.note,
                 progress=display.stage,
             )

@@ -21,6 +21,8 @@ from aloe_jax.training.reporting import Reporting
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages import STAGES
 from aloe_jax.training.stages.stage import Stage, StartingModel
+from aloe_jax.training.step_clock import StepTime
+from aloe_jax.training.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ class Source(AbstractContextManager["Source"], ABC):
     def statistics(self, step: int) -> Mapping[str, float]:
         """What is known of batch `step` on the host, beside the totals of its step."""
         return {}
+
+    def dispatched(self, step: int, totals: Totals) -> None:
+        """The devices have batch `step`, and will have computed `totals` when its updates are done."""
+
+    def time(self, step: int) -> StepTime | None:
+        """What the time of batch `step` went into, where it was drawn and its totals were fetched."""
+        return None
 
     @abstractmethod
     def position(self, step: int) -> dict[str, JSON]:

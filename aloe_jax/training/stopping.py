@@ -24,6 +24,11 @@ class Stop:
             self._signal = "SIGTERM"
         return self._signal
 
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that asks for the end, for what ends within a step; None where none came."""
+        return self._signal
+
     def __enter__(self) -> Stop:
         caught = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
         self._before = {number: signal.getsignal(number) for number in caught}

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -81,6 +82,31 @@ def test_a_later_start_goes_on_with_the_log_and_an_error_is_its_last_line(tmp_pa
     assert [line[26:] for line in after[len(before) :].splitlines()] == [
         "plan", "of two lines", "ended by ValueError: broken in two lines",
     ]  # fmt: skip
+
+
+def test_a_part_of_a_step_says_how_far_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ALOE_PROGRESS_SECONDS", "0.05")
+    asked = threading.Event()
+
+    def describe():
+        asked.set()
+        return "turn 2 of 3, 16 conversations, 4 calls in flight"
+
+    with Display(tmp_path, 20, 10) as display, display.part("drawing", describe):
+        assert asked.wait(30)
+    line = "drawing, 0:00: turn 2 of 3, 16 conversations, 4 calls in flight"
+    assert line in capsys.readouterr().out.splitlines()
+    assert any(logged.endswith(line) for logged in (tmp_path / "train.log").read_text().splitlines())
+    console = terminal(60)
+    display = Display(tmp_path, 20, 10, console=console)
+    for _ in range(2):  # the line stays when the part is over, so that nothing jumps
+        with display.part("drawing", lambda: "turn 2 of 3, 16 conversations"), console.capture() as shown:
+            console.print(display._picture())
+        assert "drawing" in shown.get() and "turn 2 of 3, 16 conversations" in shown.get().splitlines()[1]
+        with console.capture() as shown:
+            console.print(display._picture())
+        assert len(shown.get().splitlines()) == 2 and not re.sub(r"\x1b\[[0-9;]*m", "", shown.get().splitlines()[1])
+    assert display._pace._rested == 0.0  # its time is the steps'
 
 
 def test_quiet_tells_and_writes_nothing(tmp_path, capsys):

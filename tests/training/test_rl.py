@@ -110,7 +110,7 @@ def records(made):
     return [
         {key: value for key, value in line.items() if "second" not in key and key != "time"}
         for line in lines
-        if line.get("kind") != "speed" and "tokens_per_second" not in line
+        if line["kind"] != "speed"
     ]
 
 
@@ -146,6 +146,15 @@ def test_a_run_learns_reports_and_goes_on_as_if_it_had_not_been_ended(settings, 
         assert line["reward"] == pytest.approx(line["reward/judge"] + 0.5 * line["reward/length"])
         assert {"reward/turn_01", "reward/turn_03", "no_variance", "cut", "clipped", "reply_tokens"} <= line.keys()
     assert [line for line in records(ended) if "reward" in line] == logged
+    lines = [json.loads(line) for line in Path(whole.output, "metrics.jsonl").read_text().splitlines()]
+    speed = [line for line in lines if line["kind"] == "speed"]
+    assert [line["step"] for line in speed] == [2, 3]  # not of the step that compiles
+    for line in speed:
+        phases = {key.removeprefix("seconds/"): value for key, value in line.items() if key.startswith("seconds/")}
+        assert phases.keys() == {"generating", "waiting", "training", "other"} and min(phases.values()) >= 0.0
+        assert line["replies_per_second"] == pytest.approx(36 / sum(phases.values()))
+        assert line["tokens_per_second"] > 0.0
+    assert "s drawing" in shown and "replies/s" in shown
     before = weights(settings("x", model={}).model_copy(update={"output": whole.model.path}))
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(weights(whole)), strict=True))
 

@@ -31,6 +31,7 @@ class StartingModel:
     digest: Callable[[], str]  # of its weights and of what else decides its log-probs
     logps: Callable[[Batch], jax.Array]  # a batch of rows on the host -> log-probs [B, R] in nats, in every process
     token_logps: Callable[[Parameters, Batch], jax.Array]  # the same of every scored token [B, S], of any weights
+    ending: Callable[[], str | None]  # the signal that asks for the end of the run, None where none came
     note: Callable[[str], None]  # a line for a person, on the terminal and in train.log
     # Shows that something is computed: the block is given (done, total) -> None, which moves a bar.
     progress: Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
