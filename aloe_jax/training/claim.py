@@ -24,6 +24,7 @@ OTHERS = ("config.json", "adapter_config.json", "model.safetensors", "digests.js
 # What a resumed run may change; anything else would make it another run.
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
 FREE_OF_RL = {"rl.max_calls", "rl.max_cost", "rl.concurrency", "rl.draw.rows"}
+WATCH = "rl.watch"  # all of it: nothing is learned from what is watched
 
 
 def check_output(output: str) -> None:
@@ -101,14 +102,16 @@ def one_line_of_the_disk(directory: Path) -> Iterator[None]:
 def claim_directory(settings: TrainSettings) -> Path:
     """Save the resolved config in the run directory.
 
-    Raises AloeError when it holds a run with other settings, naming the first one that differs.
+    Raises AloeError when it holds a run with other settings, naming the first one that differs. A start that left no
+    checkpoint, refused or killed, is no run: there is nothing to go on with, and any settings may follow.
     """
     directory = as_path(settings.output)
     saved = directory / CONFIG
-    if saved.exists():
+    if saved.exists() and checkpoint_steps(directory):
         before = load_settings(TrainSettings, saved)
         for key, (old, new) in differences(before.model_dump(), settings.model_dump()).items():
-            if key.split(".")[0] not in FREE and key not in FREE_OF_RL:
+            free = key.split(".")[0] in FREE or key in FREE_OF_RL or key.startswith(WATCH)
+            if not free:
                 raise AloeError(
                     f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
                     "give another output, or restore the setting to resume"

@@ -2,14 +2,16 @@
 
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
 from aloe_jax.errors import AloeError
+from aloe_jax.settings import load_settings
 from aloe_jax.training.checkpoint import Checkpoints
 from aloe_jax.training.claim import claim_directory, differences
 from aloe_jax.training.run import train
-from aloe_jax.training.settings import CheckpointSettings
+from aloe_jax.training.settings import CheckpointSettings, TrainSettings
 from tests.training.test_interruption import finish, launch, wait_for_step
 
 
@@ -47,10 +49,31 @@ def test_an_output_that_is_a_file(settings, tmp_path):
             train(settings(output=output))
 
 
+def checkpoint(run, step=2):
+    """As far as claims look at one."""
+    (run / "checkpoints" / str(step) / "params").mkdir(parents=True)
+
+
+def test_a_start_that_was_refused_or_left_no_checkpoint_binds_nobody(settings):
+    made = settings(steps=2, data={"row_length": 8})
+    with pytest.raises(AloeError, match=r"data\.row_length"):
+        train(made)
+    saved = Path(made.output, "config.yaml")
+    assert load_settings(TrainSettings, saved).data.row_length == 8
+    other = settings(steps=2)
+    claim_directory(other)
+    assert load_settings(TrainSettings, saved) == other
+    train(other)
+    with pytest.raises(AloeError, match=r"this run has data\.row_length: 128, now it would be 8"):
+        train(made)
+    assert load_settings(TrainSettings, saved) == other
+
+
 def test_the_first_setting_that_differs_is_the_first_in_order(settings):
     made = settings()
     claimed = claim_directory(made)
     assert claimed.name == "run"
+    checkpoint(claimed)
     other = settings(seed=3, steps=9, data={"row_length": 64}, optimizer={"learning_rate": 1.0, "b1": 0.5})
     for _ in range(3):
         with pytest.raises(AloeError, match=r"this run has seed: 0, now it would be 3"):
