@@ -16,6 +16,7 @@ from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
+from aloe_jax.report.learning import Learning, learned
 from aloe_jax.report.svg import Look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
@@ -62,6 +63,7 @@ class Report:
     entries: tuple[Entry, ...]
     pairs: tuple[ModelPair, ...]
     people: tuple[OfPeople, ...] = ()
+    learning: tuple[Learning, ...] = ()  # of the models that were trained by RL, where their runs are here
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
 
     @property
@@ -152,7 +154,8 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
 
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
-    return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), ratings)
+    learning = learned([entry.numbers.source for entry in entries])
+    return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), learning, ratings)
 
 
 def key_of(persona: Persona) -> PersonaKey:

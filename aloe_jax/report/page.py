@@ -19,6 +19,7 @@ from aloe_jax.offline_page import as_script_data, read_assets, source_hash
 from aloe_jax.report import payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
+from aloe_jax.report.learning_charts import TITLES, learning_charts
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
 SCRIPTS = ("values", "charts", "cases", "transcripts", "app")
@@ -46,7 +47,7 @@ def write_page(report: Report, target: str | Path) -> int:
 
 def render(report: Report) -> str:
     """The page. The same report gives the same bytes."""
-    found = pictures.line_charts(report)
+    found = pictures.line_charts(report) | learning_charts(report)
     assets = read_assets("aloe_jax.report", "page", SCRIPTS, STYLES)
     return (
         _environment()
@@ -55,7 +56,9 @@ def render(report: Report) -> str:
             report=report,
             entries=report.entries,
             best=report.best("average"),
-            pictures=pictures.drawn(found),
+            pictures=pictures.drawn(found, {**pictures.TITLES, **TITLES}),
+            charts=found,
+            learning_titles=TITLES,
             stacks=pictures.stacks(report),
             forest=pictures.forest(report.pairs),
             coarse=_coarse(report),

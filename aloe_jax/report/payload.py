@@ -33,6 +33,8 @@ def overview(report: Report, charts: Mapping[str, Chart]) -> dict[str, object]:
         ],
         "charts": {
             name: {"unit": one.unit, "lines": [[line.entry, line.values, line.low, line.high] for line in one.lines]}
+            | ({"names": [[line.label, line.look.style] for line in one.lines]} if name.startswith("learning-") else {})
+            | ({"steps": one.steps} if one.steps else {})
             for name, one in charts.items()
         },
         "cases": [

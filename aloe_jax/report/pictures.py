@@ -31,10 +31,11 @@ PREFERENCES: tuple[tuple[str, Unit], ...] = (("accuracy", "share"), ("reward_acc
 
 @dataclass(frozen=True)
 class Chart:
-    """The lines of one chart over turns, and what they count."""
+    """The lines of one chart over turns, or over these steps of training, and what they count."""
 
     unit: Unit
     lines: Sequence[Line]
+    steps: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def line_charts(report: Report) -> dict[str, Chart]:
     return {name: chart for name, chart in found.items() if chart.lines}
 
 
-def drawn(found: Mapping[str, Chart]) -> dict[str, Markup]:
-    """Every chart of `line_charts` as SVG."""
+def drawn(found: Mapping[str, Chart], titles: Mapping[str, str] = TITLES) -> dict[str, Markup]:
+    """Every chart as SVG; `titles` has those of all but AL(k)."""
     pictures = {}
     for name, chart in found.items():
         turns = max(len(line.values) for line in chart.lines)
@@ -83,9 +84,9 @@ def drawn(found: Mapping[str, Chart]) -> dict[str, Markup]:
             frame = svg.rating_frame(turns, len(chart.lines))
             title = f"Alignment level by turn of {listed([line.label for line in chart.lines])}"
         else:
-            most = 1.0 if name.endswith("accuracy") else None
-            frame = svg.small_frame(chart.lines, turns, chart.unit == "share", most)
-            title = TITLES[name]
+            most = 1.0 if name.endswith("accuracy") else 5.0 if name == "learning-watch" else None
+            frame = svg.small_frame(chart.lines, turns, chart.unit == "share", most, chart.steps)
+            title = titles[name]
         pictures[name] = Markup(svg.line_chart(chart.lines, frame, f"{title}; the table below has the numbers"))
     return pictures
 

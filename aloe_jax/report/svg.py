@@ -74,11 +74,19 @@ class Frame:
     right: float = 170.0
     top: float = 14.0
     bottom: float = 48.0
+    steps: Sequence[float] = ()  # of training, ascending: the chart is over these `turns` steps, not over turns
 
     def x(self, turn: int) -> float:
-        """Of a turn, 0-based."""
+        """Of a turn, 0-based, or of that one of the steps."""
         span = self.width - self.left - self.right
-        return self.left + 14 + (span - 28) * (turn / (self.turns - 1) if self.turns > 1 else 0.5)
+        share = turn / (self.turns - 1) if self.turns > 1 else 0.5
+        if self.steps and self.turns > 1:
+            share = (self.steps[turn] - self.steps[0]) / (self.steps[-1] - self.steps[0])
+        return self.left + 14 + (span - 28) * share
+
+    def across(self, turn: int) -> str:
+        """What stands below a turn or a step."""
+        return f"{self.steps[turn]:.0f}" if self.steps else f"{turn + 1}"
 
     def y(self, value: float) -> float:
         """Of a value; what is outside is drawn at the edge."""
@@ -92,7 +100,9 @@ def rating_frame(turns: int, lines: int) -> Frame:
     return Frame(1, 5, [(level, str(level)) for level in range(1, 6)], turns, height=height)
 
 
-def small_frame(lines: Sequence[Line], turns: int, share: bool, most: Number = None) -> Frame:
+def small_frame(
+    lines: Sequence[Line], turns: int, share: bool, most: Number = None, steps: Sequence[float] = ()
+) -> Frame:
     """Of a small chart: round numbers that hold all values and 0, and end at `most` where it is given."""
     values = [value for line in lines for value in line.values if value is not None]
     low = min([0.0, *values])
@@ -106,11 +116,14 @@ def small_frame(lines: Sequence[Line], turns: int, share: bool, most: Number = N
         (value, f"{100 * value:.{digits}f}%" if share else f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}"))
         for value in at
     ]
-    return Frame(at[0], at[-1], ticks, turns, width=380, height=230, left=46, right=12, bottom=40)
+    return Frame(at[0], at[-1], ticks, turns, width=380, height=230, left=46, right=12, bottom=40, steps=steps)
 
 
 def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
-    """An SVG of all lines over turns 1..K; named at their ends where the frame leaves room for it."""
+    """An SVG of all lines over turns 1..K, or over steps; named at their ends where the frame leaves room for it.
+
+    A line breaks where a turn is missing; over steps, which other lines may have and it not, it goes on.
+    """
     ordered = references_first(lines)
     named = frame.right > 100
     small = "" if named else " small"
@@ -213,7 +226,7 @@ def _axes(frame: Frame, across: bool = True) -> list[str]:
         parts.append(f'<line class="grid" x1="{frame.left:g}" x2="{right:g}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" x="{frame.left - 8:g}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     if across:
-        step = math.ceil(frame.turns / 12)
+        step = math.ceil(frame.turns / (7 if frame.steps else 12))
         parts += [_turn_tick(frame.x(turn), turn, frame) for turn in range(0, frame.turns, step)]
         parts.append(_axis_title(frame))
     return parts
@@ -221,12 +234,12 @@ def _axes(frame: Frame, across: bool = True) -> list[str]:
 
 def _turn_tick(x: float, turn: int, frame: Frame) -> str:
     y = frame.height - frame.bottom + 17
-    return f'<text class="tick" x="{x:.1f}" y="{y:g}" text-anchor="middle">{turn + 1}</text>'
+    return f'<text class="tick" x="{x:.1f}" y="{y:g}" text-anchor="middle">{frame.across(turn)}</text>'
 
 
 def _axis_title(frame: Frame) -> str:
-    middle = (frame.left + frame.width - frame.right) / 2
-    return f'<text class="axis" x="{middle:g}" y="{frame.height - 5:g}" text-anchor="middle">Turn</text>'
+    middle, title = (frame.left + frame.width - frame.right) / 2, "Step" if frame.steps else "Turn"
+    return f'<text class="axis" x="{middle:g}" y="{frame.height - 5:g}" text-anchor="middle">{title}</text>'
 
 
 def _parts(values: Sequence[Number]) -> list[list[int]]:
@@ -256,7 +269,8 @@ def _band(line: Line, frame: Frame) -> str:
 def _curve(line: Line, frame: Frame) -> str:
     shapes = []
     dash = f' stroke-dasharray="{line.look.dash}"' if line.look.dash else ""
-    for part in _parts(line.values):
+    known = [turn for turn, value in enumerate(line.values) if value is not None]
+    for part in [known] if frame.steps and known else _parts(line.values):
         at = [(frame.x(turn), frame.y(line.values[turn] or 0.0)) for turn in part]
         shapes.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in at)}"{dash}/>')
         if line.look.marker or len(part) == 1:
@@ -328,8 +342,10 @@ def _round_step(least: float) -> float:
 
 def _column(turn: int, frame: Frame) -> str:
     """The area over one turn that the page's script listens on, with a line to show there."""
-    width = (frame.width - frame.left - frame.right) / frame.turns
     x, height = frame.x(turn), frame.height - frame.top - frame.bottom
+    width = (frame.width - frame.left - frame.right) / frame.turns
+    if frame.steps and frame.turns > 1:  # as wide as the nearer neighbour allows
+        width = min(abs(frame.x(other) - x) for other in (turn - 1, turn + 1) if 0 <= other < frame.turns)
     return (
         f'<g class="column" data-turn="{turn}"><line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top:g}" '
         f'y2="{frame.height - frame.bottom:g}"/><rect x="{x - width / 2:.1f}" y="{frame.top:g}" width="{width:.1f}" '

@@ -42,3 +42,18 @@ def clear(tmp_path_factory):
     root = tmp_path_factory.mktemp("clear")
     sample.write_results(root, sample.results(spoken, provider="openai"))
     return gather([root])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run of three models: one without records of RL, one that was watched, one with fewer steps that was not."""
+    root = tmp_path_factory.mktemp("learning")
+    sample.write_rl(root / "first")
+    sample.write_rl(root / "second", steps=6, watch=False, scripted=False, level=1.0)
+    people = sample.personas()
+    names = ("sft", "rl", "other <b>")
+    spoken = [sample.talked(name, people, 2 + 0.5 * number) for number, name in enumerate(names)]
+    paths = ("nowhere", root / "first", root / "second")
+    models = {name: {"path": str(path)} for name, path in zip(names, paths, strict=True)}
+    sample.write_results(root / "run", sample.results(spoken, models=models))
+    return root / "run"

@@ -173,3 +173,32 @@ def write_human(path, rater, run: Results, name, *, shift=0):
         json.dumps({"format": "aloe-human-ratings", "version": 1, "rater": rater, "page": "x", "ratings": ratings})
     )
     return path
+
+
+def write_rl(directory, steps=12, *, watch=True, scripted=True, level=2.0):
+    """What a training by RL leaves for the report: rewards that rise, entropy that falls, a watch that sees through."""
+    lines = []
+    for step in range(1, steps + 1):
+        rewards = {f"reward/turn_{turn:02d}": level + step / 10 + turn / 100 for turn in range(1, 4)}
+        values = {"reward": level + step / 10, "reward/judge": level + step / 10, "entropy": 3 / step, **rewards}
+        lines.append({"step": step, "kind": "train", "no_variance": step / (2 * steps), **values})
+        lines.append({"step": step, "kind": "speed", "seconds/training": 1.0})
+        if step % 4 == 0:
+            lines.append({"step": step, "kind": "validation", "reward": level + step / 20})
+            if watch:
+                judge, other = level + step / 5, level - step / 20
+                lines.append({"step": step, "kind": "watch", "judge": judge, "watch": other, "gap": judge - other})
+    directory.mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 13, "ki'  # killed in the middle of a line
+    (directory / "metrics.jsonl").write_text(text)
+    role = {"provider": "scripted"} if scripted else {"provider": "openai", "model": "m"}
+    config = {
+        "stage": "rl",
+        "output": "o",
+        "model": {"path": "x"},
+        "data": {"rows": 16},
+        "rl": {"personas": "p"},
+        "roles": {"user": role},
+    }
+    (directory / "config.yaml").write_text(json.dumps(config))  # JSON is YAML
+    return directory

@@ -2,6 +2,7 @@
 
 import pytest
 
+from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import write_page
 from tests.report.sample import HOSTILE
 
@@ -126,6 +127,20 @@ def test_cases_are_searched_ordered_and_ranked(visit, path):
     assert page.inner_text("#count").startswith("2 of 7 cases")
     page.click("#count button")
     assert page.inner_text("#count") == "7 cases"
+
+
+def test_curves_of_training_are_read_by_step_and_switched_off_with_their_model(visit, trained, tmp_path):
+    write_page(gather([trained]), tmp_path / "report.html")
+    page = visit(tmp_path / "report.html")
+    plot = page.locator("[data-chart='learning-watch']")
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    said = plot.locator(".tip").inner_text().split()
+    assert " ".join(said) == "Step 8 rl, training judge 3.60 rl, watch judge 1.60"
+    page.locator("[data-show='1']").first.click()
+    assert plot.locator(".curve:visible").count() == 0
+    assert page.locator("[data-chart='learning-equal'] .curve:visible").count() == 1
 
 
 def test_charts_are_read_by_pointer_and_by_keys_and_models_switched_off(visit, path):

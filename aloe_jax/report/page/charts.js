@@ -2,8 +2,10 @@
 
 const hidden = new Set();
 
-/** Whose line a number of a chart is: an entry of the report, or a model of the preference scoring by its caption. */
-function nameOf(plot, entry) {
+/** Whose line a number of a chart is: as the chart names it, an entry of the report, or a model of the preference scoring. */
+function nameOf(plot, entry, line) {
+  const { names } = data.charts[plot.dataset.chart];
+  if (names) return names[line];
   if (!plot.dataset.chart.startsWith("preferences-")) return [data.entries[entry].label, data.entries[entry].style];
   const head = document.querySelectorAll("#preferences > .card tbody th")[entry];
   return [head.querySelector(".model > span").textContent, head.className];
@@ -15,17 +17,18 @@ function readOut(plot, turn) {
   tip.style.visibility = turn < 0 ? "hidden" : "visible";
   plot.dataset.turn = turn;
   if (turn < 0) return tip.replaceChildren();
-  const { unit, lines } = data.charts[plot.dataset.chart];
+  const { unit, lines, steps } = data.charts[plot.dataset.chart];
   const own = !plot.dataset.chart.startsWith("preferences-");
   const rows = lines
+    .map((line, number) => [...line, number])
     .filter(([entry, values]) => values[turn] !== null && values[turn] !== undefined && !(own && hidden.has(entry)))
     .sort((a, b) => b[1][turn] - a[1][turn])
-    .map(([entry, values, low, high]) => {
-      const [label, style] = nameOf(plot, entry), known = low.length && low[turn] !== null;
+    .map(([entry, values, low, high, number]) => {
+      const [label, style] = nameOf(plot, entry, number), known = low.length && low[turn] !== null;
       return make(`tr.${style}`, {}, make("td", {}, label), make("td", {}, written(unit, values[turn])),
         make("td.soft", {}, known ? `${written(unit, low[turn])} to ${written(unit, high[turn])}` : ""));
     });
-  tip.replaceChildren(make("b", {}, `Turn ${turn + 1}`), make("table", {}, make("tbody", {}, ...rows)));
+  tip.replaceChildren(make("b", {}, steps ? `Step ${steps[turn]}` : `Turn ${turn + 1}`), make("table", {}, make("tbody", {}, ...rows)));
   const box = columns[turn].getBoundingClientRect(), base = plot.getBoundingClientRect();
   const middle = box.left + box.width / 2 - base.left + plot.scrollLeft, room = base.width + plot.scrollLeft;
   const left = middle + 14 + tip.offsetWidth > room ? middle - 14 - tip.offsetWidth : middle + 14;
