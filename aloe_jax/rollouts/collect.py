@@ -85,7 +85,6 @@ class RolloutCollector:
             raise
 
     def _collect(self, personas: Sequence[Persona], step: int | str, group: int) -> list[Rollout]:
-        self._drawing.check()
         rollouts = [Rollout(f"{step}.{number}.{persona.id}", persona) for number, persona in enumerate(personas)]
         size = -(-len(rollouts) // self._waves)
         waves: list[list[_Talk]] = []

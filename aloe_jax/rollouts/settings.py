@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from aloe_jax.llm.settings import RoleSettings, RolesSettings, SteadyRole
 from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Several, Thousands, Tokens, Weight
 from aloe_jax.sampling.settings import CacheType
 from aloe_jax.settings import Section
@@ -26,6 +27,51 @@ class DrawSettings(Section):
     max_new_tokens: Tokens = 128
     rows: Annotated[int, Field(ge=1, le=65_536)] = 64  # replies that are drawn together; more wait their turn
     cache: CacheType = "compute"  # how keys and values are stored
+
+
+class WatchRoles(Section):
+    """Who talks and who rates when a training is watched; a role that is not given is that of training.
+
+    A setting given directly here holds for both.
+    """
+
+    user: RoleSettings | None = None
+    judge: SteadyRole | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        shared = {key: value for key, value in values.items() if key in RoleSettings.model_fields}
+        own = {key: value for key, value in values.items() if key not in shared}
+        if shared:
+            for name in cls.model_fields:
+                given = own.get(name) or {}
+                own[name] = shared | given if isinstance(given, dict) else given
+        return own
+
+    def others(self, roles: RolesSettings) -> WatchRoles:
+        """Those of them that answer otherwise than `roles` do: by provider, server, model or how it is asked."""
+
+        def known(role: RoleSettings) -> object:
+            return role.provider, role.endpoint, role.shaping()
+
+        return self.model_copy(
+            update={
+                name: None
+                for name, role in (("user", self.user), ("judge", self.judge))
+                if role is not None and known(role) == known(getattr(roles, name))
+            }
+        )
+
+
+class WatchSettings(Section):
+    """Talk with held-out personas under another judge, another user or both, which nothing is learned from."""
+
+    every: Positive = 20  # steps
+    personas: Thousands = 8  # the first ones of those held out
+    roles: WatchRoles = WatchRoles()
 
 
 class RLSettings(Section):
@@ -52,6 +98,7 @@ class RLSettings(Section):
     max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly
     draw: DrawSettings = DrawSettings()
+    watch: WatchSettings | None = None  # of the training, by roles that it does not learn from
 
     @field_validator("rewards")
     @classmethod

@@ -22,11 +22,14 @@ class Reached:
 
 
 class NoBatchError(AloeError):
-    """There is no further batch. `failed`: the run should say so by its status; otherwise it was asked to end."""
+    """There is no further batch. `failed`: the run should say so by its status; otherwise it was asked to end.
 
-    def __init__(self, message: str, failed: bool) -> None:
+    `signalled`: by a signal, which is no failure before the first step either.
+    """
+
+    def __init__(self, message: str, failed: bool, signalled: bool = False) -> None:
         super().__init__(message)
-        self.failed = failed
+        self.failed, self.signalled = failed, signalled
 
 
 class Callback:

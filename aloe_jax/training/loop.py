@@ -43,6 +43,8 @@ def loop(
 ) -> tuple[int, str | None]:
     """Run the steps `numbers` (0-based, at least one); returns how many are done, and what ended it early.
 
+    A step whose batch was not complete when a signal came is not among them, and there may be none.
+
     Nothing here waits for the devices but the first step, inside `compiling`; callbacks do where they read.
     """
     reached: Reached | None = None
@@ -54,10 +56,11 @@ def loop(
         try:
             on_host = batches.batch(number, share)
         except NoBatchError as error:
-            if reached is None:
+            if reached is not None:
+                for callback in callbacks:
+                    callback.ended(reached)
+            elif not error.signalled:
                 raise
-            for callback in callbacks:
-                callback.ended(reached)
             if error.failed:
                 raise
             return number, str(error)

@@ -86,6 +86,11 @@ class MetricsLog:
         if not self._quiet:
             self._chart(step, "speed", values)
 
+    def records(self, kind: str) -> list[Mapping[str, JSON]]:
+        """What was written of this kind so far, by earlier starts as well, in order; nothing where `quiet`."""
+        lines = [] if self._quiet else [json.loads(line) for line in self.path.read_text().splitlines()]
+        return [record for record in lines if record["kind"] == kind]
+
     def _chart(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._events.add(f"{kind}/{name}", value, step)

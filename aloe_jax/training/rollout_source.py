@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from random import Random
 
 import jax
@@ -29,16 +29,18 @@ from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
-from aloe_jax.rollouts.drawing import Drawing
+from aloe_jax.rollouts.drawing import Drawing, EndedError
 from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
+from aloe_jax.rollouts.watch import Watch
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.program import TrainingProgram
 from aloe_jax.training.reporting import Reporting
 from aloe_jax.training.rollout_validation import RolloutValidation
+from aloe_jax.training.rollout_watch import RolloutWatch
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.source import Source, SourceSummary
 from aloe_jax.training.stages.stage import Stage, StartingModel
@@ -107,6 +109,14 @@ class RolloutSource(Source):
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))
         passes = rl.conversations / len(self._personas)
         validation = f"{len(self._heldout)} held-out personas every {settings.evaluate_every} steps"
+        if rl.watch is not None:
+            others = rl.watch.roles.others(settings.roles)
+            named = " and ".join(f"another {name}" for name in ("judge", "user") if getattr(others, name) is not None)
+            asked = 1 + calls_of(rl.rewards) + (others.judge is not None)
+            validation += (
+                f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: about "
+                f"{rl.watch.personas * rl.turns * asked:,} calls each time"
+            )
         return SourceSummary(text, validation, tokens, 0.0, flops, passes, {})
 
     def steps(self) -> int:
@@ -134,6 +144,11 @@ class RolloutSource(Source):
         self._collector = self._scope.enter_context(
             RolloutCollector(rl, sampler, self._template, cast, settings.seed, settings.data.row_length)
         )
+        if rl.watch is not None:
+            watch = Watch(
+                rl, rl.watch, settings.roles, sampler, self._template, ledger, settings.seed, settings.data.row_length
+            )
+            self._watch = self._scope.enter_context(watch)
 
     def personas(self, step: int) -> list[Persona]:
         """Those of batch `step`: all in turn, in an order by seed and pass."""
@@ -150,16 +165,23 @@ class RolloutSource(Source):
         with self._display.part("drawing", drawing.describe):
             try:
                 rollouts = self._draw(self.personas(step), step, rl.group, drawing)
+            except EndedError as error:  # the step is discarded; its calls are in the journal
+                raise NoBatchError(str(error), failed=False, signalled=True) from None
             except (BudgetError, UnavailableError) as error:
                 raise NoBatchError(str(error), failed=isinstance(error, UnavailableError)) from None
             return self._learnable(rollouts, step, share, drawing)
 
     def _draw(self, personas: Sequence[Persona], step: int | str, group: int, drawing: Drawing) -> list[Rollout]:
         """One rollout with every persona, of the newest weights; see `RolloutCollector.collect`."""
+        self._renew(drawing)
+        return self._collector.collect(personas, step, group, drawing)
+
+    def _renew(self, drawing: Drawing) -> None:
+        """Let the sampler have the newest weights."""
+        drawing.check()
         assert self._params is not None and self._sampler is not None
         with drawing.phase("generating"):
             self._sampler.update(self._params)
-        return self._collector.collect(personas, step, group, drawing)
 
     def _learnable(self, rollouts: list[Rollout], step: int, share: slice, drawing: Drawing) -> Batch:
         """The batch of these rollouts; what is known of them is kept for the readings of the step."""
@@ -237,13 +259,22 @@ class RolloutSource(Source):
         return step
 
     def callbacks(self, program: TrainingProgram, mesh: Mesh, steps: int, reporting: Reporting) -> Sequence[Callback]:
-        """Following the weights, and validation with held-out personas."""
+        """Following the weights, validation with held-out personas, and the watch."""
         every, turns = self._settings.evaluate_every, self._settings.rl.turns
         self._display = reporting.display
         found: list[Callback] = [_Follow(self)]
         if self._heldout:
             found.append(RolloutValidation(every, steps, turns, self._converse, reporting))
+        if (watch := self._settings.rl.watch) is not None:
+            found.append(RolloutWatch(watch.every, steps, partial(self._watched, watch.personas), reporting))
         return found
+
+    def _watched(self, count: int) -> dict[str, float]:
+        """See `Watch.talk`; with the newest weights."""
+        drawing = self._new_drawing()
+        with self._display.part("watching", drawing.describe):
+            self._renew(drawing)
+            return self._watch.talk(self._heldout[:count], drawing)
 
     def _converse(self) -> list[Rollout]:
         """Conversations of the newest weights with held-out personas."""

@@ -153,7 +153,8 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
         with display.stage("saving"):
             checkpoints.wait()
         if stopped is not None:
-            display.note(f"stopped by {stopped}: saved at step {reached}; run the same command to go on")
+            saved = f"saved at step {reached}" if reached else "before the first step was done"
+            display.note(f"stopped by {stopped}: {saved}; run the same command to go on")
         else:
             mirror.publish()
             _finish(directory, reached)

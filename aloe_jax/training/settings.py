@@ -11,7 +11,7 @@ from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.models.settings import DType, ModelSettings
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.ranges import LARGEST, Decay, Factor, Fraction, PathText, Positive, Seed, Several, Thousands, Weight
-from aloe_jax.rollouts.settings import RLSettings
+from aloe_jax.rollouts.settings import RLSettings, WatchSettings
 from aloe_jax.settings import Section
 from aloe_jax.training.stages import STAGES
 
@@ -163,4 +163,23 @@ class TrainSettings(Section):
             raise ValueError(
                 f"data.row_length: one group of {rl.group} replies takes up to {most:,} tokens (rl.group x "
                 f"rl.draw.max_new_tokens), a row {data.row_length:,}; raise it, or lower them"
+            )
+        if rl.watch is not None:
+            self._check_watch(rl.watch)
+
+    def _check_watch(self, watch: WatchSettings) -> None:
+        others = watch.roles.others(self.roles)
+        if others.user is None and others.judge is None:
+            raise ValueError(
+                "rl.watch.roles: names neither a judge nor a user that differs from those of training (roles), so "
+                "there would be nothing to compare; give another judge, another user or both, or leave rl.watch out"
+            )
+        if others.judge is None and "judge" not in self.rl.rewards:
+            raise ValueError(
+                "rl.watch.roles.judge: rl.rewards asks no judge, so that one has to be named for the watch"
+            )
+        if watch.personas > self.rl.heldout:
+            raise ValueError(
+                f"rl.watch.personas: {watch.personas} of the held-out personas are asked for, and there are "
+                f"{self.rl.heldout} (rl.heldout); lower it, or raise rl.heldout"
             )

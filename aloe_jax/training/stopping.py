@@ -1,4 +1,4 @@
-"""Ending a run early, on request: finish the step, save, leave with status 0."""
+"""Ending a run early, on request: finish the step, or discard one being drawn; save, leave with status 0."""
 
 from __future__ import annotations
 

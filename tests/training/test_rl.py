@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -226,6 +227,51 @@ def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
     train(settings("run", checkpoints={"every": 100}))
     jax.tree.map(np.testing.assert_array_equal, weights(whole), weights(made))
     assert calls(whole) == calls(made)
+
+
+def test_a_signal_while_replies_are_drawn_discards_the_step_and_nothing_is_asked_twice(settings, monkeypatch, capsys):
+    """In the first step, in a later one and in a validation: saved before even the call under way has its answer."""
+    whole, made = settings("whole", steps=4), settings(steps=4)
+    train(whole)
+    play, log = scripted._PARTS["judge"], Path(made.output, "train.log")
+    heldout = {json.loads(line)["profile"] for line in Path(made.rl.personas).read_text().splitlines()[-3:]}
+
+    def stopped():
+        return log.read_text().count("stopped by SIGTERM")
+
+    moments = [
+        lambda inputs: inputs["history"][2:],  # the second turn of the first step
+        lambda inputs: checkpoint_steps(made.output) and inputs["history"][2:],
+        lambda inputs: inputs["profile"] in heldout,
+    ]
+    answered = []
+    for number, due in enumerate(moments):
+        asked, lock = [], threading.Lock()
+
+        def judge(inputs, draw, asked=asked, lock=lock, due=due, number=number):
+            with lock:
+                first = not asked and due(inputs)
+                if first:
+                    asked.append(inputs)
+            if first:
+                os.kill(os.getpid(), signal.SIGTERM)
+                end = time.monotonic() + 120
+                while stopped() <= number and time.monotonic() < end:
+                    time.sleep(0.05)
+                answered.append(stopped() == number + 1)
+            return play(inputs, draw)
+
+        monkeypatch.setitem(scripted._PARTS, "judge", judge)
+        train(made)
+        shown = capsys.readouterr().out
+        assert ("before the first step was done" if number == 0 else "saved at step") in shown
+        assert len(calls(made)) < len(calls(whole)) and not Path(made.output, "finished.json").exists()
+    assert answered == [True, True, True]
+    assert "validating at step 2 was not completed: SIGTERM" in shown
+    monkeypatch.setitem(scripted._PARTS, "judge", play)
+    train(made)
+    equal(whole, made)
+    assert records(whole) == records(made)
 
 
 @pytest.mark.parametrize(
