@@ -6,8 +6,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Several, Thousands, Tokens, Weight
-from aloe_jax.sampling.settings import CacheType
+from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Rows, Several, Thousands, Weight
+from aloe_jax.sampling.settings import DrawSettings
 from aloe_jax.settings import Section
 
 PolicyLoss = Literal["policy_gradient", "grpo", "gspo"]
@@ -17,15 +17,11 @@ RewardWeight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Normaliser = Literal["constant", "token", "sequence"]
 
 
-class DrawSettings(Section):
+class RolloutDrawSettings(DrawSettings):
     """How the policy draws its replies. What is learned from is always the distribution at temperature 1, uncut."""
 
-    temperature: Annotated[float, Field(ge=0.01, le=10.0)] = 1.0
-    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
-    top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 1.0
-    max_new_tokens: Tokens = 128
-    rows: Annotated[int, Field(ge=1, le=65_536)] = 64  # replies that are drawn together; more wait their turn
-    cache: CacheType = "compute"  # how keys and values are stored
+    temperature: Annotated[float, Field(ge=0.01, le=10.0)] = 1.0  # greedy siblings would all be the same
+    rows: Rows = 64  # replies that are drawn together; more wait their turn
 
 
 class RLSettings(Section):
@@ -51,7 +47,7 @@ class RLSettings(Section):
     concurrency: AtOnce = 8  # calls to users, and as many to judges, at once
     max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
     max_calls: Positive | None = None  # calls that one run may make; stops cleanly
-    draw: DrawSettings = DrawSettings()
+    draw: RolloutDrawSettings = RolloutDrawSettings()
 
     @field_validator("rewards")
     @classmethod
