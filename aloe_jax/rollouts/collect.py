@@ -55,7 +55,7 @@ class RolloutCollector:
         self._threads = ThreadPoolExecutor(settings.concurrency)
         self._judging = ThreadPoolExecutor(settings.concurrency)
         # Where a script answers at once, there is nothing to wait for.
-        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.rewards)))
+        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.weights)))
         self._waves = WAVES if remote else 1
 
     def __enter__(self) -> RolloutCollector:
@@ -182,21 +182,21 @@ class RolloutCollector:
         self, rollout: Rollout, history: Sequence[Message], siblings: Sequence[Sibling], turn: int
     ) -> list[Future[dict[RewardName, float]]]:
         """Futures of the rewards of every sibling; the same text in a group is rated once."""
-        begun: dict[tuple[str, int], Future[dict[RewardName, float]]] = {}
+        begun: dict[tuple[str, int, bool], Future[dict[RewardName, float]]] = {}
         for g, sibling in enumerate(siblings):
-            key = sibling.text, len(sibling.tokens)
-            if key not in begun:
+            if sibling.looks not in begun:
+                text, tokens, ended = sibling.looks
                 seed = derive_seed(self._seed, "reward", rollout.id, turn, g)
-                most = self._settings.draw.max_new_tokens
-                reply = Rewarded(rollout.persona, history, sibling.text, len(sibling.tokens), most, seed)
-                begun[key] = self._judging.submit(self._components, reply)
-        return [begun[sibling.text, len(sibling.tokens)] for sibling in siblings]
+                most, late = self._settings.draw.max_new_tokens, self._settings.late_tokens
+                reply = Rewarded(rollout.persona, history, text, tokens, ended, most, late, seed)
+                begun[sibling.looks] = self._judging.submit(self._components, reply)
+        return [begun[sibling.looks] for sibling in siblings]
 
     def _components(self, reply: Rewarded) -> dict[RewardName, float]:
         def of(name: RewardName) -> Callable[[int], float]:
             return lambda seed: REWARDS[name].of(self._cast, reply._replace(seed=seed))
 
-        return {name: persistent(of(name), reply.seed, name, again=False) for name in self._settings.rewards}
+        return {name: persistent(of(name), reply.seed, name, again=False) for name in self._settings.weights}
 
     def _continued(self, talk: _Talk, turn: int, size: int) -> int:
         """Which sibling the conversation goes on from: for the best one, the ratings are waited for."""
@@ -227,7 +227,7 @@ class RolloutCollector:
         group.rewards = rewards
 
     def _weighted(self, components: dict[RewardName, float]) -> float:
-        return sum(self._settings.rewards[name] * value for name, value in components.items())
+        return sum(self._settings.weights[name] * value for name, value in components.items())
 
 
 def check_template(template: ChatTemplate) -> None:

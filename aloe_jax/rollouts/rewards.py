@@ -18,7 +18,9 @@ class Rewarded(NamedTuple):
     history: Sequence[Message]  # ends with the user message that it answers
     text: str
     tokens: int  # end of turn included
+    ended: bool  # with an end of turn
     most_tokens: int  # that it could have had
+    late_tokens: int  # the last so many of them cost something by `overlong`
     seed: int  # of calls to models
 
 
@@ -42,9 +44,20 @@ def _length(cast: Cast, reply: Rewarded) -> float:
     return -reply.tokens / reply.most_tokens
 
 
+def _overlong(cast: Cast, reply: Rewarded) -> float:
+    """0 up to the last part of what a reply may have, there falling linearly to -1 (DAPO, arXiv 2503.14476, eq. 13).
+
+    -1 where the reply was cut.
+    """
+    if not reply.ended:
+        return -1.0
+    return min(0.0, (reply.most_tokens - reply.late_tokens - reply.tokens) / reply.late_tokens)
+
+
 REWARDS: Mapping[RewardName, RewardEntry] = {
     "judge": RewardEntry(_judge, (1.0, 5.0), ("judge",), 1),
     "length": RewardEntry(_length, (-1.0, 0.0)),
+    "overlong": RewardEntry(_overlong, (-1.0, 0.0)),
 }
 
 

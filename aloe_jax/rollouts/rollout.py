@@ -21,6 +21,11 @@ class Sibling:
     text: str
     ended: bool  # with an end of turn; otherwise it was cut
 
+    @property
+    def looks(self) -> tuple[str, int, bool]:
+        """What rewards read of it: replies that agree in this earn the same."""
+        return self.text, len(self.tokens), self.ended
+
 
 @dataclass
 class Group:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Rows, Several, Thousands, Weight
 from aloe_jax.sampling.settings import DrawSettings
 from aloe_jax.settings import Section
 
 PolicyLoss = Literal["policy_gradient", "grpo", "gspo"]
-RewardName = Literal["judge", "length"]  # see rewards.py
+RewardName = Literal["judge", "length", "overlong"]  # see rewards.py
 AdvantageName = Literal["centred", "standardised", "leave_one_out"]  # see advantages.py
 RewardWeight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Normaliser = Literal["constant", "token", "sequence"]
@@ -42,7 +42,9 @@ class RLSettings(Section):
     clip_high: Annotated[float, Field(gt=0, le=100)] = 0.28  # and how far above
     kl: Weight = 0.0  # of the divergence from the starting model; 0: no reference is kept
     entropy: Weight = 0.0  # bonus
-    overlong: Literal["mask", "keep"] = "mask"  # replies without an end of turn: not learned from, or like others
+    # Replies without an end of turn: not learned from, like others, or like others with the reward `overlong`.
+    overlong: Literal["mask", "keep", "penalise"] = "mask"
+    overlong_part: Annotated[float, Field(gt=0, le=1)] = 0.2  # penalise: the last part of the allowance, which costs
     updates: Annotated[int, Field(ge=1, le=64)] = 1  # on the replies of a step, one after the other
     concurrency: AtOnce = 8  # calls to users, and as many to judges, at once
     max_cost: Dollars | None = None  # dollars that one run may spend; stops cleanly
@@ -58,3 +60,19 @@ class RLSettings(Section):
         if not rewards:
             raise ValueError(f"name at least one of {', '.join(get_args(RewardName))}")
         return rewards
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RLSettings:
+        if "overlong" in self.rewards and self.overlong != "penalise":
+            raise ValueError(f"rewards: overlong is the reward of overlong=penalise, not of {self.overlong}; set that")
+        return self
+
+    @property
+    def weights(self) -> dict[RewardName, float]:
+        """The weights of all rewards: `rewards`, and 1 for `overlong` where cut replies are penalised."""
+        return self.rewards if self.overlong != "penalise" else {**self.rewards, "overlong": 1.0, **self.rewards}
+
+    @property
+    def late_tokens(self) -> int:
+        """How many of the last tokens of a reply's allowance cost it something where cut replies are penalised."""
+        return max(1, round(self.overlong_part * self.draw.max_new_tokens))

@@ -231,6 +231,8 @@ def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
         ({"rl": {"group": 9}}, r"rl\.draw\.rows: a group of 9 replies"),
         ({"rl": {"rewards": {}}}, "name at least one of judge, length"),
         ({"rl": {"rewards": {"applause": 1.0}}}, r"rl\.rewards"),
+        ({"rl": {"rewards": {"overlong": 1.0}}}, r"rewards: overlong is the reward of overlong=penalise, not of keep"),
+        ({"rl": {"overlong_part": 0.0}}, r"rl\.overlong_part"),
         ({"rl": {"rewards": {"judge": 0.0}}}, r"judge: its weight is 0; leave it out"),
         ({"rl": {"conversations": 8, "heldout": 8}}, r"personas\.jsonl has 12 personas .* 8 \(rl\.conversations\)"),
         ({"rl": {"loss": "policy_gradient", "updates": 2}}, r"rl\.updates: policy_gradient"),

@@ -40,7 +40,7 @@ class RL(Stage):
     def describe(self) -> str:
         """The loss, and what is rewarded."""
         rl = self.settings.rl
-        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.rewards.items())
+        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.weights.items())
         return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns, reward {rewards}, KL {rl.kl:g})"
 
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
