@@ -6,11 +6,11 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from aloe_jax.ranges import AtOnce, Dollars, PathText, Positive, Rows, Several, Thousands, Weight
+from aloe_jax.ranges import AtOnce, Dollars, Factor, PathText, Positive, Rows, Several, Thousands, Weight
 from aloe_jax.sampling.settings import DrawSettings
 from aloe_jax.settings import Section
 
-PolicyLoss = Literal["policy_gradient", "grpo", "gspo"]
+PolicyLossName = Literal["policy_gradient", "grpo", "gspo", "dpo"]
 RewardName = Literal["judge", "length", "overlong"]  # see rewards.py
 AdvantageName = Literal["centred", "standardised", "leave_one_out"]  # see advantages.py
 RewardWeight = Annotated[float, Field(ge=-1e6, le=1e6)]
@@ -36,11 +36,12 @@ class RLSettings(Section):
     continued: Literal["random", "best"] = "random"  # which reply of a group the conversation goes on from
     rewards: dict[RewardName, RewardWeight] = Field(default={"judge": 1.0})  # by name, with their weights
     advantage: AdvantageName = "centred"
-    loss: PolicyLoss = "grpo"
+    loss: PolicyLossName = "grpo"
     normalise: Normaliser = "constant"
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2  # grpo and gspo: how far below 1 a ratio counts
     clip_high: Annotated[float, Field(gt=0, le=100)] = 0.28  # and how far above
-    kl: Weight = 0.0  # of the divergence from the starting model; 0: no reference is kept
+    beta: Factor = 0.1  # dpo: how far from the starting model; smaller is farther
+    kl: Weight = 0.0  # of the divergence from the starting model; 0: no reference is kept, but for dpo
     entropy: Weight = 0.0  # bonus
     # Replies without an end of turn: not learned from, like others, or like others with the reward `overlong`.
     overlong: Literal["mask", "keep", "penalise"] = "mask"

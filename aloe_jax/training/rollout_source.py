@@ -35,6 +35,7 @@ from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
+from aloe_jax.training.policy_losses import needs_reference
 from aloe_jax.training.program import TrainingProgram
 from aloe_jax.training.reporting import Reporting
 from aloe_jax.training.rollout_validation import RolloutValidation
@@ -117,7 +118,7 @@ class RolloutSource(Source):
         ledger = self._scope.enter_context(Ledger(model.directory / JOURNAL, budget=budget))
         cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.rewards)))
         graph, params, frozen = model.parts
-        if rl.kl:  # of adapters a small copy: with new ones the model is the frozen one
+        if needs_reference(rl):  # of adapters a small copy: with new ones the model is the frozen one
             self._reference = jax.tree.map(jnp.copy, params)
         self._token_logps, self._note = model.token_logps, model.note
         sampler = Sampler(

@@ -23,6 +23,21 @@ def path_in_row(rows, row, at):
         at = int(rows.parent[row, at])
 
 
+def check_rivals(group, where, batch):
+    """Best and worst of the replies of a group that are learned from name each other, all others nobody."""
+    rivals = {g: int(batch["rival"][row, number]) for g, (row, number) in enumerate(where)}
+    learned = [g for g, sibling in enumerate(group.siblings) if group.rewards is not None and sibling.ended]
+    earned = [group.rewards[g] for g in learned]
+    if not learned or max(earned) == min(earned):
+        assert not any(rivals.values())
+        return
+    numbers = {number: g for g, (_, number) in enumerate(where)}
+    one, other = (g for g in rivals if rivals[g])
+    assert (numbers[rivals[one]], numbers[rivals[other]]) == (other, one)
+    first = {reward: g for reward, g in zip(reversed(earned), reversed(learned), strict=True)}
+    assert {one, other} == {first[min(earned)], first[max(earned)]}
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_every_reply_follows_its_prompt_with_what_was_drawn_and_earned(seed):
     random = np.random.default_rng(seed)
@@ -53,6 +68,7 @@ def test_every_reply_follows_its_prompt_with_what_was_drawn_and_earned(seed):
                     np.testing.assert_allclose(batch["advantage"][row, number], own_advantage, atol=1e-6)
                 else:
                     assert batch["advantage"][row, number] == 0
+            check_rivals(group, [seen[f"{rollout.id}/{turn}/{g}"][:2] for g in range(len(group.siblings))], batch)
     assert (batch["weight"] > 0).sum() == (batch["reply_length"] > 0).sum() - sum(
         group.rewards is None or not sibling.ended
         for rollout in rollouts for group in rollout.groups for sibling in group.siblings

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from aloe_jax.data.packing import Rows
 from aloe_jax.data.selection import BOTH, Selection
-from aloe_jax.training.policy_losses import PolicyConstants, policy_objective
+from aloe_jax.training.policy_losses import PolicyConstants, needs_reference, policy_objective
 from aloe_jax.training.stages.stage import Stage, Watched
 from aloe_jax.training.totals import Objective
 
@@ -20,6 +20,7 @@ class RL(Stage):
             "reward": "reward {:.3f}",
             "no_variance": "equal {:.0%}",
             "entropy": "entropy {:.3f}",
+            "accuracy": "accuracy {:.2f}",
             "kl": "kl {:.4f}",
             "log_ratio": "gap {:.1e}",
         }
@@ -49,14 +50,14 @@ class RL(Stage):
         found = {
             "advantage": jax.ShapeDtypeStruct(replies, jnp.float32),
             "weight": jax.ShapeDtypeStruct(replies, jnp.float32),
+            "rival": jax.ShapeDtypeStruct(replies, jnp.int32),
             "drawn_logps": jax.ShapeDtypeStruct(tokens, jnp.float32),
         }
-        if self.settings.rl.kl:
+        if needs_reference(self.settings.rl):
             found["reference_logps"] = jax.ShapeDtypeStruct(tokens, jnp.float32)
         return found
 
     def objective(self, turns: int = 0) -> Objective:
         """See `policy_objective`."""
         rl = self.settings.rl
-        constants = PolicyConstants(rl.clip_low, rl.clip_high, rl.normalise, rl.draw.max_new_tokens, rl.kl, rl.entropy)
-        return policy_objective(rl.loss, constants)
+        return policy_objective(rl.loss, PolicyConstants.of(rl))
