@@ -7,10 +7,9 @@ back first, so that a run that was killed draws the same again and finds its cal
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -18,10 +17,14 @@ import numpy as np
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
-from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
-from aloe_jax.rollouts.rewards import REWARDS, Rewarded, roles_of
-from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
-from aloe_jax.rollouts.settings import RewardName, RLSettings
+from aloe_jax.roles import Cast, RoleError, derive_seed
+from aloe_jax.rollouts.drawing import Drawer, Prompt
+from aloe_jax.rollouts.lookahead import DrawnGroup, LookAhead
+from aloe_jax.rollouts.questions import Questions
+from aloe_jax.rollouts.rating import Rater
+from aloe_jax.rollouts.rewards import read_answers, roles_of
+from aloe_jax.rollouts.rollout import Group, Rollout
+from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.session import Session
 
@@ -36,7 +39,7 @@ class _Talk:
     session: Session  # that of its wave
     number: int  # of its conversation there
     message: Future[str] | None = None  # what the user says next
-    rated: list[Future[dict[RewardName, float]]] = field(default_factory=list)  # of the newest group, by sibling
+    newest: DrawnGroup | None = None  # whose rewards are not in the rollout yet
     over: bool = False
 
 
@@ -50,10 +53,14 @@ class RolloutCollector:
         self, settings: RLSettings, sampler: Sampler, template: ChatTemplate, cast: Cast, seed: int, length: int
     ) -> None:
         """The template is one that `check_template` accepts."""
-        self._settings, self._sampler, self._template, self._cast = settings, sampler, template, cast
+        self._settings, self._sampler, self._template = settings, sampler, template
         self._seed, self._length = seed, length
+        self._questions = Questions(cast, seed)
         self._threads = ThreadPoolExecutor(settings.concurrency)
-        self._judging = ThreadPoolExecutor(settings.concurrency)
+        self._drawer = Drawer(settings.draw, sampler, template, length)
+        self._rater = Rater(settings, self._questions)
+        self._ahead = LookAhead(self._drawer, template, self._rater, self._ask, seed)
+        self._answers = read_answers(settings.weights)
         # Where a script answers at once, there is nothing to wait for.
         remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.weights)))
         self._waves = WAVES if remote else 1
@@ -62,77 +69,86 @@ class RolloutCollector:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._threads, self._judging):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)  # first: raters wait for what it answers
+        self._rater.__exit__()
 
     def collect(self, personas: Sequence[Persona], step: int | str, group: int) -> list[Rollout]:
         """One rollout with every persona, with groups of `group` replies; `step` goes into every seed.
 
-        Raises AloeError where a model is out of reach, or a reward is not finite. What failed otherwise is in the
-        rollouts: a group without rewards, or a conversation that ended early.
+        A group of 1, with whose reply nothing is compared, is not looked ahead of. Raises AloeError where a model is
+        out of reach, or a reward is not finite. What failed otherwise is in the rollouts: a group without rewards, or
+        a conversation that ended early.
         """
         rollouts = [Rollout(f"{step}.{number}.{persona.id}", persona) for number, persona in enumerate(personas)]
         size = -(-len(rollouts) // self._waves)
-        waves: list[list[_Talk]] = []
+        waves: list[Iterator[None]] = []
         for start in range(0, len(rollouts), size):
             session = self._sampler.session(size, self._length, forks=group)
             part = rollouts[start : start + size]
-            waves.append([_Talk(rollout, session, number) for number, rollout in enumerate(part)])
-        for wave in waves:
-            self._ask_users(wave)
-        for turn in range(self._settings.turns):
-            for wave in waves:
-                self._reply(wave, turn, group)
-        for talk in itertools.chain.from_iterable(waves):
-            self._take_rewards(talk)
+            talks = [_Talk(rollout, session, number) for number, rollout in enumerate(part)]
+            waves.append(self._converse(talks, group, self._settings.lookahead if group > 1 else 0))
+        while waves:
+            waves = [wave for wave in waves if next(wave, "over") is None]
         return rollouts
+
+    def _converse(self, wave: Sequence[_Talk], size: int, ahead: int) -> Iterator[None]:
+        """All turns of the conversations of a wave; it stops where models have been asked, for others to go on."""
+        for talk in wave:
+            talk.message = self._ask(talk.rollout, [])
+        for turn in range(self._settings.turns):
+            yield
+            self._reply(wave, turn, size, ahead)
+            for depth in range(1, ahead + 1):
+                yield
+                groups = [talk.newest for talk in wave if talk.newest is not None]
+                self._ahead.step(groups, depth, depth < ahead or self._answers)
+            for talk in wave:
+                if talk.newest is not None:
+                    self._go_on(talk, talk.newest)
+        yield
+        for talk in wave:
+            self._take_rewards(talk)
 
     # ------------------------------------------------------------ one turn of a wave
 
-    def _ask_users(self, wave: Sequence[_Talk]) -> None:
-        for talk in wave:
-            if not talk.over:
-                talk.message = self._threads.submit(self._user_message, talk.rollout, talk.rollout.history())
+    def _ask(self, rollout: Rollout, history: Sequence[Message]) -> Future[str]:
+        return self._threads.submit(self._questions.user_message, rollout.id, rollout.persona, history)
 
-    def _user_message(self, rollout: Rollout, history: Sequence[Message]) -> str:
-        turn = len(history) // 2
-        return persistent(
-            lambda seed: self._cast.user_message(rollout.persona, history, seed),
-            self._seed, "user", rollout.id, turn, again=False,
-        )  # fmt: skip
-
-    def _reply(self, wave: Sequence[_Talk], turn: int, size: int) -> None:
-        """Draw a group in every conversation of a wave, have it rated, and let the users speak again."""
+    def _reply(self, wave: Sequence[_Talk], turn: int, size: int, ahead: int) -> None:
+        """Draw a group in every conversation of a wave, and have it rated."""
+        stop = self._template.stop[0]
         asked: list[tuple[_Talk, str, list[int]]] = []
+        prompts: list[Prompt] = []
         for talk in wave:
             if talk.over or talk.message is None:
                 continue
-            try:
-                message = talk.message.result()
-            except RoleError as error:
-                self._end(talk, f"the user's turn {turn + 1}: {error}")
+            found = self._prompt(talk.rollout, talk.message, turn, size)
+            if isinstance(found, str):
+                self._end(talk, found)
                 continue
-            history: list[Message] = [*talk.rollout.history(), {"role": "user", "content": message}]
-            try:
-                prompt = self._template.continuation(history)
-            except UnstableTemplateError as error:  # which rewrites some replies and not others
-                self._end(talk, f"turn {turn + 1}: {error}")
-                continue
-            if (why := self._too_long(talk.rollout, len(prompt), size)) is not None:
-                self._end(talk, f"turn {turn + 1} {why}")
-                continue
-            asked.append((talk, message, prompt))
-        groups = self._draw(asked, turn, size)
-        for (talk, message, prompt), (numbers, siblings) in zip(asked, groups, strict=True):
-            history = [*talk.rollout.history(), {"role": "user", "content": message}]
+            asked.append((talk, *found))
+            seeds = [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
+            prompts.append(Prompt(talk.number, [*talk.rollout.path(stop), *found[1]], seeds))
+        groups = self._drawer.draw(wave[0].session, prompts)
+        for (talk, message, own), prompt, drawn in zip(asked, prompts, groups, strict=True):
             self._take_rewards(talk)
-            talk.rated = self._rate(talk.rollout, history, siblings, turn)
-            continued = self._continued(talk, turn, size)
-            talk.rollout.groups.append(Group(message, tuple(prompt), siblings, continued))
-            talk.number = numbers.pop(continued)
-            talk.session.drop(numbers)
-        if turn + 1 < self._settings.turns:
-            self._ask_users([talk for talk, _, _ in asked])
+            talk.newest = DrawnGroup(talk.rollout, talk.session, message, own, drawn, turn)
+            history: list[Message] = [*talk.rollout.history(), {"role": "user", "content": message}]
+            self._ahead.begin(talk.newest, history, prompt.tokens, bool(ahead) or self._answers)
+
+    def _prompt(self, rollout: Rollout, said: Future[str], turn: int, size: int) -> tuple[str, list[int]] | str:
+        """What the user says, and the tokens from there to the replies; or why the conversation ends."""
+        try:
+            message = said.result()
+        except RoleError as error:
+            return f"the user's turn {turn + 1}: {error}"
+        try:
+            prompt = self._template.continuation([*rollout.history(), {"role": "user", "content": message}])
+        except UnstableTemplateError as error:  # which rewrites some replies and not others
+            return f"turn {turn + 1}: {error}"
+        if (why := self._too_long(rollout, len(prompt), size)) is not None:
+            return f"turn {turn + 1} {why}"
+        return message, prompt
 
     def _too_long(self, rollout: Rollout, prompt: int, size: int) -> str | None:
         reply = self._settings.draw.max_new_tokens + 1
@@ -143,91 +159,39 @@ class RolloutCollector:
         return None
 
     def _end(self, talk: _Talk, why: str) -> None:
+        self._take_rewards(talk)
         talk.over, talk.rollout.ended = True, why
         talk.session.drop([talk.number])
 
-    def _draw(
-        self,
-        asked: Sequence[tuple[_Talk, str, list[int]]],
-        turn: int,
-        size: int,
-    ) -> list[tuple[list[int], tuple[Sibling, ...]]]:
-        """The siblings of every conversation, with their numbers in the session. A group's prompt is read once."""
-        if not asked:
-            return []
-        stop, draw, session = self._template.stop, self._settings.draw, asked[0][0].session
-        numbers: list[int] = []
-        seeds: list[int] = []
-        for talk, _, prompt in asked:
-            session.replace(talk.number, [*talk.rollout.path(stop[0]), *prompt])
-        for talk, _, _ in asked:
-            numbers += [talk.number, *session.fork(talk.number, size - 1)]
-            seeds += [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
-        made = session.replies(
-            draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
-        )
-        siblings = [
-            Sibling(
-                tuple(reply.tokens), tuple(reply.logps or ()), self._template.decode(reply.tokens),
-                reply.reason == "stop",
-            )
-            for reply in made
-        ]  # fmt: skip
-        parts = [slice(start, start + size) for start in range(0, len(numbers), size)]
-        return [(numbers[part], tuple(siblings[part])) for part in parts]
+    def _go_on(self, talk: _Talk, group: DrawnGroup) -> None:
+        """Continue from one reply of the newest group, and let the user answer it."""
+        continued, numbers = self._continued(group), list(group.drawn.numbers)
+        talk.rollout.groups.append(Group(group.user, tuple(group.prompt), group.drawn.siblings, continued))
+        talk.number = numbers.pop(continued)
+        talk.session.drop(numbers)
+        answers = group.line(continued).answers
+        if answers:
+            talk.message = answers[0]
+        elif group.turn + 1 < self._settings.turns:
+            talk.message = self._ask(talk.rollout, talk.rollout.history())
 
-    # ------------------------------------------------------------ rewards
-
-    def _rate(
-        self, rollout: Rollout, history: Sequence[Message], siblings: Sequence[Sibling], turn: int
-    ) -> list[Future[dict[RewardName, float]]]:
-        """Futures of the rewards of every sibling; the same text in a group is rated once."""
-        begun: dict[tuple[str, int, bool], Future[dict[RewardName, float]]] = {}
-        for g, sibling in enumerate(siblings):
-            if sibling.looks not in begun:
-                text, tokens, ended = sibling.looks
-                seed = derive_seed(self._seed, "reward", rollout.id, turn, g)
-                most, late = self._settings.draw.max_new_tokens, self._settings.late_tokens
-                reply = Rewarded(rollout.persona, history, text, tokens, ended, most, late, seed)
-                begun[sibling.looks] = self._judging.submit(self._components, reply)
-        return [begun[sibling.looks] for sibling in siblings]
-
-    def _components(self, reply: Rewarded) -> dict[RewardName, float]:
-        def of(name: RewardName) -> Callable[[int], float]:
-            return lambda seed: REWARDS[name].of(self._cast, reply._replace(seed=seed))
-
-        return {name: persistent(of(name), reply.seed, name, again=False) for name in self._settings.weights}
-
-    def _continued(self, talk: _Talk, turn: int, size: int) -> int:
+    def _continued(self, group: DrawnGroup) -> int:
         """Which sibling the conversation goes on from: for the best one, the ratings are waited for."""
+        size = len(group.drawn.siblings)
         if self._settings.continued == "random" or size == 1:
-            return Random(f"{self._seed} {talk.rollout.id} {turn}").randrange(size)
+            return Random(f"{self._seed} {group.rollout.id} {group.turn}").randrange(size)
         try:
-            earned = [self._weighted(one.result()) for one in talk.rated]
+            earned = self._rater.earned(group.ratings())
         except RoleError:
             return 0
-        return int(np.argmax(earned))
+        return int(np.argmax([self._rater.weighted(one) for one in earned]))
 
     def _take_rewards(self, talk: _Talk) -> None:
         """Wait for the rewards of the newest group, and note them."""
-        if not talk.rated:
-            return
-        group, rated, talk.rated = talk.rollout.groups[-1], talk.rated, []
-        try:
-            group.components = [one.result() for one in rated]
-        except RoleError as error:
-            group.dropped = str(error)
-            return
-        rewards = np.array([self._weighted(one) for one in group.components])
-        if not np.isfinite(rewards).all():
-            raise AloeError(
-                f"rl.rewards: a reward of conversation {talk.rollout.id}, turn {len(talk.rollout.groups)}, is not "
-                f"finite: {group.components}"
-            )
-        group.rewards = rewards
-
-    def _weighted(self, components: dict[RewardName, float]) -> float:
-        return sum(self._settings.weights[name] * value for name, value in components.items())
+        if (group := talk.newest) is not None:
+            where = f"conversation {talk.rollout.id}, turn {group.turn + 1},"
+            self._rater.reward(talk.rollout.groups[-1], group.ratings(), where)
+            talk.newest = None
 
 
 def check_template(template: ChatTemplate) -> None:

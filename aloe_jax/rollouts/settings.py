@@ -11,7 +11,7 @@ from aloe_jax.sampling.settings import DrawSettings
 from aloe_jax.settings import Section
 
 PolicyLossName = Literal["policy_gradient", "grpo", "gspo", "dpo"]
-RewardName = Literal["judge", "length", "overlong"]  # see rewards.py
+RewardName = Literal["judge", "length", "belief", "leakage", "overlong"]  # see rewards.py
 AdvantageName = Literal["centred", "standardised", "leave_one_out"]  # see advantages.py
 RewardWeight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Normaliser = Literal["constant", "token", "sequence"]
@@ -34,6 +34,8 @@ class RLSettings(Section):
     group: Annotated[int, Field(ge=2, le=1024)] = 4  # replies that are drawn to every user message
     turns: Several = 10
     continued: Literal["random", "best"] = "random"  # which reply of a group the conversation goes on from
+    # Every reply goes on for so many further turns of its own, whose rewards count for it; of these nothing is learned.
+    lookahead: Annotated[int, Field(ge=0, le=100)] = 0
     rewards: dict[RewardName, RewardWeight] = Field(default={"judge": 1.0})  # by name, with their weights
     advantage: AdvantageName = "centred"
     loss: PolicyLossName = "grpo"

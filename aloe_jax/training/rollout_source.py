@@ -29,7 +29,7 @@ from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
-from aloe_jax.rollouts.rewards import calls_of, roles_of
+from aloe_jax.rollouts.rewards import calls_of_conversation, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.sampling.sampler import Sampler
@@ -94,7 +94,7 @@ class RolloutSource(Source):
         """Upper bounds: conversations end early where they are full, and equal replies are rated once."""
         rl = settings.rl
         replies = rl.conversations * rl.turns * rl.group
-        calls = rl.conversations * rl.turns + replies * calls_of(rl.rewards)
+        calls = rl.conversations * calls_of_conversation(rl)
         text = (
             f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {rl.turns} turns x "
             f"{rl.group} replies = {replies:,} replies, about {calls:,} calls to models"
@@ -116,7 +116,7 @@ class RolloutSource(Source):
         settings, rl = self._settings, self._settings.rl
         budget = Budget(rl.max_cost, rl.max_calls)
         ledger = self._scope.enter_context(Ledger(model.directory / JOURNAL, budget=budget))
-        cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.rewards)))
+        cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.weights)))
         graph, params, frozen = model.parts
         if needs_reference(rl):  # of adapters a small copy: with new ones the model is the frozen one
             self._reference = jax.tree.map(jnp.copy, params)

@@ -42,7 +42,8 @@ class RL(Stage):
         """The loss, and what is rewarded."""
         rl = self.settings.rl
         rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.weights.items())
-        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns, reward {rewards}, KL {rl.kl:g})"
+        ahead = f", {rl.lookahead} looked ahead" if rl.lookahead else ""
+        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns{ahead}, reward {rewards}, KL {rl.kl:g})"
 
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """See rollouts/batch.py."""
