@@ -18,19 +18,19 @@ from aloe_jax.rollouts.settings import AdvantageName
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The shape of every batch of a run: N rows of T tokens for `rollouts` conversations of `turns` turns."""
+    """The shape of every batch of a run: N rows of T tokens for `rollouts` conversations of `groups` groups."""
 
     rows: int  # N, at least as many as rollouts: each fits a row of its own
     length: int  # T
     rollouts: int
-    turns: int
+    groups: int  # of one rollout
     group: int  # G
     parts: int = 1  # in which a batch is computed; rows with replies come in the first of them
 
     @property
     def replies(self) -> int:
         """R: all of a batch could be in one row; number 0 is none."""
-        return 1 + min(self.rollouts * self.turns * self.group, self.length)
+        return 1 + min(self.rollouts * self.groups * self.group, self.length)
 
     def example(self) -> Rows:
         """Rows of these shapes without anything in them."""
@@ -57,13 +57,13 @@ def batch_of(
         "rival": np.zeros((shape.rows, shape.replies), np.int32),
         "drawn_logps": np.zeros((shape.rows, shape.length), np.float32),
     }
-    groups = {(rollout.id, turn): group for rollout in rollouts for turn, group in enumerate(rollout.groups)}
+    groups = {(rollout.id, k): group for rollout in rollouts for k, group in enumerate(rollout.groups)}
     earned = {key: advantages(advantage, group.rewards) for key, group in groups.items() if group.rewards is not None}
     for row, ids in enumerate(rows.reply_ids):
         learned: dict[tuple[str, int], dict[int, int]] = {}  # by group: sibling -> reply number
         for number, name in enumerate(ids, start=1):
-            rollout, turn, which = name.rsplit("/", 2)
-            key = rollout, int(turn)
+            rollout, of_rollout, which = name.rsplit("/", 2)
+            key = rollout, int(of_rollout)
             sibling = groups[key].siblings[int(which)]
             further["drawn_logps"][row, rows.reply[row] == number] = sibling.logps
             if key in earned and (sibling.ended or not mask_overlong):

@@ -7,23 +7,22 @@ back first, so that a run that was killed draws the same again and finds its cal
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from random import Random
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
 from aloe_jax.roles import Cast, RoleError, derive_seed
+from aloe_jax.rollouts.branching import continued
 from aloe_jax.rollouts.drawing import Drawer, Prompt
 from aloe_jax.rollouts.lookahead import DrawnGroup, LookAhead
 from aloe_jax.rollouts.questions import Questions
 from aloe_jax.rollouts.rating import Rater
 from aloe_jax.rollouts.rewards import read_answers, roles_of
-from aloe_jax.rollouts.rollout import Group, Rollout
+from aloe_jax.rollouts.rollout import Group, Place, Rollout
 from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.session import Session
@@ -33,14 +32,15 @@ WAVES = 2
 
 @dataclass
 class _Talk:
-    """A conversation in progress."""
+    """A conversation in progress, or one that branched off from it."""
 
     rollout: Rollout
+    label: str  # for seeds: the rollout's id, and where it branched off
     session: Session  # that of its wave
     number: int  # of its conversation there
-    message: Future[str] | None = None  # what the user says next
+    message: Future[str]  # what the user says next
+    after: Place | None = None  # the reply that this answers
     newest: DrawnGroup | None = None  # whose rewards are not in the rollout yet
-    over: bool = False
 
 
 class RolloutCollector:
@@ -75,36 +75,37 @@ class RolloutCollector:
     def collect(self, personas: Sequence[Persona], step: int | str, group: int) -> list[Rollout]:
         """One rollout with every persona, with groups of `group` replies; `step` goes into every seed.
 
-        A group of 1, with whose reply nothing is compared, is not looked ahead of. Raises AloeError where a model is
-        out of reach, or a reward is not finite. What failed otherwise is in the rollouts: a group without rewards, or
-        a conversation that ended early.
+        With groups of 1, whose reply is compared with none, conversations do not branch or look ahead. Raises AloeError
+        where a model is out of reach, or a reward is not finite. What failed otherwise is in the rollouts: a group
+        without rewards, or a conversation that ended early.
         """
         rollouts = [Rollout(f"{step}.{number}.{persona.id}", persona) for number, persona in enumerate(personas)]
         size = -(-len(rollouts) // self._waves)
         waves: list[Iterator[None]] = []
         for start in range(0, len(rollouts), size):
-            session = self._sampler.session(size, self._length, forks=group)
-            part = rollouts[start : start + size]
-            talks = [_Talk(rollout, session, number) for number, rollout in enumerate(part)]
-            waves.append(self._converse(talks, group, self._settings.lookahead if group > 1 else 0))
+            waves.append(self._converse(rollouts[start : start + size], size, group))
         while waves:
             waves = [wave for wave in waves if next(wave, "over") is None]
         return rollouts
 
-    def _converse(self, wave: Sequence[_Talk], size: int, ahead: int) -> Iterator[None]:
+    def _converse(self, rollouts: Sequence[Rollout], room: int, size: int) -> Iterator[None]:
         """All turns of the conversations of a wave; it stops where models have been asked, for others to go on."""
-        for talk in wave:
-            talk.message = self._ask(talk.rollout, [])
-        for turn in range(self._settings.turns):
+        turns, ahead = self._settings.turns, self._settings.lookahead if size > 1 else 0
+        lines = self._settings.lines(turns - 1) if size > 1 else 1
+        session = self._sampler.session(room, self._length, forks=size * lines)
+        wave = [
+            _Talk(rollout, rollout.id, session, number, self._ask(rollout, []))
+            for number, rollout in enumerate(rollouts)
+        ]
+        for turn in range(turns):
             yield
             self._reply(wave, turn, size, ahead)
             for depth in range(1, ahead + 1):
                 yield
                 groups = [talk.newest for talk in wave if talk.newest is not None]
                 self._ahead.step(groups, depth, depth < ahead or self._answers)
-            for talk in wave:
-                if talk.newest is not None:
-                    self._go_on(talk, talk.newest)
+            branched = [self._go_on(talk, talk.newest) for talk in wave if talk.newest is not None]
+            wave = [talk for talks in branched for talk in talks]
         yield
         for talk in wave:
             self._take_rewards(talk)
@@ -119,78 +120,78 @@ class RolloutCollector:
         stop = self._template.stop[0]
         asked: list[tuple[_Talk, str, list[int]]] = []
         prompts: list[Prompt] = []
+        taken: Counter[str] = Counter()  # tokens that the groups of this turn may have, by rollout
         for talk in wave:
-            if talk.over or talk.message is None:
-                continue
-            found = self._prompt(talk.rollout, talk.message, turn, size)
+            found = self._prompt(talk, turn, size, taken[talk.rollout.id])
             if isinstance(found, str):
                 self._end(talk, found)
                 continue
             asked.append((talk, *found))
-            seeds = [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
-            prompts.append(Prompt(talk.number, [*talk.rollout.path(stop), *found[1]], seeds))
-        groups = self._drawer.draw(wave[0].session, prompts)
+            taken[talk.rollout.id] += self._most(len(found[1]), size)
+            seeds = [derive_seed(self._seed, talk.label, turn, g) for g in range(size)]
+            prompts.append(Prompt(talk.number, [*talk.rollout.tokens(talk.after, stop), *found[1]], seeds))
+        groups = self._drawer.draw(wave[0].session, prompts) if wave else []
         for (talk, message, own), prompt, drawn in zip(asked, prompts, groups, strict=True):
             self._take_rewards(talk)
-            talk.newest = DrawnGroup(talk.rollout, talk.session, message, own, drawn, turn)
-            history: list[Message] = [*talk.rollout.history(), {"role": "user", "content": message}]
+            talk.newest = DrawnGroup(talk.rollout, talk.label, talk.session, message, own, drawn, turn)
+            history: list[Message] = [*talk.rollout.messages(talk.after), {"role": "user", "content": message}]
             self._ahead.begin(talk.newest, history, prompt.tokens, bool(ahead) or self._answers)
 
-    def _prompt(self, rollout: Rollout, said: Future[str], turn: int, size: int) -> tuple[str, list[int]] | str:
+    def _prompt(self, talk: _Talk, turn: int, size: int, taken: int) -> tuple[str, list[int]] | str:
         """What the user says, and the tokens from there to the replies; or why the conversation ends."""
         try:
-            message = said.result()
+            message = talk.message.result()
         except RoleError as error:
             return f"the user's turn {turn + 1}: {error}"
         try:
-            prompt = self._template.continuation([*rollout.history(), {"role": "user", "content": message}])
+            said: Message = {"role": "user", "content": message}
+            prompt = self._template.continuation([*talk.rollout.messages(talk.after), said])
         except UnstableTemplateError as error:  # which rewrites some replies and not others
             return f"turn {turn + 1}: {error}"
-        if (why := self._too_long(rollout, len(prompt), size)) is not None:
+        if (why := self._too_long(talk, len(prompt), size, taken)) is not None:
             return f"turn {turn + 1} {why}"
         return message, prompt
 
-    def _too_long(self, rollout: Rollout, prompt: int, size: int) -> str | None:
-        reply = self._settings.draw.max_new_tokens + 1
-        if rollout.size() + prompt + size * reply > self._length:
+    def _most(self, prompt: int, size: int) -> int:
+        """Tokens of a group, at most."""
+        return prompt + size * (self._settings.draw.max_new_tokens + 1)
+
+    def _too_long(self, talk: _Talk, prompt: int, size: int, taken: int) -> str | None:
+        if talk.rollout.size() + taken + self._most(prompt, size) > self._length:
             return f"might pass the {self._length} tokens of a row"
-        if len(rollout.path(self._template.stop[0])) + prompt + reply > self._sampler.max_length:
+        path = len(talk.rollout.tokens(talk.after, self._template.stop[0]))
+        if path + self._most(prompt, 1) > self._sampler.max_length:
             return f"might pass the {self._sampler.max_length} tokens of the model's context"
         return None
 
     def _end(self, talk: _Talk, why: str) -> None:
         self._take_rewards(talk)
-        talk.over, talk.rollout.ended = True, why
+        talk.rollout.ended = why
         talk.session.drop([talk.number])
 
-    def _go_on(self, talk: _Talk, group: DrawnGroup) -> None:
-        """Continue from one reply of the newest group, and let the user answer it."""
-        continued, numbers = self._continued(group), list(group.drawn.numbers)
-        talk.rollout.groups.append(Group(group.user, tuple(group.prompt), group.drawn.siblings, continued))
-        talk.number = numbers.pop(continued)
-        talk.session.drop(numbers)
-        answers = group.line(continued).answers
-        if answers:
-            talk.message = answers[0]
-        elif group.turn + 1 < self._settings.turns:
-            talk.message = self._ask(talk.rollout, talk.rollout.history())
-
-    def _continued(self, group: DrawnGroup) -> int:
-        """Which sibling the conversation goes on from: for the best one, the ratings are waited for."""
-        size = len(group.drawn.siblings)
-        if self._settings.continued == "random" or size == 1:
-            return Random(f"{self._seed} {group.rollout.id} {group.turn}").randrange(size)
-        try:
-            earned = self._rater.earned(group.ratings())
-        except RoleError:
-            return 0
-        return int(np.argmax([self._rater.weighted(one) for one in earned]))
+    def _go_on(self, talk: _Talk, group: DrawnGroup) -> list[_Talk]:
+        """Continue from replies of the newest group, and let the user answer: the conversation, and new branches."""
+        rollout = talk.rollout
+        taken = continued(group, self._settings, self._rater, self._seed)
+        group.number = len(rollout.groups)
+        rollout.groups.append(
+            Group(group.user, tuple(group.prompt), group.drawn.siblings, taken, talk.after, group.turn)
+        )
+        talk.session.drop(number for g, number in enumerate(group.drawn.numbers) if g not in taken)
+        talks = [talk, *(replace(talk, label=f"{talk.label} {group.turn}/{g}", newest=None) for g in taken[1:])]
+        for one, g in zip(talks, taken, strict=True):
+            one.number, one.after = group.drawn.numbers[g], (group.number, g)
+            if answers := group.line(g).answers:
+                one.message = answers[0]
+            elif group.turn + 1 < self._settings.turns:
+                one.message = self._ask(rollout, rollout.messages(one.after))
+        return talks
 
     def _take_rewards(self, talk: _Talk) -> None:
         """Wait for the rewards of the newest group, and note them."""
         if (group := talk.newest) is not None:
             where = f"conversation {talk.rollout.id}, turn {group.turn + 1},"
-            self._rater.reward(talk.rollout.groups[-1], group.ratings(), where)
+            self._rater.reward(talk.rollout.groups[group.number], group.ratings(), where)
             talk.newest = None
 
 

@@ -38,6 +38,7 @@ class DrawnGroup:
     """The newest group of a conversation, while its rewards are computed."""
 
     rollout: Rollout
+    label: str  # of the branch, for seeds: the rollout's id on the main line
     session: Session
     user: str
     prompt: list[int]  # from the end of the reply before it
@@ -45,6 +46,7 @@ class DrawnGroup:
     turn: int
     lines: dict[tuple[str, int, bool], Followed] = field(default_factory=dict)  # by what rewards read of a reply
     at_end: bool = False  # nothing more is looked at
+    number: int = -1  # of the group in its rollout, once it is there
 
     def line(self, sibling: int) -> Followed:
         """That of a reply."""
@@ -97,7 +99,7 @@ class LookAhead:
         answer = self._ask(rollout, list(line.history)) if answered else None
         if answer is not None:
             line.answers.append(answer)
-        seed = derive_seed(self._seed, "reward", rollout.id, group.turn, line.sibling, *named)
+        seed = derive_seed(self._seed, "reward", group.label, group.turn, line.sibling, *named)
         line.ratings.append(self._rater.rate(rollout, before, sibling, seed, answer))
 
     def _prompts(self, group: DrawnGroup, depth: int) -> list[Prompt]:
@@ -109,7 +111,7 @@ class LookAhead:
             for line in group.lines.values():
                 said: Message = {"role": "user", "content": line.answers[-1].result()}
                 tokens = [*line.tokens, *self._template.continuation([*line.history, said])]
-                seed = derive_seed(self._seed, group.rollout.id, group.turn, line.sibling, "ahead", depth)
+                seed = derive_seed(self._seed, group.label, group.turn, line.sibling, "ahead", depth)
                 prompts.append(Prompt(line.number, tokens, (seed,)))
         except (RoleError, UnstableTemplateError) as error:
             group.at_end = True

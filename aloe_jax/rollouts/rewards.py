@@ -114,11 +114,11 @@ def calls_of(rewards: Mapping[RewardName, float]) -> int:
 
 def calls_of_conversation(rl: RLSettings) -> int:
     """Calls to models of one conversation, at most: it may end early, and equal replies of a group are rated once."""
-    replies = rl.turns * rl.group
+    replies = rl.groups * rl.group
     # Looking ahead, the user answers every reply that another one follows; rewards may read the answer to the last one.
     answers = replies * (rl.lookahead + read_answers(rl.weights))
     # Where replies of a group are answered, the conversation goes on with the answer that there is.
-    messages = 1 if answers else rl.turns
+    messages = 1 if answers else rl.groups
     once = sum(REWARDS[name].once for name in rl.weights)
     return messages + answers + replies * (1 + rl.lookahead) * _asked(rl.weights) + once
 

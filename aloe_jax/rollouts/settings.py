@@ -34,6 +34,9 @@ class RLSettings(Section):
     group: Annotated[int, Field(ge=2, le=1024)] = 4  # replies that are drawn to every user message
     turns: Several = 10
     continued: Literal["random", "best"] = "random"  # which reply of a group the conversation goes on from
+    # At the first `branch_turns` turns so many replies of every group are continued, later one.
+    branches: Annotated[int, Field(ge=1, le=64)] = 1
+    branch_turns: Annotated[int, Field(ge=1, le=100)] = 1
     # Every reply goes on for so many further turns of its own, whose rewards count for it; of these nothing is learned.
     lookahead: Annotated[int, Field(ge=0, le=100)] = 0
     rewards: dict[RewardName, RewardWeight] = Field(default={"judge": 1.0})  # by name, with their weights
@@ -68,7 +71,18 @@ class RLSettings(Section):
     def _consistent(self) -> RLSettings:
         if "overlong" in self.rewards and self.overlong != "penalise":
             raise ValueError(f"rewards: overlong is the reward of overlong=penalise, not of {self.overlong}; set that")
+        if self.branches > self.group:
+            raise ValueError(f"branches: {self.branches} of {self.group} replies (group) cannot be continued; lower it")
         return self
+
+    def lines(self, turn: int) -> int:
+        """How many conversations one has branched into at a turn, counted from 0."""
+        return self.branches ** min(turn, self.branch_turns)
+
+    @property
+    def groups(self) -> int:
+        """Groups of one rollout: one a turn, where it does not branch."""
+        return sum(map(self.lines, range(self.turns)))
 
     @property
     def weights(self) -> dict[RewardName, float]:

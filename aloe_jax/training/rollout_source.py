@@ -73,7 +73,12 @@ class RolloutSource(Source):
         count = len(personas) - rl.heldout
         self._personas, self._heldout = personas[:count], personas[count:]
         self.shape = BatchShape(
-            settings.data.rows, settings.data.row_length, rl.conversations, rl.turns, rl.group, settings.data.accumulate
+            settings.data.rows,
+            settings.data.row_length,
+            rl.conversations,
+            rl.groups,
+            rl.group,
+            settings.data.accumulate,
         )
         self.rows, self.size, self.turns = self.shape.example(), settings.data.rows, rl.turns
         check_fit(settings, spec, [self.rows], mesh.shape["data"] * mesh.shape["fsdp"])
@@ -93,10 +98,11 @@ class RolloutSource(Source):
     def summary(self, spec: ModelSpec, settings: TrainSettings) -> SourceSummary:
         """Upper bounds: conversations end early where they are full, and equal replies are rated once."""
         rl = settings.rl
-        replies = rl.conversations * rl.turns * rl.group
+        replies = rl.conversations * rl.groups * rl.group
+        groups = f"{rl.turns} turns" if rl.groups == rl.turns else f"{rl.groups} groups over {rl.turns} turns"
         calls = rl.conversations * calls_of_conversation(rl)
         text = (
-            f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {rl.turns} turns x "
+            f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {groups} x "
             f"{rl.group} replies = {replies:,} replies, about {calls:,} calls to models"
         )
         tokens = float(self.size * settings.data.row_length)
@@ -156,7 +162,7 @@ class RolloutSource(Source):
         if self._reference is not None:
             batch["reference_logps"] = self._reference_logps(rows, batch)
         self._works[step] = self._work(rows)
-        self._values[step] = statistics(rollouts, rl.turns)
+        self._values[step] = statistics(rollouts, rl.turns, rl.groups)
         return {name: values[share] for name, values in batch.items()}
 
     def _reference_logps(self, rows: Rows, batch: Batch) -> np.ndarray:

@@ -45,27 +45,44 @@ def rating_seed(*parts):
     return derive_seed(derive_seed(SEED, "reward", *parts), "judge", 0)
 
 
-def followed(loaded, rl, rollout, turn, g):
+def way_to(rollout, group):
+    """(group, the reply continued in it) of all turns before a group."""
+    if group.after is None:
+        return []
+    before = rollout.groups[group.after[0]]
+    return [*way_to(rollout, before), (before, before.siblings[group.after[1]])]
+
+
+def label(rollout, group):
+    """What a branch draws by: where it left the line that it came from."""
+    if group.after is None:
+        return rollout.id
+    before = rollout.groups[group.after[0]]
+    name, g = label(rollout, before), group.after[1]
+    return name if g == before.continued[0] else f"{name} {before.turn}/{g}"
+
+
+def followed(loaded, rl, rollout, number, g):
     """The ratings of a reply and of those that follow it, every one drawn in a session of its own."""
     stop, (_, template) = loaded[1].stop[0], loaded
-    group = rollout.groups[turn]
+    group = rollout.groups[number]
+    turn, name = group.turn, label(rollout, group)
     history, path = [], []
-    for before in rollout.groups[:turn]:
-        taken = before.siblings[before.continued]
+    for before, taken in way_to(rollout, group):
         history += [{"role": "user", "content": before.user}, {"role": "assistant", "content": taken.text}]
         path += [*before.prompt, *taken.tokens, *([stop] if taken.tokens[-1] != stop else [])]
     said, path = group.user, [*path, *group.prompt]
-    tokens, text = drawn_alone(loaded, rl, path, derive_seed(SEED, rollout.id, turn, g))
+    tokens, text = drawn_alone(loaded, rl, path, derive_seed(SEED, name, turn, g))
     assert (tuple(tokens), text) == (group.siblings[g].tokens, group.siblings[g].text)
     first = next(i for i, sibling in enumerate(group.siblings) if sibling.looks == group.siblings[g].looks)
-    ratings = [rating_of(text, rating_seed(rollout.id, turn, first))]
+    ratings = [rating_of(text, rating_seed(name, turn, first))]
     for depth in range(1, rl.lookahead + 1):
         history += [{"role": "user", "content": said}, {"role": "assistant", "content": text}]
         path += [*tokens, *([stop] if tokens[-1] != stop else [])]
         said = said_by_user(history, user_seed(rollout, turn + depth))
         path += template.continuation([*history, {"role": "user", "content": said}])
-        tokens, text = drawn_alone(loaded, rl, path, derive_seed(SEED, rollout.id, turn, first, "ahead", depth))
-        ratings.append(rating_of(text, rating_seed(rollout.id, turn, first, "ahead", depth)))
+        tokens, text = drawn_alone(loaded, rl, path, derive_seed(SEED, name, turn, first, "ahead", depth))
+        ratings.append(rating_of(text, rating_seed(name, turn, first, "ahead", depth)))
     return ratings
 
 
@@ -105,11 +122,53 @@ def test_the_best_reply_with_what_follows_it_is_continued(loaded):
     _, rollouts = collected(loaded, Listener(), lookahead=1, continued="best")
     for rollout in rollouts:
         assert [group.continued for group in rollout.groups] == [
-            int(group.rewards.argmax()) for group in rollout.groups
+            (int(group.rewards.argmax()),) for group in rollout.groups
         ]
     _, random = collected(loaded, Listener())
-    picked = [[Random(f"{SEED} {rollout.id} {turn}").randrange(3) for turn in range(3)] for rollout in random]
+    picked = [[(Random(f"{SEED} {rollout.id} {turn}").randrange(3),) for turn in range(3)] for rollout in random]
     assert [[group.continued for group in rollout.groups] for rollout in random] == picked
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [({"branches": 2}, [0, 1, 1, 2, 2]), ({"branches": 3, "branch_turns": 2, "lookahead": 1}, [0] + 3 * [1] + 9 * [2])],
+)
+def test_branches_are_conversations_of_their_own(loaded, changes, groups):
+    """Every reply is what is drawn without forks after its own path; the main line is as without branches."""
+    rl, rollouts = collected(loaded, Listener(), PERSONAS[:2], **changes)
+    _, plain = collected(loaded, Listener(), PERSONAS[:2], **changes | {"branches": 1})
+    for rollout, unbranched in zip(rollouts, plain, strict=True):
+        assert rollout.ended is None and [group.turn for group in rollout.groups] == groups
+        assert rl.groups == len(groups)
+        for number, group in enumerate(rollout.groups):
+            for g in range(3):
+                assert group.rewards[g] == pytest.approx(np.mean(followed(loaded, rl, rollout, number, g)))
+            follow = {one.after[1] for one in rollout.groups if one.after is not None and one.after[0] == number}
+            assert follow == (set(group.continued) if group.turn < 2 else set())
+            assert len(group.continued) == rl.lines(group.turn + 1) // rl.lines(group.turn) or group.turn == 2
+        main = [group for group in rollout.groups if label(rollout, group) == rollout.id]
+        assert rollout.history() == unbranched.history()
+        for mine, its in zip(main, unbranched.groups, strict=True):
+            assert mine.continued[0] == its.continued[0]
+            assert [one.tokens for one in mine.siblings] == [one.tokens for one in its.siblings]
+            np.testing.assert_array_equal(mine.rewards, its.rewards)
+
+
+def test_branches_of_one_conversation_share_its_row(loaded):
+    """Its last groups are left out where all of them together could be longer than a row."""
+    rl, rollouts = collected(loaded, Listener(), PERSONAS[:2], length=260, branches=3)
+    for rollout in rollouts:
+        assert "might pass the 260 tokens of a row" in rollout.ended
+        assert 1 < len(rollout.groups) < rl.groups and rollout.size() <= 260
+        assert all(group.rewards is not None for group in rollout.groups)
+
+
+def test_branches_follow_the_best_replies(loaded):
+    _, rollouts = collected(loaded, Listener(), PERSONAS[:4], branches=2, continued="best")
+    for rollout in rollouts:
+        first = rollout.groups[0]
+        assert first.continued[0] == first.rewards.argmax()
+        assert first.rewards[first.continued[1]] == sorted(first.rewards)[-2]
 
 
 def known(messages):
@@ -132,7 +191,7 @@ def test_belief_is_what_the_answer_to_a_reply_adds_to_what_is_known(loaded):
             np.testing.assert_allclose(
                 group.rewards, [2.0 * one["belief"] + 0.1 * one["judge"] for one in group.components]
             )
-            along.append(group.components[group.continued]["belief"])
+            along.append(group.components[group.continued[0]]["belief"])
         last = said_by_user(rollout.history(), user_seed(rollout, 3))
         assert sum(along) == pytest.approx(known([*said, last]) - known(said[:1]))
     assert len(set(np.round(values, 6))) > 1
@@ -143,6 +202,8 @@ def test_belief_is_what_the_answer_to_a_reply_adds_to_what_is_known(loaded):
     [
         {},
         {"lookahead": 2},
+        {"branches": 2, "branch_turns": 2},
+        {"branches": 3, "lookahead": 1},
         {"rewards": {"belief": 1.0}},
         {"rewards": {"judge": 1.0, "belief": 1.0, "length": 0.1, "leakage": 1.0}},
         {"rewards": {"judge": 1.0, "belief": 1.0}, "lookahead": 1, "overlong": "penalise"},
@@ -159,7 +220,7 @@ def test_calls_are_those_of_the_dry_run(loaded, changes):
 
 def test_a_user_without_an_answer_costs_the_group_that_looked_ahead(loaded):
     whole = collected(loaded, Listener(), lookahead=1)[1]
-    spoiled = next(g for g in range(3) if g != whole[0].groups[1].continued)
+    spoiled = next(g for g in range(3) if g not in whole[0].groups[1].continued)
     gone = repr([message["content"] for message in whole[0].history()[:2]])[:-1]  # how conversations so far begin
     text = whole[0].groups[1].siblings[spoiled].text
     cast = Listener(fails=lambda role, said: role == "user" and said.startswith(gone) and said.endswith(f"{text!r}]"))

@@ -25,7 +25,7 @@ SPEC = DecoderSpec(
 )  # fmt: skip
 GRAPH, _STATE = nnx.split(random_decoder(SPEC, 0.2), nnx.Param)
 PARAMS = nnx.to_pure_dict(_STATE)
-SHAPE = BatchShape(rows=8, length=96, rollouts=4, turns=3, group=3, parts=2)
+SHAPE = BatchShape(rows=8, length=160, rollouts=4, groups=5, group=3, parts=2)
 PATH = 64
 
 
@@ -77,10 +77,10 @@ def sequence_scores(params, tokens):
 def as_sequences(rollouts, reference):
     """Every reply that is learned from as a sequence: tokens [n, PATH], and by position what is its own."""
     known = {name: path for rollout in rollouts for name, path in paths(rollout).items()}
-    count = 4 * 3 * 3
+    count = 4 * 5 * 3
     arrays = {"tokens": np.zeros((count, PATH), np.int32), "advantage": np.zeros(count, np.float32)}
     arrays |= {name: np.zeros((count, PATH), np.float32) for name in ("own", "old", "reference")}
-    arrays["pairs"] = np.zeros((4 * 3, 2), np.int32)  # the sequences of best and worst, twice the same: no pair
+    arrays["pairs"] = np.zeros((4 * 5, 2), np.int32)  # the sequences of best and worst, twice the same: no pair
     row, pair = 0, 0
     for rollout in rollouts:
         for turn, group in enumerate(rollout.groups):
@@ -147,8 +147,10 @@ def online_dpo(policy, entropy, of, given):
 
 
 def drawn(seed, noise):
+    """Two rollouts that branch after the first turn, and two that do not, as a batch and as sequences."""
     random = np.random.default_rng(seed)
-    rollouts = with_policy_logps([random_rollout(random, f"r{i}", dropped=0.2) for i in range(4)], noise, random)
+    made = [random_rollout(random, f"r{i}", dropped=0.2, branches=1 + i % 2) for i in range(4)]
+    rollouts = with_policy_logps(made, noise, random)
     _, batch = batch_of(rollouts, SHAPE, STOP, "centred", mask_overlong=True)
     batch["reference_logps"] = np.where(batch["drawn_logps"] < 0, batch["drawn_logps"] - 0.3, 0).astype(np.float32)
     reference = {

@@ -163,11 +163,12 @@ def test_dry_run_says_what_a_step_asks_for_and_writes_nothing(settings, capsys):
         {"rl": {"updates": 2, "kl": 0.1, "entropy": 0.01, "loss": "gspo", "continued": "best"}},
         {"model": {"lora": {"rank": 2}}, "rl": {"kl": 0.1, "normalise": "sequence", "advantage": "standardised"}},
         {
-            "data": {"row_length": 512},
+            "data": {"row_length": 768},
             "rl": {
                 "loss": "dpo",
                 "updates": 2,
                 "lookahead": 1,
+                "branches": 2,
                 "overlong": "penalise",
                 "overlong_part": 0.5,
                 "rewards": {"judge": 1.0, "belief": 2.0, "leakage": 1.0},
@@ -248,6 +249,11 @@ def test_a_budget_ends_the_run_saved_and_a_larger_one_goes_on(settings, capsys):
         ({"rl": {"rewards": {"applause": 1.0}}}, r"rl\.rewards"),
         ({"rl": {"rewards": {"overlong": 1.0}}}, r"rewards: overlong is the reward of overlong=penalise, not of keep"),
         ({"rl": {"lookahead": 60}}, r"rl\.lookahead: a reply and 60 that follow it take up to 427 tokens"),
+        ({"rl": {"branches": 4}}, r"branches: 4 of 3 replies \(group\) cannot be continued"),
+        (
+            {"rl": {"branches": 3, "branch_turns": 9, "turns": 9}},
+            r"rl\.branches: a conversation would branch into 9,841",
+        ),
         ({"rl": {"beta": 0.0}}, r"rl\.beta"),
         (
             {"rl": {"rewards": {"belief": 1.0}}, "roles": {"inducer": {"provider": "openai", "model": "m"}}},

@@ -42,8 +42,9 @@ class RL(Stage):
         """The loss, and what is rewarded."""
         rl = self.settings.rl
         rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.weights.items())
-        ahead = f", {rl.lookahead} looked ahead" if rl.lookahead else ""
-        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns{ahead}, reward {rewards}, KL {rl.kl:g})"
+        more = f", {rl.branches} branches of the first {rl.branch_turns}" if rl.branches > 1 else ""
+        more += f", {rl.lookahead} looked ahead" if rl.lookahead else ""
+        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns{more}, reward {rewards}, KL {rl.kl:g})"
 
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """See rollouts/batch.py."""
