@@ -75,10 +75,9 @@ def quoted_from(description: str) -> Callable[[str], bool]:
     known = frozenset(whole.split())
 
     def is_quoted(piece: str) -> bool:
-        words = _words(piece)
-        if " ".join(words) in whole:
+        if " ".join(_words(piece)) in whole:
             return True
-        telling = [word for word in words if word not in _EMPTY]
+        telling = telling_words(piece)
         return bool(telling) and sum(word in known for word in telling) >= _SHARE * len(telling)
 
     return is_quoted
@@ -94,6 +93,11 @@ def keep_quoted(text: str, description: str) -> tuple[str, list[str]]:
     for sentence in sentences(text):
         (kept if is_quoted(sentence) else invented).append(sentence)
     return " ".join(kept), invented
+
+
+def telling_words(text: str) -> list[str]:
+    """The words of a text, in lower case, that may carry a fact: without pronouns, articles and the like."""
+    return [word for word in _words(text) if word not in _EMPTY]
 
 
 def _words(text: str) -> list[str]:

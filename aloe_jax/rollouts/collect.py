@@ -7,38 +7,41 @@ back first, so that a run that was killed draws the same again and finds its cal
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from random import Random
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
-from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
+from aloe_jax.roles import Cast, RoleError, derive_seed
+from aloe_jax.rollouts.branching import continued
+from aloe_jax.rollouts.drawer import Drawer, Prompt
 from aloe_jax.rollouts.drawing import Drawing, EndedError
-from aloe_jax.rollouts.rewards import REWARDS, Rewarded, roles_of
-from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
-from aloe_jax.rollouts.settings import RewardName, RLSettings
+from aloe_jax.rollouts.lookahead import DrawnGroup, LookAhead
+from aloe_jax.rollouts.questions import Questions
+from aloe_jax.rollouts.rating import Rater
+from aloe_jax.rollouts.rewards import read_answers, roles_of
+from aloe_jax.rollouts.rollout import Group, Place, Rollout
+from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.sampling.session import Session
+from aloe_jax.sampling.sibling_session import SiblingSession
 
 WAVES = 2
 
 
 @dataclass
 class _Talk:
-    """A conversation in progress."""
+    """A conversation in progress, or one that branched off from it."""
 
     rollout: Rollout
-    session: Session  # that of its wave
+    label: str  # for seeds: the rollout's id, and where it branched off
+    session: SiblingSession  # that of its wave
     number: int  # of its conversation there
-    message: Future[str] | None = None  # what the user says next
-    rated: list[Future[dict[RewardName, float]]] = field(default_factory=list)  # of the newest group, by sibling
-    over: bool = False
+    message: Future[str]  # what the user says next
+    after: Place | None = None  # the reply that this answers
+    newest: DrawnGroup | None = None  # whose rewards are not in the rollout yet
 
 
 class RolloutCollector:
@@ -51,12 +54,15 @@ class RolloutCollector:
         self, settings: RLSettings, sampler: Sampler, template: ChatTemplate, cast: Cast, seed: int, length: int
     ) -> None:
         """The template is one that `check_template` accepts."""
-        self._settings, self._sampler, self._template, self._cast = settings, sampler, template, cast
+        self._settings, self._sampler, self._template = settings, sampler, template
         self._seed, self._length = seed, length
+        self._questions = Questions(cast, seed)
         self._threads = ThreadPoolExecutor(settings.concurrency)
-        self._judging = ThreadPoolExecutor(settings.concurrency)
+        self._drawer = Drawer(settings.draw, sampler, template, length)
+        self._rater = Rater(settings, self._questions)
+        self._answers = read_answers(settings.weights)
         # Where a script answers at once, there is nothing to wait for.
-        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.rewards)))
+        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.weights)))
         self._waves = WAVES if remote else 1
         self._drawing = Drawing()
 
@@ -64,187 +70,156 @@ class RolloutCollector:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._threads, self._judging):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._end_threads(wait=True)
+
+    def _end_threads(self, wait: bool) -> None:
+        self._threads.shutdown(wait=wait, cancel_futures=True)  # first: raters wait for what it answers
+        self._rater.end(wait)
 
     def collect(
         self, personas: Sequence[Persona], step: int | str, group: int, drawing: Drawing | None = None
     ) -> list[Rollout]:
         """One rollout with every persona, with groups of `group` replies; `step` goes into every seed.
 
-        Raises AloeError where a model is out of reach, or a reward is not finite, and EndedError where `drawing` is
-        asked to end: calls that were not begun are then never made, and nothing can be collected any more. What failed
-        otherwise is in the rollouts: a group without rewards, or a conversation that ended early.
+        With groups of 1, whose reply is compared with none, conversations do not branch or look ahead. Raises AloeError
+        where a model is out of reach, or a reward is not finite, and EndedError where `drawing` is asked to end: calls
+        that were not begun are then never made, and nothing can be collected any more. What failed otherwise is in the
+        rollouts: a group without rewards, or a conversation that ended early.
         """
         self._drawing = drawing or Drawing()
-        try:
-            return self._collect(personas, step, group)
-        except EndedError:
-            for pool in (self._threads, self._judging):
-                pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-    def _collect(self, personas: Sequence[Persona], step: int | str, group: int) -> list[Rollout]:
         rollouts = [Rollout(f"{step}.{number}.{persona.id}", persona) for number, persona in enumerate(personas)]
         size = -(-len(rollouts) // self._waves)
-        waves: list[list[_Talk]] = []
+        waves: list[Iterator[None]] = []
         for start in range(0, len(rollouts), size):
-            session = self._sampler.session(size, self._length, forks=group)
-            part = rollouts[start : start + size]
-            waves.append([_Talk(rollout, session, number) for number, rollout in enumerate(part)])
-        for wave in waves:
-            self._ask_users(wave)
-        for turn in range(self._settings.turns):
-            for wave in waves:
-                going = sum(not talk.over for talk in itertools.chain.from_iterable(waves))
-                self._drawing.turn(turn, self._settings.turns, going)
-                self._reply(wave, turn, group)
-        for talk in itertools.chain.from_iterable(waves):
-            self._take_rewards(talk)
+            waves.append(self._converse(rollouts[start : start + size], size, group))
+        try:
+            while waves:
+                waves = [wave for wave in waves if next(wave, "over") is None]
+        except EndedError:
+            self._end_threads(wait=False)
+            raise
         return rollouts
+
+    def _converse(self, rollouts: Sequence[Rollout], room: int, size: int) -> Iterator[None]:
+        """All turns of the conversations of a wave; it stops where models have been asked, for others to go on.
+
+        `room`: conversations of the largest wave, so that all have sessions of one shape.
+        """
+        turns, depths = self._settings.turns, self._settings.lookahead if size > 1 else 0
+        lines = self._settings.lines(turns - 1) if size > 1 else 1
+        session = self._sampler.sibling_session(room, size, self._length, forks=lines)
+        beside = self._sampler.session(room * lines, self._length, forks=1 + size) if depths else None
+        ahead = LookAhead(
+            self._drawer, self._template, self._rater, self._ask, self._seed, beside, self._drawing
+        )  # fmt: skip
+        wave = [
+            _Talk(rollout, rollout.id, session, number, self._ask(rollout, []))
+            for number, rollout in enumerate(rollouts)
+        ]
+        for turn in range(turns):
+            yield
+            self._drawing.turn(turn, turns, len(wave))
+            self._reply(wave, turn, size, ahead, bool(depths) or self._answers)
+            for depth in range(1, depths + 1):
+                yield
+                groups = [talk.newest for talk in wave if talk.newest is not None]
+                ahead.step(groups, depth, depth < depths or self._answers)
+            wave = self._go_on([talk for talk in wave if talk.newest is not None], ahead)
+        yield
+        for talk in wave:
+            self._take_rewards(talk)
 
     # ------------------------------------------------------------ one turn of a wave
 
-    def _ask_users(self, wave: Sequence[_Talk]) -> None:
-        for talk in wave:
-            if not talk.over:
-                talk.message = self._threads.submit(self._user_message, talk.rollout, talk.rollout.history())
+    def _ask(self, rollout: Rollout, history: Sequence[Message]) -> Future[str]:
+        return self._threads.submit(self._questions.user_message, rollout.id, rollout.persona, history)
 
-    def _user_message(self, rollout: Rollout, history: Sequence[Message]) -> str:
-        turn = len(history) // 2
-        return persistent(
-            lambda seed: self._cast.user_message(rollout.persona, history, seed),
-            self._seed, "user", rollout.id, turn, again=False,
-        )  # fmt: skip
-
-    def _reply(self, wave: Sequence[_Talk], turn: int, size: int) -> None:
-        """Draw a group in every conversation of a wave, have it rated, and let the users speak again."""
+    def _reply(self, wave: Sequence[_Talk], turn: int, size: int, ahead: LookAhead, answered: bool) -> None:
+        """Draw a group in every conversation of a wave, and have it rated."""
+        stop = self._template.stop[0]
         asked: list[tuple[_Talk, str, list[int]]] = []
+        prompts: list[Prompt] = []
+        taken: Counter[str] = Counter()  # tokens that the groups of this turn may have, by rollout
         for talk in wave:
-            if talk.over or talk.message is None:
+            found = self._prompt(talk, turn, size, taken[talk.rollout.id])
+            if isinstance(found, str):
+                self._end(talk, found)
                 continue
-            try:
-                message = self._drawing.result(talk.message)
-            except RoleError as error:
-                self._end(talk, f"the user's turn {turn + 1}: {error}")
-                continue
-            history: list[Message] = [*talk.rollout.history(), {"role": "user", "content": message}]
-            try:
-                prompt = self._template.continuation(history)
-            except UnstableTemplateError as error:  # which rewrites some replies and not others
-                self._end(talk, f"turn {turn + 1}: {error}")
-                continue
-            if (why := self._too_long(talk.rollout, len(prompt), size)) is not None:
-                self._end(talk, f"turn {turn + 1} {why}")
-                continue
-            asked.append((talk, message, prompt))
-        groups = self._draw(asked, turn, size)
-        for (talk, message, prompt), (numbers, siblings) in zip(asked, groups, strict=True):
-            history = [*talk.rollout.history(), {"role": "user", "content": message}]
+            asked.append((talk, *found))
+            taken[talk.rollout.id] += self._most(len(found[1]), size)
+            seeds = [derive_seed(self._seed, talk.label, turn, g) for g in range(size)]
+            prompts.append(Prompt(talk.number, [*talk.rollout.tokens(talk.after, stop), *found[1]], seeds))
+        groups = self._drawer.groups(wave[0].session, prompts, self._drawing) if wave else []
+        for (talk, message, own), prompt, siblings in zip(asked, prompts, groups, strict=True):
             self._take_rewards(talk)
-            talk.rated = self._rate(talk.rollout, history, siblings, turn)
-            continued = self._continued(talk, turn, size)
-            talk.rollout.groups.append(Group(message, tuple(prompt), siblings, continued))
-            talk.number = numbers.pop(continued)
-            talk.session.drop(numbers)
-        if turn + 1 < self._settings.turns:
-            self._ask_users([talk for talk, _, _ in asked])
+            talk.newest = DrawnGroup(talk.rollout, talk.label, message, talk.after, own, siblings, turn)
+            history: list[Message] = [*talk.rollout.messages(talk.after), {"role": "user", "content": message}]
+            ahead.begin(talk.newest, history, prompt.tokens, answered)
 
-    def _too_long(self, rollout: Rollout, prompt: int, size: int) -> str | None:
-        reply = self._settings.draw.max_new_tokens + 1
-        if rollout.size() + prompt + size * reply > self._length:
+    def _prompt(self, talk: _Talk, turn: int, size: int, taken: int) -> tuple[str, list[int]] | str:
+        """What the user says, and the tokens from there to the replies; or why the conversation ends."""
+        try:
+            message = self._drawing.result(talk.message)
+        except RoleError as error:
+            return f"the user's turn {turn + 1}: {error}"
+        try:
+            said: Message = {"role": "user", "content": message}
+            prompt = self._template.continuation([*talk.rollout.messages(talk.after), said])
+        except UnstableTemplateError as error:  # which rewrites some replies and not others
+            return f"turn {turn + 1}: {error}"
+        if (why := self._too_long(talk, len(prompt), size, taken)) is not None:
+            return f"turn {turn + 1} {why}"
+        return message, prompt
+
+    def _most(self, prompt: int, size: int) -> int:
+        """Tokens of a group, at most."""
+        return prompt + size * (self._settings.draw.max_new_tokens + 1)
+
+    def _too_long(self, talk: _Talk, prompt: int, size: int, taken: int) -> str | None:
+        if talk.rollout.size() + taken + self._most(prompt, size) > self._length:
             return f"might pass the {self._length} tokens of a row"
-        if len(rollout.path(self._template.stop[0])) + prompt + reply > self._sampler.max_length:
+        path = len(talk.rollout.tokens(talk.after, self._template.stop[0]))
+        if path + self._most(prompt, 1) > self._sampler.max_length:
             return f"might pass the {self._sampler.max_length} tokens of the model's context"
         return None
 
     def _end(self, talk: _Talk, why: str) -> None:
-        talk.over, talk.rollout.ended = True, why
+        self._take_rewards(talk)
+        talk.rollout.ended = why
         talk.session.drop([talk.number])
 
-    def _draw(
-        self,
-        asked: Sequence[tuple[_Talk, str, list[int]]],
-        turn: int,
-        size: int,
-    ) -> list[tuple[list[int], tuple[Sibling, ...]]]:
-        """The siblings of every conversation, with their numbers in the session. A group's prompt is read once."""
-        if not asked:
-            return []
-        stop, draw, session = self._template.stop, self._settings.draw, asked[0][0].session
-        numbers: list[int] = []
-        seeds: list[int] = []
-        for talk, _, prompt in asked:
-            session.replace(talk.number, [*talk.rollout.path(stop[0]), *prompt])
-        for talk, _, _ in asked:
-            numbers += [talk.number, *session.fork(talk.number, size - 1)]
-            seeds += [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
-        with self._drawing.phase("generating"):
-            made = session.replies(
-                draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
-            )
-        siblings = [
-            Sibling(
-                tuple(reply.tokens), tuple(reply.logps or ()), self._template.decode(reply.tokens),
-                reply.reason == "stop",
-            )
-            for reply in made
-        ]  # fmt: skip
-        parts = [slice(start, start + size) for start in range(0, len(numbers), size)]
-        return [(numbers[part], tuple(siblings[part])) for part in parts]
-
-    # ------------------------------------------------------------ rewards
-
-    def _rate(
-        self, rollout: Rollout, history: Sequence[Message], siblings: Sequence[Sibling], turn: int
-    ) -> list[Future[dict[RewardName, float]]]:
-        """Futures of the rewards of every sibling; the same text in a group is rated once."""
-        begun: dict[tuple[str, int], Future[dict[RewardName, float]]] = {}
-        for g, sibling in enumerate(siblings):
-            key = sibling.text, len(sibling.tokens)
-            if key not in begun:
-                seed = derive_seed(self._seed, "reward", rollout.id, turn, g)
-                most = self._settings.draw.max_new_tokens
-                reply = Rewarded(rollout.persona, history, sibling.text, len(sibling.tokens), most, seed)
-                begun[key] = self._judging.submit(self._components, reply)
-        return [begun[sibling.text, len(sibling.tokens)] for sibling in siblings]
-
-    def _components(self, reply: Rewarded) -> dict[RewardName, float]:
-        def of(name: RewardName) -> Callable[[int], float]:
-            return lambda seed: REWARDS[name].of(self._cast, reply._replace(seed=seed))
-
-        return {name: persistent(of(name), reply.seed, name, again=False) for name in self._settings.rewards}
-
-    def _continued(self, talk: _Talk, turn: int, size: int) -> int:
-        """Which sibling the conversation goes on from: for the best one, the ratings are waited for."""
-        if self._settings.continued == "random" or size == 1:
-            return Random(f"{self._seed} {talk.rollout.id} {turn}").randrange(size)
-        try:
-            earned = [self._weighted(self._drawing.result(one)) for one in talk.rated]
-        except RoleError:
-            return 0
-        return int(np.argmax(earned))
+    def _go_on(self, wave: Sequence[_Talk], ahead: LookAhead) -> list[_Talk]:
+        """Continue from replies of the newest groups, and let users answer: the conversations, and new branches."""
+        talks: list[_Talk] = []
+        main: dict[int, int] = {}  # by conversation of the session, the reply that it goes on with
+        for talk in wave:
+            group, rollout = talk.newest, talk.rollout
+            assert group is not None
+            taken = continued(group, self._settings, self._rater, self._seed, self._drawing)
+            ahead.end(group)
+            group.number = len(rollout.groups)
+            rollout.groups.append(Group(group.user, tuple(group.prompt), group.siblings, taken, talk.after, group.turn))
+            numbers = [talk.number, *talk.session.fork(talk.number, len(taken) - 1)]
+            talk.session.extend([group.siblings[g].tokens for g in taken[1:]], among=numbers[1:])
+            main[talk.number] = taken[0]
+            branches = [talk, *(replace(talk, label=f"{talk.label} {group.turn}/{g}", newest=None) for g in taken[1:])]
+            for one, number, g in zip(branches, numbers, taken, strict=True):
+                one.number, one.after = number, (group.number, g)
+                if answers := group.line(g).answers:
+                    one.message = answers[0]
+                elif group.turn + 1 < self._settings.turns:
+                    one.message = self._ask(rollout, rollout.messages(one.after))
+            talks += branches
+        if wave:
+            wave[0].session.choose(main)
+        return talks
 
     def _take_rewards(self, talk: _Talk) -> None:
         """Wait for the rewards of the newest group, and note them."""
-        if not talk.rated:
-            return
-        group, rated, talk.rated = talk.rollout.groups[-1], talk.rated, []
-        try:
-            group.components = [self._drawing.result(one) for one in rated]
-        except RoleError as error:
-            group.dropped = str(error)
-            return
-        rewards = np.array([self._weighted(one) for one in group.components])
-        if not np.isfinite(rewards).all():
-            raise AloeError(
-                f"rl.rewards: a reward of conversation {talk.rollout.id}, turn {len(talk.rollout.groups)}, is not "
-                f"finite: {group.components}"
-            )
-        group.rewards = rewards
-
-    def _weighted(self, components: dict[RewardName, float]) -> float:
-        return sum(self._settings.rewards[name] * value for name, value in components.items())
+        if (group := talk.newest) is not None:
+            where = f"conversation {talk.rollout.id}, turn {group.turn + 1},"
+            self._rater.reward(talk.rollout.groups[group.number], group.ratings(), where, self._drawing)
+            talk.newest = None
 
 
 def check_template(template: ChatTemplate) -> None:

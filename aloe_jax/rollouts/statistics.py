@@ -10,34 +10,34 @@ import numpy as np
 from aloe_jax.rollouts.rollout import Group, Rollout
 
 
-def statistics(rollouts: Sequence[Rollout], turns: int) -> dict[str, float]:
+def statistics(rollouts: Sequence[Rollout], turns: int, asked: int | None = None) -> dict[str, float]:
     """Means over the replies of rollouts of at most `turns` turns; what nothing is known of is left out.
+
+    `asked`: groups that a rollout was to have, where it branches; None: one a turn.
 
     reward, and by turn and by component; al, the mean reward along the replies that were continued; no_variance, the
     share of groups whose rewards are all equal; cut, the share of replies without an end of turn; coverage, the share
-    of the turns that were asked for whose replies have rewards.
+    of the groups that were asked for whose replies have rewards.
     """
     groups = [group for rollout in rollouts for group in rollout.groups]
     rated = [group for group in groups if group.rewards is not None]
-    found = {"coverage": len(rated) / (len(rollouts) * turns)} if rollouts else {}
+    found = {"coverage": len(rated) / (len(rollouts) * (asked or turns))} if rollouts else {}
     siblings = [sibling for group in groups for sibling in group.siblings]
     if siblings:
         found["cut"] = float(np.mean([not sibling.ended for sibling in siblings]))
     if not rated:
         return found
     found["reward"] = mean_reward(rated)
-    found["al"] = float(np.mean([group.rewards[group.continued] for group in rated if group.rewards is not None]))
+    found["al"] = float(
+        np.mean([group.rewards[g] for group in rated if group.rewards is not None for g in group.continued])
+    )
     if len(rated[0].siblings) > 1:
         equal = [group.rewards.max() == group.rewards.min() for group in rated if group.rewards is not None]
         found["no_variance"] = float(np.mean(equal))
     for name in rated[0].components[0]:
         found[f"reward/{name}"] = float(np.mean([one[name] for group in rated for one in group.components]))
     for turn in range(turns):
-        of_turn = [
-            rollout.groups[turn]
-            for rollout in rollouts
-            if turn < len(rollout.groups) and rollout.groups[turn].rewards is not None
-        ]
+        of_turn = [group for group in rated if group.turn == turn]
         if of_turn:
             found[f"reward/turn_{turn + 1:02d}"] = mean_reward(of_turn)
     return found

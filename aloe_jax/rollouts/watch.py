@@ -52,7 +52,7 @@ class Watch:
         scope = ExitStack()
         with _named():
             talking = roles.model_copy(update={"user": others.user or roles.user})
-            cast = Cast(talking, ledger, only=("user", *roles_of(settings.rewards)))
+            cast = Cast(talking, ledger, only=("user", *roles_of(settings.weights)))
             self._judge: Cast | None = None
             if others.judge is not None:
                 self._judge = Cast(roles.model_copy(update={"judge": others.judge}), ledger, only=("judge",))

@@ -14,7 +14,17 @@ from aloe_jax.settings import Section
 CacheType = Literal["compute", "bfloat16", "int8"]  # of keys and values; compute: that of the activations
 
 
-class ReplySettings(Section):
+class DrawSettings(Section):
+    """How tokens are drawn, one after the other; top_k 0 and top_p 1 do not cut."""
+
+    temperature: Temperature = 1.0
+    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
+    top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 1.0
+    max_new_tokens: Tokens = 128
+    cache: CacheType = "compute"  # how keys and values are stored
+
+
+class ReplySettings(DrawSettings):
     """How replies are drawn. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 do not cut.
 
     The defaults, and those of a conversation in the terminal where they differ:
@@ -26,15 +36,10 @@ class ReplySettings(Section):
     | max_new_tokens | 128 | 512 |
     """
 
-    temperature: Temperature = 1.0
-    top_k: Annotated[int, Field(ge=0, le=2**20)] = 0
-    top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 1.0
     min_p: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # cuts what is less likely than this share of the likeliest
     # Above 1 makes tokens that the context contains less likely.
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    max_new_tokens: Tokens = 128
     max_length: Tokens = 4096
-    cache: CacheType = "compute"  # how keys and values are stored
     dtype: DType = "float32"  # of parameters and activations
 
     @model_validator(mode="after")

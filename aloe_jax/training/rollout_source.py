@@ -30,13 +30,14 @@ from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.drawing import Drawing, EndedError
-from aloe_jax.rollouts.rewards import calls_of, roles_of
+from aloe_jax.rollouts.rewards import calls_of, calls_of_conversation, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.rollouts.watch import Watch
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
+from aloe_jax.training.policy_losses import needs_reference
 from aloe_jax.training.program import TrainingProgram
 from aloe_jax.training.reporting import Reporting
 from aloe_jax.training.rollout_validation import RolloutValidation
@@ -77,7 +78,12 @@ class RolloutSource(Source):
         count = len(personas) - rl.heldout
         self._personas, self._heldout = personas[:count], personas[count:]
         self.shape = BatchShape(
-            settings.data.rows, settings.data.row_length, rl.conversations, rl.turns, rl.group, settings.data.accumulate
+            settings.data.rows,
+            settings.data.row_length,
+            rl.conversations,
+            rl.groups,
+            rl.group,
+            settings.data.accumulate,
         )
         self.rows, self.size, self.turns = self.shape.example(), settings.data.rows, rl.turns
         check_fit(settings, spec, [self.rows], mesh.shape["data"] * mesh.shape["fsdp"])
@@ -99,10 +105,11 @@ class RolloutSource(Source):
     def summary(self, spec: ModelSpec, settings: TrainSettings) -> SourceSummary:
         """Upper bounds: conversations end early where they are full, and equal replies are rated once."""
         rl = settings.rl
-        replies = rl.conversations * rl.turns * rl.group
-        calls = rl.conversations * rl.turns + replies * calls_of(rl.rewards)
+        replies = rl.conversations * rl.groups * rl.group
+        groups = f"{rl.turns} turns" if rl.groups == rl.turns else f"{rl.groups} groups over {rl.turns} turns"
+        calls = rl.conversations * calls_of_conversation(rl)
         text = (
-            f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {rl.turns} turns x "
+            f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {groups} x "
             f"{rl.group} replies = {replies:,} replies, about {calls:,} calls to models"
         )
         tokens = float(self.size * settings.data.row_length)
@@ -112,7 +119,7 @@ class RolloutSource(Source):
         if rl.watch is not None:
             others = rl.watch.roles.others(settings.roles)
             named = " and ".join(f"another {name}" for name in ("judge", "user") if getattr(others, name) is not None)
-            asked = 1 + calls_of(rl.rewards) + (others.judge is not None)
+            asked = 1 + calls_of(rl.weights) + (others.judge is not None)
             validation += (
                 f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: about "
                 f"{rl.watch.personas * rl.turns * asked:,} calls each time"
@@ -130,9 +137,9 @@ class RolloutSource(Source):
         settings, rl = self._settings, self._settings.rl
         budget = Budget(rl.max_cost, rl.max_calls)
         ledger = self._scope.enter_context(Ledger(model.directory / JOURNAL, budget=budget))
-        cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.rewards)))
+        cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.weights)))
         graph, params, frozen = model.parts
-        if rl.kl:  # of adapters a small copy: with new ones the model is the frozen one
+        if needs_reference(rl):  # of adapters a small copy: with new ones the model is the frozen one
             self._reference = jax.tree.map(jnp.copy, params)
         self._token_logps, self._note = model.token_logps, model.note
         self._new_drawing = lambda: Drawing(model.ending, lambda: ledger.in_flight)
@@ -195,7 +202,7 @@ class RolloutSource(Source):
             with drawing.phase("reference"):
                 batch["reference_logps"] = self._reference_logps(rows, batch)
         self._works[step] = self._work(rows)
-        self._values[step] = statistics(rollouts, rl.turns)
+        self._values[step] = statistics(rollouts, rl.turns, rl.groups)
         found = {name: values[share] for name, values in batch.items()}
         replies = sum(len(group.siblings) for rollout in rollouts for group in rollout.groups)
         self._clock.drawn(step, drawing.began, drawing.spans, replies)

@@ -164,6 +164,17 @@ class TrainSettings(Section):
                 f"data.row_length: one group of {rl.group} replies takes up to {most:,} tokens (rl.group x "
                 f"rl.draw.max_new_tokens), a row {data.row_length:,}; raise it, or lower them"
             )
+        if rl.groups * rl.group > data.row_length:
+            raise ValueError(
+                f"rl.branches: a conversation would branch into {rl.groups:,} groups of {rl.group} replies, a row has "
+                f"{data.row_length:,} tokens (data.row_length); lower rl.branches or rl.branch_turns"
+            )
+        ahead = (1 + rl.lookahead) * (rl.draw.max_new_tokens + 1)
+        if ahead >= data.row_length:
+            raise ValueError(
+                f"rl.lookahead: a reply and {rl.lookahead} that follow it take up to {ahead:,} tokens (rl.draw."
+                f"max_new_tokens), a conversation {data.row_length:,} (data.row_length); lower rl.lookahead"
+            )
         if rl.watch is not None:
             self._check_watch(rl.watch)
 

@@ -10,7 +10,7 @@ from aloe_jax.rollouts.advantages import ADVANTAGES, advantages
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from tests.random_rollouts import STOP, paths, random_rollout
 
-SHAPE = BatchShape(rows=4, length=96, rollouts=4, turns=3, group=3, parts=2)
+SHAPE = BatchShape(rows=4, length=160, rollouts=4, groups=7, group=3, parts=2)
 
 
 def path_in_row(rows, row, at):
@@ -23,10 +23,30 @@ def path_in_row(rows, row, at):
         at = int(rows.parent[row, at])
 
 
+def check_rivals(group, where, batch):
+    """Best and worst of the replies of a group that are learned from name each other, all others nobody."""
+    rivals = {g: int(batch["rival"][row, number]) for g, (row, number) in enumerate(where)}
+    learned = [g for g, sibling in enumerate(group.siblings) if group.rewards is not None and sibling.ended]
+    earned = [group.rewards[g] for g in learned]
+    if not learned or max(earned) == min(earned):
+        assert not any(rivals.values())
+        return
+    numbers = {number: g for g, (_, number) in enumerate(where)}
+    one, other = (g for g in rivals if rivals[g])
+    assert (numbers[rivals[one]], numbers[rivals[other]]) == (other, one)
+    first = {reward: g for reward, g in zip(reversed(earned), reversed(learned), strict=True)}
+    assert {one, other} == {first[min(earned)], first[max(earned)]}
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_every_reply_follows_its_prompt_with_what_was_drawn_and_earned(seed):
     random = np.random.default_rng(seed)
-    rollouts = [random_rollout(random, f"r/{i}", turns=int(random.integers(0, 4)), dropped=0.2) for i in range(4)]
+    rollouts = [
+        random_rollout(
+            random, f"r/{i}", turns=int(random.integers(0, 4)), dropped=0.2, branches=int(random.integers(1, 4))
+        )
+        for i in range(4)
+    ]
     rows, batch = batch_of(rollouts, SHAPE, STOP, "centred", mask_overlong=True)
     assert {name: values.shape for name, values in batch.items() if name in FIELDS} == {
         name: getattr(SHAPE.example(), name).shape for name in FIELDS
@@ -53,15 +73,40 @@ def test_every_reply_follows_its_prompt_with_what_was_drawn_and_earned(seed):
                     np.testing.assert_allclose(batch["advantage"][row, number], own_advantage, atol=1e-6)
                 else:
                     assert batch["advantage"][row, number] == 0
+            check_rivals(group, [seen[f"{rollout.id}/{turn}/{g}"][:2] for g in range(len(group.siblings))], batch)
     assert (batch["weight"] > 0).sum() == (batch["reply_length"] > 0).sum() - sum(
         group.rewards is None or not sibling.ended
         for rollout in rollouts for group in rollout.groups for sibling in group.siblings
     )  # fmt: skip
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_a_tree_is_in_depth_first_order_with_every_branch_after_its_reply(seed, branches):
+    rollout = random_rollout(np.random.default_rng(seed), "r", branches=branches)
+    assert len(rollout.groups) == 1 + 2 * branches
+    nodes = rollout.tree(STOP).nodes
+    assert sum(len(node.tokens) for node in nodes) <= rollout.size()
+    for number, node in enumerate(nodes):
+        assert node.parent < number
+        inside = [n for n in range(number + 1, len(nodes)) if node.parent in ancestors(nodes, n)]
+        assert node.parent < 0 or inside == list(range(number + 1, number + 1 + len(inside)))
+        assert node.turn == sum(not nodes[n].id for n in (number, *ancestors(nodes, number)) if n >= 0) - 1
+    messages = rollout.history()
+    assert len(messages) == 6
+    assert messages[1]["content"] == rollout.groups[0].siblings[rollout.groups[0].continued[0]].text
+
+
+def ancestors(nodes, number):
+    found = []
+    while number >= 0:
+        number = nodes[number].parent
+        found.append(number)
+    return found
+
+
 def test_rows_with_replies_come_in_the_first_parts():
     random = np.random.default_rng(0)
-    shape = BatchShape(rows=8, length=96, rollouts=8, turns=3, group=3, parts=4)
+    shape = BatchShape(rows=8, length=96, rollouts=8, groups=3, group=3, parts=4)
     rows, _ = batch_of([random_rollout(random, f"{i}", turns=1) for i in range(3)], shape, STOP, "centred", False)
     filled = {row % shape.parts for row, ids in enumerate(rows.reply_ids) if ids}
     assert filled == {0}

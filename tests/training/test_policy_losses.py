@@ -15,7 +15,7 @@ from aloe_jax.training.logprobs import score
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.policy_losses import POLICY_LOSSES, PolicyConstants, policy_objective
 from aloe_jax.training.step import new_state, train_step
-from aloe_jax.training.totals import read
+from aloe_jax.training.totals import divided, read
 from tests.random_models import random_decoder
 from tests.random_rollouts import STOP, paths, random_rollout
 
@@ -25,12 +25,20 @@ SPEC = DecoderSpec(
 )  # fmt: skip
 GRAPH, _STATE = nnx.split(random_decoder(SPEC, 0.2), nnx.Param)
 PARAMS = nnx.to_pure_dict(_STATE)
-SHAPE = BatchShape(rows=8, length=96, rollouts=4, turns=3, group=3, parts=2)
+SHAPE = BatchShape(rows=8, length=160, rollouts=4, groups=5, group=3, parts=2)
 PATH = 64
 
 
 def constants(**changes):
-    given = {"clip_low": 0.2, "clip_high": 0.28, "normalise": "constant", "most_tokens": 7, "kl": 0.0, "entropy": 0.0}
+    given = {
+        "beta": 0.3,
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "normalise": "constant",
+        "most_tokens": 7,
+        "kl": 0.0,
+        "entropy": 0.0,
+    }
     return PolicyConstants(**given | changes)
 
 
@@ -69,12 +77,14 @@ def sequence_scores(params, tokens):
 def as_sequences(rollouts, reference):
     """Every reply that is learned from as a sequence: tokens [n, PATH], and by position what is its own."""
     known = {name: path for rollout in rollouts for name, path in paths(rollout).items()}
-    count = 4 * 3 * 3
+    count = 4 * 5 * 3
     arrays = {"tokens": np.zeros((count, PATH), np.int32), "advantage": np.zeros(count, np.float32)}
     arrays |= {name: np.zeros((count, PATH), np.float32) for name in ("own", "old", "reference")}
-    row = 0
+    arrays["pairs"] = np.zeros((4 * 5, 2), np.int32)  # the sequences of best and worst, twice the same: no pair
+    row, pair = 0, 0
     for rollout in rollouts:
         for turn, group in enumerate(rollout.groups):
+            sequences = {}
             for g, sibling in enumerate(group.siblings):
                 if group.rewards is None or not sibling.ended:
                     continue
@@ -85,7 +95,13 @@ def as_sequences(rollouts, reference):
                 arrays["own"][row, own] = 1
                 arrays["old"][row, own], arrays["reference"][row, own] = sibling.logps, reference[key]
                 arrays["advantage"][row] = group.rewards[g] - sum(group.rewards) / len(group.rewards)
+                sequences[g] = row
                 row += 1
+            ranked = sorted(sequences, key=lambda g: -group.rewards[g])  # of equals the first drawn comes first
+            if ranked and group.rewards[ranked[0]] > group.rewards[ranked[-1]]:
+                worst = min(sequences, key=lambda g: group.rewards[g])
+                arrays["pairs"][pair] = sequences[ranked[0]], sequences[worst]
+                pair += 1
     return arrays
 
 
@@ -97,6 +113,8 @@ def plain_loss(name, given):
         own, advantage, lengths = of["own"], of["advantage"][:, None], of["own"].sum(axis=1, keepdims=True)
         there = lengths > 0
         lengths = jnp.maximum(lengths, 1)
+        if name == "dpo":
+            return online_dpo(policy, entropy, of, given)
         difference = jnp.where(own > 0, policy - of["old"], 0.0)
         low, high = 1 - given.clip_low, 1 + given.clip_high
         if name == "policy_gradient":
@@ -116,9 +134,23 @@ def plain_loss(name, given):
     return jax.jit(jax.value_and_grad(loss))
 
 
+def online_dpo(policy, entropy, of, given):
+    """The mean over pairs of -log σ(β Δ), with the terms of a token as means over a reply, then over a pair."""
+    whole = jnp.where(of["own"] > 0, policy - of["reference"], 0.0).sum(axis=1)
+    better, worse = of["pairs"].T
+    there = better != worse
+    costs = jnp.log1p(jnp.exp(-given.beta * (whole[better] - whole[worse])))
+    behind = jnp.where(of["own"] > 0, of["reference"] - policy, 0.0)
+    of_tokens = (given.kl * (jnp.exp(behind) - behind - 1) - given.entropy * entropy) * of["own"]
+    of_replies = of_tokens.sum(axis=1) / jnp.maximum(of["own"].sum(axis=1), 1)
+    return ((costs + (of_replies[better] + of_replies[worse]) / 2) * there).sum() / there.sum()
+
+
 def drawn(seed, noise):
+    """Two rollouts that branch after the first turn, and two that do not, as a batch and as sequences."""
     random = np.random.default_rng(seed)
-    rollouts = with_policy_logps([random_rollout(random, f"r{i}", dropped=0.2) for i in range(4)], noise, random)
+    made = [random_rollout(random, f"r{i}", dropped=0.2, branches=1 + i % 2) for i in range(4)]
+    rollouts = with_policy_logps(made, noise, random)
     _, batch = batch_of(rollouts, SHAPE, STOP, "centred", mask_overlong=True)
     batch["reference_logps"] = np.where(batch["drawn_logps"] < 0, batch["drawn_logps"] - 0.3, 0).astype(np.float32)
     reference = {
@@ -133,7 +165,7 @@ def tree_loss(name, given):
 
     def loss(params, batch):
         totals = objective(score(nnx.merge(GRAPH, params), batch, entropy=True)[0], batch)
-        return totals["loss"].total / totals["loss"].weight, totals
+        return divided(totals["loss"].total, totals["loss"].weight), totals
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -146,7 +178,14 @@ def close(found, expected):
 
 @pytest.mark.parametrize(
     ("name", "normalise"),
-    [("grpo", "constant"), ("grpo", "token"), ("grpo", "sequence"), ("gspo", "constant"), ("policy_gradient", "token")],
+    [
+        ("grpo", "constant"),
+        ("grpo", "token"),
+        ("grpo", "sequence"),
+        ("gspo", "constant"),
+        ("policy_gradient", "token"),
+        ("dpo", "constant"),
+    ],
 )
 def test_losses_and_gradients_equal_those_of_separate_sequences(name, normalise):
     given = constants(normalise=normalise, kl=0.05, entropy=0.02)
@@ -159,7 +198,7 @@ def test_losses_and_gradients_equal_those_of_separate_sequences(name, normalise)
         assert gap < 1e-4 if noise == 0 else gap > 0.1
 
 
-@pytest.mark.parametrize(("name", "parts"), [("grpo", 1), ("grpo", 2), ("grpo", 4), ("gspo", 2)])
+@pytest.mark.parametrize(("name", "parts"), [("grpo", 1), ("grpo", 2), ("grpo", 4), ("gspo", 2), ("dpo", 4)])
 def test_several_updates_equal_those_of_separate_sequences(name, parts):
     """Three updates on one batch by a compiled step, some of its parts empty, against as many of plain gradients."""
     given = constants(kl=0.05, entropy=0.02)
@@ -184,6 +223,20 @@ def test_several_updates_equal_those_of_separate_sequences(name, parts):
     assert values["entropy"] > 0 and values["kl"] >= 0
 
 
+def test_dpo_reports_margin_and_accuracy_of_pairs():
+    """Against the log-probs of the separate sequences, where the policy has moved away from the reference."""
+    _, batch, sequences = drawn(5, 0.4)
+    given = constants()
+    (_, totals), _ = tree_loss("dpo", given)(PARAMS, batch)
+    policy, _ = sequence_scores(PARAMS, sequences["tokens"])
+    whole = ((np.asarray(policy) - sequences["reference"]) * sequences["own"]).sum(axis=1)
+    margins = np.array([given.beta * (whole[one] - whole[other]) for one, other in sequences["pairs"] if one != other])
+    values = read(totals)
+    assert len(margins) > 5 and values["margin"] == pytest.approx(margins.mean(), rel=1e-4)
+    assert values["accuracy"] == pytest.approx((margins > 0).mean()) and 0 < values["accuracy"] < 1
+    assert values["kl"] > 0 and values["log_ratio"] > 0.1
+
+
 @pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_groups_of_equal_rewards_have_exactly_no_gradient(name):
     rollouts, _, _ = drawn(3, 0.2)
@@ -191,6 +244,7 @@ def test_groups_of_equal_rewards_have_exactly_no_gradient(name):
         for group in rollout.groups:
             group.rewards = None if group.rewards is None else np.full(3, 1 / 3)
     _, batch = batch_of(rollouts, SHAPE, STOP, "centred", mask_overlong=True)
+    batch["reference_logps"] = batch["drawn_logps"]
     (_, _), gradient = tree_loss(name, constants())(PARAMS, {key: jnp.asarray(x) for key, x in batch.items()})
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 

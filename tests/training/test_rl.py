@@ -172,6 +172,18 @@ def test_dry_run_says_what_a_step_asks_for_and_writes_nothing(settings, capsys):
     [
         {"rl": {"updates": 2, "kl": 0.1, "entropy": 0.01, "loss": "gspo", "continued": "best"}},
         {"model": {"lora": {"rank": 2}}, "rl": {"kl": 0.1, "normalise": "sequence", "advantage": "standardised"}},
+        {
+            "data": {"row_length": 768},
+            "rl": {
+                "loss": "dpo",
+                "updates": 2,
+                "lookahead": 1,
+                "branches": 2,
+                "overlong": "penalise",
+                "overlong_part": 0.5,
+                "rewards": {"judge": 1.0, "belief": 2.0, "leakage": 1.0},
+            },
+        },
     ],
 )
 def test_options(settings, changes):
@@ -183,6 +195,10 @@ def test_options(settings, changes):
     trained = [line for line in records(made) if "kl" in line]
     assert len(trained) == 3
     assert trained[0]["log_ratio"] <= 1e-4
+    if made.rl.loss == "dpo":
+        assert all(-1 <= line["reward/belief"] <= 1 and -1 <= line["reward/leakage"] <= 0 for line in trained)
+        assert all(-1 <= line["reward/overlong"] < 0 for line in trained)
+        assert any(0 <= line["accuracy"] <= 1 and "margin" in line for line in trained if "accuracy" in line)
     if made.model.lora is not None:
         assert trained[0]["kl"] == pytest.approx(0.0, abs=1e-6)
         assert trained[2]["kl"] > 0
@@ -213,7 +229,7 @@ def test_a_role_without_an_answer_costs_its_own_group_or_conversation_only(setti
 def test_a_reward_that_is_not_finite_names_the_conversation(settings, monkeypatch):
     bad = RewardEntry(lambda cast, reply: float("nan"), (-1.0, 0.0))
     monkeypatch.setattr(rewards_table, "REWARDS", {**REWARDS, "length": bad})
-    monkeypatch.setattr("aloe_jax.rollouts.collect.REWARDS", {**REWARDS, "length": bad})
+    monkeypatch.setattr("aloe_jax.rollouts.rating.REWARDS", {**REWARDS, "length": bad})
     with pytest.raises(AloeError, match=r"rl\.rewards: a reward of conversation 0\.\d\.p\d+, turn 1, is not finite"):
         train(settings())
 
@@ -286,6 +302,19 @@ def test_a_signal_while_replies_are_drawn_discards_the_step_and_nothing_is_asked
         ({"rl": {"group": 9}}, r"rl\.draw\.rows: a group of 9 replies"),
         ({"rl": {"rewards": {}}}, "name at least one of judge, length"),
         ({"rl": {"rewards": {"applause": 1.0}}}, r"rl\.rewards"),
+        ({"rl": {"rewards": {"overlong": 1.0}}}, r"rewards: overlong is the reward of overlong=penalise, not of keep"),
+        ({"rl": {"lookahead": 60}}, r"rl\.lookahead: a reply and 60 that follow it take up to 427 tokens"),
+        ({"rl": {"branches": 4}}, r"branches: 4 of 3 replies \(group\) cannot be continued"),
+        (
+            {"rl": {"branches": 3, "branch_turns": 9, "turns": 9}},
+            r"rl\.branches: a conversation would branch into 9,841",
+        ),
+        ({"rl": {"beta": 0.0}}, r"rl\.beta"),
+        (
+            {"rl": {"rewards": {"belief": 1.0}}, "roles": {"inducer": {"provider": "openai", "model": "m"}}},
+            r"roles\.inducer: provider openai needs a key",
+        ),
+        ({"rl": {"overlong_part": 0.0}}, r"rl\.overlong_part"),
         ({"rl": {"rewards": {"judge": 0.0}}}, r"judge: its weight is 0; leave it out"),
         ({"rl": {"conversations": 8, "heldout": 8}}, r"personas\.jsonl has 12 personas .* 8 \(rl\.conversations\)"),
         ({"rl": {"loss": "policy_gradient", "updates": 2}}, r"rl\.updates: policy_gradient"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from aloe_jax.data.packing import Rows
 from aloe_jax.data.selection import BOTH, Selection
-from aloe_jax.training.policy_losses import PolicyConstants, policy_objective
+from aloe_jax.training.policy_losses import PolicyConstants, needs_reference, policy_objective
 from aloe_jax.training.stages.stage import Stage, Watched
 from aloe_jax.training.totals import Objective
 
@@ -20,6 +20,7 @@ class RL(Stage):
             "reward": "reward {:.3f}",
             "no_variance": "equal {:.0%}",
             "entropy": "entropy {:.3f}",
+            "accuracy": "accuracy {:.2f}",
             "kl": "kl {:.4f}",
             "log_ratio": "gap {:.1e}",
         }
@@ -40,8 +41,10 @@ class RL(Stage):
     def describe(self) -> str:
         """The loss, and what is rewarded."""
         rl = self.settings.rl
-        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.rewards.items())
-        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns, reward {rewards}, KL {rl.kl:g})"
+        rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.weights.items())
+        more = f", {rl.branches} branches of the first {rl.branch_turns}" if rl.branches > 1 else ""
+        more += f", {rl.lookahead} looked ahead" if rl.lookahead else ""
+        return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns{more}, reward {rewards}, KL {rl.kl:g})"
 
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """See rollouts/batch.py."""
@@ -49,14 +52,14 @@ class RL(Stage):
         found = {
             "advantage": jax.ShapeDtypeStruct(replies, jnp.float32),
             "weight": jax.ShapeDtypeStruct(replies, jnp.float32),
+            "rival": jax.ShapeDtypeStruct(replies, jnp.int32),
             "drawn_logps": jax.ShapeDtypeStruct(tokens, jnp.float32),
         }
-        if self.settings.rl.kl:
+        if needs_reference(self.settings.rl):
             found["reference_logps"] = jax.ShapeDtypeStruct(tokens, jnp.float32)
         return found
 
     def objective(self, turns: int = 0) -> Objective:
         """See `policy_objective`."""
         rl = self.settings.rl
-        constants = PolicyConstants(rl.clip_low, rl.clip_high, rl.normalise, rl.draw.max_new_tokens, rl.kl, rl.entropy)
-        return policy_objective(rl.loss, constants)
+        return policy_objective(rl.loss, PolicyConstants.of(rl))
