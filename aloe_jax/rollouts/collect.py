@@ -23,7 +23,7 @@ from aloe_jax.rollouts.rewards import REWARDS, Rewarded, roles_of
 from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
 from aloe_jax.rollouts.settings import RewardName, RLSettings
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.sampling.session import Session
+from aloe_jax.sampling.sibling_session import SiblingSession
 
 WAVES = 2
 
@@ -33,7 +33,7 @@ class _Talk:
     """A conversation in progress."""
 
     rollout: Rollout
-    session: Session  # that of its wave
+    session: SiblingSession  # that of its wave
     number: int  # of its conversation there
     message: Future[str] | None = None  # what the user says next
     rated: list[Future[dict[RewardName, float]]] = field(default_factory=list)  # of the newest group, by sibling
@@ -75,7 +75,7 @@ class RolloutCollector:
         size = -(-len(rollouts) // self._waves)
         waves: list[list[_Talk]] = []
         for start in range(0, len(rollouts), size):
-            session = self._sampler.session(size, self._length, forks=group)
+            session = self._sampler.sibling_session(size, group, self._length)
             part = rollouts[start : start + size]
             waves.append([_Talk(rollout, session, number) for number, rollout in enumerate(part)])
         for wave in waves:
@@ -123,14 +123,15 @@ class RolloutCollector:
                 continue
             asked.append((talk, message, prompt))
         groups = self._draw(asked, turn, size)
-        for (talk, message, prompt), (numbers, siblings) in zip(asked, groups, strict=True):
+        going: dict[int, int] = {}
+        for (talk, message, prompt), siblings in zip(asked, groups, strict=True):
             history = [*talk.rollout.history(), {"role": "user", "content": message}]
             self._take_rewards(talk)
             talk.rated = self._rate(talk.rollout, history, siblings, turn)
             continued = self._continued(talk, turn, size)
             talk.rollout.groups.append(Group(message, tuple(prompt), siblings, continued))
-            talk.number = numbers.pop(continued)
-            talk.session.drop(numbers)
+            going[talk.number] = continued
+        wave[0].session.choose(going)
         if turn + 1 < self._settings.turns:
             self._ask_users([talk for talk, _, _ in asked])
 
@@ -147,34 +148,34 @@ class RolloutCollector:
         talk.session.drop([talk.number])
 
     def _draw(
-        self,
-        asked: Sequence[tuple[_Talk, str, list[int]]],
-        turn: int,
-        size: int,
-    ) -> list[tuple[list[int], tuple[Sibling, ...]]]:
-        """The siblings of every conversation, with their numbers in the session. A group's prompt is read once."""
+        self, asked: Sequence[tuple[_Talk, str, list[int]]], turn: int, size: int
+    ) -> list[tuple[Sibling, ...]]:
+        """The siblings of every conversation. A group's prompt is read once."""
         if not asked:
             return []
         stop, draw, session = self._template.stop, self._settings.draw, asked[0][0].session
-        numbers: list[int] = []
-        seeds: list[int] = []
         for talk, _, prompt in asked:
             session.replace(talk.number, [*talk.rollout.path(stop[0]), *prompt])
-        for talk, _, _ in asked:
-            numbers += [talk.number, *session.fork(talk.number, size - 1)]
-            seeds += [derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)]
-        made = session.replies(
-            draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p, seeds, stop, among=numbers, logps=True
+        groups = session.sibling_replies(
+            draw.max_new_tokens,
+            draw.temperature,
+            [[derive_seed(self._seed, talk.rollout.id, turn, g) for g in range(size)] for talk, _, _ in asked],
+            [talk.number for talk, _, _ in asked],
+            top_k=draw.top_k,
+            top_p=draw.top_p,
+            stop=stop,
+            logps=True,
         )
-        siblings = [
-            Sibling(
-                tuple(reply.tokens), tuple(reply.logps or ()), self._template.decode(reply.tokens),
-                reply.reason == "stop",
+        return [
+            tuple(
+                Sibling(
+                    tuple(reply.tokens), tuple(reply.logps or ()), self._template.decode(reply.tokens),
+                    reply.reason == "stop",
+                )
+                for reply in group
             )
-            for reply in made
+            for group in groups
         ]  # fmt: skip
-        parts = [slice(start, start + size) for start in range(0, len(numbers), size)]
-        return [(numbers[part], tuple(siblings[part])) for part in parts]
 
     # ------------------------------------------------------------ rewards
 
