@@ -147,9 +147,7 @@ class RolloutCollector:
         talk.over, talk.rollout.ended = True, why
         talk.session.drop([talk.number])
 
-    def _draw(
-        self, asked: Sequence[tuple[_Talk, str, list[int]]], turn: int, size: int
-    ) -> list[tuple[Sibling, ...]]:
+    def _draw(self, asked: Sequence[tuple[_Talk, str, list[int]]], turn: int, size: int) -> list[tuple[Sibling, ...]]:
         """The siblings of every conversation. A group's prompt is read once."""
         if not asked:
             return []

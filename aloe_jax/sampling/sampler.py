@@ -31,9 +31,7 @@ class Sampler(Engine):
         """
         return Session(self, batch, self.max_length if length is None else min(length, self.max_length), forks)
 
-    def sibling_session(
-        self, batch: int, siblings: int, length: int | None = None, forks: int = 1
-    ) -> SiblingSession:
+    def sibling_session(self, batch: int, siblings: int, length: int | None = None, forks: int = 1) -> SiblingSession:
         """`batch` empty conversations, to each of which `siblings` replies are drawn at a time."""
         length = self.max_length if length is None else min(length, self.max_length)
         return SiblingSession(self, batch, length, siblings, forks)

@@ -29,9 +29,7 @@ class Session:
     are alive at a time, and so many rows has the cache, if the sampler has them.
     """
 
-    def __init__(
-        self, sampler: Engine, batch: int, length: int, forks: int = 1, cache: RowCache | None = None
-    ) -> None:
+    def __init__(self, sampler: Engine, batch: int, length: int, forks: int = 1, cache: RowCache | None = None) -> None:
         if forks < 1:
             raise AloeError(f"session: forks is {forks} and must be at least 1")
         self._sampler = sampler

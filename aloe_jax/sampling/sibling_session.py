@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aloe_jax.errors import AloeError
-from aloe_jax.sampling.conversations import Prefixes
+from aloe_jax.sampling.conversations import CachedConversation, Prefixes
 from aloe_jax.sampling.draw import checked_settings
 from aloe_jax.sampling.engine import Engine
-from aloe_jax.sampling.generation import Generation
+from aloe_jax.sampling.generation import Generation, Reason
+from aloe_jax.sampling.programs import Drawn
 from aloe_jax.sampling.row_cache import Asked
 from aloe_jax.sampling.session import Session
 from aloe_jax.sampling.sibling_cache import SiblingCache
@@ -86,18 +87,24 @@ class SiblingSession(Session):
                 cache.forget()
                 raise
             for one in active:
-                assert one.row is not None
-                replies = []
-                for number in range(one.row * cache.siblings, (one.row + 1) * cache.siblings):
-                    count = int(drawn.made[number])
-                    tokens = drawn.tokens[number, :count].tolist()
-                    reason = "stop" if tokens and tokens[-1] in ids else "max_new_tokens"
-                    if reason != "stop" and len(one.tokens) + count >= self._length:
-                        reason = "length"
-                    own, cut = (x[number, :count].tolist() if logps else None for x in (drawn.logps, drawn.drawn_logps))
-                    replies.append(Generation(tokens, reason, own, cut))
-                self._drawn[one.number] = _Drawn(len(one.tokens), replies)
+                self._drawn[one.number] = _Drawn(len(one.tokens), self._replies(one, drawn, ids, logps))
         return [self._drawn[one.number].replies for one in conversations]
+
+    def _replies(
+        self, conversation: CachedConversation, drawn: Drawn, stop: Sequence[int], logps: bool
+    ) -> list[Generation]:
+        """The siblings of one conversation, from the arrays of all."""
+        assert conversation.row is not None
+        count = self._siblings.siblings
+        found = []
+        for at in range(conversation.row * count, (conversation.row + 1) * count):
+            made = int(drawn.made[at])
+            tokens: list[int] = drawn.tokens[at, :made].tolist()
+            full = len(conversation.tokens) + made >= self._length
+            reason: Reason = "stop" if tokens and tokens[-1] in stop else "length" if full else "max_new_tokens"
+            model, cut = (x[at, :made].tolist() if logps else None for x in (drawn.logps, drawn.drawn_logps))
+            found.append(Generation(tokens, reason, model, cut))
+        return found
 
     def choose(self, siblings: Mapping[int, int]) -> None:
         """Append to conversations, by number, one of the siblings that were drawn last, by its position among them.

@@ -10,14 +10,13 @@ Shapes: R rows, G siblings of each, B = R·G, sibling g of row r at r·G + g; ot
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from aloe_jax.models.attention import grouped, ungrouped
 from aloe_jax.models.spec import Layers, ModelSpec
 from aloe_jax.sampling.cache import (
     PAGE,
@@ -27,7 +26,6 @@ from aloe_jax.sampling.cache import (
     cache_of,
     each,
     empty,
-    hold,
     placed,
     settle,
     write,
@@ -93,7 +91,8 @@ def keep(cache: Cache, own: Own, chosen: jax.Array, lengths: jax.Array, counts: 
         )[:, 0]
 
     kept = [each(pages, layer) for layer in own]
-    blocks, tails = cache.blocks, list(cache.tails)
+    blocks: Sequence[Sequence[LayerCache[jax.Array]]] = cache.blocks
+    tails = list(cache.tails)
     for start in range(0, own[0].values.shape[2], PAGE):
         tails = [
             write(tail, each(lambda axis, x, at=start: lax.slice_in_dim(x, at, at + PAGE, axis=axis), layer), PAGE)
