@@ -110,9 +110,9 @@ def _quantised(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 # ---------------------------------------------------------------- what a call adds
 
 
-def write(tail: LayerCache[jax.Array], new: LayerCache[jax.Array], offset: jax.Array | int) -> LayerCache[jax.Array]:
-    """Lay `new` behind what the tails keep, `offset` tokens after the first of this call."""
-    return each(lambda axis, x, y: lax.dynamic_update_slice_in_dim(x, y, PAGE + offset, axis), tail, new)
+def write(cached: LayerCache[jax.Array], new: LayerCache[jax.Array], slot: jax.Array | int) -> LayerCache[jax.Array]:
+    """`new` at `slot` and after it, the same slots in all rows. What a call adds to a tail begins at slot PAGE."""
+    return each(lambda axis, x, y: lax.dynamic_update_slice_in_dim(x, y, slot, axis), cached, new)
 
 
 def settle(
@@ -231,17 +231,27 @@ def attend(
     window: int,
     view: Callable[[LayerCache[jax.Array]], LayerCache[jax.Array]] = lambda cached: cached,
     cap: float | None = None,
+    own: LayerCache[jax.Array] | None = None,
 ) -> jax.Array:
     """Attention of queries [R,T,N,H] at `positions` [R,T] to all tokens of their rows up to themselves -> [R,T,N,H].
 
     `lengths` [R]: tokens of the rows before this call. `view` picks the rows out of a block. `window` 0: none. With
     `cap` c scores are c·tanh(score / c) (Gemma 2, arXiv 2408.00118, §2).
+
+    With `own` [R·T,...] the T queries are siblings: what the call adds is there, for every one of them, and not in the
+    tail.
     """
     heads = grouped(query, tail.values.shape[1])
     full, left = lengths // PAGE * PAGE, lengths % PAGE
     slots = jnp.arange(2 * PAGE)[None]
     kept = jnp.where(slots < left[:, None], full[:, None] + slots, NOWHERE)
     places = [jnp.where(slots < PAGE, kept, lengths[:, None] + slots - PAGE)]  # of tokens, by slot
+    added: list[LayerCache[jax.Array]] = []
+    if own is not None:
+        added = [own]
+        tail = each(lambda axis, x: lax.slice_in_dim(x, 0, PAGE, axis=axis), tail)
+        places = [kept[:, :PAGE]]
+    new_places = [lengths[:, None] + jnp.arange(part.values.shape[SLOTS.values])[None] for part in added]
     starts = [0]
     for block in blocks:
         slots = starts[-1] + jnp.arange(block.values.shape[SLOTS.values])[None]
@@ -249,9 +259,10 @@ def attend(
         starts.append(starts[-1] + slots.size)
 
     def over(count: int) -> jax.Array:
-        """Attention to the tail and the first blocks."""
-        parts = [tail, *map(view, blocks[:count])]
-        behind = positions[:, :, None] - jnp.concatenate(places[: count + 1], axis=1)[:, None]  # [R,T,S]
+        """Attention to the tail, the first blocks, and what siblings have of their own."""
+        parts = [tail, *map(view, blocks[:count]), *added]
+        seen_places = jnp.concatenate([*places[: count + 1], *new_places], axis=1)
+        behind = positions[:, :, None] - seen_places[:, None]  # [R,T,S]
         seen = (behind >= 0) & (behind < window) if window else behind >= 0
         return ungrouped(_weigh(heads, parts, seen[:, None, None], cap).astype(query.dtype))
 
@@ -262,12 +273,11 @@ def attend(
 
 
 def _weigh(query: jax.Array, parts: Sequence[LayerCache[jax.Array]], seen: jax.Array, cap: float | None) -> jax.Array:
-    """Values of all parts, weighted by softmax: query [R,K,G,T,H] from `grouped`, seen [R,1,1,T,S] -> as query."""
-    scores = []
-    for part in parts:
-        made = jnp.einsum("bkgth,bkhs->bkgts", query, part.keys.astype(query.dtype), preferred_element_type=jnp.float32)
-        scores.append(made if part.key_scales is None else made * part.key_scales[:, :, None, None])
-    joined = jnp.concatenate(scores, axis=-1)
+    """Values of all parts, weighted by softmax: query [R,K,G,T,H] from `grouped`, seen [R,1,1,T,S] -> as query.
+
+    A part has R rows, or R·T: one for every query.
+    """
+    joined = jnp.concatenate([_scores(query, part) for part in parts], axis=-1)
     if cap is not None:
         joined = cap * jnp.tanh(joined / cap)
     joined = jnp.where(seen, joined, HIDDEN)
@@ -275,13 +285,37 @@ def _weigh(query: jax.Array, parts: Sequence[LayerCache[jax.Array]], seen: jax.A
     mixed, start = jnp.zeros(query.shape, jnp.float32), 0
     for part in parts:
         size = part.values.shape[SLOTS.values]
-        share = lax.slice_in_dim(exponentials, start, start := start + size, axis=-1)
+        share = _rows(lax.slice_in_dim(exponentials, start, start := start + size, axis=-1), part)
         if part.value_scales is not None:
             share = share * part.value_scales[:, :, None, None]
-        mixed += jnp.einsum(
+        found = jnp.einsum(
             "bkgts,bksh->bkgth",
             share.astype(query.dtype),
             part.values.astype(query.dtype),
             preferred_element_type=jnp.float32,
         )
+        mixed += _queries(found, query.shape[3])
     return mixed / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _scores(query: jax.Array, part: LayerCache[jax.Array]) -> jax.Array:
+    """float32 [R,K,G,T,S] of query [R,K,G,T,H]."""
+    made = jnp.einsum(
+        "bkgth,bkhs->bkgts", _rows(query, part), part.keys.astype(query.dtype), preferred_element_type=jnp.float32
+    )
+    made = made if part.key_scales is None else made * part.key_scales[:, :, None, None]
+    return _queries(made, query.shape[3])
+
+
+def _rows(x: jax.Array, part: LayerCache[jax.Array]) -> jax.Array:
+    """[R,K,G,T,·] as [R·T,K,G,1,·] where the part has a row for every query. On a CPU, quicker than one product."""
+    if part.values.shape[0] == x.shape[0]:
+        return x
+    return x.transpose(0, 3, 1, 2, 4).reshape(-1, *x.shape[1:3], 1, x.shape[4])
+
+
+def _queries(x: jax.Array, queries: int) -> jax.Array:
+    """The way back."""
+    if x.shape[3] == queries:
+        return x
+    return x.reshape(-1, queries, *x.shape[1:3], x.shape[4]).transpose(0, 2, 3, 1, 4)

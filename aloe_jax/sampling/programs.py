@@ -7,7 +7,7 @@ calls of at most PAGE tokens of all rows. Shapes: B rows, R of them, T tokens, V
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import jax
@@ -39,11 +39,11 @@ Graph = nnx.GraphDef[LanguageModel]
 
 
 class Drawn(NamedTuple):
-    """What a call drew, by row."""
+    """What a call drew, by row, at most M tokens of each: PAGE, or what siblings have room for."""
 
-    tokens: jax.Array  # int32 [B,PAGE]
-    logps: jax.Array  # float32 [B,PAGE]: of the model itself
-    drawn_logps: jax.Array  # float32 [B,PAGE]: of the distribution that was drawn from
+    tokens: jax.Array  # int32 [B,M]
+    logps: jax.Array  # float32 [B,M]: of the model itself
+    drawn_logps: jax.Array  # float32 [B,M]: of the distribution that was drawn from
     made: jax.Array  # int32 [B]: how many of them there are
 
 
@@ -53,7 +53,7 @@ class Carry(NamedTuple):
     step: jax.Array  # int32
     token: jax.Array  # int32 [B]: the newest
     drawn: Drawn
-    tails: tuple[LayerCache[jax.Array], ...]
+    stores: tuple[LayerCache[jax.Array], ...]  # of every layer: where new tokens go
     going: jax.Array  # bool [B]: rows that go on
 
 
@@ -62,7 +62,7 @@ class DrawnRows(NamedTuple):
 
     last: jax.Array  # int32 [B]: the newest token of each row, not in the cache yet
     lengths: jax.Array  # int32 [B]: how many are
-    budgets: jax.Array  # int32 [B]: how many tokens to draw at most, up to PAGE; 0: the row draws nothing
+    budgets: jax.Array  # int32 [B]: how many tokens to draw at most, up to M; 0: the row draws nothing
     seeds: jax.Array  # uint32 [B]
     context: jax.Array  # int32 [B,C]: all tokens of each row, from its start; read where a penalty is set
 
@@ -113,7 +113,7 @@ def prefill(
     tails = [view(tail) for tail in cache.tails]
 
     def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        tails[index] = write(tails[index], hold(key, value, dtype), 0)
+        tails[index] = write(tails[index], hold(key, value, dtype), PAGE)
         return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], view, cap)
 
     model.cached(tokens, positions, layers, attention)
@@ -148,6 +148,13 @@ def copy_rows(
     return cache_of(blocks, tails)
 
 
+Attention = Callable[
+    [int, LayerCache[jax.Array], jax.Array, LayerCache[jax.Array], jax.Array], tuple[jax.Array, LayerCache[jax.Array]]
+]
+"""Of a layer: its number, where new tokens are stored, queries [B,1,N,H], the newest keys and values, and the step ->
+what was found [B,1,N,H], and the store with the newest in it."""
+
+
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("shards", "dtype"), donate_argnums=3)
 def decode(
     graph: Graph,
@@ -164,26 +171,51 @@ def decode(
     """Draw until every row has ended, `ends.enough` of them have, or PAGE tokens are made."""
     model = nnx.merge(graph, state)
     windows = model.spec.windows or (0,) * model.spec.layers
-    cap = model.attention_cap
+    lengths = rows.lengths
+
+    def attention(
+        index: int, tail: LayerCache[jax.Array], query: jax.Array, new: LayerCache[jax.Array], step: jax.Array
+    ) -> tuple[jax.Array, LayerCache[jax.Array]]:
+        tail, positions = write(tail, new, PAGE + step), lengths[:, None] + step
+        blocks, cap = cache.blocks[index], model.attention_cap
+        return attend(query, blocks, tail, lengths, positions, windows[index], cap=cap), tail
+
+    drawn, tails = draw_tokens(model, layers, rows, settings, ends, cache.tails, attention, PAGE, dtype)
+    everyone = jnp.tile(jnp.arange(lengths.size // shards), shards)
+    return drawn, cache_of(*settle(cache.blocks, tails, everyone, lengths, drawn.made, shards))
+
+
+def draw_tokens(
+    model: LanguageModel,
+    layers: Layers,
+    rows: DrawnRows,
+    settings: Settings,
+    ends: Ends,
+    stores: tuple[LayerCache[jax.Array], ...],
+    attention: Attention,
+    most: int,
+    dtype: str,
+) -> tuple[Drawn, tuple[LayerCache[jax.Array], ...]]:
+    """The loop over tokens, of which it draws `most` at most; `stores` of every layer go through `attention`."""
     batch, lengths = rows.last.size, rows.lengths
     places = jnp.arange(rows.context.shape[1])[None]
 
     def penalty(logits: jax.Array, tokens: jax.Array, step: jax.Array) -> jax.Array:
         """Of a row's tokens before the call, and those that it has drawn in it."""
-        seen = [places <= lengths[:, None], jnp.broadcast_to(jnp.arange(PAGE)[None] < step, tokens.shape)]
+        seen = [places <= lengths[:, None], jnp.broadcast_to(jnp.arange(most)[None] < step, tokens.shape)]
         context = jnp.concatenate([rows.context, tokens], axis=1)
         return penalised(logits, context, jnp.concatenate(seen, axis=1), settings.repetition_penalty)
 
     def advance(carry: Carry) -> Carry:
         step, last, drawn, before, going = carry
         positions = lengths[:, None] + step
-        tails = list(before)
+        stores = list(before)
 
-        def attention(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-            tails[index] = write(tails[index], hold(key, value, dtype), step)
-            return attend(query, cache.blocks[index], tails[index], lengths, positions, windows[index], cap=cap)
+        def attend_in(index: int, query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+            found, stores[index] = attention(index, stores[index], query, hold(key, value, dtype), step)
+            return found
 
-        logits = model.logits(model.cached(last[:, None], positions, layers, attention)[:, 0])
+        logits = model.logits(model.cached(last[:, None], positions, layers, attend_in)[:, 0])
         logits = constrain(logits, ("batch", None))
         chosen = lax.cond(
             settings.repetition_penalty == 1.0, lambda: logits, lambda: penalty(logits, drawn.tokens, step)
@@ -197,17 +229,15 @@ def decode(
 
         going = going & (made < rows.budgets) & ~(token[:, None] == ends.stop[None]).any(axis=1)
         drawn = Drawn(with_new(drawn.tokens, token), with_new(drawn.logps, own), with_new(drawn.drawn_logps, cut), made)
-        return Carry(step + 1, token, drawn, tuple(tails), going)
+        return Carry(step + 1, token, drawn, tuple(stores), going)
 
     def unfinished(carry: Carry) -> jax.Array:
         ended = ((rows.budgets > 0) & ~carry.going).sum()
-        return (carry.step < PAGE) & carry.going.any() & (ended < ends.enough)
+        return (carry.step < most) & carry.going.any() & (ended < ends.enough)
 
-    none = jnp.zeros((batch, PAGE), jnp.int32)
+    none = jnp.zeros((batch, most), jnp.int32)
     blank = none.astype(jnp.float32)
     nothing = Drawn(none, blank, blank, jnp.zeros_like(lengths))
-    start = Carry(jnp.int32(0), rows.last, nothing, cache.tails, rows.budgets > 0)
-    _, _, drawn, tails, _ = lax.while_loop(unfinished, advance, start)
-    everyone = jnp.tile(jnp.arange(batch // shards), shards)
-    cache = cache_of(*settle(cache.blocks, tails, everyone, lengths, drawn.made, shards))
-    return jax.tree.map(lambda x: constrain(x, ("batch", None)[: x.ndim]), drawn), cache
+    start = Carry(jnp.int32(0), rows.last, nothing, stores, rows.budgets > 0)
+    _, _, drawn, stores, _ = lax.while_loop(unfinished, advance, start)
+    return jax.tree.map(lambda x: constrain(x, ("batch", None)[: x.ndim]), drawn), stores

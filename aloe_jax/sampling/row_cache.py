@@ -35,10 +35,12 @@ class Asked(NamedTuple):
 class RowCache:
     """Keys and values of the conversations that have a row. One of each program is compiled for a shape of session."""
 
-    def __init__(self, engine: Engine, conversations: int, length: int) -> None:
+    def __init__(self, engine: Engine, conversations: int, length: int, most: int | None = None) -> None:
+        """At most `most` rows, rounded up to whole shards (default: the engine's)."""
         self._engine = engine
         self._length = length
-        self.size = min(bucket(conversations, engine.shards), engine.rows)
+        rows = engine.rows if most is None else -(-most // engine.shards) * engine.shards
+        self.size = min(bucket(conversations, engine.shards), rows)
         self._rows = RowOwners(self.size, engine.shards)
         rows = self.size // engine.shards
         # Rows that are extended together. A CPU is quickest with scores that its caches hold, others with more of them.

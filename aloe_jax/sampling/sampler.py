@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aloe_jax.sampling.engine import Engine
 from aloe_jax.sampling.row_cache import bucket
 from aloe_jax.sampling.session import LEAST_LENGTH, Session
+from aloe_jax.sampling.sibling_session import SiblingSession
 
 
 class Sampler(Engine):
@@ -29,6 +30,11 @@ class Sampler(Engine):
         conversation that they are forks of stays beside them.
         """
         return Session(self, batch, self.max_length if length is None else min(length, self.max_length), forks)
+
+    def sibling_session(self, batch: int, siblings: int, length: int | None = None, forks: int = 1) -> SiblingSession:
+        """`batch` empty conversations, to each of which `siblings` replies are drawn at a time."""
+        length = self.max_length if length is None else min(length, self.max_length)
+        return SiblingSession(self, batch, length, siblings, forks)
 
     def generate(
         self,

@@ -29,7 +29,7 @@ class Session:
     are alive at a time, and so many rows has the cache, if the sampler has them.
     """
 
-    def __init__(self, sampler: Engine, batch: int, length: int, forks: int = 1) -> None:
+    def __init__(self, sampler: Engine, batch: int, length: int, forks: int = 1, cache: RowCache | None = None) -> None:
         if forks < 1:
             raise AloeError(f"session: forks is {forks} and must be at least 1")
         self._sampler = sampler
@@ -37,7 +37,7 @@ class Session:
         self._batch, self._forks = batch, forks
         self._conversations: dict[int, CachedConversation] = {}
         self._next = 0  # number of the next conversation
-        self._cache = RowCache(sampler, batch * forks, length)
+        self._cache = RowCache(sampler, batch * forks, length) if cache is None else cache
         self.begin(batch)
 
     @property
