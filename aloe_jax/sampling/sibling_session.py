@@ -17,7 +17,7 @@ from aloe_jax.sampling.sibling_cache import SiblingCache
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class _DrawnReplies:
     """What was drawn to a conversation, and how many tokens it had then."""
 
     length: int
@@ -35,7 +35,7 @@ class SiblingSession(Session):
             raise AloeError(f"session: siblings is {siblings} and must be at least 1")
         self._siblings = SiblingCache(sampler, batch * forks, length, siblings)
         super().__init__(sampler, batch, length, forks, self._siblings)
-        self._drawn: dict[int, _Drawn] = {}
+        self._drawn: dict[int, _DrawnReplies] = {}
 
     def sibling_replies(
         self,
@@ -87,7 +87,7 @@ class SiblingSession(Session):
                 cache.forget()
                 raise
             for one in active:
-                self._drawn[one.number] = _Drawn(len(one.tokens), self._replies(one, drawn, ids, logps))
+                self._drawn[one.number] = _DrawnReplies(len(one.tokens), self._replies(one, drawn, ids, logps))
         return [self._drawn[one.number].replies for one in conversations]
 
     def _replies(
