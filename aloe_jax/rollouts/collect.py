@@ -19,13 +19,12 @@ from aloe_jax.conversation import Message, Persona
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.errors import AloeError
 from aloe_jax.roles import Cast, RoleError, derive_seed, persistent
-from aloe_jax.rollouts.rewards import REWARDS, Rewarded, roles_of
+from aloe_jax.rollouts.rewards import REWARDS, Rewarded
 from aloe_jax.rollouts.rollout import Group, Rollout, Sibling
 from aloe_jax.rollouts.settings import RewardName, RLSettings
+from aloe_jax.rollouts.waves import wave_count
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.session import Session
-
-WAVES = 2
 
 
 @dataclass
@@ -54,9 +53,7 @@ class RolloutCollector:
         self._seed, self._length = seed, length
         self._threads = ThreadPoolExecutor(settings.concurrency)
         self._judging = ThreadPoolExecutor(settings.concurrency)
-        # Where a script answers at once, there is nothing to wait for.
-        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.rewards)))
-        self._waves = WAVES if remote else 1
+        self._waves = wave_count(settings, cast.is_remote)
 
     def __enter__(self) -> RolloutCollector:
         return self

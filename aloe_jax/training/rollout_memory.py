@@ -1,0 +1,112 @@
+"""How much memory of a device on-policy training takes beside its updates: reference, second layout, drawing.
+
+Drawing, the reference's log-probs and updates follow each other, so the most at one time is the largest of the three.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from aloe_jax.models.spec import ModelSpec
+from aloe_jax.parallel.device_bytes import bytes_on_a_device
+from aloe_jax.parallel.mesh import RULES
+from aloe_jax.rollouts.waves import wave_count
+from aloe_jax.sampling.cache import PAGE
+from aloe_jax.sampling.shapes import cache_rows, cache_shapes, layer_shapes, rows_read
+from aloe_jax.training.memory import abstract, activations, gathered, head, rows_at_once, whole_sizes, without_zeros
+from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import MemoryBeside, Phase
+
+LOGITS = 4  # float32 arrays [rows, vocabulary] that drawing a token has at once: as they are, cut, noise, their sum
+
+
+def rollout_memory(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> MemoryBeside:
+    """What a run takes on a device of `mesh` beside its updates; `settings` are resolved.
+
+    State and caches are exact; what programs work with is an estimate, as that of updates is.
+    """
+    options, rl = settings.model, settings.rl
+    layers = layer_shapes(spec, options.dtype, options.compute_dtype, options.lora, mesh)
+    state = {"the layers' weights once more, for drawing": bytes_on_a_device(layers)}
+    between = {
+        "replies are drawn": Phase(_drawing(settings, spec, mesh), "lower rl.draw.rows, or split by mesh.tensor")
+    }
+    if rl.kl:
+        params = abstract(spec.trained(options.lora), mesh, options.dtype)
+        state[f"reference in {options.dtype}"] = bytes_on_a_device(params)
+        between["the reference is computed"] = Phase(_reference(settings, spec, mesh), "lower data.rows")
+    return MemoryBeside(state, between)
+
+
+def sessions(settings: TrainSettings, mesh: Mesh) -> tuple[int, int]:
+    """(how many sessions draw in turn, rows of the cache of each), over the whole mesh, of a step or a validation."""
+    rl = settings.rl
+    shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    count = wave_count(rl, lambda role: getattr(settings.roles, role).entry.remote)
+
+    def rows(conversations: int, group: int) -> int:
+        return cache_rows(-(-conversations // count) * group, rl.draw.rows, shards)
+
+    largest = max(rows(rl.conversations, rl.group), rows(rl.heldout, 1) if rl.heldout else 0)
+    return min(count, rl.conversations), largest
+
+
+def session_length(settings: TrainSettings, spec: ModelSpec) -> int:
+    """Tokens that a conversation has at most, along one path."""
+    return min(settings.data.row_length, spec.max_length)
+
+
+def cache_type(settings: TrainSettings) -> str:
+    """In which type keys and values are stored."""
+    chosen = settings.rl.draw.cache
+    return settings.model.compute_dtype if chosen == "compute" else chosen
+
+
+def _drawing(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> dict[str, int]:
+    options, (count, rows) = settings.model, sessions(settings, mesh)
+    length = session_length(settings, spec)
+    shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    cache = bytes_on_a_device(cache_shapes(spec, rows, length, cache_type(settings), mesh))
+    few = rows_read(rows // shards, "tpu")  # a CPU takes fewer
+    dense = options.model_copy(update={"attention": "dense", "remat": "none"})
+    # Of a layer that a page of some rows goes through, all but what only a backward pass would need; and their part of
+    # the cache, which is picked out of it.
+    kept, _ = activations(spec, dense, mesh, few * PAGE, length)
+    reading = kept // spec.layers + cache * few * shards // rows // spec.layers
+    tokens = 4 * (rows // shards) * (LOGITS * spec.vocab + length)
+    found = {
+        f"keys and values of {f'{count} x ' if count > 1 else ''}{rows} conversations": count * cache,
+        ("a page of tokens read" if reading > tokens else "a token of every conversation"): max(reading, tokens),
+        "weights gathered or cast": gathered_for_drawing(settings, spec, mesh),
+    }
+    return without_zeros(found)
+
+
+def gathered_for_drawing(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> int:
+    """Copies of weights that drawing has: of embedding and head where they are cast, and whole ones along `fsdp`.
+
+    The compiler brings the parts of all layers together once a call, ahead of its loop over tokens.
+    """
+    options = settings.model
+    width, layers, split = jnp.dtype(options.compute_dtype).itemsize, spec.stacked(), mesh.shape["fsdp"] > 1
+    sizes = whole_sizes(spec, mesh)
+    outside = sum(size for name, size in sizes.items() if name not in layers)
+    inside = sum(size for name, size in sizes.items() if name in layers)
+    return width * (outside * (split or options.dtype != options.compute_dtype) + inside * split)
+
+
+def _reference(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> dict[str, int]:
+    """Its log-probs of all rows of a step at once: one layer's forward pass, then the head's."""
+    options, data = settings.model, settings.data
+    rows = rows_at_once(settings, mesh, parts=1)
+    kept, _ = activations(
+        spec, options.model_copy(update={"remat": "none"}), mesh, rows * data.row_length, data.row_length
+    )
+    found = {
+        "forward pass": max(kept // spec.layers, head(spec, options, mesh, rows * data.row_length)),
+        "weights gathered or cast": gathered(spec, options.model_copy(update={"remat": "full"}), mesh),
+    }
+    return without_zeros(found)
