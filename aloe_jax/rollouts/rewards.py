@@ -51,8 +51,3 @@ REWARDS: Mapping[RewardName, RewardEntry] = {
 def roles_of(rewards: Mapping[RewardName, float]) -> tuple[str, ...]:
     """The roles that these rewards ask, beside the user."""
     return tuple(dict.fromkeys(role for name in rewards for role in REWARDS[name].roles))
-
-
-def calls_of(rewards: Mapping[RewardName, float]) -> int:
-    """Calls for every distinct reply."""
-    return sum(REWARDS[name].calls for name in rewards)

@@ -20,7 +20,7 @@ from aloe_jax.training.memory import abstract, activations, gathered, head, rows
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages.stage import MemoryBeside, Phase
 
-LOGITS = 4  # float32 arrays [rows, vocabulary] that drawing a token has at once: as they are, cut, noise, their sum
+LOGITS = 8  # float32 arrays [rows, vocabulary] that drawing a token has at once, as compiled for CPUs
 
 
 def rollout_memory(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> MemoryBeside:
@@ -31,9 +31,7 @@ def rollout_memory(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> Memo
     options, rl = settings.model, settings.rl
     layers = layer_shapes(spec, options.dtype, options.compute_dtype, options.lora, mesh)
     state = {"the layers' weights once more, for drawing": bytes_on_a_device(layers)}
-    between = {
-        "replies are drawn": Phase(_drawing(settings, spec, mesh), "lower rl.draw.rows, or split by mesh.tensor")
-    }
+    between = {"replies are drawn": Phase(_drawing(settings, spec, mesh), "lower rl.draw.rows")}
     if rl.kl:
         params = abstract(spec.trained(options.lora), mesh, options.dtype)
         state[f"reference in {options.dtype}"] = bytes_on_a_device(params)

@@ -50,10 +50,10 @@ class RunSummary:
         if self.device_memory is not None and self.memory.total > self.device_memory:
             when = self.memory.largest
             mend = self.memory.between[when].mend if when else "set model.remat=full, raise data.accumulate"
-            while_ = f" while {when}" if when else ""
+            while_, axis = (f" while {when}", "tensor") if when else ("", "fsdp")
             found.append(
                 f"the step needs about {_size(self.memory.total)} a device{while_}, which has "
-                f"{_size(self.device_memory)}: {mend}, or spread over more devices (mesh.fsdp)"
+                f"{_size(self.device_memory)}: {mend}, or spread over more devices (mesh.{axis})"
             )
         # While one is written, those that it replaces are still there.
         needed = (self.checkpoints + 1) * self.memory.checkpoint

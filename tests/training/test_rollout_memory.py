@@ -149,7 +149,7 @@ def test_a_run_has_on_a_device_what_was_said(settings, monkeypatch):  # noqa: F8
 @pytest.mark.parametrize(("rows", "length", "turn"), [(64, 512, "a token of every conversation"), (16, 2048, "read")])
 def test_the_estimate_of_drawing_is_near_what_the_compiler_sets_aside(rows, length, turn):
     """Prefill and decode on one device: what they take beside weights and cache."""
-    spec = replace(MEDIUM, vocab=16_384 if rows == 64 else 512)
+    spec = replace(MEDIUM, vocab=65_536 if rows == 64 else 512)
     mesh = make_mesh(MeshSettings(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     values = configured({}).model_dump() | {"mesh": {"data": 1, "fsdp": 1, "tensor": 1}}
     values["rl"] |= {"conversations": rows // 4, "group": 4, "heldout": 0}
