@@ -95,7 +95,7 @@ def drawing(
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     whole, stacked = whole_sizes(spec, mesh), spec.stacked()
     layers = bytes_on_a_device(layer_shapes(spec, options.dtype, options.compute_dtype, options.lora, mesh))
-    head = width * spec.vocab * spec.width // mesh.shape["tensor"]
+    head = width * spec.vocab * spec.width  # whole on every chip: see gathered_for_drawing
     key = bytes_on_a_device(cache_shapes(spec, shards, PAGE, cache_type(settings), mesh)) / (3 * PAGE)  # of a token
     dtype = {"bfloat16": "bf16", "float32": "f32"}[options.compute_dtype]
     inside = width * sum(size for name, size in whole.items() if name in stacked)
@@ -114,8 +114,12 @@ def drawing(
     decode = bounds(
         (products + 2 * spec.vocab * spec.width) * computed + scores * work.seen,
         work.steps * (layers + head) + key * work.seen / shards,
-        # The compiler brings the layers' parts together ahead of the loop over tokens, once a call.
-        [sums(computed / shards), exchange("all-gather", ["fsdp"], dtype, inside * work.calls, mesh)],
+        # The compiler brings parts of layers and head together ahead of the loop over tokens, once a call.
+        [
+            sums(computed / shards),
+            exchange("all-gather", ["fsdp"], dtype, inside * work.calls, mesh),
+            exchange("all-gather", ["tensor"], dtype, head * work.calls, mesh),
+        ],
     )
     pieces = -(-work.read // (rows_read(rows // shards, "tpu") * shards * PAGE))  # calls of prefill, at least
     prefill = bounds(

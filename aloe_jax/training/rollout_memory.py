@@ -86,14 +86,16 @@ def _drawing(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> dict[str, 
 def gathered_for_drawing(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> int:
     """Copies of weights that drawing has: of embedding and head where they are cast, and whole ones along `fsdp`.
 
-    The compiler brings the parts of all layers together once a call, ahead of its loop over tokens.
+    The compiler brings the parts of all layers together once a call, ahead of its loop over tokens; and those of the
+    head along `tensor`, too, since every row's logits are on one device (as compiled for v5e).
     """
     options = settings.model
     width, layers, split = jnp.dtype(options.compute_dtype).itemsize, spec.stacked(), mesh.shape["fsdp"] > 1
     sizes = whole_sizes(spec, mesh)
     outside = sum(size for name, size in sizes.items() if name not in layers)
     inside = sum(size for name, size in sizes.items() if name in layers)
-    return width * (outside * (split or options.dtype != options.compute_dtype) + inside * split)
+    head = spec.vocab * spec.width * (mesh.shape["tensor"] > 1)
+    return width * (outside * (split or options.dtype != options.compute_dtype) + inside * split + head)
 
 
 def _reference(settings: TrainSettings, spec: ModelSpec, mesh: Mesh) -> dict[str, int]:

@@ -121,7 +121,7 @@ def test_drawing_reads_weights_for_every_token_of_all_rows():
     made = estimate_plan(subject(roles={"provider": "scripted"}, mesh={"data": 2, "fsdp": 1, "tensor": 2}))
     work, chip = made.drawing.work, made.subject.where.chip
     layers = sum(math.prod(w.shape) for name, w in SPEC.weights().items() if name.startswith("layers."))
-    weights = 2 * (layers + SPEC.vocab * SPEC.width) / 2
+    weights = 2 * (layers / 2 + SPEC.vocab * SPEC.width)  # the head is brought together
     cache = 2 * 2 * SPEC.layers * (SPEC.kv_heads // 2) * SPEC.head_size * work.seen / 2  # half of the rows
     least = (work.steps * weights + cache) / chip.bandwidth
     assert made.drawing.decode.memory == pytest.approx(least, rel=0.02)  # norms are not split
