@@ -23,7 +23,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.llm.answers import has_thinking, parse_answer
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import LLM, Request
-from aloe_jax.llm.providers import language_model
+from aloe_jax.llm.providers import check_price, language_model
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.speech import first_sentences, keep_quoted, without_stage_directions
 
@@ -226,11 +226,8 @@ class Cast:
         self._roles: dict[str, tuple[LLM, RoleSettings]] = {}
         for name in only or RolesSettings.model_fields:
             role: RoleSettings = getattr(roles, name)
-            if ledger.budget.max_cost is not None and role.price is None and role.entry.needs_price:
-                raise AloeError(
-                    f"roles.{name}.price: max_cost needs the price of every model; "
-                    "give input and output in dollars per million tokens"
-                )
+            if ledger.budget.max_cost is not None:
+                check_price(role, name)
             llm = model(role, name) if model else language_model(role, name, ledger.count_fault)
             self._roles[name] = (llm, role)
         self._settings = roles

@@ -61,7 +61,7 @@ def test_plan_of_a_header(path, line):
     assert plan.fits
     assert float(line["memory"]) * 2**30 < where.chip.memory
     exact = line["estimated"] or not where.chip.is_tpu
-    assert float(line["memory"]) == pytest.approx(plan.demand.peak / 2**30, rel=0.05 if exact else 0.2)
+    assert float(line["memory"]) == pytest.approx(plan.peak / 2**30, rel=0.05 if exact else 0.2)
     assert float(line["mfu"]) / 100 == pytest.approx(plan.mfu, abs=0.03 if exact else 0.2)
     assert float(line["serial"]) / 100 == pytest.approx(plan.mfu_serial, abs=0.03 if exact else 0.25)
     assert float(line["minutes"]) <= 1.3 * 10 * plan.seconds / 60 + 0.3

@@ -152,9 +152,12 @@ check_settings() {
   [[ $WAIT_AT_MOST =~ ^([0-9]+[smhd])?$ ]] || die "WAIT_AT_MOST: $WAIT_AT_MOST must be a time such as 90m, 6h or 2d"
   [[ $CONFIG != /* && $CONFIG != *..* && -f $ROOT/$CONFIG ]] ||
     die "CONFIG: $CONFIG is no file under $ROOT; give its path from there, such as configs/demo/dpo.yaml"
-  # The benchmark runs in one process.
-  [[ $COMMAND == train || ($SLICES == 1 && $ACCELERATOR_TYPE =~ ^(v5litepod-[148]|v6e-[148]|v5p-8|v4-8)$) ]] ||
-    die "ACCELERATOR_TYPE: evaluate needs one slice of one machine, such as v5litepod-8, not $SLICES x $ACCELERATOR_TYPE"
+  # The benchmark and on-policy training run in one process.
+  local alone=''
+  [[ $COMMAND == train ]] || alone=$COMMAND
+  ! grep -qE '^stage: *rl\b' "$ROOT/$CONFIG" || alone="stage: rl"
+  [[ -z $alone || ($SLICES == 1 && $ACCELERATOR_TYPE =~ ^(v5litepod-[148]|v6e-[148]|v5p-8|v4-8)$) ]] ||
+    die "ACCELERATOR_TYPE: $alone needs one slice of one machine, such as v5litepod-8, not $SLICES x $ACCELERATOR_TYPE"
   check_secrets
 }
 

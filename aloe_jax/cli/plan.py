@@ -43,18 +43,26 @@ ONE = click.IntRange(1, 10**9)
 @click.option("--turns", default=10, type=ONE, show_default=True, help="of so many turns,")
 @click.option("--user-tokens", default=40, type=ONE, show_default=True, help="of so many tokens a user's message")
 @click.option("--reply-tokens", default=60, type=ONE, show_default=True, help="and a reply.")
+@click.option(
+    "--latency",
+    default=1.0,
+    type=click.FloatRange(0, 3600),
+    show_default=True,
+    help="Seconds that a call takes, where the policy talks to remote users and judges.",
+)
 @click.option("--price", type=click.FloatRange(0, sys.float_info.max), help="Dollars a chip-hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     settings: TrainSettings, topology: str, slices: int, search: bool, max_rows: int | None, sampler: bool,
     sampler_rows: int, sampler_length: int, estimate: bool, named: str | None, conversations: int, turns: int,
-    user_tokens: int, reply_tokens: int, price: float | None, as_json: bool,
+    user_tokens: int, reply_tokens: int, latency: float, price: float | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Plan a training run on machines that are not at hand.
 
     For TPUs the real training step is compiled ahead of time, which needs libtpu and no TPU, some minutes, and no
     weights: sizes come from model.path, or from the published model that it is named after. For GPUs there is no
     compiler without them, so memory and traffic are estimated. Where there is no data yet, ALOE's shape is assumed.
+    Of stage rl the updates are planned so; drawing replies and calls to remote models are estimated beside them.
 
     \b
     Examples:
@@ -82,7 +90,7 @@ def main(
         raise AloeError("--sampler: prefill and decode are compiled, which works for TPUs only, without --estimate")
     spec, sizes_from = sizes_of(settings, named)
     shape = Shape(conversations, turns, user_tokens, reply_tokens)
-    subject = Subject(settings, spec, sizes_from, where, Conversations(settings, shape))
+    subject = Subject(settings, spec, sizes_from, where, Conversations(settings, shape), latency)
     compiles = where.chip.is_tpu and not estimate
     found = find(subject, max_rows, compiles, lambda text: click.echo(text, err=True)) if search else None
     plan = found.best if found else compile_plan(subject) if compiles else estimate_plan(subject)

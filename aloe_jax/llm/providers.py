@@ -21,6 +21,18 @@ def language_model(role: RoleSettings, name: str, on_fault: FaultHook | None = N
     succeed: no model, no key, an address that is none, a role that the provider does not play, or limits other than
     those of another role that speaks to the same model.
     """
+    check_role(role, name)
+    if role.entry.remote:
+        return Persistent(backend(role, name), role, shared_limits(role, name), on_fault=on_fault)
+    model: LLM = load_class(role.entry.build)(role)
+    return model
+
+
+def check_role(role: RoleSettings, name: str, priced: bool = False) -> None:
+    """Raise AloeError where a role cannot be played, as far as its settings say it: keys are not looked for.
+
+    `priced`: whether it needs a price, because dollars are limited.
+    """
     entry = role.entry
     if entry.roles and name not in entry.roles:
         raise AloeError(f"roles.{name}.provider: {entry.name} plays the {' and the '.join(entry.roles)} only")
@@ -29,10 +41,17 @@ def language_model(role: RoleSettings, name: str, on_fault: FaultHook | None = N
             f"roles.{name}.model: provider {entry.name} needs a model, for example {entry.example_model}; "
             "roles.provider=scripted simulates one offline"
         )
-    if entry.remote:
-        return Persistent(backend(role, name), role, shared_limits(role, name), on_fault=on_fault)
-    model: LLM = load_class(entry.build)(role)
-    return model
+    if priced:
+        check_price(role, name)
+
+
+def check_price(role: RoleSettings, name: str) -> None:
+    """Raise AloeError where a limit of dollars could not be kept for want of a price."""
+    if role.price is None and role.entry.needs_price:
+        raise AloeError(
+            f"roles.{name}.price: max_cost needs the price of every model; "
+            "give input and output in dollars per million tokens"
+        )
 
 
 def backend(role: RoleSettings, name: str) -> Backend:

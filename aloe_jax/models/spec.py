@@ -204,8 +204,8 @@ class ModelSpec(ABC):
         """Of every weight that belongs to layers, to how many: those that are computed one after the other."""
 
     @abstractmethod
-    def unstacked_axes(self) -> tuple[dict[str, Axes], ...]:
-        """The logical axes of `LanguageModel.unstacked`, in the same form."""
+    def unstacked_axes(self, lora: LoRASettings | None = None) -> tuple[dict[str, Axes], ...]:
+        """The logical axes of `LanguageModel.unstacked`, in the same form, of a model with adapters where `lora` is."""
 
     def adapters(self, lora: LoRASettings) -> dict[str, Weight]:
         """The weights of LoRA adapters by name. Raises AloeError where the model takes none."""

@@ -7,6 +7,7 @@ compiler finds better and worse ones, so what is compiled counts where there is 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import jax.numpy as jnp
 
@@ -17,18 +18,26 @@ from aloe_jax.planning.demand import AnyMesh, Demand, Transfer, exchange, summed
 from aloe_jax.training import memory
 from aloe_jax.training.head import piece_size
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import stage_of
 
 
-def estimated(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows, steps: int) -> Demand:
-    """The demand of a step of these settings on every device of a mesh; `rows` are those of the training data."""
+def estimated(
+    settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, rows: Rows, steps: int, passes: float = 1.0
+) -> Demand:
+    """The demand of the updates of a step of these settings on every device of a mesh; `rows` are those of training.
+
+    `passes`: how often the rows of a step are computed; less than once where some of them are empty.
+    """
     found = memory.estimate(settings, spec, mesh, rows, steps)
     batch = found.working.get("batch", 0)
+    beside = stage_of(settings).memory_beside(spec, mesh).state
+    state = {name: size for name, size in found.state.items() if name not in beside}
     return Demand(
         "estimated",
-        peak=found.total,
-        arguments=sum(found.state.values()) + batch,
-        traffic=_traffic(settings, spec, mesh, rows, found),
-        exchanges=summed(_exchanges(settings, spec, mesh)),
+        peak=sum(state.values()) + sum(found.working.values()),
+        arguments=sum(state.values()) + batch,
+        traffic=passes * _traffic(settings, spec, mesh, rows, replace(found, state=state)),
+        exchanges=summed([each._replace(bytes=passes * each.bytes) for each in _exchanges(settings, spec, mesh)]),
     )
 
 

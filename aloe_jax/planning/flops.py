@@ -42,6 +42,10 @@ class Flops:
         """All of them."""
         return self.layers + self.attention + self.head
 
+    def times(self, passes: float) -> Flops:
+        """Of so many steps."""
+        return Flops(passes * self.layers, passes * self.attention, passes * self.head)
+
 
 def computed(settings: TrainSettings, spec: ModelSpec, scored: int, pairs: float) -> Flops:
     """What the chips compute in one step; `scored` slots a row go through the head, and the attention computes `pairs`

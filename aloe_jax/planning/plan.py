@@ -19,13 +19,17 @@ from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
 from aloe_jax.planning import flops
 from aloe_jax.planning.architectures import ARCHITECTURES, published
 from aloe_jax.planning.demand import AnyMesh, Demand, measured
+from aloe_jax.planning.drawing import Drawing, drawing, reference_bounds
 from aloe_jax.planning.estimate import estimated
+from aloe_jax.planning.remote import RemoteCalls, remote_calls
 from aloe_jax.planning.roofline import Geometry, Roofline, roofline
 from aloe_jax.planning.workload import Conversations, Workload
 from aloe_jax.storage.files import reachable
 from aloe_jax.training.fit import check_fit
+from aloe_jax.training.policy_losses import needs_reference
 from aloe_jax.training.program import abstract_program
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.training.stages.stage import MemoryBeside, stage_of
 from aloe_jax.training.start import resolve
 
 
@@ -38,6 +42,7 @@ class Subject:
     sizes_from: str
     where: Slice
     conversations: Conversations
+    latency: float = 1.0  # seconds that a call to a remote user or judge takes
 
     def changed(self, changes: Mapping[str, object]) -> Subject:
         """With other settings, by dotted key: {"data.rows": 8}."""
@@ -60,17 +65,44 @@ class Plan:
     workload: Workload
     computed: flops.Flops
     demand: Demand
-    roofline: Roofline
-    cpu_seconds: float  # that compiling took; 0: nothing was compiled
+    roofline: Roofline  # of the updates
+    beside: MemoryBeside  # what the stage takes of a chip's memory beside its updates
+    cpu_seconds: float = 0.0  # that compiling took; 0: nothing was compiled
+    drawing: Drawing | None = None  # of the replies that a step learns from, where the policy draws them
+    reference: Roofline | None = None  # of the reference's log-probs, where a step computes them
+    remote: RemoteCalls | None = None  # that a step waits for
+
+    @property
+    def peak(self) -> int:
+        """The most memory of a chip at one time: while the weights are updated, or between two updates."""
+        between = max((sum(phase.working.values()) for phase in self.beside.between.values()), default=0)
+        return sum(self.beside.state.values()) + max(self.demand.peak, self.demand.arguments + between)
 
     @property
     def fits(self) -> bool:
         """Whether a chip has the memory."""
-        return self.demand.peak <= self.subject.where.chip.memory
+        return self.peak <= self.subject.where.chip.memory
+
+    @property
+    def device_step(self) -> float:
+        """Seconds that the chips take for a step at least, one thing after the other."""
+        drawn = self.drawing.seconds if self.drawing else 0.0
+        return self.roofline.bound + drawn + (self.reference.bound if self.reference else 0.0)
+
+    @property
+    def device_step_serial(self) -> float:
+        """The same if exchanges run beside nothing else."""
+        drawn = self.drawing.serial if self.drawing else 0.0
+        return self.roofline.serial + drawn + (self.reference.serial if self.reference else 0.0)
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step at least: chips and remote calls work side by side, so the slower of the two."""
+        return max(self.device_step, self.remote.seconds if self.remote else 0.0)
 
     @property
     def mfu(self) -> float:
-        """Useful operations over what the chips could do in the shortest time of the step: no run has a higher one."""
+        """Useful operations over what the chips could do in the shortest time of the updates: no run has a higher."""
         return self.workload.flops / self._peak / self.roofline.bound
 
     @property
@@ -86,7 +118,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of the whole run at best, without start, compiling, evaluation and checkpoints."""
-        return self.workload.steps * self.roofline.bound
+        return self.workload.steps * self.step
 
     @property
     def chip_hours(self) -> float:
@@ -111,7 +143,11 @@ class Plan:
             "memory": {
                 "source": self.demand.source,
                 "fits": self.fits,
-                "peak": self.demand.peak,
+                "peak": self.peak,
+                "beside_updates": {
+                    "state": dict(self.beside.state),
+                    **{f"while {name}": dict(phase.working) for name, phase in self.beside.between.items()},
+                },
                 "arguments": self.demand.arguments,
                 "temporaries": self.demand.temporaries,
                 "of": subject.where.chip.memory,
@@ -128,8 +164,12 @@ class Plan:
                 "memory": self.roofline.memory,
                 "interconnect": self.roofline.interconnect,
                 "by_axes": self.roofline.axes,
-                "step": self.roofline.bound,
-                "step_if_exchanges_wait": self.roofline.serial,
+                "updates": self.roofline.bound,
+                "drawing": self.drawing.seconds if self.drawing else 0.0,
+                "reference": self.reference.bound if self.reference else 0.0,
+                "remote_calls": self.remote.seconds if self.remote else 0.0,
+                "step": self.step,
+                "step_if_exchanges_wait": self.device_step_serial,
             },
             "limit": self.roofline.limit,
             "possible": self.possible,
@@ -138,8 +178,10 @@ class Plan:
             "tokens_per_step": work.tokens,
             "pairs_per_step": work.pairs,
             "conversations_per_step": work.trees,
-            "tokens_per_second": work.tokens / self.roofline.bound,
-            "pairs_per_second": work.pairs / self.roofline.bound,
+            "tokens_per_second": work.tokens / self.step,
+            "pairs_per_second": work.pairs / self.step,
+            "drawn_tokens_per_step": self.drawing.work.tokens if self.drawing else 0,
+            "remote_calls_per_step": self.remote.calls if self.remote else {},
             "steps": work.steps,
             "hours": self.seconds / 3600,
             "chip_hours": self.chip_hours,
@@ -168,7 +210,7 @@ def sizes_of(settings: TrainSettings, named: str | None = None) -> tuple[ModelSp
 def estimate_plan(subject: Subject) -> Plan:
     """The plan from formulas. Raises AloeError where settings, model and mesh do not fit each other."""
     subject, mesh, workload = prepared(subject, real=False)
-    demand = estimated(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
+    demand = _estimated(subject, mesh, workload)
     return _plan(subject, mesh, workload, demand)
 
 
@@ -186,7 +228,7 @@ def compile_plan(subject: Subject, options: Mapping[str, object] | None = None) 
         needed = too_large(str(error))
         if needed is None:
             raise
-        guess = estimated(subject.settings, subject.spec, mesh, workload.packed.rows, workload.steps)
+        guess = _estimated(subject, mesh, workload)
         return _plan(subject, mesh, workload, replace(guess, source="compiled", peak=needed))
     return _plan(subject, mesh, workload, measured(compiled, mesh), time.process_time() - before)
 
@@ -223,8 +265,23 @@ def prepared(subject: Subject, real: bool) -> tuple[Subject, AnyMesh, Workload]:
     return subject, mesh, workload
 
 
+def _estimated(subject: Subject, mesh: AnyMesh, workload: Workload) -> Demand:
+    rows = workload.packed.rows
+    return estimated(subject.settings, subject.spec, mesh, rows, workload.steps, workload.passes)
+
+
 def _plan(subject: Subject, mesh: AnyMesh, workload: Workload, demand: Demand, spent: float = 0.0) -> Plan:
     scored, pairs = workload.packed.rows.scored.shape[1], workload.packed.scores
-    computed = flops.computed(subject.settings, subject.spec, scored, pairs)
-    times = roofline(computed.total, demand, subject.where, Geometry(subject.where, mesh))
-    return Plan(subject, dict(mesh.shape), workload, computed, demand, times, spent)
+    settings, spec, where = subject.settings, subject.spec, subject.where
+    computed = flops.computed(settings, spec, scored, pairs).times(workload.passes)
+    times = roofline(computed.total, demand, where, Geometry(where, mesh))
+    beside = stage_of(settings).memory_beside(spec, mesh)
+    made = Plan(subject, dict(mesh.shape), workload, computed, demand, times, beside, spent)
+    if not workload.drawn:
+        return made
+    return replace(
+        made,
+        drawing=drawing(settings, spec, mesh, where, workload.drawn),
+        reference=reference_bounds(settings, spec, mesh, where) if needs_reference(settings.rl) else None,
+        remote=remote_calls(settings, subject.latency),
+    )

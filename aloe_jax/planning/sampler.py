@@ -10,15 +10,17 @@ import jax
 import numpy as np
 from jax.stages import Compiled
 
-from aloe_jax.models.spec import Axes, Compute
-from aloe_jax.parallel.mesh import RULES, sharding
+from aloe_jax.models.spec import Compute
+from aloe_jax.parallel.device_bytes import bytes_on_a_device
+from aloe_jax.parallel.mesh import RULES
 from aloe_jax.parallel.topology import compile_for, tpu_mesh
 from aloe_jax.planning.demand import Demand, measured
 from aloe_jax.planning.plan import Subject
 from aloe_jax.planning.roofline import Geometry, Roofline, roofline
 from aloe_jax.sampling import programs
-from aloe_jax.sampling.cache import PAGE, block_sizes
+from aloe_jax.sampling.cache import PAGE
 from aloe_jax.sampling.draw import checked_settings
+from aloe_jax.sampling.shapes import cache_shapes, layer_shapes, on_mesh, rows_read
 
 GIB = 2**30
 ENDS = 8  # ids that end a reply: as many as a session pads them to
@@ -74,24 +76,16 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     mesh = tpu_mesh(subject.where.text, subject.settings.mesh, subject.where.slices)
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     rows = -(-rows // shards) * shards
-    group = max(1, rows // shards // 2) * shards
+    group = rows_read(rows // shards, "tpu") * shards
     dtype = subject.settings.model.compute_dtype
     model = subject.spec.abstract(dtype, mesh, Compute(dtype=dtype))
     graph, params = model.graph, model.trained
 
-    def on_mesh(leaf: jax.Array | jax.ShapeDtypeStruct | np.generic, axes: Axes) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding(mesh, axes, leaf.shape))
-
     def by_rows(*shape: int, dtype: type[np.generic] = np.int32) -> jax.ShapeDtypeStruct:
-        return on_mesh(jax.ShapeDtypeStruct(shape, dtype), ("batch", *(None,) * (len(shape) - 1)))
+        return on_mesh(jax.ShapeDtypeStruct(shape, dtype), ("batch", *(None,) * (len(shape) - 1)), mesh)
 
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        made = jax.eval_shape(lambda params: programs.unstack(graph, params), params)
-        empty = jax.eval_shape(
-            lambda: programs.new_cache(subject.spec, rows, tuple(block_sizes(length, undivided=False)), dtype)
-        )
-    layers = jax.tree.map(on_mesh, made, subject.spec.unstacked_axes())
-    cache = jax.tree.map(lambda leaf: on_mesh(leaf, ("batch", "kv_heads", *(None,) * (leaf.ndim - 2))), empty)
+    layers = layer_shapes(subject.spec, dtype, dtype, None, mesh)
+    cache = cache_shapes(subject.spec, rows, length, dtype, mesh)
     geometry = Geometry(subject.where, mesh)
 
     def bounds(compiled: Compiled, tokens: int) -> tuple[Demand, Roofline]:
@@ -109,16 +103,14 @@ def plan_sampler(subject: Subject, rows: int, length: int, options: Mapping[str,
     drawn = programs.DrawnRows._make(
         [by_rows(rows), by_rows(rows), by_rows(rows), by_rows(rows, dtype=np.uint32), by_rows(rows, length)]
     )
-    settings = jax.tree.map(lambda value: on_mesh(value, ()), checked_settings(1.0, 0, 1.0, 0.0, 1.0))
-    ids = on_mesh(jax.ShapeDtypeStruct((ENDS,), np.int32), (None,))
-    ends = programs.Ends._make([ids, on_mesh(np.int32(0), ()), on_mesh(np.bool_(0), ())])
+    settings = jax.tree.map(lambda value: on_mesh(value, (), mesh), checked_settings(1.0, 0, 1.0, 0.0, 1.0))
+    ids = on_mesh(jax.ShapeDtypeStruct((ENDS,), np.int32), (None,), mesh)
+    ends = programs.Ends._make([ids, on_mesh(np.int32(0), (), mesh), on_mesh(np.bool_(0), (), mesh)])
     decode = compile_for(
         mesh, _bound(programs.decode, graph, same), params, layers, cache, drawn, settings, ends,
         donate=(2,), options=options,
     )  # fmt: skip
-    kept = sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache)
-    )
+    kept = bytes_on_a_device(cache)
     reading, made_tokens = bounds(prefill, group * PAGE), bounds(decode, rows)
     return SamplerPlan(rows, length, kept, group * PAGE, reading, made_tokens, subject.where.chip.memory)
 

@@ -77,7 +77,7 @@ def search(
     least_refused = float("inf")  # by their estimates; what is estimated larger need not be tried
     for changes, guess in ranked:
         fastest = max((speed(plan) for _, plan in tried if plan.fits), default=0.0)
-        if guess.demand.peak > min(OPTIMISTIC * room, least_refused) or speed(guess) < BETTER * fastest:
+        if guess.peak > min((OPTIMISTIC if compiles else 1.0) * room, least_refused) or speed(guess) < BETTER * fastest:
             continue
         if len(tried) == (COMPILED if compiles else 1):
             break
@@ -85,7 +85,7 @@ def search(
         tried.append((changes, plan))
         report(_line(changes, plan))
         if not plan.fits:
-            least_refused = guess.demand.peak
+            least_refused = guess.peak
     best: tuple[Changes, Plan] | None = None
     for changes, plan in sorted(tried, key=lambda each: -speed(each[1])):
         if plan.fits:
@@ -95,10 +95,10 @@ def search(
             report(f"{_line(changes, best[1])}: refined, it is too large")
             best = None
     if best is None:
-        least = min(ranked, key=lambda each: each[1].demand.peak)
+        least = min(ranked, key=lambda each: each[1].peak)
         raise AloeError(
             f"search: nothing fits {subject.where}; the least, {_said(least[0])}, needs about "
-            f"{least[1].demand.peak / 2**30:.1f} GiB of {room / 2**30:.1f} a chip. Take more chips, model.lora, "
+            f"{least[1].peak / 2**30:.1f} GiB of {room / 2**30:.1f} a chip. Take more chips, model.lora, "
             "optimizer.moment_dtype=bfloat16, or optimizer.name=adafactor"
         )
     return Found(best[1], best[0], tried)
@@ -106,7 +106,7 @@ def search(
 
 def speed(plan: Plan) -> float:
     """Useful operations a second, exchanges half hidden."""
-    return plan.workload.flops / ((plan.roofline.bound + plan.roofline.serial) / 2)
+    return plan.workload.flops / ((plan.device_step + plan.device_step_serial) / 2)
 
 
 def _estimates(subject: Subject, bounds: tuple[int, int]) -> Iterator[tuple[Changes, Plan]]:
@@ -120,6 +120,9 @@ def _estimates(subject: Subject, bounds: tuple[int, int]) -> Iterator[tuple[Chan
 def _candidates(subject: Subject, bounds: tuple[int, int]) -> Iterator[Changes]:
     settings, spec, where = subject.settings, subject.spec, subject.where
     inside = where.chips // where.slices
+    if subject.conversations.drawn:
+        yield from _drawn_candidates(subject)
+        return
     lengths = sorted({*ROW_LENGTHS, settings.data.row_length})
     needed = subject.conversations.longest(settings)
     for tensor, length, remat in itertools.product(_powers(inside), lengths, REMATS):
@@ -141,6 +144,26 @@ def _candidates(subject: Subject, bounds: tuple[int, int]) -> Iterator[Changes]:
                 }
 
 
+def _drawn_candidates(subject: Subject) -> Iterator[Changes]:
+    """Where the policy draws its conversations, a step is so many of them: rows are as many as they may need."""
+    settings, spec, where = subject.settings, subject.spec, subject.where
+    inside, needed = where.chips // where.slices, settings.rl.conversations
+    for tensor, remat in itertools.product(_powers(inside), REMATS):
+        if inside % tensor or spec.query_heads % tensor or spec.feed_forward % tensor:
+            continue
+        shards = where.slices * inside // tensor
+        for parts in _powers(-(-needed // shards)):
+            yield {
+                "mesh.data": where.slices,
+                "mesh.fsdp": inside // tensor,
+                "mesh.tensor": tensor,
+                "data.row_length": settings.data.row_length,
+                "data.rows": -(-needed // (shards * parts)) * shards * parts,
+                "data.accumulate": parts,
+                "model.remat": remat,
+            }
+
+
 def _powers(most: int) -> list[int]:
     """1, 2, 4, ... up to `most`."""
     return [2**power for power in range(most.bit_length())]
@@ -156,6 +179,6 @@ def _said(changes: Changes) -> str:
 
 def _line(changes: Changes, plan: Plan) -> str:
     return (
-        f"{_said(changes)}: {plan.demand.peak / 2**30:.2f} GiB a chip, MFU at most {plan.mfu:.1%}, "
+        f"{_said(changes)}: {plan.peak / 2**30:.2f} GiB a chip, MFU at most {plan.mfu:.1%}, "
         f"{plan.mfu_serial:.1%} if exchanges run alone"
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aloe_jax.data.dataset import read_personas
 from aloe_jax.data.packing import PackingReport, Rows, pack
 from aloe_jax.data.trees import Node, Pair, TokenTree
-from aloe_jax.errors import AloeError
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
+from aloe_jax.rollouts.batch import BatchShape, padded
+from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.storage.files import is_remote, reachable
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages import STAGES
@@ -63,6 +65,14 @@ class Workload:
     tokens: float
     pairs: float
     flops: float  # useful ones, see `Work`
+    drawn: tuple[TokenTree, ...] = ()  # the conversations of a step, where the policy draws them
+    computed: float = 1.0  # share of a step's rows that are computed
+    updates: int = 1  # on the rows of a step
+
+    @property
+    def passes(self) -> float:
+        """How often the rows of a step are computed."""
+        return self.computed * self.updates
 
 
 def trees_of(shape: Shape, stage: Stage, seed: int = 0) -> list[TokenTree]:
@@ -95,26 +105,56 @@ def trees_of(shape: Shape, stage: Stage, seed: int = 0) -> list[TokenTree]:
     return made
 
 
+def drawn_trees(shape: Shape, rl: RLSettings, seed: int = 0) -> list[TokenTree]:
+    """A step's conversations as the policy might draw them: at every turn a user's message and a group of replies."""
+    draw = np.random.default_rng(seed)
+
+    def length(mean: int) -> int:
+        return max(2, round(mean * draw.uniform(0.5, 1.5)))
+
+    made = []
+    for number in range(rl.conversations):
+        nodes: list[Node] = []
+        parent = -1
+        for turn in range(rl.turns):
+            nodes.append(Node(parent, [0] * length(shape.user_tokens), turn=turn))
+            user = len(nodes) - 1
+            for _ in range(rl.group):
+                size = min(length(shape.reply_tokens), rl.draw.max_new_tokens)
+                nodes.append(Node(user, [0] * size, scored=size, turn=turn))
+            parent = len(nodes) - 1
+        made.append(TokenTree(f"assumed-{number}", tuple(nodes), ()))
+    return made
+
+
 class Conversations:
-    """The training data: read where it is there, of the assumed shape where it is not; packed once a row length."""
+    """The training data: read where it is there, of the assumed shape where it is not or is drawn; packed once a row
+    length."""
 
     def __init__(self, settings: TrainSettings, shape: Shape) -> None:
-        if not STAGES[settings.stage].needs_data:
-            raise AloeError(
-                f"stage: {settings.stage} cannot be planned: how long its conversations are is known when they are "
-                "drawn; `aloe train --dry-run` estimates a step"
+        self._packed: dict[int, Packed] = {}
+        self.drawn = not STAGES[settings.stage].needs_data
+        if self.drawn:
+            reply = min(shape.reply_tokens, settings.rl.draw.max_new_tokens)
+            self._trees = drawn_trees(replace(shape, reply_tokens=reply), settings.rl)
+            self.assumed, self._personas = True, _personas(settings, shape)
+            self.said = (
+                f"assumed, since the policy draws it: {shape.user_tokens} tokens a user's message, {reply} a reply; "
+                f"{self._personas:,} personas to learn from"
             )
+            return
         reason = missing(settings)
         self.assumed = bool(reason)
         self.said = (
             f"assumed, since {reason}: {shape}" if reason else f"read from {settings.data.path or 'data.mixture'}"
         )
         self._trees = trees_of(shape, stage_of(settings)) if reason else []
-        self._packed: dict[int, Packed] = {}
 
     def workload(self, settings: TrainSettings, spec: ModelSpec) -> Workload:
         """The work of a run with these settings, which differ from the first ones in sizes only."""
         packed = self.packed(settings)
+        if self.drawn:
+            return self._drawn_workload(settings, spec, packed)
         work, shown = Work.of(packed.rows, spec, settings.model.lora), packed.shown
         tokens, pairs, flops = work.mean_step(shown, settings.data.rows)
         trees = np.array([len(ids) for ids in packed.rows.tree_ids])
@@ -129,6 +169,24 @@ class Conversations:
             flops=flops,
         )
 
+    def _drawn_workload(self, settings: TrainSettings, spec: ModelSpec, packed: Packed) -> Workload:
+        rl, used = settings.rl, len(packed.rows)
+        tokens, _, flops = Work.of(packed.rows, spec, settings.model.lora).over(np.arange(used))
+        part = -(-settings.data.rows // settings.data.accumulate)
+        return Workload(
+            packed,
+            self.said,
+            self.assumed,
+            steps=settings.steps or settings.epochs * math.ceil(self._personas / rl.conversations),
+            trees=rl.conversations,
+            tokens=tokens,
+            pairs=0.0,
+            flops=flops * rl.updates,
+            drawn=tuple(self._trees),
+            computed=min(1.0, -(-used // part) * part / settings.data.rows),
+            updates=rl.updates,
+        )
+
     def longest(self, settings: TrainSettings) -> int:
         """Tokens of the longest conversation: rows must not be shorter, or it would lose turns."""
         return int(self.packed(settings).report.lengths.max())
@@ -137,7 +195,12 @@ class Conversations:
         """Rows of `data.row_length`."""
         length = settings.data.row_length
         if length not in self._packed:
-            if self.assumed:
+            if self.drawn:
+                rl, data = settings.rl, settings.data
+                rows, report = pack(self._trees, length)
+                rows = padded(rows, BatchShape(data.rows, length, rl.conversations, rl.groups, rl.group))
+                self._packed[length] = Packed(rows, report, np.ones(len(rows)))
+            elif self.assumed:
                 rows, report = pack(self._trees, length, settings.data.packing)
                 self._packed[length] = Packed(rows, report, np.ones(len(rows)))
             else:
@@ -145,6 +208,13 @@ class Conversations:
                 train = gather_material(settings, stage_of(settings), template).train
                 self._packed[length] = Packed(train.rows, train.report, times_shown(len(train.rows), train.parts))
         return self._packed[length]
+
+
+def _personas(settings: TrainSettings, shape: Shape) -> int:
+    """Personas to learn from: those that are there, else one a conversation."""
+    rl = settings.rl
+    there = len(read_personas(rl.personas, rl.split)) if rl.personas and reachable(rl.personas) else shape.conversations
+    return max(1, there - rl.heldout)
 
 
 def missing(settings: TrainSettings) -> str:

@@ -11,9 +11,7 @@ from aloe_jax.rollouts.rating import Rater
 from aloe_jax.rollouts.settings import RLSettings
 
 
-def continued(
-    group: DrawnGroup, settings: RLSettings, rater: Rater, seed: int, drawing: Drawing
-) -> tuple[int, ...]:
+def continued(group: DrawnGroup, settings: RLSettings, rater: Rater, seed: int, drawing: Drawing) -> tuple[int, ...]:
     """The siblings that are continued, that of the main line first: `branches` at the first turns, then one.
 
     They are drawn by `seed`, or those with the highest rewards are taken, for which the ratings are waited for (the

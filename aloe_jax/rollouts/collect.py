@@ -22,13 +22,12 @@ from aloe_jax.rollouts.drawing import Drawing, EndedError
 from aloe_jax.rollouts.lookahead import DrawnGroup, LookAhead
 from aloe_jax.rollouts.questions import Questions
 from aloe_jax.rollouts.rating import Rater
-from aloe_jax.rollouts.rewards import read_answers, roles_of
+from aloe_jax.rollouts.rewards import read_answers
 from aloe_jax.rollouts.rollout import Group, Place, Rollout
 from aloe_jax.rollouts.settings import RLSettings
+from aloe_jax.rollouts.waves import wave_count
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.sibling_session import SiblingSession
-
-WAVES = 2
 
 
 @dataclass
@@ -61,9 +60,7 @@ class RolloutCollector:
         self._drawer = Drawer(settings.draw, sampler, template, length)
         self._rater = Rater(settings, self._questions)
         self._answers = read_answers(settings.weights)
-        # Where a script answers at once, there is nothing to wait for.
-        remote = any(cast.is_remote(role) for role in ("user", *roles_of(settings.weights)))
-        self._waves = WAVES if remote else 1
+        self._waves = wave_count(settings, cast.is_remote)
         self._drawing = Drawing()
 
     def __enter__(self) -> RolloutCollector:

@@ -36,9 +36,7 @@ class Drawer:
         """Tokens that a prompt with its path may have."""
         return self._longest - self._settings.max_new_tokens - 1
 
-    def groups(
-        self, session: SiblingSession, prompts: Sequence[Prompt], drawing: Drawing
-    ) -> list[tuple[Sibling, ...]]:
+    def groups(self, session: SiblingSession, prompts: Sequence[Prompt], drawing: Drawing) -> list[tuple[Sibling, ...]]:
         """The replies to every prompt, in one session; the prompts have equally many seeds.
 
         What is drawn depends on a prompt and a seed alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -112,15 +113,23 @@ def calls_of(rewards: Mapping[RewardName, float]) -> int:
     return _asked(rewards) + read_answers(rewards)
 
 
-def calls_of_conversation(rl: RLSettings) -> int:
-    """Calls to models of one conversation, at most: it may end early, and equal replies of a group are rated once."""
-    replies = rl.groups * rl.group
+def calls_by_role(rl: RLSettings, conversations: int, group: int) -> dict[str, int]:
+    """At most so many calls of every role for conversations with groups of `group` replies, all in full.
+
+    They may end early, and equal replies of a group are rated once. With groups of 1 nothing is looked ahead of.
+    """
+    groups, ahead = (rl.groups, rl.lookahead) if group > 1 else (rl.turns, 0)
+    replies = groups * group
     # Looking ahead, the user answers every reply that another one follows; rewards may read the answer to the last one.
-    answers = replies * (rl.lookahead + read_answers(rl.weights))
+    answers = replies * (ahead + read_answers(rl.weights))
     # Where replies of a group are answered, the conversation goes on with the answer that there is.
-    messages = 1 if answers else rl.groups
-    once = sum(REWARDS[name].once for name in rl.weights)
-    return messages + answers + replies * (1 + rl.lookahead) * _asked(rl.weights) + once
+    found = {"user": conversations * (1 + answers if answers else groups)}
+    for name in rl.weights:
+        entry = REWARDS[name]
+        for role in entry.roles:
+            share = math.ceil(replies * (1 + ahead) * entry.calls / len(entry.roles)) + entry.once
+            found[role] = found.get(role, 0) + conversations * share
+    return found
 
 
 def _asked(rewards: Mapping[RewardName, float]) -> int:

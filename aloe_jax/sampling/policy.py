@@ -90,8 +90,8 @@ class Policy:
                 answer.set_result(completion)
 
     def _reply(self, sampler: Sampler, template: ChatTemplate, requests: Sequence[Request]) -> list[Completion]:
-        from aloe_jax.sampling.row_cache import bucket
         from aloe_jax.sampling.session import LEAST_LENGTH
+        from aloe_jax.sampling.shapes import bucket
 
         prompts = [template.prompt(_messages(request)) for request in requests]
         room = sampler.max_length - self.role.max_output_tokens - 1

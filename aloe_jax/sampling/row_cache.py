@@ -14,15 +14,7 @@ from aloe_jax.sampling.conversations import CachedConversation, Prefixes
 from aloe_jax.sampling.draw import Settings
 from aloe_jax.sampling.engine import Engine
 from aloe_jax.sampling.row_owners import RowCopy, RowOwners
-
-READ = 4  # rows of a shard, at least, of which a page each is read at a time
-
-
-def bucket(size: int, least: int) -> int:
-    """The first of least, 2 least, 4 least, ... that is not below `size`."""
-    while least < size:
-        least *= 2
-    return least
+from aloe_jax.sampling.shapes import bucket, cache_rows, rows_read
 
 
 class Asked(NamedTuple):
@@ -39,12 +31,9 @@ class RowCache:
         """At most `most` rows, rounded up to whole shards (default: the engine's)."""
         self._engine = engine
         self._length = length
-        rows = engine.rows if most is None else -(-most // engine.shards) * engine.shards
-        self.size = min(bucket(conversations, engine.shards), rows)
+        self.size = cache_rows(conversations, engine.rows if most is None else most, engine.shards)
         self._rows = RowOwners(self.size, engine.shards)
-        rows = self.size // engine.shards
-        # Rows that are extended together. A CPU is quickest with scores that its caches hold, others with more of them.
-        self._group = min(rows, READ if jax.default_backend() == "cpu" else max(READ, rows // 4))
+        self._group = rows_read(self.size // engine.shards, jax.default_backend())
         self._cache: Cache | None = None
         self._unread_context: jax.Array | None = None
         self._pending: list[RowCopy] = []  # for rows that were given to forks, in order

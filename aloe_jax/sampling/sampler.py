@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aloe_jax.sampling.engine import Engine
-from aloe_jax.sampling.row_cache import bucket
 from aloe_jax.sampling.session import LEAST_LENGTH, Session
+from aloe_jax.sampling.shapes import bucket
 from aloe_jax.sampling.sibling_session import SiblingSession
 
 

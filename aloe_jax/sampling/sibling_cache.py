@@ -8,19 +8,19 @@ import jax
 import numpy as np
 
 from aloe_jax.sampling import siblings as programs
-from aloe_jax.sampling.cache import PAGE
 from aloe_jax.sampling.conversations import CachedConversation
 from aloe_jax.sampling.draw import Settings
 from aloe_jax.sampling.engine import Engine
 from aloe_jax.sampling.programs import Drawn, DrawnRows, Ends
-from aloe_jax.sampling.row_cache import Asked, RowCache, bucket
+from aloe_jax.sampling.row_cache import Asked, RowCache
+from aloe_jax.sampling.shapes import bucket, page_slots
 
 
 class SiblingCache(RowCache):
     """As RowCache, with `siblings` replies drawn from every row; the engine's `rows` are replies drawn together."""
 
     def __init__(self, engine: Engine, conversations: int, length: int, siblings: int) -> None:
-        super().__init__(engine, conversations, length, max(engine.rows // siblings, 1))
+        super().__init__(engine, conversations, length, max(engine.rows // siblings, 1))  # see shapes.sibling_rows
         self.siblings = siblings
         self._pages: programs.Own | None = None
         self._slots = 0
@@ -104,7 +104,7 @@ class SiblingCache(RowCache):
         super().renew()
 
     def _empty_pages(self, most: int) -> programs.Own:
-        slots = -(-most // PAGE) * PAGE
+        slots = page_slots(most)
         if self._pages is None or slots != self._slots:
             engine, self._slots = self._engine, slots
             with engine.on_mesh():

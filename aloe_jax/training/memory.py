@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
 from aloe_jax.data.packing import Rows
 from aloe_jax.models.native.lora import quantised
 from aloe_jax.models.settings import LoRASettings, ModelSettings
 from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.models.weights import Weight, nested, weight_sharding
+from aloe_jax.parallel.device_bytes import bits, bytes_on_a_device
 from aloe_jax.parallel.mesh import fitting_spec
 from aloe_jax.training.head import piece_size
 from aloe_jax.training.master import MasterCopies
 from aloe_jax.training.optimizer import make_optimizer
 from aloe_jax.training.program import batch_shapes, state_shapes
 from aloe_jax.training.settings import TrainSettings
-from aloe_jax.training.stages.stage import stage_of
+from aloe_jax.training.stages.stage import Phase, stage_of
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one device by what is in them: `state` all the time, `working` while a step runs."""
+    """Bytes of one device by what is in them: `state` all the time, `working` while the weights are updated.
+
+    `between`: what a stage works with between updates, by what it does then; never two of them at a time.
+    """
 
     state: Mapping[str, int]
     working: Mapping[str, int]
     checkpoint: int  # bytes of one checkpoint, over all devices
+    between: Mapping[str, Phase] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """All of it: the most at one time."""
-        return sum(self.state.values()) + sum(self.working.values())
+        """The most at one time."""
+        return sum(self.state.values()) + max(map(sum, self._at_work))
+
+    @property
+    def largest(self) -> str:
+        """What is done when it is most: "" for an update, else a name of `between`."""
+        works = dict(zip(("", *self.between), map(sum, self._at_work), strict=True))
+        return max(works, key=lambda name: works[name])
+
+    @property
+    def _at_work(self) -> list[Collection[int]]:
+        return [self.working.values(), *(phase.working.values() for phase in self.between.values())]
 
 
 def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, steps: int) -> Memory:
@@ -47,31 +60,38 @@ def estimate(settings: TrainSettings, spec: ModelSpec, mesh: Mesh, rows: Rows, s
     compiler keeps at once; see `activations`.
     """
     options, lora = settings.model, settings.model.lora
-    params = _abstract(spec.trained(lora), mesh, options.dtype)
+    params = abstract(spec.trained(lora), mesh, options.dtype)
     optimizer = MasterCopies(make_optimizer(settings.optimizer, steps))
     optimizer_state = state_shapes(params, optimizer, mesh)["optimizer"]
-    state = {f"parameters in {options.dtype}": _bytes(params)}
+    state = {f"parameters in {options.dtype}": bytes_on_a_device(params)}
     if lora is not None:
         state = {
             f"frozen weights, {lora.base.replace('_', ' ')}": _frozen_bytes(spec, lora, mesh, options.dtype),
-            f"adapters in {options.dtype}": _bytes(params),
+            f"adapters in {options.dtype}": bytes_on_a_device(params),
         }
-    state["float32 copies of them"] = _bytes(optimizer_state.master)
-    state[f"{settings.optimizer.name}'s state"] = _bytes(optimizer_state.inner)
+    state["float32 copies of them"] = bytes_on_a_device(optimizer_state.master)
+    state[f"{settings.optimizer.name}'s state"] = bytes_on_a_device(optimizer_state.inner)
+    stage = stage_of(settings)
+    beside = stage.memory_beside(spec, mesh)
 
-    parts, some = settings.data.accumulate, _rows_at_once(settings, mesh)
+    parts, some = settings.data.accumulate, rows_at_once(settings, mesh, settings.data.accumulate)
     kept, layer = activations(spec, options, mesh, some * settings.data.row_length, settings.data.row_length)
     logits = head(spec, options, mesh, some * rows.scored.shape[1])
     working = {
-        "gradients": _bytes(params) + (_bytes(params, jnp.float32) if parts > 1 else 0),
+        "gradients": bytes_on_a_device(params) + (bytes_on_a_device(params, jnp.float32) if parts > 1 else 0),
         f"activations, remat {options.remat}": kept,
         # One after the other: the head first, then the layers from the last to the first.
         ("logits of a piece of the vocabulary" if logits > layer else "backward pass of a layer"): max(logits, layer),
-        "weights gathered or cast": _gathered(spec, options, mesh),
-        "batch": _bytes(batch_shapes(settings.data.rows, stage_of(settings), mesh, rows)),
+        "weights gathered or cast": gathered(spec, options, mesh),
+        "batch": bytes_on_a_device(batch_shapes(settings.data.rows, stage, mesh, rows)),
     }
     checkpoint = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((params, optimizer_state)))
-    return Memory(_without_zeros(state), _without_zeros(working), checkpoint)
+    # The batch of the step before is there until the next one is.
+    between = {
+        name: replace(phase, working={**phase.working, "batch": working["batch"]})
+        for name, phase in beside.between.items()
+    }
+    return Memory(without_zeros({**state, **beside.state}), without_zeros(working), checkpoint, between)
 
 
 def activations(spec: ModelSpec, options: ModelSettings, mesh: Mesh, tokens: int, length: int) -> tuple[int, int]:
@@ -84,9 +104,9 @@ def activations(spec: ModelSpec, options: ModelSettings, mesh: Mesh, tokens: int
     rest is made again, for one layer at a time.
     """
     width = jnp.dtype(options.compute_dtype).itemsize
-    heads = _part(mesh, "query_heads", spec.query_heads)
-    queries, keys = heads * spec.head_size, _part(mesh, "kv_heads", spec.kv_heads) * spec.head_size
-    inner = _part(mesh, "feed_forward", spec.feed_forward)
+    heads = part_of(mesh, "query_heads", spec.query_heads)
+    queries, keys = heads * spec.head_size, part_of(mesh, "kv_heads", spec.kv_heads) * spec.head_size
+    inner = part_of(mesh, "feed_forward", spec.feed_forward)
     norms = spec.width * (2 * width + 4 * 4)
     attention = width * (2 * queries + 2 * keys) + 4 * heads
     if options.attention == "dense":
@@ -108,7 +128,7 @@ def head(spec: ModelSpec, options: ModelSettings, mesh: Mesh, scored: int) -> in
     For `scored` tokens; their states are there as they are, transposed, and as a gradient in float32.
     """
     width = jnp.dtype(options.compute_dtype).itemsize
-    return scored * (2 * 4 * piece_size(_part(mesh, "vocab", spec.vocab)) + (2 * width + 4) * spec.width)
+    return scored * (2 * 4 * piece_size(part_of(mesh, "vocab", spec.vocab)) + (2 * width + 4) * spec.width)
 
 
 def limit(mesh: Mesh) -> int | None:
@@ -118,25 +138,18 @@ def limit(mesh: Mesh) -> int | None:
     return stats.get("bytes_limit") if stats else None
 
 
-def _rows_at_once(settings: TrainSettings, mesh: Mesh) -> int:
-    """Rows that a device computes at once."""
-    return -(-settings.data.rows // (mesh.shape["data"] * mesh.shape["fsdp"] * settings.data.accumulate))
+def rows_at_once(settings: TrainSettings, mesh: Mesh, parts: int) -> int:
+    """Rows that a device computes at once, of a batch in so many parts."""
+    return -(-settings.data.rows // (mesh.shape["data"] * mesh.shape["fsdp"] * parts))
 
 
-def _abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Parameters:
+def abstract(described: Mapping[str, Weight], mesh: Mesh, dtype: str) -> Parameters:
+    """These weights in `dtype` as shapes on a mesh."""
     return nested(
         {
             name: jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype), sharding=weight_sharding(weight, mesh))
             for name, weight in described.items()
         }
-    )
-
-
-def _bytes(tree: object, dtype: DTypeLike | None = None) -> int:
-    """Bytes on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * jnp.dtype(dtype or leaf.dtype).itemsize
-        for leaf in jax.tree.leaves(tree)
     )
 
 
@@ -146,19 +159,15 @@ def _frozen_bytes(spec: ModelSpec, lora: LoRASettings, mesh: Mesh, dtype: str) -
     for name, weight in spec.weights().items():
         here = math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
         whole = jax.ShapeDtypeStruct(weight.shape, jnp.dtype(dtype))
-        bits = 8 * whole.size * whole.dtype.itemsize
+        kept = 8 * whole.size * whole.dtype.itemsize
         if lora.base != "as_loaded" and name.removeprefix("layers.") in lora.targets:
             stored = jax.eval_shape(lambda w: quantised(w, lora.base), whole)
-            bits = sum(leaf.size * _bits(leaf.dtype) for leaf in jax.tree.leaves(stored))
-        total += bits * here // (8 * whole.size)
+            kept = sum(leaf.size * bits(leaf.dtype) for leaf in jax.tree.leaves(stored))
+        total += kept * here // (8 * whole.size)
     return total
 
 
-def _bits(dtype: np.dtype) -> int:
-    return jnp.iinfo(dtype).bits if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype).bits
-
-
-def _gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
+def gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
     """Copies of weights in the compute type, whole along `fsdp`: those of a layer, and of embedding and head.
 
     Without rematerialisation the backward pass finds the copies of all layers, in parts as the weights are.
@@ -167,28 +176,35 @@ def _gathered(spec: ModelSpec, options: ModelSettings, mesh: Mesh) -> int:
     cast = stored or options.dtype != options.compute_dtype
     if mesh.shape["fsdp"] == 1 and not cast:
         return 0
-    width = jnp.dtype(options.compute_dtype).itemsize
-    total, layers = 0, spec.stacked()
+    width, total, layers = jnp.dtype(options.compute_dtype).itemsize, 0, spec.stacked()
+    for name, size in whole_sizes(spec, mesh).items():
+        total += width * size // layers.get(name, 1)
+        if name in layers and cast and options.remat == "none":
+            weight = spec.weights()[name]
+            total += width * math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
+    return total
+
+
+def whole_sizes(spec: ModelSpec, mesh: Mesh) -> dict[str, int]:
+    """Of every weight, how many of its values a device has when the parts along `fsdp` are brought together."""
+    found = {}
     for name, weight in spec.weights().items():
         axes = tuple(None if axis == "width" else axis for axis in weight.axes)
         parts = math.prod(
             math.prod(mesh.shape[axis] for axis in ((part,) if isinstance(part, str) else part or ()))
             for part in fitting_spec(mesh.shape, axes, weight.shape)
         )
-        size = math.prod(weight.shape) // parts
-        layered = name in layers
-        total += width * size // layers.get(name, 1)
-        if layered and cast and options.remat == "none":
-            total += width * math.prod(weight_sharding(weight, mesh).shard_shape(weight.shape))
-    return total
+        found[name] = math.prod(weight.shape) // parts
+    return found
 
 
-def _part(mesh: Mesh, axis: str, size: int) -> int:
+def part_of(mesh: Mesh, axis: str, size: int) -> int:
     """How much of a dimension of activations a device has."""
     (part,) = fitting_spec(mesh.shape, (axis,), (size,)) or (None,)
     names = (part,) if isinstance(part, str) else part or ()
     return size // math.prod(mesh.shape[name] for name in names)
 
 
-def _without_zeros(sizes: Mapping[str, int]) -> dict[str, int]:
+def without_zeros(sizes: Mapping[str, int]) -> dict[str, int]:
+    """What takes any bytes."""
     return {name: size for name, size in sizes.items() if size}

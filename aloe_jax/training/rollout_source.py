@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 from random import Random
 
 import jax
@@ -23,23 +24,27 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.llm.budget import Budget, BudgetError
-from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.ledger import Ledger, Usage
 from aloe_jax.llm.protocol import UnavailableError
+from aloe_jax.llm.providers import check_role
 from aloe_jax.models.spec import ModelSpec, Parameters
 from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.drawing import Drawing, EndedError
-from aloe_jax.rollouts.rewards import calls_of, calls_of_conversation, roles_of
+from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.rollouts.watch import Watch
 from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.storage.mirror import Mirror
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.policy_losses import needs_reference
 from aloe_jax.training.program import TrainingProgram
 from aloe_jax.training.reporting import Reporting
+from aloe_jax.training.rollout_costs import rollout_costs
+from aloe_jax.training.rollout_limits import check_lengths
 from aloe_jax.training.rollout_validation import RolloutValidation
 from aloe_jax.training.rollout_watch import RolloutWatch
 from aloe_jax.training.settings import TrainSettings
@@ -50,6 +55,8 @@ from aloe_jax.training.totals import Totals
 from aloe_jax.training.work import Work
 
 JOURNAL = "journal.sqlite"
+MINUTE = 60.0  # seconds
+MANY = 100  # replies by which a reward is known to be the same for all
 
 
 class RolloutSource(Source):
@@ -68,6 +75,10 @@ class RolloutSource(Source):
         if (why := spec.uncached()) is not None:
             raise AloeError(f"model: no reply can be drawn from it: {why}")
         check_template(template)
+        check_lengths(settings, spec, template)
+        self._roles = ("user", *roles_of(rl.weights))
+        for role in self._roles:
+            check_role(getattr(settings.roles, role), role, priced=rl.max_cost is not None)
         personas = read_personas(rl.personas or "", rl.split)
         if len(personas) < rl.conversations + rl.heldout:
             raise AloeError(
@@ -94,7 +105,20 @@ class RolloutSource(Source):
         self._values: dict[int, dict[str, float]] = {}
         self._works: dict[int, tuple[int, int, float]] = {}
         self._clock = StepClock()
-        self._scope.callback(self._clock.close)
+
+    def __enter__(self) -> RolloutSource:
+        """Open the journal and look for the keys of all models, before the weights are loaded.
+
+        Of a run in a bucket the journal is a database on this disk, and the bucket gets a copy every minute.
+        """
+        settings, rl = self._settings, self._settings.rl
+        with ExitStack() as scope:
+            mirror = scope.enter_context(Mirror(settings.output, begins=(JOURNAL,), every=MINUTE))
+            self._ledger = Ledger(mirror.local / JOURNAL, budget=Budget(rl.max_cost, rl.max_calls))
+            self._cast = Cast(settings.roles, scope.enter_context(self._ledger), only=self._roles)
+            scope.callback(self._clock.close)
+            self._scope = scope.pop_all()
+        return self
 
     def __exit__(self, *_: object) -> None:
         """End the threads that ask models, and close the journal."""
@@ -107,10 +131,14 @@ class RolloutSource(Source):
         rl = settings.rl
         replies = rl.conversations * rl.groups * rl.group
         groups = f"{rl.turns} turns" if rl.groups == rl.turns else f"{rl.groups} groups over {rl.turns} turns"
-        calls = rl.conversations * calls_of_conversation(rl)
+        used: dict[str, Usage] = {}
+        if (journal := Path(settings.output, JOURNAL)).is_file():
+            with Ledger(journal, writing=False) as ledger:
+                used = ledger.usage()
+        costs = rollout_costs(settings, self._personas, used, settings.steps or self.steps())
         text = (
             f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {groups} x "
-            f"{rl.group} replies = {replies:,} replies, about {calls:,} calls to models"
+            f"{rl.group} replies = {replies:,} replies"
         )
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))
@@ -124,7 +152,7 @@ class RolloutSource(Source):
                 f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: about "
                 f"{rl.watch.personas * rl.turns * asked:,} calls each time"
             )
-        return SourceSummary(text, validation, tokens, 0.0, flops, passes, {})
+        return SourceSummary(text, validation, tokens, 0.0, flops, passes, {}, tuple(costs.lines(rl)))
 
     def steps(self) -> int:
         """Those in which every persona talks `epochs` times."""
@@ -133,27 +161,31 @@ class RolloutSource(Source):
     # ------------------------------------------------------------ drawing
 
     def begin(self, model: StartingModel) -> None:
-        """Open the journal and build the sampler around the weights."""
+        """Build the sampler around the weights."""
         settings, rl = self._settings, self._settings.rl
-        budget = Budget(rl.max_cost, rl.max_calls)
-        ledger = self._scope.enter_context(Ledger(model.directory / JOURNAL, budget=budget))
-        cast = Cast(settings.roles, ledger, only=("user", *roles_of(rl.weights)))
         graph, params, frozen = model.parts
         if needs_reference(rl):  # of adapters a small copy: with new ones the model is the frozen one
             self._reference = jax.tree.map(jnp.copy, params)
         self._token_logps, self._note = model.token_logps, model.note
-        self._new_drawing = lambda: Drawing(model.ending, lambda: ledger.in_flight)
+        self._new_drawing = lambda: Drawing(model.ending, lambda: self._ledger.in_flight)
         sampler = Sampler(
             nnx.merge(graph, params, *frozen), max_length=settings.data.row_length, rows=rl.draw.rows,
             cache=rl.draw.cache,
         )  # fmt: skip
         self._sampler = sampler
         self._collector = self._scope.enter_context(
-            RolloutCollector(rl, sampler, self._template, cast, settings.seed, settings.data.row_length)
+            RolloutCollector(rl, sampler, self._template, self._cast, settings.seed, settings.data.row_length)
         )
         if rl.watch is not None:
             watch = Watch(
-                rl, rl.watch, settings.roles, sampler, self._template, ledger, settings.seed, settings.data.row_length
+                rl,
+                rl.watch,
+                settings.roles,
+                sampler,
+                self._template,
+                self._ledger,
+                settings.seed,
+                settings.data.row_length,
             )
             self._watch = self._scope.enter_context(watch)
 
@@ -201,6 +233,8 @@ class RolloutSource(Source):
         if self._reference is not None:
             with drawing.phase("reference"):
                 batch["reference_logps"] = self._reference_logps(rows, batch)
+        if step == 0:
+            _check_variance(rollouts)
         self._works[step] = self._work(rows)
         self._values[step] = statistics(rollouts, rl.turns, rl.groups)
         found = {name: values[share] for name, values in batch.items()}
@@ -292,6 +326,18 @@ class RolloutSource(Source):
     def follow(self, params: Parameters) -> None:
         """Draw with these weights from now on."""
         self._params = params
+
+
+def _check_variance(rollouts: Sequence[Rollout]) -> None:
+    """Raise AloeError where all of many replies earned the same: there is nothing to learn from, nor will there be."""
+    rewards = [group.rewards for rollout in rollouts for group in rollout.groups if group.rewards is not None]
+    earned = np.concatenate(rewards)
+    if len(earned) >= MANY and np.ptp(earned) == 0:
+        raise AloeError(
+            f"rl.rewards: all {len(earned):,} replies of the first step earn the same reward, {earned[0]:g}, so there "
+            "is nothing to learn; look at the judge's answers in journal.sqlite, give it another model (roles.judge), "
+            "or start from a model that replies better"
+        )
 
 
 class _Follow(Callback):

@@ -137,8 +137,6 @@ class TrainSettings(Section):
 
     def _check_rollouts(self, given: int) -> None:
         rl, data = self.rl, self.data
-        if "://" in self.output:
-            raise ValueError(f"output: {self.output} is in a bucket, where no journal can be; give a local directory")
         if given:
             raise ValueError(f"data.path: {self.stage} learns from conversations of its own; leave it out")
         if rl.personas is None:

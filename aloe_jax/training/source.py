@@ -36,6 +36,7 @@ class SourceSummary:
     flops: float
     passes: float  # over the data, a step
     parts: Mapping[str, PackingReport]  # of the data, by name of the source
+    calls: tuple[str, ...] = ()  # to language models, a line each: how many, and what they cost
 
 
 class Source(AbstractContextManager["Source"], ABC):

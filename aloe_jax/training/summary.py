@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class RunSummary:
     data: str  # what the training data is, with a line for each of several sources
     sources: Mapping[str, PackingReport]  # the same as numbers, by name
     validation: str
+    calls: tuple[str, ...]  # to language models, a line each
     row_length: int
     rows: int  # a step, over all devices
     steps: int
@@ -47,9 +48,12 @@ class RunSummary:
         """What will probably not fit, a line each, with what to do about it."""
         found = []
         if self.device_memory is not None and self.memory.total > self.device_memory:
+            when = self.memory.largest
+            mend = self.memory.between[when].mend if when else "set model.remat=full, raise data.accumulate"
+            while_, axis = (f" while {when}", "tensor") if when else ("", "fsdp")
             found.append(
-                f"the step needs about {_size(self.memory.total)} a device, which has {_size(self.device_memory)}: "
-                "set model.remat=full, raise data.accumulate, or spread over more devices (mesh.fsdp)"
+                f"the step needs about {_size(self.memory.total)} a device{while_}, which has "
+                f"{_size(self.device_memory)}: {mend}, or spread over more devices (mesh.{axis})"
             )
         # While one is written, those that it replaces are still there.
         needed = (self.checkpoints + 1) * self.memory.checkpoint
@@ -71,9 +75,10 @@ class RunSummary:
             ("mesh", f"{' x '.join(f'{axis} {size}' for axis, size in self.mesh.items())} of {self.device}"),
             ("memory", f"{self.memory.total / 2**30:.2f} GiB a device, estimated" + self._of_device()),
             *(("", f"{_size(size):>10}  {what}") for what, size in self.memory.state.items()),
-            *(("", f"{_size(size):>10}  {what}, while a step runs") for what, size in self.memory.working.items()),
+            *(("", f"{_size(size):>10}  {what}, while {when}") for when, what, size in self._working()),
             *(("" if number else "data", text) for number, text in enumerate(self.data.splitlines())),
             *(("" if number else "validation", text) for number, text in enumerate(self.validation.splitlines())),
+            *(("" if number else "calls", text) for number, text in enumerate(self.calls)),
             ("step", f"{one_step}, {self.step_flops:.2e} FLOPs"),
             (
                 "run",
@@ -88,6 +93,13 @@ class RunSummary:
             *(("warning", text) for text in self.warnings),
         ]
         return "\n".join(f"{name:<11} {text}".rstrip() for name, text in lines)
+
+    def _working(self) -> Iterator[tuple[str, str, int]]:
+        """(when, what, bytes) of what is not there all the time."""
+        update = "the weights are updated" if self.memory.between else "a step runs"
+        phases = {name: phase.working for name, phase in self.memory.between.items()}
+        for when, sizes in {update: self.memory.working, **phases}.items():
+            yield from ((when, what, size) for what, size in sizes.items())
 
     def _of_device(self) -> str:
         return "" if self.device_memory is None else f"; it has {self.device_memory / 2**30:.2f}"
@@ -122,6 +134,7 @@ def summarise(
         data=source.data,
         sources=source.parts,
         validation=source.validation,
+        calls=source.calls,
         row_length=settings.data.row_length,
         rows=settings.data.rows,
         steps=steps,

@@ -24,9 +24,7 @@ PLANNED = re.compile(
 def written(plan, overrides):
     """The line of a plan."""
     mark = " " if plan.demand.source == "compiled" else "~"
-    figures = (
-        f"{plan.demand.peak / 2**30:5.1f} GiB  {plan.mfu:3.0%}  {plan.mfu_serial:3.0%}  {plan.seconds / 60:4.1f} min"
-    )
+    figures = f"{plan.peak / 2**30:5.1f} GiB  {plan.mfu:3.0%}  {plan.mfu_serial:3.0%}  {plan.seconds / 60:4.1f} min"
     return f"#   {plan.subject.where.text:<10}{mark}{figures}  {overrides}".rstrip()
 
 

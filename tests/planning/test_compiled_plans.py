@@ -80,7 +80,7 @@ def test_flops_agree_with_an_unrolled_step():
 
 def test_the_sampler_is_compiled_for_the_same_mesh():
     made = plan_sampler(subject("v5e:2x2"), rows=6, length=512, options=LEAST)
-    assert made.rows == 6 and made.read == 2 * 64  # half of the rows at a time, evenly over fsdp
+    assert made.rows == 6 and made.read == 6 * 64  # so few rows are all read at a time
     slots = 512 + 2 * 64  # of the blocks, and of the tail of every row
     assert made.cache == SPEC.layers * 2 * (6 // 2) * (SPEC.kv_heads // 2) * SPEC.head_size * slots * 2
     weights_in_bfloat16 = state_by_hand(SPEC, fsdp=2, tensor=2) / 3 / 2

@@ -7,7 +7,7 @@ import pytest
 
 from aloe_jax.roles import derive_seed
 from aloe_jax.rollouts.collect import RolloutCollector
-from aloe_jax.rollouts.rewards import calls_of_conversation
+from aloe_jax.rollouts.rewards import calls_by_role
 from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.sampling.loading import load_sampler
 from tests.rollouts.listeners import FACTS, PERSONAS, Listener, rating_of, said_by_user
@@ -213,7 +213,7 @@ def test_calls_are_those_of_the_dry_run(loaded, changes):
     cast = Listener()
     rl, rollouts = collected(loaded, cast, **changes)
     assert all(len({sibling.looks for sibling in group.siblings}) == 3 for made in rollouts for group in made.groups)
-    assert len(set(cast.asked)) == len(rollouts) * calls_of_conversation(rl)
+    assert len(set(cast.asked)) == sum(calls_by_role(rl, len(rollouts), rl.group).values())
     once = {ask for ask in cast.asked if ask[0] != "inducer"}
     assert len(once) == sum(ask[0] != "inducer" for ask in cast.asked)  # of the inducer's the journal has the second
 

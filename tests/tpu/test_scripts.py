@@ -89,6 +89,7 @@ REFUSED = {
     "OUTPUT=gs://bucket/run/": "without a slash at the end",
     "COMMAND=chat": "COMMAND: chat must be train or evaluate",
     "COMMAND=evaluate": "evaluate needs one slice of one machine",
+    "CONFIG=configs/rl/llama3_8b.yaml": "stage: rl needs one slice of one machine, such as v5litepod-8",
     "TIER=cheap": "TIER: cheap must be spot, on-demand or reserved",
     "SLICES=0": "SLICES: 0 must be",
     "RESTARTS=-1": "RESTARTS: -1 must be",

@@ -98,7 +98,7 @@ def test_state_is_what_the_run_holds(dtype, optimizer, mesh):
     where = make_mesh(given.mesh)
     said = memory.estimate(given, spec, where, prepared(a=1.0).rows, 10)
     with jax.set_mesh(where):
-        shapes = memory._abstract(spec.weights(), where, dtype)
+        shapes = memory.abstract(spec.weights(), where, dtype)
         params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), shapes)
         state = new_state(params, MasterCopies(make_optimizer(given.optimizer, 10)), where)
     assert sum(said.state.values()) == on_first_device(state)
@@ -133,7 +133,7 @@ def compiled(remat, attention, length, rows, parts=1):
     compute = Compute(attention, remat, 1, "float32")
     graph, _ = nnx.split(nnx.eval_shape(lambda: Decoder(MEDIUM, rngs=nnx.Rngs(0), compute=compute)), nnx.Param)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    params = memory._abstract(MEDIUM.weights(), mesh, "float32")
+    params = memory.abstract(MEDIUM.weights(), mesh, "float32")
     optimizer = MasterCopies(make_optimizer(given.optimizer, 10))
     state = {
         "params": params,

@@ -14,6 +14,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.models.maxtext import internals
 from aloe_jax.models.maxtext.families import Config
 from aloe_jax.models.maxtext.layers import stackings
+from aloe_jax.models.settings import LoRASettings
 from aloe_jax.models.weights import Weight, zeros
 from aloe_jax.settings import shown
 
@@ -202,8 +203,8 @@ class MaxTextShape:
         found = stackings(shapes, self.resolved.param_scan_axis)
         return {name: len(one.numbers) for name, one in found.items() if one.numbers is not None}
 
-    def unstacked_axes(self) -> tuple[dict[str, tuple[str | None, ...]], ...]:
-        """See ModelSpec: all weights of all layers, in one dict."""
+    def unstacked_axes(self, lora: LoRASettings | None = None) -> tuple[dict[str, tuple[str | None, ...]], ...]:
+        """See ModelSpec: all weights of all layers, in one dict; there are no adapters."""
         loose = replace(self, settings=(*self.settings, ("scan_layers", False)))
         return ({name: weight.axes for name, weight in loose.weights().items()},)
 

@@ -110,9 +110,9 @@ class DecoderShape:
         """See ModelSpec."""
         return {name: self.layers for name in self.weights() if name.startswith("layers.")}
 
-    def unstacked_axes(self) -> tuple[dict[str, tuple[str | None, ...]], ...]:
+    def unstacked_axes(self, lora: LoRASettings | None = None) -> tuple[dict[str, tuple[str | None, ...]], ...]:
         """See ModelSpec."""
-        return (self.layer_axes(None),) * self.layers
+        return (self.layer_axes(lora),) * self.layers
 
     def layer_axes(self, lora: LoRASettings | None) -> dict[str, tuple[str | None, ...]]:
         """The logical axes of a layer's weights and adapters by name, without the leading L."""

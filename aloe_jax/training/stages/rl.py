@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from aloe_jax.data.packing import Rows
 from aloe_jax.data.selection import BOTH, Selection
+from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training.policy_losses import PolicyConstants, needs_reference, policy_objective
-from aloe_jax.training.stages.stage import Stage, Watched
+from aloe_jax.training.rollout_memory import rollout_memory
+from aloe_jax.training.stages.stage import MemoryBeside, Stage, Watched
 from aloe_jax.training.totals import Objective
 
 
@@ -58,6 +61,10 @@ class RL(Stage):
         if needs_reference(self.settings.rl):
             found["reference_logps"] = jax.ShapeDtypeStruct(tokens, jnp.float32)
         return found
+
+    def memory_beside(self, spec: ModelSpec, mesh: Mesh) -> MemoryBeside:
+        """See rollout_memory.py."""
+        return rollout_memory(self.settings, spec, mesh)
 
     def objective(self, turns: int = 0) -> Objective:
         """See `policy_objective`."""

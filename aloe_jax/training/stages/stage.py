@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import jax
+from jax.sharding import Mesh
 
 from aloe_jax.data.loader import Batch
 from aloe_jax.data.packing import Rows
 from aloe_jax.data.selection import Selection
 from aloe_jax.data.sources import Split
-from aloe_jax.models.spec import ModelParts, Parameters
+from aloe_jax.models.spec import ModelParts, ModelSpec, Parameters
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.stages import STAGES
 from aloe_jax.training.totals import Objective
@@ -43,6 +44,22 @@ class Watched:
 
     formats: Mapping[str, str]  # statistic -> how it is printed, such as "margin {:+.3f}"
     by_turn: Mapping[str, str] = field(default_factory=dict)  # the same of a table by turn after each validation
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a stage does between two updates: bytes of one device that it works with, by what is in them."""
+
+    working: Mapping[str, int]
+    mend: str  # which settings make it smaller, as in "lower rl.draw.rows"
+
+
+@dataclass(frozen=True)
+class MemoryBeside:
+    """Bytes of one device that a stage takes beside its updates."""
+
+    state: Mapping[str, int] = field(default_factory=dict)  # all the time, by what is in them
+    between: Mapping[str, Phase] = field(default_factory=dict)  # as in "replies are drawn"
 
 
 class Stage(ABC):
@@ -77,6 +94,10 @@ class Stage(ABC):
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """Further arrays that a batch has beside those of `rows`: name -> shape and type for one row."""
         return {}
+
+    def memory_beside(self, spec: ModelSpec, mesh: Mesh) -> MemoryBeside:
+        """What the stage takes on a device of a mesh beside its updates; the settings are resolved."""
+        return MemoryBeside()
 
     def compute_row_arrays(self, model: StartingModel, rows: Mapping[Split, Rows]) -> Mapping[Split, Batch]:
         """The values of `row_arrays` for all rows [N, ...] of every split, computed before the first step."""

@@ -1,0 +1,45 @@
+"""How long the calls of a step to users and judges take, where language models over a network play them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.rollouts.rewards import calls_by_role
+from aloe_jax.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class RemoteCalls:
+    """Of one step; upper bounds of calls, and the time that they take if each takes `latency` seconds."""
+
+    calls: dict[str, int]  # by role
+    latency: float
+    seconds: float
+
+
+def remote_calls(settings: TrainSettings, latency: float) -> RemoteCalls | None:
+    """The calls of a step that are waited for; None where there are none.
+
+    Users and judges are asked `rl.concurrency` at a time each, side by side; of a conversation the user's turns follow
+    each other; a model's limit of requests a minute holds for all roles that it plays.
+    """
+    rl = settings.rl
+    roles: dict[str, RoleSettings] = {name: getattr(settings.roles, name) for name in calls_by_role(rl, 1, 1)}
+    calls = {
+        name: count for name, count in calls_by_role(rl, rl.conversations, rl.group).items() if roles[name].entry.remote
+    }
+    if not calls:
+        return None
+    users = calls.get("user", 0)
+    judged = sum(calls.values()) - users
+    times = [latency * users / rl.concurrency, latency * judged / rl.concurrency, latency * rl.turns * bool(users)]
+    limited: dict[tuple[str, str | None, str | None], int] = defaultdict(int)
+    for name, count in calls.items():
+        role = roles[name]
+        key = role.provider, role.model, role.endpoint
+        limited[key] += count
+        if role.requests_per_minute is not None:
+            times.append(60 * limited[key] / role.requests_per_minute)
+    return RemoteCalls(calls, latency, max(times))
