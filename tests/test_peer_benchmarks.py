@@ -223,3 +223,11 @@ def test_the_players_speak_by_turn_and_rate_by_the_rule():
     assert ask("user", profile="w5\nw7 w8", history=[]) == {"message": "w5"}
     assert ask("user", profile="w5\nw7 w8", history=history) == {"message": "w7 w8"}
     assert ask("judge", profile="w5", history=history[:1], reply="w6 w4") == {"rating": 4}
+
+
+def test_sizes_divide_a_step_whatever_its_size():
+    assert RLTask("").sizes(128, 64) == (128, 64)
+    for conversations in (1, 2, 3, 5):
+        task = RLTask("", conversations=conversations)
+        together, batch = task.sizes(128, 64)
+        assert task.replies % together == together % batch == batch % task.group == 0

@@ -65,7 +65,7 @@ def compare_lengths(sides: Sequence[Side]) -> None:
 @click.command()
 @click.option("--only", default="", help="Some of trl-rl, tunix-rl, by comma; ours always runs.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--conversations", default=16, show_default=True, help="Of a step; peers' sizes have to divide it.")
+@click.option("--conversations", default=16, show_default=True, help="Of a step.")
 @click.option("--mean-reply", default=18, show_default=True, help="1 in so many tokens ends a reply; 0: all are cut.")
 @click.option("--cores", default=2, show_default=True, help="How many cores everybody gets.")
 @click.option("--tune", is_flag=True, help="First look which sizes are fastest for the peers.")

@@ -38,7 +38,7 @@ TUNIX_RL = Contestant(
 )
 RL = (OURS_RL, TRL_RL, TUNIX_RL)
 
-# What --tune tries beside that; a step of a task of another size may not divide into them.
+# What --tune tries instead.
 RL_TRIED = {
     TRL_RL.name: [{"together": together, "batch": batch} for together in (64, 128, 320) for batch in (32, 64)],
     TUNIX_RL.name: [{"together": together, "batch": batch} for together in (40, 80, 160) for batch in (8, 16, 40)],

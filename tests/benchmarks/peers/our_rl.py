@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from math import gcd
 from pathlib import Path
 
 import jax
@@ -148,7 +149,7 @@ def settings_of(task: RLTask, request: Answer) -> TrainSettings:
             "data": {
                 "row_length": row_length(task),
                 "rows": task.conversations,
-                "accumulate": request["accumulate"],
+                "accumulate": gcd(request["accumulate"], task.conversations),
             },
             "rl": {
                 "personas": str(personas),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from math import gcd
 
 from tests.benchmarks.peers.task import END, Task, word
 
@@ -46,6 +47,11 @@ class RLTask(Task):
     def replies(self) -> int:
         """Of one step."""
         return self.conversations * self.turns * self.group
+
+    def sizes(self, together: int, batch: int) -> tuple[int, int]:
+        """The largest divisors of these that divide a step's replies, and each other: of small steps, smaller ones."""
+        together = gcd(together, self.replies)
+        return together, gcd(batch, together)
 
     def talks(self) -> list[Talk]:
         """The conversations of a step, the same in every step and for everybody who asks."""

@@ -35,7 +35,7 @@ class Side:
         """Build the trainer and check its tokens."""
         self.task, self.steps = RLTask(**request["task"]), request["steps"]
         prompts, words = self.task.prompts(), tokenizer(self.task.vocab)
-        size, together = request["batch"], request["together"]
+        together, size = self.task.sizes(request["together"], request["batch"])
         arguments = GRPOConfig(
             output_dir=tempfile.mkdtemp(prefix="trl-"),
             per_device_train_batch_size=size,

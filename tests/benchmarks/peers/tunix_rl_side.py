@@ -41,6 +41,7 @@ class Side:
         """Load the policy and build the learner."""
         task, self.steps = RLTask(**request["task"]), request["steps"]
         self.task = task
+        together, size = task.sizes(request["together"], request["batch"])
         shape = ModelConfig(
             num_layers=task.layers,
             vocab_size=task.vocab,
@@ -70,8 +71,8 @@ class Side:
                     eval_every_n_steps=10**9,
                     max_steps=10**9,
                     mini_batch_size=len(self.prompts),
-                    train_micro_batch_size=request["batch"] // task.group,
-                    rollout_micro_batch_size=request["together"] // task.group,
+                    train_micro_batch_size=size // task.group,
+                    rollout_micro_batch_size=together // task.group,
                 ),
                 rollout_config=RolloutConfig(
                     max_tokens_to_generate=task.new_tokens,
