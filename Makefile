@@ -1,6 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.12; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-soak docs lint lock bench bench-quick bench-parts browser
+.PHONY: help setup demo check test test-soak docs lint lock bench bench-rl bench-quick bench-parts browser
 BIN := .venv/bin
 READY := .venv/.ready
 LIBTPU := .venv/libtpu/.ready
@@ -70,6 +70,9 @@ lint: $(READY)  ## Style and types
 
 bench: $(READY)  ## Training against TRL and Tunix, side by side (half an hour on a quiet machine; installs both)
 	@$(BIN)/python -m tests.benchmarks.against_peers
+
+bench-rl: $(READY)  ## On-policy RL against TRL and Tunix (a quarter of an hour on a quiet machine; installs both)
+	@$(BIN)/python -m tests.benchmarks.rl_against_peers
 
 bench-quick: $(READY)  ## Tree rows against our own padded pairs; fails below six times their speed
 	@$(BIN)/python -m tests.benchmarks.quick

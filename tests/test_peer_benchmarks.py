@@ -7,14 +7,23 @@ import sys
 import threading
 
 import click
+import numpy as np
 import pytest
 
 from aloe_jax.data.packing import pack
+from aloe_jax.data.template import ChatTemplate
+from aloe_jax.data.tokenizer import load_tokenizer
+from aloe_jax.llm.protocol import Request
+from aloe_jax.models.opening import load_pretrained
 from tests.benchmarks.peers import contest, environments
 from tests.benchmarks.peers.contest import Ratio
 from tests.benchmarks.peers.environments import TRL, TUNIX, find_python
+from tests.benchmarks.peers.models import write_policy
 from tests.benchmarks.peers.our_pairs import bucket, chain
+from tests.benchmarks.peers.our_players import Players
+from tests.benchmarks.peers.our_rl import row_length
 from tests.benchmarks.peers.our_trees import tree_of
+from tests.benchmarks.peers.rl_task import RLTask, rating
 from tests.benchmarks.peers.task import (
     END,
     FIRST,
@@ -23,8 +32,10 @@ from tests.benchmarks.peers.task import (
     batches_shuffled,
     padded_tokens,
     samples,
+    word,
     worth,
 )
+from tests.benchmarks.peers.words import text
 from tests.benchmarks.peers.worker import Gate
 
 TASK = Task("nowhere", vocab=500, turns=5, conversations=12)
@@ -170,3 +181,53 @@ def test_a_missing_python_is_told(monkeypatch, tmp_path):
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     with pytest.raises(click.ClickException, match=r"Python 3\.99 is needed as python3\.99"):
         find_python("3.99")
+
+
+def test_rl_prompts_are_those_of_the_chat_template_and_end_as_the_policy_does(tmp_path):
+    task = RLTask(str(tmp_path), vocab=200, conversations=12, turns=4)
+    assert [talk.id for talk in task.talks()] == [f"c{number}" for number in range(12)]
+    assert task.prompts() == RLTask("elsewhere", vocab=200, conversations=12, turns=4).prompts()
+    write_policy(task)
+    words = load_tokenizer(task.policy)
+    template = ChatTemplate(words)
+    assert template.stop == (END,)
+    for talk in task.talks()[:3]:
+        history, path = [], []
+        for (message, reply), prompt in zip(talk.turns, talk.prompts(), strict=True):
+            history.append({"role": "user", "content": " ".join(map(word, message))})
+            path += template.continuation(history)
+            assert tuple(path) == prompt.tokens == tuple(words(text(prompt.tokens))["input_ids"])
+            path += [*reply, END]
+            history.append({"role": "assistant", "content": " ".join(map(word, reply))})
+    lengths = [len(reply) for talk in RLTask("", conversations=100).talks() for _, reply in talk.turns]
+    assert statistics.mean(lengths) == pytest.approx(sum((17 / 18) ** n for n in range(1, 41)), abs=1.0)
+    logits = np.asarray(load_pretrained(task.policy)(np.array([prompt.tokens[-12:] for prompt in task.prompts()])))
+    ends = np.exp(logits[:, :, END]) / np.exp(logits).sum(axis=-1)
+    assert np.median(ends) == pytest.approx(1 / 18, rel=0.15)
+
+
+def test_a_rating_depends_on_the_words_alone():
+    assert [rating(words) for words in ("", "w4 w5 w7", "w4 w5 w6", "w6 w9 </s>", "w6 w4")] == [1, 1, 3, 5, 4]
+
+
+def test_rows_of_rl_have_room_for_every_conversation():
+    assert row_length(RLTask("")) == 1280
+    assert row_length(RLTask("", mean_reply=0)) >= 10 * (18 + 3 + 4 * 41)
+
+
+def test_the_players_speak_by_turn_and_rate_by_the_rule():
+    def ask(role, **inputs):
+        return json.loads(Players().complete(Request(role, inputs, "", "", {}, 0.0, 0)).text)
+
+    history = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]
+    assert ask("user", profile="w5\nw7 w8", history=[]) == {"message": "w5"}
+    assert ask("user", profile="w5\nw7 w8", history=history) == {"message": "w7 w8"}
+    assert ask("judge", profile="w5", history=history[:1], reply="w6 w4") == {"rating": 4}
+
+
+def test_sizes_divide_a_step_whatever_its_size():
+    assert RLTask("").sizes(128, 64) == (128, 64)
+    for conversations in (1, 2, 3, 5):
+        task = RLTask("", conversations=conversations)
+        together, batch = task.sizes(128, 64)
+        assert task.replies % together == together % batch == batch % task.group == 0

@@ -9,23 +9,20 @@ over their lengths, whose padded tokens say how many average pairs it counts for
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from tests.benchmarks.peers.contest import Contestant, Ratio, Side, check_quiet, compete, ready, speed_ratio, table
+from tests.benchmarks.peers.contest import Contestant, Ratio, Side, compete
 from tests.benchmarks.peers.contestants import DPO, OURS, SFT, TRIED, TRL_BEST
 from tests.benchmarks.peers.environments import own_directory
 from tests.benchmarks.peers.models import write_models
+from tests.benchmarks.peers.session import Session, Verdict, chosen, take_cores
 from tests.benchmarks.peers.task import Task
 
 # How many times as fast as each we want to be.
@@ -35,96 +32,33 @@ GROWTH = 1.3  # the most that a pair may cost more in conversations twice as lon
 MEMORY = 1 / 3  # the most of TRL's peak memory, at the large one
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One wanted ratio and what was found."""
-
-    what: str
-    found: Ratio
-    bound: float
-    at_least: bool
-
-    @property
-    def met(self) -> bool:
-        """Whether it is on the wanted side."""
-        return self.found.median >= self.bound if self.at_least else self.found.median <= self.bound
-
-    def __str__(self) -> str:
-        sign = ">=" if self.at_least else "<="
-        return f"{'ok    ' if self.met else 'MISSED'} {self.what}: {self.found}, wanted {sign} {self.bound:.2f}"
+def tuned(session: Session, contestant: Contestant, task: Task) -> Contestant:
+    """The contestant with the fastest of the batch sizes that it has to choose from."""
+    if contestant.name not in TRIED or not session.wants(contestant):
+        return contestant
+    tried = [
+        replace(
+            contestant,
+            title=f"{contestant.title}, batches of {size}",
+            request=dict(contestant.request) | {"batch": size, "pairs": 8},
+        )
+        for size in TRIED[contestant.name]
+    ]
+    best = session.fastest(tried, task).request["batch"]
+    return replace(contestant, request=dict(contestant.request) | {"batch": best})
 
 
-@dataclass
-class Session:
-    """What is common to all parts of a run."""
-
-    only: frozenset[str]
-    rounds: int
-    cores: int
-    tune: bool
-    verdicts: list[Verdict]
-    results: list[dict[str, Any]]
-
-    def wants(self, contestant: Contestant) -> bool:
-        """Ours always takes part: the ratios are to it."""
-        return not self.only or contestant.name in self.only or contestant.name.startswith("ours")
-
-    def sides(self, contestants: Sequence[Contestant], task: Task, rounds: int) -> AbstractContextManager[list[Side]]:
-        """Those contestants that take part, ready for so many rounds."""
-        return ready([each for each in contestants if self.wants(each)], task, rounds, self.cores)
-
-    def tuned(self, contestant: Contestant, task: Task) -> Contestant:
-        """The contestant with the fastest of the batch sizes that it has to choose from, when that is asked for."""
-        if not self.tune or contestant.name not in TRIED or not self.wants(contestant):
-            return contestant
-        found = {}
-        for size in TRIED[contestant.name]:
-            request = dict(contestant.request) | {"batch": size, "pairs": 8}
-            tried = replace(contestant, title=f"{contestant.title}, batches of {size}", request=request)
-            with ready([tried], task, 2, self.cores) as sides:
-                compete(sides, range(2))
-            found[size] = max(sides[0].rates())
-        best = max(found, key=lambda size: found[size])
-        return replace(contestant, request=dict(contestant.request) | {"batch": best})
-
-    def report(self, title: str, sides: Sequence[Side], unit: str) -> None:
-        """The table of a part, and its records for --json."""
-        click.echo("\n".join(["", title, *table(sides[0], sides, unit), ""]))
-        for side in sides:
-            self.results.append(
-                {
-                    "part": title,
-                    "contestant": side.contestant.name,
-                    "settings": dict(side.contestant.request),
-                    "vocab": side.task.vocab,
-                    "turns": side.task.turns,
-                    "made": side.made,
-                    "peak": side.peak,
-                    "step_peak": side.step_peak,
-                    "rounds": side.records,
-                    "ours_faster_by": speed_ratio(sides[0], side).values if side is not sides[0] else None,
-                }
-            )
-
-    def judge_speed(self, sides: Sequence[Side]) -> None:
-        """The wanted ratios of a table."""
-        for side in sides[1:]:
-            what = f"speed against {side.contestant.title}, vocabulary {side.task.vocab:,}"
-            wanted = WANTED[side.contestant.name]
-            self.verdicts.append(Verdict(what, speed_ratio(sides[0], side), wanted, at_least=True))
-
-
-def compare_dpo(session: Session, tasks: Sequence[Task]) -> None:
+def compare_dpo(session: Session, tasks: Sequence[Task], tune: bool) -> None:
     """Pairs a second at every vocabulary; at the small one also how cost grows with turns, at the large one memory."""
     for task in tasks:
         write_models(task)
         grows = task.vocab == SMALL and session.wants(TRL_BEST)
         click.echo(f"DPO, vocabulary {task.vocab:,}, {task.conversations} conversations of {task.turns} turns")
-        contestants = [session.tuned(contestant, task) for contestant in DPO]
+        contestants = [tuned(session, contestant, task) if tune else contestant for contestant in DPO]
         with session.sides(contestants, task, session.rounds * (2 if grows else 1)) as sides:
             compete(sides, range(session.rounds))
             session.report(f"DPO, vocabulary {task.vocab:,}", sides, "pairs")
-            session.judge_speed(sides)
+            session.judge_speed(sides, f", vocabulary {task.vocab:,}")
             if task.vocab == LARGE:
                 _judge_memory(session, sides)
             if grows:
@@ -172,7 +106,7 @@ def compare_sft(session: Session, task: Task) -> None:
             raise click.ClickException(f"the sides do not train on the same targets: {totals}")
         compete(sides, range(session.rounds))
         session.report(f"SFT, vocabulary {task.vocab:,}", sides, "targets")
-        session.judge_speed(sides)
+        session.judge_speed(sides, f", vocabulary {task.vocab:,}")
 
 
 @click.command()
@@ -200,37 +134,21 @@ def main(
 ) -> None:
     """Print tables and the wanted ratios."""
     start = time.perf_counter()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    names = frozenset(filter(None, only.split(",")))
-    known = {contestant.name for contestant in (*DPO, *SFT)}
-    if names - known:
-        raise click.BadParameter(f"{', '.join(sorted(names - known))}; known: {', '.join(sorted(known))}")
-    for contestant in (*DPO, *SFT):
-        if contestant.environment is not None and (not names or contestant.name in names):
-            contestant.environment.python()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # what is started inherits it
-    check_quiet(busy)
+    names = chosen(only, (*DPO, *SFT))
+    take_cores(cores, busy)
     directory = tempfile.mkdtemp(dir=own_directory(), prefix="models-")
-    session = Session(names, rounds, cores, tune, [], [])
+    session = Session(names, rounds, cores, WANTED)
     tasks = [
         Task(directory, vocab, turns, conversations, width=width, head_size=width // 4, feed_forward=4 * width)
         for vocab in vocabs
     ]
     try:
-        compare_dpo(session, tasks)
+        compare_dpo(session, tasks, tune)
         compare_sft(session, tasks[0])
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-        if output is not None:
-            verdicts = [
-                {"what": each.what, "found": each.found.values, "bound": each.bound, "met": each.met}
-                for each in session.verdicts
-            ]
-            output.write_text(json.dumps({"verdicts": verdicts, "results": session.results}, indent=1))
-    click.echo("\n".join(map(str, session.verdicts)))
-    click.echo(f"took {(time.perf_counter() - start) / 60:.1f} minutes")
-    if missed := [verdict for verdict in session.verdicts if not verdict.met]:
-        raise click.ClickException(f"{len(missed)} of {len(session.verdicts)} wanted ratios missed")
+        session.write(output)
+    session.conclude(time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tests.benchmarks.peers.task import Task
 Record = dict[str, Any]
 SETTLE = 1.0  # seconds before a turn: threads of the one before may still spin for a while
 BUSY = 0.05  # the share of the machine that others may use
+UNITS = ("pairs", "targets", "replies")  # what a round may count
 AGREE = 1e-4  # how far two losses of the same pairs may differ
 
 
@@ -106,7 +107,7 @@ class Side:
         foreign = None
         if before and after:
             foreign = max(0.0, after - before - record["cpu"]) / record["wall"] / len(os.sched_getaffinity(0))
-        record |= {"round": number, "foreign": foreign, "done": record.get("pairs") or record["targets"]}
+        record |= {"round": number, "foreign": foreign, "done": record[unit_of(record)]}
         self.records.append(record)
         return record
 
@@ -126,7 +127,7 @@ class Side:
         return max(record["peak"] for record in self.records) if self.made["forgotten"] else None
 
     def rates(self) -> list[float]:
-        """Pairs, or targets, a second in every round."""
+        """What is counted, a second, in every round."""
         return [record["done"] / record["wall"] for record in self.records]
 
     def _tell(self, request: Record) -> None:
@@ -171,11 +172,10 @@ def _agree(ours: Side, other: Side) -> None:
     theirs = other.made["first"]
     own = ours.ask("check", pairs=theirs["pairs"])["loss"]
     title = other.title
-    click.echo(
-        f"  loss of the {len(theirs['pairs'])} pairs that {title} starts with: {theirs['loss']:.6f}, ours {own:.6f}"
-    )
+    what = f"the {len(theirs['pairs'])} {theirs.get('of', 'pairs')}"
+    click.echo(f"  loss of {what} that {title} starts with: {theirs['loss']:.6f}, ours {own:.6f}")
     if not abs(own - theirs["loss"]) < AGREE:
-        raise click.ClickException(f"{title} starts with another loss than ours of the same pairs: not the same task")
+        raise click.ClickException(f"{title} starts with another loss than ours of the same ones: not the same task")
 
 
 def compete(sides: Sequence[Side], rounds: range) -> None:
@@ -183,12 +183,17 @@ def compete(sides: Sequence[Side], rounds: range) -> None:
     for number in rounds:
         for side in sides if number % 2 == 0 else sides[::-1]:
             record = side.turn(number)
-            what = "pairs" if "pairs" in record else "targets"
+            what = unit_of(record)
             disturbed = f", others used {record['foreign']:.0%} of the cores" if (record["foreign"] or 0) > BUSY else ""
             click.echo(
                 f"  round {number + 1} {side.title:<42} {record['done'] / record['wall']:9.2f} {what}/s, "
                 f"{record['cpu'] / record['done']:.3g} CPU-s each, {record['wall']:.1f} s{disturbed}"
             )
+
+
+def unit_of(record: Record) -> str:
+    """What a round counted."""
+    return next(unit for unit in UNITS if unit in record)
 
 
 @dataclass(frozen=True)

@@ -25,3 +25,21 @@ TRIED = {TRL_BEST.name: (1, 2, 4, 8), TUNIX_DPO.name: (1, 2, 4)}  # pairs in a b
 
 DPO = (OURS, PAIRS, TRL_BEST, TRL_DEFAULT, TUNIX_DPO)
 SFT = (OURS_SFT, TRL_SFT)
+
+# On-policy RL, by whole steps of 640 replies. `together`: replies that are drawn together, `batch`: whose gradients are
+# computed together. One device with all cores: on two, Tunix draws every reply on both.
+ONE_DEVICE = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_cpu_prefer_vector_width=512"}
+OURS_RL = Contestant(
+    "ours-rl", "ours, stage: rl", "our_rl", None, {"together": 64, "accumulate": 4, "steps": 3}, ONE_DEVICE
+)
+TRL_RL = Contestant("trl-rl", "TRL, GRPOTrainer", "trl_rl_side", TRL, {"together": 128, "batch": 64, "steps": 1})
+TUNIX_RL = Contestant(
+    "tunix-rl", "Tunix, DrGRPOLearner", "tunix_rl_side", TUNIX, {"together": 80, "batch": 16, "steps": 1}, ONE_DEVICE
+)
+RL = (OURS_RL, TRL_RL, TUNIX_RL)
+
+# What --tune tries instead.
+RL_TRIED = {
+    TRL_RL.name: [{"together": together, "batch": batch} for together in (64, 128, 320) for batch in (32, 64)],
+    TUNIX_RL.name: [{"together": together, "batch": batch} for together in (40, 80, 160) for batch in (8, 16, 40)],
+}

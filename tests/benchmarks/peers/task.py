@@ -135,6 +135,11 @@ class Pair:
         return 2 * len(self.prompt) + len(self.preferred) + len(self.rejected)
 
 
+def word(index: int) -> str:
+    """An id as a word."""
+    return f"w{index}" if index >= FIRST else ("<pad>", "</s>")[index]
+
+
 def batches_by_length(pairs: Sequence[Pair], size: int) -> list[list[Pair]]:
     """Batches of `size` pairs of about one length (the last may be smaller), as sorting all pairs gives them."""
     ordered = sorted(pairs, key=lambda pair: -pair.length)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -17,16 +16,12 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets-")
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from tests.benchmarks.peers.task import (
     BETA,
-    END,
-    FIRST,
     LEARNING_RATE,
-    PAD,
     Pair,
     Task,
     batches_by_length,
@@ -35,6 +30,7 @@ from tests.benchmarks.peers.task import (
     samples,
     worth,
 )
+from tests.benchmarks.peers.words import text, tokenizer
 from tests.benchmarks.peers.worker import Answer, Gate, Meter, forget_peak, serve, told
 
 DEFAULT_BATCH = 8  # transformers' own per_device_train_batch_size
@@ -167,24 +163,6 @@ class Side:
         meter = Meter()
         self.gate.run(self.steps)
         return meter.read() | self.done[request["number"]]
-
-
-def tokenizer(vocab: int) -> PreTrainedTokenizerFast:
-    """One word an id, so that the trainers count the tokens that were drawn."""
-    words = {word(index): index for index in range(vocab)}
-    inner = Tokenizer(models.WordLevel(words, unk_token=word(PAD)))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=word(PAD), eos_token=word(END))
-
-
-def word(index: int) -> str:
-    return f"w{index}" if index >= FIRST else ("<pad>", "</s>")[index]
-
-
-def text(tokens: Sequence[int]) -> str:
-    """Words with a space after each but a final end of reply, so that texts can be joined."""
-    joined = " ".join(map(word, tokens))
-    return joined if tokens[-1] == END else joined + " "
 
 
 def split(tokens: list[int], lengths: list[int], known: dict[tuple[int, ...], Pair]) -> list[Pair]:
