@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from aloe_jax.errors import AloeError
+from aloe_jax.models.abandoned import abandoned_in_silence
 from aloe_jax.parallel.distributed import is_lead, lead_checks
 from aloe_jax.storage.files import absolute, as_path, is_remote
 from aloe_jax.storage.integrity import DIGESTS, damage, everything, record, recorded
@@ -111,7 +112,8 @@ def reading(
     local = not is_remote(directory)
     files = [file for file in directory.rglob("*") if covered(file.relative_to(directory).as_posix())] if local else []
     try:
-        yield
+        with abandoned_in_silence():
+            yield
     except AloeError:
         raise
     except Exception as error:

@@ -17,7 +17,8 @@ DIGESTS = "digests.json"  # beside the files it covers: {name from there: {"byte
 # Instead of "checksum", earlier versions wrote "sha256" of all, and for weights zlib's "crc32".
 KIND = "#kind"  # in it, where `record` was given one: what the directory is
 _PIECE = 1 << 20  # bytes read at a time: what a core's cache holds is summed for half the cost of 4 MiB
-_END = 1 << 16  # bytes of a file that go through SHA-256
+# Bytes of a file's end that go through SHA-256. Earlier versions took all of the last piece, under the same name.
+_END, _EARLIER_END = 1 << 16, _PIECE
 _THREADS = min(4, os.cpu_count() or 1)  # summing leaves Python's lock, so files are summed side by side
 
 
@@ -32,8 +33,8 @@ def digest_file(file: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def checksum(file: Path) -> str:
-    """SHA-256, in 32 hex digits, of a file's end (up to 64 KiB) after the CRC-32C of all before it.
+def checksum(file: Path, end: int = _END) -> str:
+    """SHA-256, in 32 hex digits, of a file's end (up to `end` bytes) after the CRC-32C of all before it.
 
     Against damage, not forgery, at the speed of memory. CRC-32C alone would not do: of any content that ends with its
     own CRC-32C, as OCDBT's manifests do, it is one constant.
@@ -44,8 +45,8 @@ def checksum(file: Path) -> str:
     with as_path(file).open("rb") as stream:
         while piece := stream.read(_PIECE):
             before, last = google_crc32c.extend(before, last), piece
-    before = google_crc32c.extend(before, last[:-_END])
-    return hashlib.sha256(before.to_bytes(4, "big") + last[-_END:]).hexdigest()[:32]
+    before = google_crc32c.extend(before, last[:-end])
+    return hashlib.sha256(before.to_bytes(4, "big") + last[-end:]).hexdigest()[:32]
 
 
 def checksums(root: Path, names: Iterable[str]) -> dict[str, dict[str, int | str]]:
@@ -107,7 +108,9 @@ _KINDS: Mapping[str, tuple[str, Callable[[Path], str]]] = {
 def is_as_recorded(file: Path, digest: str) -> bool:
     """Whether a file's content is what it was when `digest`, one of `recorded`, was written."""
     kind, _, expected = digest.partition(":")
-    return _KINDS[kind][1](file) == expected
+    if _KINDS[kind][1](file) == expected:
+        return True
+    return kind == "checksum" and checksum(file, _EARLIER_END) == expected
 
 
 def damage(directory: Path, covered: Callable[[str], bool] = everything) -> str | None:

@@ -1,8 +1,10 @@
 """Digests: a change of any byte of any covered file is noticed and named."""
 
+import hashlib
 import json
 
 import google_crc32c
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,6 +64,23 @@ def test_any_byte_of_a_large_file_counts(tmp_path_factory, size, where):
     content[where % size] ^= 1
     (root / "weights").write_bytes(content)
     assert "weights is not as it was written" in damage(root)
+
+
+@pytest.mark.parametrize("size", [100, 1 << 16, (1 << 16) + 1, 200_000, (1 << 20) + 96, 3 << 20])
+def test_digests_whose_sha_took_in_the_last_mib_are_still_those_of_the_file(tmp_path, size):
+    """As an earlier version wrote them: its runs are not called damaged, and no damage is missed."""
+    content = bytearray(np.random.default_rng(size).bytes(size))
+    (tmp_path / "weights").write_bytes(content)
+    at = (size - 1) // (1 << 20) << 20
+    before = google_crc32c.value(bytes(content[:at])).to_bytes(4, "big")
+    known = hashlib.sha256(before + content[at:]).hexdigest()[:32]
+    (tmp_path / DIGESTS).write_text(json.dumps({"weights": {"bytes": size, "checksum": known}}))
+    assert damage(tmp_path) is None
+    for where in (0, size // 2, size - 1):
+        content[where] ^= 1
+        (tmp_path / "weights").write_bytes(content)
+        assert "weights is not as it was written" in damage(tmp_path)
+        content[where] ^= 1
 
 
 def test_cut_missing_and_longer_files_are_found(directory):
