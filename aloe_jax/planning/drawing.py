@@ -72,7 +72,7 @@ class DrawnTokens:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawingBounds:
     """The shortest times of drawing in one step; see Roofline."""
 
     work: DrawnTokens
@@ -92,7 +92,7 @@ class Drawing:
 
 def drawing(
     settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, where: Slice, trees: Sequence[TokenTree]
-) -> Drawing:
+) -> DrawingBounds:
     """The bounds of drawing these conversations with the sampler of a run; `settings` are resolved."""
     options, sizes = settings.model, sessions(settings, mesh)
     work = DrawnTokens.of(trees, sizes.count, sizes.replies)
@@ -132,7 +132,7 @@ def drawing(
         pieces * layers + key * (work.read + work.seen_reading / PAGE) / shards,
         [sums(work.read / shards)],
     )
-    return Drawing(work, decode, prefill)
+    return DrawingBounds(work, decode, prefill)
 
 
 def reference_bounds(settings: TrainSettings, spec: ModelSpec, mesh: AnyMesh, where: Slice) -> Roofline:

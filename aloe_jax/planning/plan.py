@@ -19,7 +19,7 @@ from aloe_jax.parallel.topology import compile_for, tpu_mesh, unplaced_mesh
 from aloe_jax.planning import flops
 from aloe_jax.planning.architectures import ARCHITECTURES, published
 from aloe_jax.planning.demand import AnyMesh, Demand, measured
-from aloe_jax.planning.drawing import Drawing, drawing, reference_bounds
+from aloe_jax.planning.drawing import DrawingBounds, drawing, reference_bounds
 from aloe_jax.planning.estimate import estimated
 from aloe_jax.planning.remote import RemoteCalls, remote_calls
 from aloe_jax.planning.roofline import Geometry, Roofline, roofline
@@ -68,7 +68,7 @@ class Plan:
     roofline: Roofline  # of the updates
     beside: MemoryBeside  # what the stage takes of a chip's memory beside its updates
     cpu_seconds: float = 0.0  # that compiling took; 0: nothing was compiled
-    drawing: Drawing | None = None  # of the replies that a step learns from, where the policy draws them
+    drawing: DrawingBounds | None = None  # of the replies that a step learns from, where the policy draws them
     reference: Roofline | None = None  # of the reference's log-probs, where a step computes them
     remote: RemoteCalls | None = None  # that a step waits for
 

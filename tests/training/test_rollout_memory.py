@@ -13,11 +13,11 @@ from aloe_jax.models.spec import Compute
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.rollouts.batch import BatchShape
-from aloe_jax.sampling import programs
+from aloe_jax.sampling import programs, siblings
 from aloe_jax.sampling.cache import PAGE
 from aloe_jax.sampling.draw import checked_settings
 from aloe_jax.sampling.sampler import Sampler
-from aloe_jax.sampling.shapes import cache_shapes, layer_shapes, on_mesh, rows_read
+from aloe_jax.sampling.shapes import cache_shapes, layer_shapes, on_mesh, page_shapes, rows_read
 from aloe_jax.sampling.sibling_cache import SiblingCache
 from aloe_jax.training import memory
 from aloe_jax.training.rollout_memory import sessions
@@ -115,11 +115,12 @@ def test_a_run_has_on_a_device_what_was_said(settings, monkeypatch):  # noqa: F8
                 total += math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
         return total - before
 
-    draw, batch, estimate = SiblingCache.draw_siblings, RolloutSource.batch, memory.estimate
+    pages_of, batch, estimate = SiblingCache._empty_pages, RolloutSource.batch, memory.estimate
 
-    def drawing(self, *arguments, **named):
+    def drawing(self, most):
+        pages = pages_of(self, most)
         seen["drawn"].append(live())
-        return draw(self, *arguments, **named)
+        return pages
 
     def between(self, *arguments):
         made = batch(self, *arguments)
@@ -130,7 +131,7 @@ def test_a_run_has_on_a_device_what_was_said(settings, monkeypatch):  # noqa: F8
         told.append(estimate(*arguments))
         return told[-1]
 
-    monkeypatch.setattr(SiblingCache, "draw_siblings", drawing)
+    monkeypatch.setattr(SiblingCache, "_empty_pages", drawing)
     monkeypatch.setattr(RolloutSource, "batch", between)
     monkeypatch.setattr("aloe_jax.training.summary.estimate", estimating)
     gc.collect()
@@ -160,7 +161,8 @@ def test_the_estimate_of_drawing_is_near_what_the_compiler_sets_aside(rows, leng
     rl, data = given.rl, given.data
     example = BatchShape(data.rows, length, rl.conversations, rl.turns, rl.group).example()
     working = dict(memory.estimate(given, spec, mesh, example, 10).between[DRAWN].working)
-    cache_bytes = working.pop(f"keys and values of {rows} conversations")
+    (name,) = (name for name in working if name.startswith("keys and values"))
+    cache_bytes = working.pop(name)
     del working["batch"]
     assert any(turn in name for name in working)
 
@@ -169,16 +171,17 @@ def test_the_estimate_of_drawing_is_near_what_the_compiler_sets_aside(rows, leng
 
     graph, params = spec.abstract("float32", mesh, Compute())[:2]
     layers = layer_shapes(spec, "float32", "float32", None, mesh)
-    cache = cache_shapes(spec, rows, length, "float32", mesh)
-    same = {"shards": 1, "dtype": "float32"}
-    few = rows_read(rows, "tpu")
+    cache = cache_shapes(spec, rows // 4, length, "float32", mesh)
+    pages = page_shapes(spec, rows, rl.draw.max_new_tokens, "float32", mesh)
+    few = rows_read(rows // 4, "tpu")
     drawn = programs.DrawnRows(ints(rows), ints(rows), ints(rows), ints(rows, dtype=jnp.uint32), ints(rows, length))
     ends = programs.Ends(np.full(8, -1, np.int32), np.int32(rows + 1), np.bool_(True))
     with jax.set_mesh(mesh):
         reading = programs.prefill.lower(graph, params, layers, cache, ints(few), ints(few, PAGE), ints(few), ints(few),
-                                         **same).compile()  # fmt: skip
+                                         shards=1, dtype="float32").compile()  # fmt: skip
         warm = checked_settings(1.0, 0, 1.0, 0.0, 1.0)
-        drawing = programs.decode.lower(graph, params, layers, cache, drawn, warm, ends, **same).compile()
+        drawing = siblings.decode_siblings.lower(graph, params, layers, cache, pages, drawn, warm, ends,
+                                                 dtype="float32").compile()  # fmt: skip
     needed = [program.memory_analysis().temp_size_in_bytes for program in (reading, drawing)]
     said = sum(working.values())
     print(f"{rows} rows: {said / 2**20:.1f} MiB said, prefill {needed[0] / 2**20:.1f}, decode {needed[1] / 2**20:.1f}, "
