@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 
 from aloe_jax.llm.protocol import Completion, Request
-from aloe_jax.llm.registry import ProviderEntry, register
+from aloe_jax.llm.registry import ProviderEntry
 from aloe_jax.llm.settings import RoleSettings
 from tests.benchmarks.peers.rl_task import rating
 
 PROVIDER = "benchmark"
+ENTRY = ProviderEntry(PROVIDER, f"{__name__}:Players", remote=False, needs_price=False, simulated=True)
 
 
 class Players:
@@ -30,6 +31,3 @@ class Players:
         history, profile = request.inputs["history"], str(request.inputs["profile"])
         assert isinstance(history, list)
         return Completion(json.dumps({"message": profile.splitlines()[len(history) // 2]}))
-
-
-register(ProviderEntry(PROVIDER, f"{__name__}:Players", remote=False, needs_price=False, simulated=True))

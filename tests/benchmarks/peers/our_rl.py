@@ -15,6 +15,7 @@ import numpy as np
 
 from aloe_jax.data.loader import FIELDS, Batch
 from aloe_jax.data.packing import pack
+from aloe_jax.llm.registry import register
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.training import host_memory, start
@@ -28,7 +29,7 @@ from aloe_jax.training.step import Params, Step, new_state
 from aloe_jax.training.stopping import Stop
 from aloe_jax.training.totals import read
 from tests.benchmarks.peers.our_pairs import chain
-from tests.benchmarks.peers.our_players import PROVIDER
+from tests.benchmarks.peers.our_players import ENTRY, PROVIDER
 from tests.benchmarks.peers.rl_task import MESSAGE, SPREAD, Prompt, RLTask
 from tests.benchmarks.peers.task import Pair, word
 from tests.benchmarks.peers.worker import Answer, Meter, forget_peak, serve, told
@@ -63,21 +64,23 @@ class Rollouts(Callback):
         tokenizer, template = start.load_template(settings.model)
         spec = start.resolve_spec(settings, tokenizer, template)
         settings = start.resolve(settings, spec, mesh, "cpu")
+        register(ENTRY)
+        Path(settings.output).mkdir()
         self.source = Counted(settings, stage, spec, template, mesh)
+        self.source.__enter__()
         model = start.build_model(settings, spec, mesh)
         self.program = build_program(settings, stage, model, mesh, self.source.rows, 10**6, self.source.turns)
-        directory = Path(settings.output)
-        directory.mkdir()
         logps, token_logps = (
             partial(_on_devices, step, mesh) for step in (self.program.logps, self.program.token_logps)
         )
         self.source.begin(
             StartingModel(
-                directory,
+                Path(settings.output),
                 model,
                 digest=lambda: "",
                 logps=partial(logps, model.trained),
                 token_logps=token_logps,
+                ending=lambda: None,
                 note=lambda line: print(line, flush=True),
                 progress=told,
             )
