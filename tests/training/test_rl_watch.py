@@ -10,6 +10,8 @@ import pytest
 
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.llm import scripted
+from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.registry import PROVIDERS, ProviderEntry
 from aloe_jax.llm.world import persona_texts, replies, user_messages
 from aloe_jax.training.run import train
@@ -72,6 +74,49 @@ def test_both_judges_are_logged_and_a_watch_that_the_budget_cut_short_is_made_up
     train(made)
     equal(whole, made)
     assert records(whole) == records(made)
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_what_the_budget_cuts_short_after_the_last_step_is_made_up_for(watched, settings, capsys, watch):  # noqa: F811
+    configured = watched if watch else settings
+    whole, made = configured("whole", steps=2), configured("made", steps=2)
+    train(whole)
+    kind, doing = ("watch", "watching") if watch else ("validation", "validating")
+    for most in (len(journal(whole)) - 3, 1):  # the second start, with a budget of its own, finds all steps done
+        capsys.readouterr()
+        train(configured("made", steps=2, rl={"max_calls": most}))
+        shown = capsys.readouterr().out
+        assert f"{doing} at step 2 was not completed: max_calls" in shown and "stopped by max_calls" in shown
+        assert "saved at step 2; run the same command to go on" in shown and "complete at step" not in shown
+        assert not Path(made.output, "finished.json").exists()
+        assert 2 not in [line["step"] for line in lines_of(made, kind)]
+    train(made)
+    assert json.loads(Path(made.output, "finished.json").read_text()) == {"step": 2}
+    equal(whole, made)
+    assert records(whole) == records(made)
+    capsys.readouterr()
+    train(made)
+    assert capsys.readouterr().out.strip() == f"{made.output}: complete at step 2"
+
+
+def test_a_watch_whose_provider_is_out_of_reach_is_skipped_but_for_the_last(watched, monkeypatch, capsys):
+    made = watched()
+    complete = scripted.Scripted.complete
+
+    def unreachable(self, request):
+        if request.role == "judge":
+            raise UnavailableError("out of reach")
+        return complete(self, request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scripted.Scripted, "complete", unreachable)
+        with pytest.raises(AloeError, match="out of reach"):
+            train(made)
+    shown = capsys.readouterr().out
+    assert "watching at step 1 was not completed" in shown and "step 2/2" in shown
+    assert not Path(made.output, "finished.json").exists()
+    train(made)
+    assert [line["step"] for line in lines_of(made, "watch")] == [2]
 
 
 def test_with_another_user_alone_the_same_judge_rates(watched):
