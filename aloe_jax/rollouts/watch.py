@@ -19,6 +19,7 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.providers import check_role
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast, RoleError, persistent
 from aloe_jax.rollouts.collect import RolloutCollector
@@ -32,31 +33,50 @@ from aloe_jax.sampling.sampler import Sampler
 Record = Mapping[str, JSON]  # a line of metrics.jsonl
 
 
+class WatchCasts(NamedTuple):
+    """Who is asked when a run is watched."""
+
+    talking: Cast  # users of the watch, and the roles that the rewards of training ask
+    judge: Cast | None  # the other judge, where there is one
+
+
+def check_watch(settings: RLSettings, watch: WatchSettings, roles: RolesSettings) -> None:
+    """Raise AloeError where one of the others cannot be asked, as far as its settings say it: see `check_role`."""
+    others = watch.roles.others(roles)
+    with _named():
+        for name, role in (("user", others.user), ("judge", others.judge)):
+            if role is not None:
+                check_role(role, name, priced=settings.max_cost is not None)
+
+
+def watch_casts(settings: RLSettings, watch: WatchSettings, roles: RolesSettings, ledger: Ledger) -> WatchCasts:
+    """`roles` are those of training. Raises AloeError where one of the others lacks a model, a key or a price."""
+    others = watch.roles.others(roles)
+    with _named():
+        talking = roles.model_copy(update={"user": others.user or roles.user})
+        cast = Cast(talking, ledger, only=("user", *roles_of(settings.weights)))
+        if others.judge is None:
+            return WatchCasts(cast, None)
+        return WatchCasts(cast, Cast(roles.model_copy(update={"judge": others.judge}), ledger, only=("judge",)))
+
+
 class Watch:
     """Draws with the sampler of a run; its calls are in the same journal and budget. Ends its threads as a context."""
 
     def __init__(
         self,
         settings: RLSettings,
-        watch: WatchSettings,
-        roles: RolesSettings,
+        casts: WatchCasts,
         sampler: Sampler,
         template: ChatTemplate,
-        ledger: Ledger,
         seed: int,
         length: int,
     ) -> None:
-        """`roles` are those of training. Raises AloeError where one of the others cannot be asked."""
-        self._turns, self._seed = settings.turns, seed
-        others = watch.roles.others(roles)
+        self._turns, self._seed, self._judge = settings.turns, seed, casts.judge
         scope = ExitStack()
-        with _named():
-            talking = roles.model_copy(update={"user": others.user or roles.user})
-            cast = Cast(talking, ledger, only=("user", *roles_of(settings.weights)))
-            self._judge: Cast | None = None
-            if others.judge is not None:
-                self._judge = Cast(roles.model_copy(update={"judge": others.judge}), ledger, only=("judge",))
-        self._collector = scope.enter_context(RolloutCollector(settings, sampler, template, cast, seed, length))
+        self._collector = scope.enter_context(
+            RolloutCollector(settings, sampler, template, casts.talking, seed, length)
+        )
         self._threads = ThreadPoolExecutor(settings.concurrency)
         scope.callback(lambda: self._threads.shutdown(wait=True, cancel_futures=True))
         self._scope = scope

@@ -35,7 +35,7 @@ from aloe_jax.rollouts.drawing import Drawing, EndedError
 from aloe_jax.rollouts.rewards import calls_of, roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
-from aloe_jax.rollouts.watch import Watch
+from aloe_jax.rollouts.watch import Watch, check_watch, watch_casts
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.storage.mirror import Mirror
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
@@ -79,6 +79,8 @@ class RolloutSource(Source):
         self._roles = ("user", *roles_of(rl.weights))
         for role in self._roles:
             check_role(getattr(settings.roles, role), role, priced=rl.max_cost is not None)
+        if rl.watch is not None:
+            check_watch(rl, rl.watch, settings.roles)
         personas = read_personas(rl.personas or "", rl.split)
         if len(personas) < rl.conversations + rl.heldout:
             raise AloeError(
@@ -116,6 +118,8 @@ class RolloutSource(Source):
             mirror = scope.enter_context(Mirror(settings.output, begins=(JOURNAL,), every=MINUTE))
             self._ledger = Ledger(mirror.local / JOURNAL, budget=Budget(rl.max_cost, rl.max_calls))
             self._cast = Cast(settings.roles, scope.enter_context(self._ledger), only=self._roles)
+            if rl.watch is not None:
+                self._watching = watch_casts(rl, rl.watch, settings.roles, self._ledger)
             scope.callback(self._clock.close)
             self._scope = scope.pop_all()
         return self
@@ -177,17 +181,9 @@ class RolloutSource(Source):
             RolloutCollector(rl, sampler, self._template, self._cast, settings.seed, settings.data.row_length)
         )
         if rl.watch is not None:
-            watch = Watch(
-                rl,
-                rl.watch,
-                settings.roles,
-                sampler,
-                self._template,
-                self._ledger,
-                settings.seed,
-                settings.data.row_length,
+            self._watch = self._scope.enter_context(
+                Watch(rl, self._watching, sampler, self._template, settings.seed, settings.data.row_length)
             )
-            self._watch = self._scope.enter_context(watch)
 
     def personas(self, step: int) -> list[Persona]:
         """Those of batch `step`: all in turn, in an order by seed and pass."""

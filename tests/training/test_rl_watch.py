@@ -14,6 +14,7 @@ from aloe_jax.llm import scripted
 from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.registry import PROVIDERS, ProviderEntry
 from aloe_jax.llm.world import persona_texts, replies, user_messages
+from aloe_jax.training import start
 from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 from tests.training.test_rl import equal, records, settings, world  # noqa: F401  fixtures among them
@@ -159,9 +160,26 @@ def test_a_run_may_be_watched_from_now_on_or_no_longer(watched):
         ({"every": 0}, {}, r"rl\.watch\.every"),
     ],
 )  # fmt: skip
-def test_a_watch_that_cannot_be_is_refused_before_a_call_is_made(watched, watch, rl, message):
+def test_a_watch_that_cannot_be_is_refused_before_weights_are_loaded(watched, watch, rl, message, monkeypatch):
+    monkeypatch.setattr(start, "build_model", lambda *arguments: pytest.fail("loaded"))
     with pytest.raises((AloeError, ValueError), match=message):
         train(watched(watch=watch, rl=rl))
+
+
+@pytest.mark.parametrize(
+    ("roles", "rl", "message"),
+    [
+        ({"user": {"provider": "gemini"}}, {}, r"rl\.watch\.roles\.user\.model: provider gemini needs a model"),
+        (
+            {"judge": {"provider": "gemini", "model": "m"}},
+            {"max_cost": 1.0},
+            r"rl\.watch\.roles\.judge\.price: max_cost needs the price",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_others_without_a_model_or_a_price(watched, roles, rl, message):
+    with pytest.raises(AloeError, match=message):
+        train(watched(watch={"roles": roles}, rl=rl), dry_run=True)
 
 
 @pytest.mark.soak
