@@ -32,7 +32,7 @@ from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.drawing import Drawing, EndedError
-from aloe_jax.rollouts.rewards import calls_of, roles_of
+from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.rollouts.watch import Watch, check_watch, watch_casts
@@ -151,10 +151,9 @@ class RolloutSource(Source):
         if rl.watch is not None:
             others = rl.watch.roles.others(settings.roles)
             named = " and ".join(f"another {name}" for name in ("judge", "user") if getattr(others, name) is not None)
-            asked = 1 + calls_of(rl.weights) + (others.judge is not None)
             validation += (
-                f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: about "
-                f"{rl.watch.personas * rl.turns * asked:,} calls each time"
+                f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: at most "
+                f"{costs.watch_calls:,} calls each time"
             )
         return SourceSummary(text, validation, tokens, 0.0, flops, passes, {}, tuple(costs.lines(rl)))
 

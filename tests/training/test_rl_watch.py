@@ -54,7 +54,7 @@ def test_both_judges_are_logged_and_a_watch_that_the_budget_cut_short_is_made_up
     whole, made = watched("whole"), watched("made")
     train(whole)
     shown = capsys.readouterr().out
-    assert "watched every 1 steps with 2 of them and another judge: about 18 calls each time" in shown
+    assert "watched every 1 steps with 2 of them and another judge: at most 18 calls each time" in shown
     assert "watch at step 1 | training judge" in shown and "watch at step 2 | training judge" in shown
     found = lines_of(whole, "watch")
     assert [line["step"] for line in found] == [1, 2]
