@@ -37,13 +37,16 @@ class Periodic(Callback, ABC):
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Show a record that was logged after `step` steps."""
 
+    def keep(self, step: int, values: Mapping[str, float]) -> None:
+        """What else becomes of a record that is made up for: the checkpoint of `step` is saved already."""
+
     def before(self, step: int) -> None:
         """Make up for what is due after the step before the first one of this start."""
         begun, self._begun = self._begun, True
         if begun or step == 1 or not self._due(step - 1):
             return
         if not any(record["step"] == step - 1 for record in self._reporting.log.records(self.kind)):
-            self.perform(step - 1)
+            self.perform(step - 1, saved=True)
             if self._cut is not None and step > self._steps:
                 raise self._cut
 
@@ -55,8 +58,11 @@ class Periodic(Callback, ABC):
             if self._cut is not None and reached.step == self._steps:
                 reached.unfinished = self._cut
 
-    def perform(self, step: int) -> Mapping[str, float] | None:
-        """Talk, log and show; None where that was cut short, of which a note says why."""
+    def perform(self, step: int, saved: bool = False) -> Mapping[str, float] | None:
+        """Talk, log and show; None where that was cut short, of which a note says why.
+
+        `saved`: the checkpoint of `step` is there already.
+        """
         self._cut = None
         try:
             with self._reporting.display.stage(self.doing):
@@ -66,6 +72,8 @@ class Periodic(Callback, ABC):
             self._cut = NoBatchError(str(error), skipped, signalled)
             self._reporting.display.note(f"{self.doing} at step {step} was not completed: {error}")
             return None
+        if saved:
+            self.keep(step, values)  # first: with its record, nothing is made up for
         self._reporting.log.write(step, self.kind, values)
         self.show(step, values)
         self._reporting.readings.restart_clock()

@@ -140,7 +140,7 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
         devices = list(mesh.devices.flat)
         rate = lambda step: schedule(step * stage.updates)  # noqa: E731
         readings = Readings(settings.log_every, source, rate, log, display, directory, devices)
-        reporting = Reporting(readings, log, display)
+        reporting = Reporting(readings, log, display, checkpoints.score)
         callbacks = [
             profiling,
             host_memory.KeepFreed(mesh),

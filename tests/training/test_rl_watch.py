@@ -95,8 +95,10 @@ def test_what_the_budget_cuts_short_after_the_last_step_is_made_up_for(watched, 
     assert json.loads(Path(made.output, "finished.json").read_text()) == {"step": 2}
     equal(whole, made)
     assert records(whole) == records(made)
+    losses = [Path(one.output, "checkpoints/2/metrics/metrics").read_text() for one in (whole, made)]
+    assert losses[0] == losses[1]  # by which the best checkpoint is kept
     capsys.readouterr()
-    train(made)
+    train(made)  # verifies the files of the checkpoint
     assert capsys.readouterr().out.strip() == f"{made.output}: complete at step 2"
 
 
