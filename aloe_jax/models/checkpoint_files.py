@@ -19,8 +19,8 @@ import click
 from aloe_jax.errors import AloeError
 from aloe_jax.models.abandoned import abandoned_in_silence
 from aloe_jax.parallel.distributed import is_lead, lead_checks
-from aloe_jax.storage.files import absolute, as_path, is_remote
-from aloe_jax.storage.integrity import DIGESTS, damage, everything, record, recorded
+from aloe_jax.storage.files import absolute, as_path, is_remote, make_directory, write_atomically
+from aloe_jax.storage.integrity import DIGESTS, checksums, damage, everything, record, recorded
 
 CHECKPOINTS = "checkpoints"
 PARAMS = "params"  # name of the parameters' item in every checkpoint
@@ -50,6 +50,19 @@ def record_digests(checkpoints: Path, step: int) -> None:
         return
     for unfinished in checkpoints.glob(f"{step}{UNFINISHED}*"):
         record(unfinished, lambda name: name != CLOCK)
+
+
+def record_loss(checkpoints: Path, step: int, validation_loss: float) -> None:
+    """Give a finished checkpoint, whose files are verified, the validation loss that it was saved without."""
+    directory = checkpoints / str(step)
+    file = directory / METRICS
+    if not (directory / PARAMS).is_dir() or file.exists():
+        return
+    make_directory(file.parent)
+    write_atomically(file, json.dumps({"validation_loss": validation_loss}))
+    if (digests := directory / DIGESTS).exists():
+        found = json.loads(digests.read_bytes()) | checksums(directory, [METRICS])
+        write_atomically(digests, json.dumps(found, indent=1) + "\n")
 
 
 def only_params(name: str) -> bool:

@@ -108,11 +108,6 @@ def read_answers(rewards: Mapping[RewardName, float]) -> bool:
     return any(REWARDS[name].answered for name in rewards)
 
 
-def calls_of(rewards: Mapping[RewardName, float]) -> int:
-    """Calls for every distinct reply, that for the user's answer included where a reward reads it."""
-    return _asked(rewards) + read_answers(rewards)
-
-
 def calls_by_role(rl: RLSettings, conversations: int, group: int) -> dict[str, int]:
     """At most so many calls of every role for conversations with groups of `group` replies, all in full.
 
@@ -130,8 +125,3 @@ def calls_by_role(rl: RLSettings, conversations: int, group: int) -> dict[str, i
             share = math.ceil(replies * (1 + ahead) * entry.calls / len(entry.roles)) + entry.once
             found[role] = found.get(role, 0) + conversations * share
     return found
-
-
-def _asked(rewards: Mapping[RewardName, float]) -> int:
-    """Calls to roles beside the user for a reply."""
-    return sum(REWARDS[name].calls for name in rewards)

@@ -6,6 +6,8 @@ same policy meets roles that it does not learn from: the training's ratings rise
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +21,7 @@ from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.providers import check_role
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.roles import Cast, RoleError, persistent
 from aloe_jax.rollouts.collect import RolloutCollector
@@ -32,31 +35,63 @@ from aloe_jax.sampling.sampler import Sampler
 Record = Mapping[str, JSON]  # a line of metrics.jsonl
 
 
+class WatchCasts(NamedTuple):
+    """Who is asked when a run is watched."""
+
+    talking: Cast  # users of the watch, and the roles that the rewards of training ask
+    judge: Cast | None  # the other judge, where there is one
+    others: int  # see `digest`
+
+
+def check_watch(settings: RLSettings, watch: WatchSettings, roles: RolesSettings) -> None:
+    """Raise AloeError where one of the others cannot be asked, as far as its settings say it: see `check_role`."""
+    others = watch.roles.others(roles)
+    with _named():
+        for name, role in (("user", others.user), ("judge", others.judge)):
+            if role is not None:
+                check_role(role, name, priced=settings.max_cost is not None)
+
+
+def digest(watch: WatchSettings, roles: RolesSettings) -> int:
+    """A number of 28 bits of what its records depend on: how others than `roles` answer, and with how many personas."""
+    others = watch.roles.others(roles)
+    known = {
+        name: None if role is None else [role.provider, role.endpoint, role.shaping()]
+        for name, role in (("user", others.user), ("judge", others.judge))
+    }
+    text = json.dumps([watch.personas, known], sort_keys=True)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:7], 16)
+
+
+def watch_casts(settings: RLSettings, watch: WatchSettings, roles: RolesSettings, ledger: Ledger) -> WatchCasts:
+    """`roles` are those of training. Raises AloeError where one of the others lacks a model, a key or a price."""
+    others = watch.roles.others(roles)
+    with _named():
+        talking = roles.model_copy(update={"user": others.user or roles.user})
+        cast = Cast(talking, ledger, only=("user", *roles_of(settings.weights)))
+        if others.judge is None:
+            return WatchCasts(cast, None, digest(watch, roles))
+        judge = Cast(roles.model_copy(update={"judge": others.judge}), ledger, only=("judge",))
+        return WatchCasts(cast, judge, digest(watch, roles))
+
+
 class Watch:
     """Draws with the sampler of a run; its calls are in the same journal and budget. Ends its threads as a context."""
 
     def __init__(
         self,
         settings: RLSettings,
-        watch: WatchSettings,
-        roles: RolesSettings,
+        casts: WatchCasts,
         sampler: Sampler,
         template: ChatTemplate,
-        ledger: Ledger,
         seed: int,
         length: int,
     ) -> None:
-        """`roles` are those of training. Raises AloeError where one of the others cannot be asked."""
-        self._turns, self._seed = settings.turns, seed
-        others = watch.roles.others(roles)
+        self._turns, self._seed, self._judge, self._others = settings.turns, seed, casts.judge, casts.others
         scope = ExitStack()
-        with _named():
-            talking = roles.model_copy(update={"user": others.user or roles.user})
-            cast = Cast(talking, ledger, only=("user", *roles_of(settings.weights)))
-            self._judge: Cast | None = None
-            if others.judge is not None:
-                self._judge = Cast(roles.model_copy(update={"judge": others.judge}), ledger, only=("judge",))
-        self._collector = scope.enter_context(RolloutCollector(settings, sampler, template, cast, seed, length))
+        self._collector = scope.enter_context(
+            RolloutCollector(settings, sampler, template, casts.talking, seed, length)
+        )
         self._threads = ThreadPoolExecutor(settings.concurrency)
         scope.callback(lambda: self._threads.shutdown(wait=True, cancel_futures=True))
         self._scope = scope
@@ -73,7 +108,8 @@ class Watch:
         watch: mean rating, 1 to 5, of the judge of the watch, or where that is the training's, of its judge with the
         users of the watch; with another judge also judge, the training judge's mean rating of the same replies, and
         gap = judge - watch. Both by turn, and with their standard errors over conversations (…_error). Beside them
-        reward as in training, coverage (the share of the turns asked for that have ratings) and reply_tokens.
+        reward as in training, coverage (the share of the turns asked for that have ratings), reply_tokens and others
+        (`digest`).
         """
         rollouts = self._collector.collect(personas, "watch", 1, drawing)
         other = self._rated(rollouts, drawing) if self._judge is not None else None
@@ -86,7 +122,7 @@ class Watch:
         sizes = [len(group.siblings[0].tokens) for rollout in rollouts for group in rollout.groups]
         if sizes:
             found["reply_tokens"] = float(np.mean(sizes))
-        return found | compared(own, other)
+        return found | compared(own, other) | {"others": self._others}
 
     def _rated(self, rollouts: Sequence[Rollout], drawing: Drawing) -> np.ndarray:
         """The other judge's ratings [conversations, turns], NaN where there is none."""
@@ -146,11 +182,12 @@ def compared(own: np.ndarray, other: np.ndarray | None) -> dict[str, float]:
 def hacking(watched: Sequence[Record], trained: Sequence[Record]) -> str | None:
     """What the newest of the records of kind watch says of reward hacking, in a line; None where nothing.
 
-    It is compared with the earlier one in which `watch` was highest: the training's rating rose since, `watch` did
-    not, and together that is more than the standard error of their difference. Without another judge, the training's
-    rating is that of the training steps (`trained`) since the record before.
+    It is compared with the earlier one of the same `others` in which `watch` was highest: the training's rating rose
+    since, `watch` did not, and together that is more than the standard error of their difference. Without another
+    judge, the training's rating is that of the training steps (`trained`) since the record before.
     """
-    points = [point for number in range(len(watched)) if (point := _point(watched, number, trained)) is not None]
+    same = [number for number, one in enumerate(watched) if one.get("others") == watched[-1].get("others")]
+    points = [point for number in same if (point := _point(watched, number, trained)) is not None]
     if len(points) < 2 or points[-1].step != watched[-1]["step"]:
         return None
     now, best = points[-1], max(points[:-1], key=lambda point: point.watch)

@@ -23,6 +23,7 @@ from aloe_jax.models.checkpoint_files import (
     checkpoint_steps,
     reading,
     record_digests,
+    record_loss,
 )
 from aloe_jax.models.finite import not_finite
 from aloe_jax.models.run_directory import check_shapes
@@ -149,6 +150,13 @@ class Checkpoints:
             )
         if not saved:
             raise RuntimeError(f"{self.directory}: Orbax did not save step {step}")
+
+    def score(self, step: int, validation_loss: float) -> None:
+        """Give a checkpoint that was restored the loss that it was saved without: by it the best one is kept."""
+        self.wait()
+        with self._one_line():
+            record_loss(self.directory, step, validation_loss)
+            self._manager.reload()
 
     def position(self, step: int) -> dict[str, JSON]:
         """The data position that was saved with a step. Raises AloeError where a file of that step is damaged."""

@@ -41,9 +41,10 @@ def loop(
     callbacks: Sequence[Callback],
     compiling: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> tuple[int, str | None]:
-    """Run the steps `numbers` (0-based, at least one); returns how many are done, and what ended it early.
+    """Run the steps `numbers` (0-based); returns how many are done, and what ended it early.
 
-    A step whose batch was not complete when a signal came is not among them, and there may be none.
+    A step whose batch was not complete when a signal came is not among them, and there may be none. Without steps,
+    callbacks do what an earlier start left undone after the last one. What they leave undone ends the run early, too.
 
     Nothing here waits for the devices but the first step, inside `compiling`; callbacks do where they read.
     """
@@ -76,6 +77,20 @@ def loop(
         reached = Reached(number + 1, state, totals, first, last)
         for callback in callbacks:
             callback.after(reached)
+        if reached.unfinished is not None and number + 1 == numbers.stop:
+            return number + 1, _asked_to_end(reached.unfinished)
         if last:
             return number + 1, stopped if number + 1 < numbers.stop else None
-    raise ValueError("no steps to run")
+    try:
+        for callback in callbacks:
+            callback.before(numbers.stop + 1)
+    except NoBatchError as error:
+        return numbers.stop, _asked_to_end(error)
+    return numbers.stop, None
+
+
+def _asked_to_end(error: NoBatchError) -> str:
+    """What asked for the end; raises the error where it is a failure."""
+    if error.failed:
+        raise error
+    return str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aloe_jax.training.display import Display
@@ -16,3 +17,4 @@ class Reporting:
     readings: Readings
     log: MetricsLog
     display: Display
+    score: Callable[[int, float], None]  # see `Checkpoints.score`

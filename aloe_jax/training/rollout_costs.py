@@ -14,7 +14,7 @@ from aloe_jax.conversation import Persona
 from aloe_jax.llm import cost
 from aloe_jax.llm.cost import CostEstimate
 from aloe_jax.llm.ledger import Usage
-from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.roles import render
 from aloe_jax.rollouts.rewards import calls_by_role
 from aloe_jax.rollouts.settings import RLSettings
@@ -25,12 +25,14 @@ WORDS = {"user": cost.USER_WORDS}  # of an answer, by role; others give a reason
 
 @dataclass(frozen=True)
 class RolloutCosts:
-    """The calls of a step, and those of a validation, by role; `steps` of the run, with `validations` among them."""
+    """The calls of a step, of a validation and of a watch, by role; `steps` of the run, with the others among them."""
 
     step: tuple[CostEstimate, ...]
     validation: tuple[CostEstimate, ...]
     steps: int
     every: int  # steps, from one validation to the next; there is one after the last step, too
+    watch: tuple[CostEstimate, ...] = ()
+    watch_every: int = 1  # as `every`
 
     @property
     def validations(self) -> int:
@@ -39,16 +41,40 @@ class RolloutCosts:
 
     def validated_by(self, step: int) -> int:
         """Validations up to and with that after step number `step`."""
-        return step // self.every + (step == self.steps and step % self.every > 0)
+        return self._times(step, self.every)
+
+    def watched_by(self, step: int) -> int:
+        """Watches up to and with that after step number `step`."""
+        return self._times(step, self.watch_every)
+
+    def _times(self, step: int, every: int) -> int:
+        return step // every + (step == self.steps and step % every > 0)
+
+    @property
+    def watch_calls(self) -> int:
+        """Of one watch."""
+        return _calls(self.watch)
 
     def calls(self, step: int) -> int:
         """Made by the end of step number `step`."""
-        return step * _calls(self.step) + self.validated_by(step) * _calls(self.validation)
+        return sum(times * _calls(part) for times, part in self._parts(step))
 
     def dollars(self, step: int) -> float | None:
         """Spent by the end of step number `step`; None without a price."""
-        one, validation = _dollars(self.step), _dollars(self.validation)
-        return None if one is None or validation is None else step * one + self.validated_by(step) * validation
+        spent = 0.0
+        for times, part in self._parts(step):
+            if (dollars := _dollars(part)) is None:
+                return None
+            spent += times * dollars
+        return spent
+
+    def _parts(self, step: int) -> list[tuple[int, tuple[CostEstimate, ...]]]:
+        """What is asked by the end of step number `step`, and how often."""
+        return [
+            (step, self.step),
+            (self.validated_by(step), self.validation),
+            (self.watched_by(step), self.watch),
+        ]
 
     def within(self, max_calls: int | None, max_cost: float | None) -> int:
         """Steps that a budget lets the run finish, of which None does not limit."""
@@ -65,6 +91,8 @@ class RolloutCosts:
         yield f"at most a step: {by_role}; {_use(self.step)}"
         if self.validation:
             yield f"at most a validation, of which there are {self.validations:,}: {_use(self.validation)}"
+        if self.watch:
+            yield f"at most a watch, of which there are {self.watched_by(self.steps):,}: {_use(self.watch)}"
         spent = self.dollars(self.steps)
         yield f"at most in all: {self.calls(self.steps):,} calls, {_money(spent)}; repairs come on top"
         for name, limit in (("max_calls", rl.max_calls), ("max_cost", rl.max_cost)):
@@ -86,20 +114,32 @@ def rollout_costs(
     `used`: what a journal of the run holds (`Ledger.usage`), which says how long answers are.
     """
     rl = settings.rl
-    step = tuple(_asked(settings, personas, used, rl.conversations, rl.group))
-    validation = tuple(_asked(settings, personas, used, rl.heldout, 1)) if rl.heldout else ()
-    return RolloutCosts(step, validation, steps, settings.evaluate_every)
+
+    def asked(roles: RolesSettings, calls: Mapping[str, int]) -> tuple[CostEstimate, ...]:
+        return tuple(_asked(roles, calls, personas, used, rl.turns))
+
+    step = asked(settings.roles, calls_by_role(rl, rl.conversations, rl.group))
+    validation = asked(settings.roles, calls_by_role(rl, rl.heldout, 1)) if rl.heldout else ()
+    if rl.watch is None:
+        return RolloutCosts(step, validation, steps, settings.evaluate_every)
+    others = rl.watch.roles.others(settings.roles)
+    talking = settings.roles.model_copy(update={"user": others.user or settings.roles.user})
+    watch = asked(talking, calls_by_role(rl, rl.watch.personas, 1))
+    if others.judge is not None:  # rates every reply once
+        rating = settings.roles.model_copy(update={"judge": others.judge})
+        watch += asked(rating, {"judge": rl.watch.personas * rl.turns})
+    return RolloutCosts(step, validation, steps, settings.evaluate_every, watch, rl.watch.every)
 
 
 def _asked(
-    settings: TrainSettings, personas: Sequence[Persona], used: Mapping[str, Usage], conversations: int, group: int
+    roles: RolesSettings, calls: Mapping[str, int], personas: Sequence[Persona], used: Mapping[str, Usage], turns: int
 ) -> Iterator[CostEstimate]:
-    persona, turns = cost.typical_persona(personas), range(settings.rl.turns)
-    for name, calls in calls_by_role(settings.rl, conversations, group).items():
-        role: RoleSettings = getattr(settings.roles, name)
-        prompt = fmean(cost.prose_tokens(render(name, cost.typical_inputs(persona, depth))) for depth in turns)
+    persona = cost.typical_persona(personas)
+    for name, count in calls.items():
+        role: RoleSettings = getattr(roles, name)
+        prompt = fmean(cost.prose_tokens(render(name, cost.typical_inputs(persona, depth))) for depth in range(turns))
         answer = WORDS.get(name, cost.REASON_WORDS) * cost.TOKENS_PER_WORD
-        yield cost.expected_cost(name, role, name, calls, (prompt, answer), used)
+        yield cost.expected_cost(name, role, name, count, (prompt, answer), used)
 
 
 def _calls(estimates: Sequence[CostEstimate]) -> int:

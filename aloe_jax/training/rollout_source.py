@@ -32,10 +32,10 @@ from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.drawing import Drawing, EndedError
-from aloe_jax.rollouts.rewards import calls_of, roles_of
+from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.statistics import missing, statistics
-from aloe_jax.rollouts.watch import Watch
+from aloe_jax.rollouts.watch import Watch, check_watch, watch_casts
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.storage.mirror import Mirror
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
@@ -79,6 +79,8 @@ class RolloutSource(Source):
         self._roles = ("user", *roles_of(rl.weights))
         for role in self._roles:
             check_role(getattr(settings.roles, role), role, priced=rl.max_cost is not None)
+        if rl.watch is not None:
+            check_watch(rl, rl.watch, settings.roles)
         personas = read_personas(rl.personas or "", rl.split)
         if len(personas) < rl.conversations + rl.heldout:
             raise AloeError(
@@ -116,6 +118,8 @@ class RolloutSource(Source):
             mirror = scope.enter_context(Mirror(settings.output, begins=(JOURNAL,), every=MINUTE))
             self._ledger = Ledger(mirror.local / JOURNAL, budget=Budget(rl.max_cost, rl.max_calls))
             self._cast = Cast(settings.roles, scope.enter_context(self._ledger), only=self._roles)
+            if rl.watch is not None:
+                self._watching = watch_casts(rl, rl.watch, settings.roles, self._ledger)
             scope.callback(self._clock.close)
             self._scope = scope.pop_all()
         return self
@@ -147,10 +151,9 @@ class RolloutSource(Source):
         if rl.watch is not None:
             others = rl.watch.roles.others(settings.roles)
             named = " and ".join(f"another {name}" for name in ("judge", "user") if getattr(others, name) is not None)
-            asked = 1 + calls_of(rl.weights) + (others.judge is not None)
             validation += (
-                f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: about "
-                f"{rl.watch.personas * rl.turns * asked:,} calls each time"
+                f"\nwatched every {rl.watch.every} steps with {rl.watch.personas} of them and {named}: at most "
+                f"{costs.watch_calls:,} calls each time"
             )
         return SourceSummary(text, validation, tokens, 0.0, flops, passes, {}, tuple(costs.lines(rl)))
 
@@ -177,17 +180,9 @@ class RolloutSource(Source):
             RolloutCollector(rl, sampler, self._template, self._cast, settings.seed, settings.data.row_length)
         )
         if rl.watch is not None:
-            watch = Watch(
-                rl,
-                rl.watch,
-                settings.roles,
-                sampler,
-                self._template,
-                self._ledger,
-                settings.seed,
-                settings.data.row_length,
+            self._watch = self._scope.enter_context(
+                Watch(rl, self._watching, sampler, self._template, settings.seed, settings.data.row_length)
             )
-            self._watch = self._scope.enter_context(watch)
 
     def personas(self, step: int) -> list[Persona]:
         """Those of batch `step`: all in turn, in an order by seed and pass."""

@@ -36,6 +36,11 @@ class RolloutValidation(Periodic):
         """As other stages show theirs."""
         self._reporting.display.validation(step, values)
 
+    def keep(self, step: int, values: Mapping[str, float]) -> None:
+        """The checkpoint gets its loss, as if it had been saved after this."""
+        if "reward" in values:
+            self._reporting.score(step, -values["reward"])
+
     def after(self, reached: Reached) -> None:
         """Validate where it is due; later callbacks find the loss in `reached`."""
         self._loss = None
@@ -43,9 +48,9 @@ class RolloutValidation(Periodic):
         if self._loss is not None:
             reached.validation_loss = self._loss
 
-    def perform(self, step: int) -> Mapping[str, float] | None:
+    def perform(self, step: int, saved: bool = False) -> Mapping[str, float] | None:
         """See `Periodic`."""
-        values = super().perform(step)
+        values = super().perform(step, saved)
         if values is not None and "reward" in values:
             self._loss = -values["reward"]
         return values

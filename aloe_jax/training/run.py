@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from aloe_jax.data.loader import Batch
 from aloe_jax.models.checkpoint_files import check_step, checkpoint_steps
 from aloe_jax.models.digest import weights_digest
-from aloe_jax.models.run_directory import FINISHED
+from aloe_jax.models.run_directory import FINISHED, is_finished
 from aloe_jax.parallel import distributed
 from aloe_jax.parallel.distributed import place
 from aloe_jax.parallel.mesh import make_mesh
@@ -37,6 +37,7 @@ from aloe_jax.training.room import check_memory
 from aloe_jax.training.saving import Saving
 from aloe_jax.training.settings import TrainSettings
 from aloe_jax.training.source import open_source
+from aloe_jax.training.stages import STAGES
 from aloe_jax.training.stages.stage import StartingModel, stage_of
 from aloe_jax.training.step import Params, Step, new_state
 from aloe_jax.training.stopping import Stop
@@ -64,7 +65,8 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
     stage = stage_of(settings)
     if not dry_run:
         directory = claim_directory(settings)
-        if settings.steps is not None and settings.steps in checkpoint_steps(directory):
+        complete = is_finished(directory) or not STAGES[settings.stage].makes_up  # where all steps are done
+        if complete and settings.steps is not None and settings.steps in checkpoint_steps(directory):
             check_step(directory, settings.steps)
             _finish(directory, settings.steps)
             click.echo(f"{directory}: complete at step {settings.steps}")
@@ -96,7 +98,7 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
         done = 0
         if (latest := checkpoints.latest()) is not None:
             done = source.resume(checkpoints.position(latest))
-        if done >= steps:
+        if done > steps or (done == steps and complete):
             _finish(directory, done)
             click.echo(f"{directory}: complete at step {done}")
             return
@@ -138,7 +140,7 @@ def _train(settings: TrainSettings, mesh: Mesh, dry_run: bool, lock: Lock | None
         devices = list(mesh.devices.flat)
         rate = lambda step: schedule(step * stage.updates)  # noqa: E731
         readings = Readings(settings.log_every, source, rate, log, display, directory, devices)
-        reporting = Reporting(readings, log, display)
+        reporting = Reporting(readings, log, display, checkpoints.score)
         callbacks = [
             profiling,
             host_memory.KeepFreed(mesh),

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from aloe_jax.rollouts.watch import compared, hacking
+from aloe_jax.llm.settings import RolesSettings
+from aloe_jax.rollouts.settings import WatchSettings
+from aloe_jax.rollouts.watch import compared, digest, hacking
 
 NONE = float("nan")
 
@@ -57,6 +59,28 @@ def test_a_gap_that_opens_is_called_by_its_name():
 )
 def test_no_gap_is_reported_where_there_is_none(records):
     assert hacking(records, []) is None
+
+
+def test_records_under_other_roles_are_not_compared():
+    before, now = watched((2.0, 2.0), others=1), watched((2.0, 2.0), (3.0, 1.5), others=2)
+    assert hacking([*before, now[1]], []) is None
+    assert hacking(now, []) is not None
+
+
+def test_the_digest_changes_with_who_answers_and_with_how_many_personas():
+    roles = RolesSettings.model_validate({"provider": "scripted"})
+    found = [
+        digest(WatchSettings.model_validate(given), roles)
+        for given in (
+            {"roles": {"judge": {"provider": "openai", "model": "m"}}},
+            {"roles": {"judge": {"provider": "openai", "model": "n"}}},
+            {"roles": {"user": {"provider": "openai", "model": "m"}}},
+            {"roles": {"judge": {"provider": "openai", "model": "m"}}, "personas": 4},
+        )
+    ]
+    assert len(set(found)) == 4
+    again = {"every": 7, "roles": {"judge": {"provider": "openai", "model": "m", "attempts": 2}}}
+    assert digest(WatchSettings.model_validate(again), roles) == found[0]
 
 
 def test_with_other_users_alone_the_training_s_rating_is_that_of_its_own_conversations():

@@ -10,8 +10,11 @@ import pytest
 
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.errors import AloeError
+from aloe_jax.llm import scripted
+from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.registry import PROVIDERS, ProviderEntry
 from aloe_jax.llm.world import persona_texts, replies, user_messages
+from aloe_jax.training import start
 from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 from tests.training.test_rl import equal, records, settings, world  # noqa: F401  fixtures among them
@@ -51,7 +54,7 @@ def test_both_judges_are_logged_and_a_watch_that_the_budget_cut_short_is_made_up
     whole, made = watched("whole"), watched("made")
     train(whole)
     shown = capsys.readouterr().out
-    assert "watched every 1 steps with 2 of them and another judge: about 18 calls each time" in shown
+    assert "watched every 1 steps with 2 of them and another judge: at most 18 calls each time" in shown
     assert "watch at step 1 | training judge" in shown and "watch at step 2 | training judge" in shown
     found = lines_of(whole, "watch")
     assert [line["step"] for line in found] == [1, 2]
@@ -72,6 +75,51 @@ def test_both_judges_are_logged_and_a_watch_that_the_budget_cut_short_is_made_up
     train(made)
     equal(whole, made)
     assert records(whole) == records(made)
+
+
+@pytest.mark.parametrize("watch", [True, False])
+def test_what_the_budget_cuts_short_after_the_last_step_is_made_up_for(watched, settings, capsys, watch):  # noqa: F811
+    configured = watched if watch else settings
+    whole, made = configured("whole", steps=2), configured("made", steps=2)
+    train(whole)
+    kind, doing = ("watch", "watching") if watch else ("validation", "validating")
+    for most in (len(journal(whole)) - 3, 1):  # the second start, with a budget of its own, finds all steps done
+        capsys.readouterr()
+        train(configured("made", steps=2, rl={"max_calls": most}))
+        shown = capsys.readouterr().out
+        assert f"{doing} at step 2 was not completed: max_calls" in shown and "stopped by max_calls" in shown
+        assert "saved at step 2; run the same command to go on" in shown and "complete at step" not in shown
+        assert not Path(made.output, "finished.json").exists()
+        assert 2 not in [line["step"] for line in lines_of(made, kind)]
+    train(made)
+    assert json.loads(Path(made.output, "finished.json").read_text()) == {"step": 2}
+    equal(whole, made)
+    assert records(whole) == records(made)
+    losses = [Path(one.output, "checkpoints/2/metrics/metrics").read_text() for one in (whole, made)]
+    assert losses[0] == losses[1]  # by which the best checkpoint is kept
+    capsys.readouterr()
+    train(made)  # verifies the files of the checkpoint
+    assert capsys.readouterr().out.strip() == f"{made.output}: complete at step 2"
+
+
+def test_a_watch_whose_provider_is_out_of_reach_is_skipped_but_for_the_last(watched, monkeypatch, capsys):
+    made = watched()
+    complete = scripted.Scripted.complete
+
+    def unreachable(self, request):
+        if request.role == "judge":
+            raise UnavailableError("out of reach")
+        return complete(self, request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scripted.Scripted, "complete", unreachable)
+        with pytest.raises(AloeError, match="out of reach"):
+            train(made)
+    shown = capsys.readouterr().out
+    assert "watching at step 1 was not completed" in shown and "step 2/2" in shown
+    assert not Path(made.output, "finished.json").exists()
+    train(made)
+    assert [line["step"] for line in lines_of(made, "watch")] == [2]
 
 
 def test_with_another_user_alone_the_same_judge_rates(watched):
@@ -114,9 +162,26 @@ def test_a_run_may_be_watched_from_now_on_or_no_longer(watched):
         ({"every": 0}, {}, r"rl\.watch\.every"),
     ],
 )  # fmt: skip
-def test_a_watch_that_cannot_be_is_refused_before_a_call_is_made(watched, watch, rl, message):
+def test_a_watch_that_cannot_be_is_refused_before_weights_are_loaded(watched, watch, rl, message, monkeypatch):
+    monkeypatch.setattr(start, "build_model", lambda *arguments: pytest.fail("loaded"))
     with pytest.raises((AloeError, ValueError), match=message):
         train(watched(watch=watch, rl=rl))
+
+
+@pytest.mark.parametrize(
+    ("roles", "rl", "message"),
+    [
+        ({"user": {"provider": "gemini"}}, {}, r"rl\.watch\.roles\.user\.model: provider gemini needs a model"),
+        (
+            {"judge": {"provider": "gemini", "model": "m"}},
+            {"max_cost": 1.0},
+            r"rl\.watch\.roles\.judge\.price: max_cost needs the price",
+        ),
+    ],
+)
+def test_a_dry_run_refuses_others_without_a_model_or_a_price(watched, roles, rl, message):
+    with pytest.raises(AloeError, match=message):
+        train(watched(watch={"roles": roles}, rl=rl), dry_run=True)
 
 
 @pytest.mark.soak

@@ -38,6 +38,30 @@ def test_calls_of_a_step_a_validation_and_a_run():
     assert [one.player for one in offline.step] == ["user"]
 
 
+PRICE = {"input": 1.0, "output": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("others", "asked"),
+    [
+        ({"judge": {"model": "n", "price": PRICE}}, [("user", "m", 8), ("judge", "m", 8), ("judge", "n", 8)]),
+        ({"user": {"model": "n", "price": PRICE}}, [("user", "n", 8), ("judge", "m", 8)]),
+    ],
+)
+def test_a_watch_counts_in_the_run_and_against_its_budget(others, asked):
+    given = configured(watch={"every": 40, "personas": 2, "roles": others})
+    made, plain = expected(given), expected(configured())
+    assert [(one.player, one.model, one.calls) for one in made.watch] == asked
+    calls, dollars = sum(count for *_, count in asked), sum(one.cost for one in made.watch)
+    assert [made.watched_by(step) for step in (39, 40, 99, 100)] == [0, 1, 2, 3]
+    assert made.calls(100) == plain.calls(100) + 3 * calls and made.watch_calls == calls
+    assert made.dollars(40) == pytest.approx(plain.dollars(40) + dollars)
+    assert made.within(plain.calls(40) + calls - 1, None) == 39 and made.within(None, plain.dollars(40)) == 39
+    lines = list(made.lines(given.rl))
+    assert any(line.startswith(f"at most a watch, of which there are 3: {calls} calls, ") for line in lines)
+    assert any(line.startswith(f"at most in all: {plain.calls(100) + 3 * calls:,} calls, $") for line in lines)
+
+
 def test_every_reward_asks_the_roles_of_its_entry(monkeypatch):
     two = RewardEntry(lambda cast, reply: 0.0, (0.0, 1.0), ("inducer", "judge"), 2)
     monkeypatch.setattr(table, "REWARDS", {**REWARDS, "length": two})

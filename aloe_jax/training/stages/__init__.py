@@ -19,6 +19,7 @@ class StageEntry:
     # Where its batches come from (source.py), and whether that is `data`.
     source: tuple[str, str] = ("aloe_jax.training.data_source", "DataSource")
     needs_data: bool = True
+    makes_up: bool = False  # a start that finds all steps done may have a validation of the last one to complete
 
 
 STAGES = {
@@ -30,5 +31,6 @@ STAGES = {
         needs_model=True,
         source=("aloe_jax.training.rollout_source", "RolloutSource"),
         needs_data=False,
+        makes_up=True,
     ),
 }
