@@ -70,6 +70,7 @@ class RolloutCollector:
         self._end_threads(wait=True)
 
     def _end_threads(self, wait: bool) -> None:
+        self._questions.end()  # of what is under way, too, no further call begins
         self._threads.shutdown(wait=wait, cancel_futures=True)  # first: raters wait for what it answers
         self._rater.end(wait)
 
