@@ -13,14 +13,15 @@ from aloe_jax.sampling.draw import Settings
 from aloe_jax.sampling.engine import Engine
 from aloe_jax.sampling.programs import Drawn, DrawnRows, Ends
 from aloe_jax.sampling.row_cache import Asked, RowCache
-from aloe_jax.sampling.shapes import bucket, page_slots
+from aloe_jax.sampling.shapes import bucket, page_slots, sibling_rows
 
 
 class SiblingCache(RowCache):
     """As RowCache, with `siblings` replies drawn from every row; the engine's `rows` are replies drawn together."""
 
     def __init__(self, engine: Engine, conversations: int, length: int, siblings: int) -> None:
-        super().__init__(engine, conversations, length, max(engine.rows // siblings, 1))  # see shapes.sibling_rows
+        size = sibling_rows(conversations, siblings, engine.rows, engine.shards)
+        super().__init__(engine, conversations, length, size)
         self.siblings = siblings
         self._pages: programs.Own | None = None
         self._slots = 0

@@ -9,6 +9,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
 from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.sampling.shapes import sibling_rows
 from tests.compilations import compilations
 from tests.sampling.tiny import LENGTH, full_logits, lively, padded, prompts
 
@@ -118,6 +119,27 @@ def test_meshes_draw_the_same(model):
     many, _ = talk(Sampler(spread, max_length=LENGTH), 2, 20)
     for (_, _, reply), (_, _, other) in zip(one, many, strict=True):
         assert reply.tokens == other.tokens
+
+
+@pytest.mark.parametrize("axes", [None, {"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize("rows", [1, 5, 8, 33, 64])
+def test_rows_of_a_session_are_those_that_are_estimated(model, axes, rows):
+    """The estimate knows the setting, the session the sampler's rows, which are whole shards."""
+    shards = 1 if axes is None else axes["data"] * axes.get("fsdp", 1)
+    spread = model
+    if axes is not None:
+        mesh = make_mesh(MeshSettings(**axes))
+        spread = model.spec.assemble(
+            jax.device_put(nnx.to_pure_dict(nnx.state(model, nnx.Param)), model.spec.shardings(mesh))
+        )
+    sampler = Sampler(spread, max_length=LENGTH, rows=rows)
+    assert sampler.shards == shards
+    for siblings in (1, 3, 4, 16):
+        for conversations in (1, 6, 9, 100):
+            size = sampler.sibling_session(conversations, siblings)._cache.size
+            assert size == sibling_rows(conversations, siblings, rows, shards) and size % shards == 0
+            assert size == shards or size * siblings <= sampler.rows
+            assert size >= shards * min(sampler.rows // shards // siblings, conversations // shards)
 
 
 def test_one_compile(model):
