@@ -8,6 +8,7 @@ from flax import nnx
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling import siblings as programs
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.sampling.shapes import sibling_rows
 from tests.compilations import compilations
@@ -92,6 +93,40 @@ def test_a_prompt_is_read_once_and_what_was_chosen_is_not_read(model):
     first = sum(length - 1 for length in LENGTHS)
     # Of a chosen reply all but the last token are cached; that one, and of new tokens all but the newest, are read.
     assert session.tokens_read == first + sum(3 + number for number in range(4))
+
+
+def test_a_choice_that_was_interrupted_can_be_made_again(model, monkeypatch):
+    session = Sampler(model, max_length=LENGTH).sibling_session(2, 2)
+    session.extend(prompts(30, 70))
+    before = session.tokens(0)
+    seeds = [[1, 2], [3, 4]]
+    groups = session.sibling_replies(5, 1.0, seeds, [0, 1], stop=())
+    kept = programs.keep
+
+    def interrupted(*arguments, **more):
+        kept(*arguments, **more)  # the old cache is donated by now
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(programs, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.choose({0: 1, 1: 0})
+    assert session.tokens(0) == before
+    monkeypatch.undo()
+    session.choose({0: 1, 1: 0})
+    assert session.tokens(0) == before + groups[0][1].tokens
+    made = [
+        (session.tokens(number), seed, reply)
+        for number, group in enumerate(
+            session.sibling_replies(5, seeds=seeds, among=[0, 1], stop=(), logps=True, **WARM)
+        )
+        for seed, reply in zip(seeds[number], group, strict=True)
+    ]
+    check_forks(model, made, 5)
+    with pytest.raises(AloeError, match="siblings 0 to 1, not 2"):
+        session.choose({0: 2})
+    session.choose({0: 0})
+    with pytest.raises(AloeError, match="no siblings were drawn"):
+        session.choose({0: 0})
 
 
 def test_after_new_weights_everything_is_read_again():
