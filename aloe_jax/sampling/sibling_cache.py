@@ -37,6 +37,7 @@ class SiblingCache(RowCache):
     ) -> Drawn:
         """One call of the device: what every sibling is asked for, at most `most` tokens; by row and sibling [B]."""
         engine, size, count = self._engine, self.size, self.siblings
+        # Of rows that are not asked nothing is read, and their length is 0.
         last, lengths, budgets = (np.zeros((size, count), np.int32) for _ in range(3))
         seeds = np.zeros((size, count), np.uint32)
         for conversation, of_siblings in asked.items():
@@ -45,9 +46,6 @@ class SiblingCache(RowCache):
             last[row], lengths[row] = conversation.tokens[-1], conversation.cached
             budgets[row] = [one.budget for one in of_siblings]
             seeds[row] = [one.seed % 2**32 for one in of_siblings]
-        for row, owner in enumerate(self._rows.owners):
-            if owner is not None and owner not in asked:
-                lengths[row] = owner.cached
         context = np.zeros((size, count, self._length if settings.repetition_penalty != 1 else 1), np.int32)
         if settings.repetition_penalty != 1:
             for conversation in asked:

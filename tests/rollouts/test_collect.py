@@ -8,6 +8,7 @@ import pytest
 
 from aloe_jax.roles import derive_seed
 from aloe_jax.rollouts.collect import RolloutCollector
+from aloe_jax.rollouts.drawer import Drawer
 from aloe_jax.rollouts.drawing import Drawing, EndedError
 from aloe_jax.rollouts.rewards import calls_by_role
 from aloe_jax.rollouts.settings import RLSettings
@@ -164,6 +165,31 @@ def test_branches_of_one_conversation_share_its_row(loaded):
         assert "might pass the 260 tokens of a row" in rollout.ended
         assert 1 < len(rollout.groups) < rl.groups and rollout.size() <= 260
         assert all(group.rewards is not None for group in rollout.groups)
+
+
+@pytest.mark.parametrize("changes", [{"turns": 2}, {"branches": 3, "turns": 2}])
+def test_looking_ahead_has_a_conversation_for_every_reply_and_no_more(loaded, monkeypatch, changes):
+    """At the last turn all are alive; of their log-probs there is no use, and none are computed."""
+    sampler, _ = loaded
+    opened, alive, ahead = [], [], []
+    session, single = sampler.session, Drawer.single
+
+    def opening(batch, length, forks=1):
+        opened.append((batch * forks, session(batch, length, forks)))
+        return opened[-1][1]
+
+    def drawing(self, of, prompts, now):
+        alive.append((of, len(of.numbers)))
+        ahead.extend(single(self, of, prompts, now))
+        return ahead[-len(prompts) :]
+
+    monkeypatch.setattr(sampler, "session", opening)
+    monkeypatch.setattr(Drawer, "single", drawing)
+    rl, _ = collected(loaded, Listener(), PERSONAS[:4], lookahead=1, **changes)
+    assert len(opened) == 2
+    for most, own in opened:
+        assert most == 2 * rl.lines(1) * 3 == max(count for of, count in alive if of is own)
+    assert ahead and all(sibling.logps == () for sibling in ahead)
 
 
 def test_branches_follow_the_best_replies(loaded):

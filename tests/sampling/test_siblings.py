@@ -95,6 +95,19 @@ def test_a_prompt_is_read_once_and_what_was_chosen_is_not_read(model):
     assert session.tokens_read == first + sum(3 + number for number in range(4))
 
 
+def test_conversations_that_are_not_asked_stay_as_they_are(model):
+    _, session = talk(Sampler(model, max_length=LENGTH), 1, 20)
+    read = session.tokens_read
+    made = []
+    for among in ([0, 2], [1, 3], [0, 1, 2, 3]):
+        seeds = [[100 * len(made) + 10 * number + g for g in range(3)] for number in among]
+        groups = session.sibling_replies(20, seeds=seeds, among=among, stop=(), logps=True, **WARM)
+        for number, own, group in zip(among, seeds, groups, strict=True):
+            made += [(session.tokens(number), seed, reply) for seed, reply in zip(own, group, strict=True)]
+    check_forks(model, made, 20)
+    assert session.tokens_read == read + sum(3 + number for number in range(4))
+
+
 def test_a_choice_that_was_interrupted_can_be_made_again(model, monkeypatch):
     session = Sampler(model, max_length=LENGTH).sibling_session(2, 2)
     session.extend(prompts(30, 70))
