@@ -2,8 +2,9 @@
 
 Nothing here is compiled. Counted is what must be computed and moved: every decoded token reads the layers' weights and
 the head once for all rows, and the keys and values of each row, those of a group's prompt once for its siblings; every
-token of a prompt is prefilled once, where a conversation keeps its row. Rows that have ended wait for the others of
-their call. What `rl.lookahead` and `rl.branches` draw comes on top.
+token of a prompt is prefilled once, where a conversation keeps its row. The replies to as many conversations as have a
+row are drawn in one call, in which those that have ended wait for the longest. What `rl.lookahead` and `rl.branches`
+draw comes on top.
 """
 
 from __future__ import annotations
@@ -31,28 +32,33 @@ from aloe_jax.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class DrawnTokens:
-    """The tokens of a step of conversations, in `waves` that draw `rows` replies together."""
+    """The tokens of a step of conversations, in waves that draw `rows` replies together."""
 
     rows: int
     tokens: int  # drawn
     steps: int  # of decoding, a token of every row each, at least: over all turns and waves
-    calls: int  # of decoding, of at most PAGE steps each, at least
+    calls: int  # of decoding, each of the groups of as many conversations as have a row
     read: int  # tokens prefilled, at least
     seen: int  # keys that drawn tokens attend to, summed over them
     fetched: float  # of these, how many are read at least, where siblings read what they share together
     seen_reading: int  # the same of tokens prefilled
 
     @classmethod
-    def of(cls, trees: Sequence[TokenTree], waves: int, rows: int) -> DrawnTokens:
-        """Of the conversations of one step, as trees whose scored nodes are replies."""
+    def of(cls, trees: Sequence[TokenTree], waves: int, rows: int, siblings: int) -> DrawnTokens:
+        """Of the conversations of one step, as trees whose scored nodes are replies.
+
+        A session, one a wave, has `rows` rows, each a conversation to which `siblings` replies are drawn together.
+        """
         size = -(-len(trees) // waves)
         tokens = steps = calls = read = seen = reading = 0
         fetched = 0.0
         for start in range(0, len(trees), size):
             by_turn: dict[int, list[int]] = defaultdict(list)
+            groups: Counter[int] = Counter()  # by turn
             for tree in trees[start : start + size]:
                 ends: list[int] = []  # of nodes, along their paths
-                siblings = Counter(node.parent for node in tree.nodes if node.scored)
+                replies = Counter(node.parent for node in tree.nodes if node.scored)
+                groups.update(turn for turn, _ in {(node.turn, node.parent) for node in tree.nodes if node.scored})
                 for node in tree.nodes:
                     before = 0 if node.parent < 0 else ends[node.parent]
                     length = len(node.tokens)
@@ -61,14 +67,14 @@ class DrawnTokens:
                     if node.scored:
                         by_turn[node.turn].append(length)
                         seen += keys
-                        fetched += length * before / siblings[node.parent] + length * (length + 1) / 2
+                        fetched += length * before / replies[node.parent] + length * (length + 1) / 2
                     else:
                         read, reading = read + length, reading + keys
-            for lengths in by_turn.values():
+            for turn, lengths in by_turn.items():
                 # No schedule ends before its longest reply, nor before its rows have drawn all tokens.
-                least = max(*lengths, -(-sum(lengths) // rows))
-                tokens, steps, calls = tokens + sum(lengths), steps + least, calls + -(-least // PAGE)
-        return cls(rows, tokens, steps, calls, read, seen, fetched, reading)
+                least = max(*lengths, -(-sum(lengths) // (rows * siblings)))
+                tokens, steps, calls = tokens + sum(lengths), steps + least, calls + -(-groups[turn] // rows)
+        return cls(rows * siblings, tokens, steps, calls, read, seen, fetched, reading)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def drawing(
 ) -> DrawingBounds:
     """The bounds of drawing these conversations with the sampler of a run; `settings` are resolved."""
     options, sizes = settings.model, sessions(settings, mesh)
-    work = DrawnTokens.of(trees, sizes.count, sizes.replies)
+    work = DrawnTokens.of(trees, sizes.count, sizes.rows, sizes.siblings)
     width = jnp.dtype(options.compute_dtype).itemsize
     shards = math.prod(mesh.shape[axis] for axis in RULES["batch"])
     whole, stacked = whole_sizes(spec, mesh), spec.stacked()

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from aloe_jax.llm.settings import RoleSettings
-from aloe_jax.rollouts.rewards import calls_by_role
+from aloe_jax.rollouts.rewards import calls_by_role, read_answers
 from aloe_jax.training.settings import TrainSettings
 
 
@@ -22,8 +22,9 @@ class RemoteCalls:
 def remote_calls(settings: TrainSettings, latency: float) -> RemoteCalls | None:
     """The calls of a step that are waited for; None where there are none.
 
-    Users and judges are asked `rl.concurrency` at a time each, side by side; of a conversation the user's turns follow
-    each other; a model's limit of requests a minute holds for all roles that it plays.
+    Users and judges are asked `rl.concurrency` at a time each, side by side; of a conversation the user's messages
+    follow each other, the first and, with `rl.lookahead`, so many answers a turn, and at its end the last reply is
+    rated or answered; a model's limit of requests a minute holds for all roles that it plays.
     """
     rl = settings.rl
     roles: dict[str, RoleSettings] = {name: getattr(settings.roles, name) for name in calls_by_role(rl, 1, 1)}
@@ -34,7 +35,10 @@ def remote_calls(settings: TrainSettings, latency: float) -> RemoteCalls | None:
         return None
     users = calls.get("user", 0)
     judged = sum(calls.values()) - users
-    times = [latency * users / rl.concurrency, latency * judged / rl.concurrency, latency * rl.turns * bool(users)]
+    # The first answer of a turn is the next message, which is not asked for again.
+    messages = 1 + rl.turns * rl.lookahead if rl.lookahead else rl.turns
+    chain = messages * bool(users) + bool(judged or (users and read_answers(rl.weights)))
+    times = [latency * users / rl.concurrency, latency * judged / rl.concurrency, latency * chain]
     limited: dict[tuple[str, str | None, str | None], int] = defaultdict(int)
     for name, count in calls.items():
         role = roles[name]

@@ -70,6 +70,7 @@ class RolloutCollector:
         self._end_threads(wait=True)
 
     def _end_threads(self, wait: bool) -> None:
+        self._questions.end()  # of what is under way, too, no further call begins
         self._threads.shutdown(wait=wait, cancel_futures=True)  # first: raters wait for what it answers
         self._rater.end(wait)
 
@@ -105,7 +106,7 @@ class RolloutCollector:
         turns, depths = self._settings.turns, self._settings.lookahead if size > 1 else 0
         lines = self._settings.lines(turns - 1) if size > 1 else 1
         session = self._sampler.sibling_session(room, size, self._length, forks=lines)
-        beside = self._sampler.session(room * lines, self._length, forks=1 + size) if depths else None
+        beside = self._sampler.session(room * lines, self._length, forks=size) if depths else None
         ahead = LookAhead(
             self._drawer, self._template, self._rater, self._ask, self._seed, beside, self._drawing
         )  # fmt: skip

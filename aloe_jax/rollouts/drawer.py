@@ -60,7 +60,7 @@ class Drawer:
         return [tuple(map(self._sibling, group)) for group in groups]
 
     def single(self, session: Session, prompts: Sequence[Prompt], drawing: Drawing) -> list[Sibling]:
-        """One reply to every prompt, whose `seeds` is one: what a group of one would be."""
+        """One reply to every prompt, whose `seeds` is one: what a group of one would be, without `logps`."""
         for prompt in prompts:
             session.replace(prompt.number, prompt.tokens)
         draw = self._settings
@@ -68,7 +68,7 @@ class Drawer:
             made = session.replies(
                 draw.max_new_tokens, draw.temperature, draw.top_k, draw.top_p,
                 [seed for prompt in prompts for seed in prompt.seeds], self._template.stop,
-                among=[prompt.number for prompt in prompts], logps=True,
+                among=[prompt.number for prompt in prompts],
             )  # fmt: skip
         return list(map(self._sibling, made))
 

@@ -78,7 +78,7 @@ class LookAhead:
         self._drawer, self._template, self._rater, self._ask, self._seed = drawer, template, rater, ask, seed
         self._session, self._drawing = session, drawing
         self._free = [] if session is None else session.numbers
-        self._paths: dict[str, int] = {}  # by label of a branch, its conversation in the session
+        self._paths: dict[str, int] = {}  # by label of a branch, the conversation of its first lines in the session
 
     def begin(self, group: DrawnGroup, history: Sequence[Message], path: Sequence[int], answered: bool) -> None:
         """Rate the replies of a group to `history` and, with `answered`, let the user answer them.
@@ -108,8 +108,8 @@ class LookAhead:
             self._add(group, line, sibling, answered, ("ahead", depth))
 
     def end(self, group: DrawnGroup) -> None:
-        """What follows the replies of a group is not gone on with."""
-        numbers = [line.number for line in group.lines.values() if line.number is not None]
+        """What follows the replies of a group is not gone on with. The first line's row is the next group's."""
+        numbers = [line.number for line in list(group.lines.values())[1:] if line.number is not None]
         if self._session is not None and numbers:
             self._session.drop(numbers)
 
@@ -163,5 +163,5 @@ class LookAhead:
         path = self._paths[group.label]
         common = [*group.rollout.tokens(group.after, self._template.stop[0]), *group.prompt]
         session.replace(path, common)
-        for line, number in zip(lines, session.fork(path, len(lines)), strict=True):
+        for line, number in zip(lines, [path, *session.fork(path, len(lines) - 1)], strict=True):
             line.number = number

@@ -27,11 +27,11 @@ class Asked(NamedTuple):
 class RowCache:
     """Keys and values of the conversations that have a row. One of each program is compiled for a shape of session."""
 
-    def __init__(self, engine: Engine, conversations: int, length: int, most: int | None = None) -> None:
-        """At most `most` rows, rounded up to whole shards (default: the engine's)."""
+    def __init__(self, engine: Engine, conversations: int, length: int, size: int | None = None) -> None:
+        """`size` rows, whole shards (default: `cache_rows` of the engine's)."""
         self._engine = engine
         self._length = length
-        self.size = cache_rows(conversations, engine.rows if most is None else most, engine.shards)
+        self.size = cache_rows(conversations, engine.rows, engine.shards) if size is None else size
         self._rows = RowOwners(self.size, engine.shards)
         self._group = rows_read(self.size // engine.shards, jax.default_backend())
         self._cache: Cache | None = None

@@ -39,8 +39,12 @@ def cache_rows(conversations: int, rows: int, shards: int) -> int:
 
 
 def sibling_rows(conversations: int, siblings: int, rows: int, shards: int) -> int:
-    """The same of a session that draws so many siblings to a conversation: `rows` of the sampler are replies."""
-    return cache_rows(conversations, max(rows // siblings, 1), shards)
+    """The same of a session that draws so many siblings to a conversation: `rows` of the sampler are replies.
+
+    A shard has as many conversations as its part of `rows` has replies for, and at least one.
+    """
+    of_a_shard = max(-(-rows // shards) // siblings, 1)
+    return cache_rows(conversations, of_a_shard * shards, shards)
 
 
 def page_slots(most: int) -> int:

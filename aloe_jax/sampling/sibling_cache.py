@@ -13,14 +13,15 @@ from aloe_jax.sampling.draw import Settings
 from aloe_jax.sampling.engine import Engine
 from aloe_jax.sampling.programs import Drawn, DrawnRows, Ends
 from aloe_jax.sampling.row_cache import Asked, RowCache
-from aloe_jax.sampling.shapes import bucket, page_slots
+from aloe_jax.sampling.shapes import bucket, page_slots, sibling_rows
 
 
 class SiblingCache(RowCache):
     """As RowCache, with `siblings` replies drawn from every row; the engine's `rows` are replies drawn together."""
 
     def __init__(self, engine: Engine, conversations: int, length: int, siblings: int) -> None:
-        super().__init__(engine, conversations, length, max(engine.rows // siblings, 1))  # see shapes.sibling_rows
+        size = sibling_rows(conversations, siblings, engine.rows, engine.shards)
+        super().__init__(engine, conversations, length, size)
         self.siblings = siblings
         self._pages: programs.Own | None = None
         self._slots = 0
@@ -36,6 +37,7 @@ class SiblingCache(RowCache):
     ) -> Drawn:
         """One call of the device: what every sibling is asked for, at most `most` tokens; by row and sibling [B]."""
         engine, size, count = self._engine, self.size, self.siblings
+        # Of rows that are not asked nothing is read, and their length is 0.
         last, lengths, budgets = (np.zeros((size, count), np.int32) for _ in range(3))
         seeds = np.zeros((size, count), np.uint32)
         for conversation, of_siblings in asked.items():
@@ -44,9 +46,6 @@ class SiblingCache(RowCache):
             last[row], lengths[row] = conversation.tokens[-1], conversation.cached
             budgets[row] = [one.budget for one in of_siblings]
             seeds[row] = [one.seed % 2**32 for one in of_siblings]
-        for row, owner in enumerate(self._rows.owners):
-            if owner is not None and owner not in asked:
-                lengths[row] = owner.cached
         context = np.zeros((size, count, self._length if settings.repetition_penalty != 1 else 1), np.int32)
         if settings.repetition_penalty != 1:
             for conversation in asked:

@@ -119,9 +119,14 @@ class SiblingSession(Session):
             if not 0 <= position < len(drawn.replies):
                 raise AloeError(f"conversation {number}: has siblings 0 to {len(drawn.replies) - 1}, not {position}")
         replies = {
-            self._conversation(number): (position, self._drawn.pop(number).replies[position].tokens)
+            self._conversation(number): (position, self._drawn[number].replies[position].tokens)
             for number, position in siblings.items()
         }
-        self._siblings.keep({one: (position, len(tokens)) for one, (position, tokens) in replies.items()})
+        try:
+            self._siblings.keep({one: (position, len(tokens)) for one, (position, tokens) in replies.items()})
+        except BaseException:
+            self._siblings.forget()
+            raise
         for conversation, (_, tokens) in replies.items():
+            del self._drawn[conversation.number]
             conversation.tokens += tokens

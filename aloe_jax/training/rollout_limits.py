@@ -13,20 +13,26 @@ CLOSED = 2  # tokens of the shortest reply in a tree: a token of its own, and wh
 
 
 def check_lengths(settings: TrainSettings, spec: ModelSpec, template: ChatTemplate) -> None:
-    """Raise AloeError where a conversation could not have `rl.turns` turns even if all its messages were short.
+    """Raise AloeError where conversations could not have `rl.turns` turns even if all their messages were short.
 
-    A turn is drawn only where the longest replies that it might have still fit: see `RolloutCollector`.
+    A turn is drawn only where the longest replies that it might have still fit, those of all branches of a
+    conversation together: see `RolloutCollector`.
     """
     rl = settings.rl
     first, later = _prompts(template)
-    prompts = first + (rl.turns - 1) * later
     reply, before = rl.draw.max_new_tokens + 1, rl.turns - 1
-    tree = prompts + rl.group * (CLOSED * before + reply)
+    prompts = first + before * later
+    tree = sum(
+        rl.lines(turn) * ((later if turn else first) + rl.group * (reply if turn == before else CLOSED))
+        for turn in range(rl.turns)
+    )
     if tree > settings.data.row_length:
+        lines = rl.lines(before)
+        groups, branches = ("last group", "") if lines == 1 else (f"last {lines} groups", ", rl.branches")
         raise AloeError(
-            f"data.row_length: a conversation of {rl.turns} turns (rl.turns) needs at least {tree:,} tokens before its "
-            f"last group of {rl.group} replies (rl.group) of up to {rl.draw.max_new_tokens} tokens "
-            f"(rl.draw.max_new_tokens) is drawn, a row has {settings.data.row_length:,}; raise it, or lower them"
+            f"data.row_length: a conversation of {rl.turns} turns (rl.turns{branches}) needs {tree:,} tokens at least, "
+            f"with its {groups} of {rl.group} replies (rl.group) of up to {rl.draw.max_new_tokens} tokens "
+            f"(rl.draw.max_new_tokens), a row has {settings.data.row_length:,}; raise it, or lower them"
         )
     path = prompts + CLOSED * before + reply
     if path > spec.max_length:

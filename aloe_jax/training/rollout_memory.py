@@ -60,7 +60,7 @@ def sessions(settings: TrainSettings, mesh: Mesh) -> Sessions:
     """Those of a step; a validation's are smaller, or take as much (see `validating`)."""
     rl, shards, count = settings.rl, _shards(mesh), _waves(settings)
     room = -(-rl.conversations // count) * rl.lines(rl.turns - 1)
-    ahead = cache_rows(room * (1 + rl.group), rl.draw.rows, shards) if rl.lookahead else 0
+    ahead = cache_rows(room * rl.group, rl.draw.rows, shards) if rl.lookahead else 0
     return Sessions(min(count, rl.conversations), sibling_rows(room, rl.group, rl.draw.rows, shards), rl.group, ahead)
 
 

@@ -60,11 +60,18 @@ def test_tokens_of_a_step_by_hand():
         ), ())  # fmt: skip
 
     trees = [tree([(5, (3, 4)), (6, (70, 2))]), tree([(1, (2, 2)), (1, (1, 9))])]
-    divided = DrawnTokens.of(trees, waves=2, rows=2)
+    divided = DrawnTokens.of(trees, waves=2, rows=1, siblings=2)
     assert (divided.tokens, divided.read) == (93, 13)
-    assert divided.steps == 4 + 70 + 2 + 9 and divided.calls == 1 + 2 + 1 + 1
-    together = DrawnTokens.of(trees, waves=1, rows=2)
-    assert together.steps == max(4, math.ceil(11 / 2)) + max(70, math.ceil(82 / 2)) and together.calls == 1 + 2
+    assert divided.steps == 4 + 70 + 2 + 9 and divided.calls == 2 * 2
+    together = DrawnTokens.of(trees, waves=1, rows=1, siblings=2)
+    assert together.steps == max(4, math.ceil(11 / 2)) + max(70, math.ceil(82 / 2)) and together.rows == 2
+    # A group a call where there is a row for one conversation; a reply of more than a page takes no further one.
+    assert together.calls == 2 + 2 and DrawnTokens.of(trees, waves=1, rows=2, siblings=2).calls == 1 + 1
+    branched = TokenTree("b", (
+        Node(-1, [0], turn=0), Node(0, [0], 1, 0), Node(1, [0], turn=1), Node(2, [0], 1, 1), Node(2, [0], 1, 1),
+        Node(0, [0], 1, 0), Node(5, [0], turn=1), Node(6, [0], 1, 1), Node(6, [0], 1, 1),
+    ), ())  # fmt: skip
+    assert [DrawnTokens.of([branched, *trees], 1, rows, 2).calls for rows in (1, 2, 3, 4)] == [3 + 4, 2 + 2, 1 + 2, 2]
     # Every drawn token attends to its path and itself.
     keys = {(5, 3): 5 * 3 + 6, (5, 4): 5 * 4 + 10, (15, 70): 15 * 70 + 35 * 71, (15, 2): 15 * 2 + 3}
     keys |= {(1, 2): 2 * (1 * 2 + 3), (4, 1): 4 + 1, (4, 9): 4 * 9 + 45}
@@ -93,7 +100,11 @@ def test_a_step_is_drawing_reference_and_updates_or_the_calls():
 
 def test_calls_wait_for_a_conversations_turns_and_for_limits():
     few = subject(rl__concurrency=1000).settings
-    assert remote_calls(few, 2.0).seconds == 2.0 * 4  # the user's turns follow each other
+    assert remote_calls(few, 2.0).seconds == 2.0 * (4 + 1)  # the user's turns follow each other, then the last rating
+    unrated = subject(rl__concurrency=1000, rl__rewards={"length": 1.0}).settings
+    assert remote_calls(unrated, 2.0).seconds == 2.0 * 4
+    ahead = subject(rl__concurrency=1000, rl__rewards={"length": 1.0}, rl__lookahead=3).settings
+    assert remote_calls(ahead, 2.0).seconds == 2.0 * (1 + 4 * 3)  # the first message, and three answers a turn
     slow = subject(rl__concurrency=1000, roles={"model": "m", "requests_per_minute": 60}).settings
     assert remote_calls(slow, 2.0).seconds == pytest.approx(6 * 4 * 4)  # one model plays both
     judged = subject(roles={"model": "m", "user": {"provider": "scripted"}}).settings

@@ -1,5 +1,6 @@
 """Collected rollouts: what was drawn and earned, against every reply drawn and rated on its own."""
 
+import threading
 from random import Random
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 
 from aloe_jax.roles import derive_seed
 from aloe_jax.rollouts.collect import RolloutCollector
+from aloe_jax.rollouts.drawer import Drawer
+from aloe_jax.rollouts.drawing import Drawing, EndedError
 from aloe_jax.rollouts.rewards import calls_by_role
 from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.sampling.loading import load_sampler
 from tests.rollouts.listeners import FACTS, PERSONAS, Listener, rating_of, said_by_user
+from tests.rollouts.listeners import number as digest
 from tests.sampling.tiny import saved_model
 
 LENGTH, SEED, STEP = 1400, 3, 5
@@ -163,6 +167,31 @@ def test_branches_of_one_conversation_share_its_row(loaded):
         assert all(group.rewards is not None for group in rollout.groups)
 
 
+@pytest.mark.parametrize("changes", [{"turns": 2}, {"branches": 3, "turns": 2}])
+def test_looking_ahead_has_a_conversation_for_every_reply_and_no_more(loaded, monkeypatch, changes):
+    """At the last turn all are alive; of their log-probs there is no use, and none are computed."""
+    sampler, _ = loaded
+    opened, alive, ahead = [], [], []
+    session, single = sampler.session, Drawer.single
+
+    def opening(batch, length, forks=1):
+        opened.append((batch * forks, session(batch, length, forks)))
+        return opened[-1][1]
+
+    def drawing(self, of, prompts, now):
+        alive.append((of, len(of.numbers)))
+        ahead.extend(single(self, of, prompts, now))
+        return ahead[-len(prompts) :]
+
+    monkeypatch.setattr(sampler, "session", opening)
+    monkeypatch.setattr(Drawer, "single", drawing)
+    rl, _ = collected(loaded, Listener(), PERSONAS[:4], lookahead=1, **changes)
+    assert len(opened) == 2
+    for most, own in opened:
+        assert most == 2 * rl.lines(1) * 3 == max(count for of, count in alive if of is own)
+    assert ahead and all(sibling.logps == () for sibling in ahead)
+
+
 def test_branches_follow_the_best_replies(loaded):
     _, rollouts = collected(loaded, Listener(), PERSONAS[:4], branches=2, continued="best")
     for rollout in rollouts:
@@ -254,3 +283,27 @@ def test_one_reply_a_turn_is_not_looked_ahead_of(loaded):
     cast = Listener()
     collected(loaded, cast, group=1, lookahead=2)
     assert sum(ask[0] == "judge" for ask in cast.asked) == 5 * 3
+
+
+def test_after_the_end_no_further_call_begins(loaded):
+    """Judges are being asked when the drawing is ended; neither their next attempts nor the inducer follow."""
+    asked, ended, rl = [], threading.Event(), RLSettings(**BASE | {
+        "turns": 1, "group": 8, "rewards": {"judge": 1.0, "belief": 1.0},
+    })  # fmt: skip
+
+    class Slow(Listener):
+        def judge(self, persona, history, reply, seed):
+            asked.append(reply)
+            ended.wait(60)
+            return super().judge(persona, history, reply, seed)
+
+    cast = Slow(fails=lambda role, text: role == "judge" and digest(text, 2))
+    drawing = Drawing(ending=lambda: "a signal" if len(asked) == rl.concurrency else None)
+    with RolloutCollector(rl, *loaded, cast, SEED, LENGTH) as collector:
+        with pytest.raises(EndedError, match="a signal"):
+            collector.collect(PERSONAS[:1], STEP, 8, drawing)
+        ended.set()
+    judged = [ask for ask in cast.asked if ask[0] == "judge"]
+    assert sorted(ask[1] for ask in judged) == sorted(asked) and len(set(asked)) == rl.concurrency
+    assert any(digest(ask[1], 2) for ask in judged) and not all(digest(ask[1], 2) for ask in judged)
+    assert not any(ask[0] == "inducer" for ask in cast.asked)

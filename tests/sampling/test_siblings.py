@@ -8,7 +8,9 @@ from flax import nnx
 from aloe_jax.errors import AloeError
 from aloe_jax.parallel.mesh import make_mesh
 from aloe_jax.parallel.settings import MeshSettings
+from aloe_jax.sampling import siblings as programs
 from aloe_jax.sampling.sampler import Sampler
+from aloe_jax.sampling.shapes import sibling_rows
 from tests.compilations import compilations
 from tests.sampling.tiny import LENGTH, full_logits, lively, padded, prompts
 
@@ -93,6 +95,53 @@ def test_a_prompt_is_read_once_and_what_was_chosen_is_not_read(model):
     assert session.tokens_read == first + sum(3 + number for number in range(4))
 
 
+def test_conversations_that_are_not_asked_stay_as_they_are(model):
+    _, session = talk(Sampler(model, max_length=LENGTH), 1, 20)
+    read = session.tokens_read
+    made = []
+    for among in ([0, 2], [1, 3], [0, 1, 2, 3]):
+        seeds = [[100 * len(made) + 10 * number + g for g in range(3)] for number in among]
+        groups = session.sibling_replies(20, seeds=seeds, among=among, stop=(), logps=True, **WARM)
+        for number, own, group in zip(among, seeds, groups, strict=True):
+            made += [(session.tokens(number), seed, reply) for seed, reply in zip(own, group, strict=True)]
+    check_forks(model, made, 20)
+    assert session.tokens_read == read + sum(3 + number for number in range(4))
+
+
+def test_a_choice_that_was_interrupted_can_be_made_again(model, monkeypatch):
+    session = Sampler(model, max_length=LENGTH).sibling_session(2, 2)
+    session.extend(prompts(30, 70))
+    before = session.tokens(0)
+    seeds = [[1, 2], [3, 4]]
+    groups = session.sibling_replies(5, 1.0, seeds, [0, 1], stop=())
+    kept = programs.keep
+
+    def interrupted(*arguments, **more):
+        kept(*arguments, **more)  # the old cache is donated by now
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(programs, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.choose({0: 1, 1: 0})
+    assert session.tokens(0) == before
+    monkeypatch.undo()
+    session.choose({0: 1, 1: 0})
+    assert session.tokens(0) == before + groups[0][1].tokens
+    made = [
+        (session.tokens(number), seed, reply)
+        for number, group in enumerate(
+            session.sibling_replies(5, seeds=seeds, among=[0, 1], stop=(), logps=True, **WARM)
+        )
+        for seed, reply in zip(seeds[number], group, strict=True)
+    ]
+    check_forks(model, made, 5)
+    with pytest.raises(AloeError, match="siblings 0 to 1, not 2"):
+        session.choose({0: 2})
+    session.choose({0: 0})
+    with pytest.raises(AloeError, match="no siblings were drawn"):
+        session.choose({0: 0})
+
+
 def test_after_new_weights_everything_is_read_again():
     model = lively()
     sampler = Sampler(model, max_length=LENGTH)
@@ -118,6 +167,27 @@ def test_meshes_draw_the_same(model):
     many, _ = talk(Sampler(spread, max_length=LENGTH), 2, 20)
     for (_, _, reply), (_, _, other) in zip(one, many, strict=True):
         assert reply.tokens == other.tokens
+
+
+@pytest.mark.parametrize("axes", [None, {"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
+@pytest.mark.parametrize("rows", [1, 5, 8, 33, 64])
+def test_rows_of_a_session_are_those_that_are_estimated(model, axes, rows):
+    """The estimate knows the setting, the session the sampler's rows, which are whole shards."""
+    shards = 1 if axes is None else axes["data"] * axes.get("fsdp", 1)
+    spread = model
+    if axes is not None:
+        mesh = make_mesh(MeshSettings(**axes))
+        spread = model.spec.assemble(
+            jax.device_put(nnx.to_pure_dict(nnx.state(model, nnx.Param)), model.spec.shardings(mesh))
+        )
+    sampler = Sampler(spread, max_length=LENGTH, rows=rows)
+    assert sampler.shards == shards
+    for siblings in (1, 3, 4, 16):
+        for conversations in (1, 6, 9, 100):
+            size = sampler.sibling_session(conversations, siblings)._cache.size
+            assert size == sibling_rows(conversations, siblings, rows, shards) and size % shards == 0
+            assert size == shards or size * siblings <= sampler.rows
+            assert size >= shards * min(sampler.rows // shards // siblings, conversations // shards)
 
 
 def test_one_compile(model):

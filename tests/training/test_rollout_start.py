@@ -42,8 +42,13 @@ def refused(made, message, dry_run):
     assert "\n" not in str(caught.value)
 
 
+# The shortest prompts have 6 tokens here; replies up to 7, at least 2: 3·6 + 3·(2 + 2 + 7), and 6 + 3·2 + 3·(6 + 3·7).
 ALWAYS = [
-    ({"data": {"row_length": 48}}, r"data\.row_length: a conversation of 3 turns \(rl\.turns\) needs at"),
+    ({"data": {"row_length": 48}}, r"data\.row_length: a conversation of 3 turns \(rl\.turns\) needs 51 t"),
+    (
+        {"data": {"row_length": 84}, "rl": {"turns": 2, "branches": 3}},
+        r"needs 93 tokens at least, with its last 3 groups of 3 replies \(rl\.group\)",
+    ),
     ({"data": {"row_length": 8192}, "rl": {"turns": 200}}, r"rl\.turns: a conversation of 200 turns .* has 512"),
     ({"rl": {"personas": "nowhere.jsonl"}}, r"nowhere\.jsonl"),
     ({"roles": {"judge": {"provider": "gemini"}}}, r"roles\.judge\.model: provider gemini needs a model"),
