@@ -22,7 +22,7 @@ from aloe_jax.models.attention import HIDDEN, grouped, ungrouped
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.parallel.mesh import constrain
 
-PAGE = 64  # tokens: the most that one call adds to a row
+PAGE = 64  # tokens: the most that one call adds to a row; siblings draw more, into pages of their own
 BLOCK = 256  # tokens: the first block; each later one is as long as all before it
 NOWHERE = 2**30  # a position after all others
 

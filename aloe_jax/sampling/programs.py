@@ -1,7 +1,8 @@
 """What runs on the device: filling the cache, and drawing tokens in one loop without a word to the host.
 
 Few shapes, because each is compiled for once: an extension goes in pieces of PAGE tokens of some rows, a reply in
-calls of at most PAGE tokens of all rows. Shapes: B rows, R of them, T tokens, V vocabulary.
+calls of at most PAGE tokens of all rows; siblings are drawn whole in one call (siblings.py). Shapes: B rows, R of them,
+T tokens, V vocabulary.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class Sampler(Engine):
         """`batch` empty conversations of at most `length` tokens each (default: max_length).
 
         With `forks` (at least 1, else AloeError) up to batch·forks of them may be alive at a time, and the cache has
-        rows for so many, up to the sampler's `rows`: for groups of G sibling replies forks is G, or G + 1 where the
-        conversation that they are forks of stays beside them.
+        rows for so many, up to the sampler's `rows`. Sibling replies, of which one goes on, need no forks: see
+        `sibling_session`.
         """
         return Session(self, batch, self.max_length if length is None else min(length, self.max_length), forks)
 

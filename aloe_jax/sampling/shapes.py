@@ -73,11 +73,11 @@ def cache_shapes(spec: ModelSpec, rows: int, length: int, dtype: str, mesh: Mesh
 
 
 def page_shapes(
-    spec: ModelSpec, siblings: int, most: int, dtype: str, mesh: Mesh
+    spec: ModelSpec, replies: int, most: int, dtype: str, mesh: Mesh
 ) -> tuple[LayerCache[jax.ShapeDtypeStruct], ...]:
-    """What `siblings` replies of at most `most` tokens have of their own, stored in `dtype`, over a mesh."""
+    """What `replies` replies of at most `most` tokens have of their own, stored in `dtype`, over a mesh."""
     empty = jax.eval_shape(
-        lambda: tuple(empty_layer(spec, siblings, page_slots(most), dtype) for _ in range(spec.layers))
+        lambda: tuple(empty_layer(spec, replies, page_slots(most), dtype) for _ in range(spec.layers))
     )
     return jax.tree.map(lambda leaf: on_mesh(leaf, ("batch", "kv_heads", *(None,) * (leaf.ndim - 2)), mesh), empty)
 

@@ -25,7 +25,8 @@ class SiblingCache(RowCache):
         self.siblings = siblings
         self._pages: programs.Own | None = None
         self._slots = 0
-        self._drawn: dict[int, tuple[CachedConversation, int]] = {}  # by row: of whom its pages are, and from where on
+        # By row: whose its pages are, and how many tokens are before them.
+        self._kept_from: dict[int, tuple[CachedConversation, int]] = {}
 
     def draw_siblings(
         self,
@@ -57,14 +58,14 @@ class SiblingCache(RowCache):
         ids[: len(stop)] = stop
         ends = Ends(ids, np.int32(size * count + 1), np.bool_(logps))
         pages = self._empty_pages(most)
-        self._pages, self._drawn = None, {}
+        self._pages, self._kept_from = None, {}
         with engine.on_mesh():
             drawn, self._pages = programs.decode_siblings(
                 engine.graph, engine.state, engine.layers, self._arrays(), pages, rows, settings, ends,
                 dtype=engine.dtype,
             )  # fmt: skip
         found = jax.device_get(drawn)
-        self._drawn = {one.row: (one, one.cached) for one in asked if one.row is not None}
+        self._kept_from = {one.row: (one, one.cached) for one in asked if one.row is not None}
         return found
 
     def keep(self, chosen: Mapping[CachedConversation, tuple[int, int]]) -> None:
@@ -76,7 +77,7 @@ class SiblingCache(RowCache):
         ready = []
         for conversation, (sibling, count) in chosen.items():
             row = conversation.row
-            if row is not None and self._drawn.pop(row, None) == (conversation, conversation.cached):
+            if row is not None and self._kept_from.pop(row, None) == (conversation, conversation.cached):
                 numbers[:, row] = sibling, conversation.cached, count
                 ready.append((conversation, count))
         for row, owner in enumerate(self._rows.owners):
@@ -94,12 +95,12 @@ class SiblingCache(RowCache):
     def forget(self) -> None:
         """See RowCache."""
         super().forget()
-        self._pages, self._drawn = None, {}
+        self._pages, self._kept_from = None, {}
 
     def renew(self) -> None:
         """See RowCache."""
         if self._weights != self._engine.version:
-            self._drawn = {}
+            self._kept_from = {}
         super().renew()
 
     def _empty_pages(self, most: int) -> programs.Own:

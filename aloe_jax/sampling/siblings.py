@@ -37,9 +37,9 @@ Own = tuple[LayerCache[jax.Array], ...]  # of every layer the pages of all sibli
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def new_pages(spec: ModelSpec, siblings: int, slots: int, dtype: str) -> Own:
-    """Room for `slots` new tokens of every one of `siblings` (all of them, B)."""
-    return tuple(placed(empty(spec, siblings, slots, dtype)) for _ in range(spec.layers))
+def new_pages(spec: ModelSpec, replies: int, slots: int, dtype: str) -> Own:
+    """Room for `slots` new tokens of every one of `replies` (B)."""
+    return tuple(placed(empty(spec, replies, slots, dtype)) for _ in range(spec.layers))
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="dtype", donate_argnums=4)
