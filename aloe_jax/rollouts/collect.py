@@ -23,7 +23,7 @@ from aloe_jax.rollouts.lookahead import DrawnGroup, LookAhead
 from aloe_jax.rollouts.questions import Questions
 from aloe_jax.rollouts.rating import Rater
 from aloe_jax.rollouts.rewards import read_answers
-from aloe_jax.rollouts.rollout import Group, Place, Rollout
+from aloe_jax.rollouts.rollout import Group, ReplyPosition, Rollout
 from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.rollouts.waves import wave_count
 from aloe_jax.sampling.sampler import Sampler
@@ -39,7 +39,7 @@ class _Talk:
     session: SiblingSession  # that of its wave
     number: int  # of its conversation there
     message: Future[str]  # what the user says next
-    after: Place | None = None  # the reply that this answers
+    after: ReplyPosition | None = None  # the reply that this answers
     newest: DrawnGroup | None = None  # whose rewards are not in the rollout yet
 
 

@@ -16,7 +16,7 @@ from aloe_jax.roles import RoleError, derive_seed
 from aloe_jax.rollouts.drawer import Drawer, Prompt
 from aloe_jax.rollouts.drawing import Drawing
 from aloe_jax.rollouts.rating import Components, Rater
-from aloe_jax.rollouts.rollout import Place, Rollout, Sibling, closed
+from aloe_jax.rollouts.rollout import ReplyPosition, Rollout, Sibling, closed
 from aloe_jax.sampling.session import Session
 
 Ask = Callable[[Rollout, Sequence[Message]], Future[str]]  # what the user says next
@@ -41,7 +41,7 @@ class DrawnGroup:
     rollout: Rollout
     label: str  # of the branch, for seeds: the rollout's id on the main line
     user: str
-    after: Place | None  # the reply before it
+    after: ReplyPosition | None  # the reply before it
     prompt: list[int]  # from there to where replies begin
     siblings: tuple[Sibling, ...]
     turn: int

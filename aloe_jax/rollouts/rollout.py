@@ -27,7 +27,7 @@ class Sibling:
         return self.text, len(self.tokens), self.ended
 
 
-Place = tuple[int, int]  # of a reply in a rollout: number of its group, and which of its siblings
+ReplyPosition = tuple[int, int]  # of a reply in a rollout: number of its group, and which of its siblings
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Group:
     prompt: tuple[int, ...]  # tokens from the end of the reply before it up to where replies begin
     siblings: tuple[Sibling, ...]  # G
     continued: tuple[int, ...]  # which of them the conversation goes on from; the first of them is the main line's
-    after: Place | None = None  # the reply that the user answers; None at the beginning
+    after: ReplyPosition | None = None  # the reply that the user answers; None at the beginning
     turn: int = 0  # how many turns come before it
     components: list[dict[RewardName, float]] = field(default_factory=list)  # rewards by name, of every sibling
     rewards: np.ndarray | None = None  # float64 [G], weighted and added up; None: no reward could be had
@@ -54,7 +54,7 @@ class Rollout:
     groups: list[Group] = field(default_factory=list)
     ended: str | None = None  # why it has fewer turns than were asked for
 
-    def path(self, after: Place | None) -> list[tuple[Group, Sibling]]:
+    def path(self, after: ReplyPosition | None) -> list[tuple[Group, Sibling]]:
         """The groups up to a reply, with the reply that was continued in each."""
         path: list[tuple[Group, Sibling]] = []
         while after is not None:
@@ -63,7 +63,7 @@ class Rollout:
             after = group.after
         return path[::-1]
 
-    def messages(self, after: Place | None) -> list[Message]:
+    def messages(self, after: ReplyPosition | None) -> list[Message]:
         """All messages up to a reply, which is the last of them."""
         messages: list[Message] = []
         for group, reply in self.path(after):
@@ -74,12 +74,12 @@ class Rollout:
     def history(self) -> list[Message]:
         """All messages of the main line."""
         next_group = {group.after: number for number, group in enumerate(self.groups)}
-        after: Place | None = None
+        after: ReplyPosition | None = None
         while (number := next_group.get(after)) is not None:
             after = number, self.groups[number].continued[0]
         return self.messages(after)
 
-    def tokens(self, after: Place | None, stop: int) -> list[int]:
+    def tokens(self, after: ReplyPosition | None, stop: int) -> list[int]:
         """The token ids up to the end of a reply; `stop` closes a reply's turn."""
         return [token for group, reply in self.path(after) for token in (*group.prompt, *closed(reply, stop))]
 
