@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -113,6 +114,21 @@ class SteadyRole(RoleSettings):
     temperature: Temperature = 0.0
 
 
+def shared_by_roles(values: object, roles: Iterable[str]) -> object:
+    """A section of these roles in which settings given directly hold for every role that does not give its own."""
+    if not isinstance(values, dict):
+        return values
+    shared = {key: value for key, value in values.items() if key in RoleSettings.model_fields}
+    if not shared:
+        return values
+    resolved = {key: value for key, value in values.items() if key not in shared}
+    for name in roles:
+        own = resolved.get(name, {})
+        if isinstance(own, dict):
+            resolved[name] = shared | own
+    return resolved
+
+
 class RolesSettings(Section):
     """The cast: who writes personas, talks, infers, replies, verifies and judges.
 
@@ -130,12 +146,4 @@ class RolesSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _share(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        shared = {key: value for key, value in values.items() if key in RoleSettings.model_fields}
-        resolved = {key: value for key, value in values.items() if key not in shared}
-        for name in cls.model_fields:
-            own = resolved.get(name, {})
-            if isinstance(own, dict):
-                resolved[name] = shared | own
-        return resolved
+        return shared_by_roles(values, cls.model_fields)

@@ -16,7 +16,7 @@ SAID = 0.5  # share of a sentence's telling words that the user has said, from w
 
 
 def recovered(induced: str, persona: Persona) -> float:
-    """The share of the persona's sentences that `induced` repeats, in [0, 1]; 0 where it has none that tells."""
+    """The share of the persona's sentences that `induced` repeats, in [0, 1]; 0 where none has a telling word."""
     known = [sentence for sentence in sentences(induced) if telling_words(sentence)]
     own = _sentences(persona)
     return sum(any(_repeats(one, sentence) for one in known) for sentence in own) / max(1, len(own))

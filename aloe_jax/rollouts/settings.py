@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from aloe_jax.llm.settings import RoleSettings, RolesSettings, SteadyRole
+from aloe_jax.llm.settings import RoleSettings, RolesSettings, SteadyRole, shared_by_roles
 from aloe_jax.ranges import AtOnce, Dollars, Factor, PathText, Positive, Rows, Several, Thousands, Weight
 from aloe_jax.sampling.settings import DrawSettings
 from aloe_jax.settings import Section
@@ -37,15 +37,7 @@ class WatchRoles(Section):
     @model_validator(mode="before")
     @classmethod
     def _share(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        shared = {key: value for key, value in values.items() if key in RoleSettings.model_fields}
-        own = {key: value for key, value in values.items() if key not in shared}
-        if shared:
-            for name in cls.model_fields:
-                given = own.get(name) or {}
-                own[name] = shared | given if isinstance(given, dict) else given
-        return own
+        return shared_by_roles(values, cls.model_fields)
 
     def others(self, roles: RolesSettings) -> WatchRoles:
         """Those of them that answer otherwise than `roles` do: by provider, server, model or how it is asked."""

@@ -24,6 +24,13 @@ class Asked(NamedTuple):
     seed: int
 
 
+def ends_of(stop: Sequence[int], enough: int, logps: bool) -> programs.Ends:
+    """When a call that draws ends; of shapes that hardly ever change."""
+    ids = np.full(bucket(len(stop), 8), -1, np.int32)
+    ids[: len(stop)] = stop
+    return programs.Ends(ids, np.int32(enough), np.bool_(logps))
+
+
 class RowCache:
     """Keys and values of the conversations that have a row. One of each program is compiled for a shape of session."""
 
@@ -148,11 +155,9 @@ class RowCache:
                     most[row], seeds[row] = asked[owner].budget, asked[owner].seed % 2**32
         put = engine.put
         rows = programs.DrawnRows(put(last), put(lengths), put(most), put(seeds), self._context(asked, settings))
-        ids = np.full(bucket(len(stop), 8), -1, np.int32)
-        ids[: len(stop)] = stop
         # To wait for some rows to end spares reading those that take their rows one by one.
         enough = max(1, self.size // 8) if others_wait else self.size + 1
-        ends = programs.Ends(ids, np.int32(enough), np.bool_(logps))
+        ends = ends_of(stop, enough, logps)
         with engine.on_mesh():
             drawn, self._cache = programs.decode(
                 engine.graph, engine.state, engine.layers, self._arrays(),

@@ -11,9 +11,9 @@ from aloe_jax.sampling import siblings as programs
 from aloe_jax.sampling.conversations import CachedConversation
 from aloe_jax.sampling.draw import Settings
 from aloe_jax.sampling.engine import Engine
-from aloe_jax.sampling.programs import Drawn, DrawnRows, Ends
-from aloe_jax.sampling.row_cache import Asked, RowCache
-from aloe_jax.sampling.shapes import bucket, page_slots, sibling_rows
+from aloe_jax.sampling.programs import Drawn, DrawnRows
+from aloe_jax.sampling.row_cache import Asked, RowCache, ends_of
+from aloe_jax.sampling.shapes import page_slots, sibling_rows
 
 
 class SiblingCache(RowCache):
@@ -54,9 +54,7 @@ class SiblingCache(RowCache):
         rows = DrawnRows(
             *(engine.put(x.reshape(size * count, *x.shape[2:])) for x in (last, lengths, budgets, seeds, context))
         )
-        ids = np.full(bucket(len(stop), 8), -1, np.int32)
-        ids[: len(stop)] = stop
-        ends = Ends(ids, np.int32(size * count + 1), np.bool_(logps))
+        ends = ends_of(stop, size * count + 1, logps)
         pages = self._empty_pages(most)
         self._pages, self._kept_from = None, {}
         with engine.on_mesh():

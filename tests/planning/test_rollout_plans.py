@@ -168,7 +168,7 @@ def test_the_table_and_the_command(tmp_path):
         "a step takes at least 9,000 ms, by the calls", "20 steps, at least 3.0 minutes", "at $2 a chip-hour",
     ):  # fmt: skip
         assert text in done.output, text
-    told = json.loads(CliRunner().invoke(plan.main, [*asked, "--json"]).output)
-    assert told["seconds"]["drawing"] > 0 and told["remote_calls_per_step"] == {"user": 24, "judge": 72}
-    assert told["seconds"]["step"] == told["seconds"]["remote_calls"] == 18.0
+    output = json.loads(CliRunner().invoke(plan.main, [*asked, "--json"]).output)
+    assert output["seconds"]["drawing"] > 0 and output["remote_calls_per_step"] == {"user": 24, "judge": 72}
+    assert output["seconds"]["step"] == output["seconds"]["remote_calls"] == 18.0
     assert "reference" in table(estimate_plan(subject(rl__kl=0.1)))

@@ -213,8 +213,8 @@ def test_belief_is_what_the_answer_to_a_reply_adds_to_what_is_known(loaded):
             said.append(group.user)
             history = [*rollout.history()[: 2 * turn], {"role": "user", "content": group.user}]
             for sibling, components in zip(group.siblings, group.components, strict=True):
-                told = [*history, {"role": "assistant", "content": sibling.text}]
-                answer = said_by_user(told, user_seed(rollout, turn + 1))
+                through = [*history, {"role": "assistant", "content": sibling.text}]
+                answer = said_by_user(through, user_seed(rollout, turn + 1))
                 assert components["belief"] == pytest.approx(known([*said, answer]) - known(said))
                 values.append(components["belief"])
             np.testing.assert_allclose(

@@ -58,8 +58,11 @@ def test_leakage_is_minus_what_is_leaked():
     entry = REWARDS["leakage"]
     hello = [{"role": "user", "content": "Hello."}]
     assert entry.of(None, rewarded(text="Well. Has a brown dog.", persona=DOG, history=hello)) == -0.5
-    told = [{"role": "user", "content": "My dog is brown."}, {"role": "assistant", "content": "Oh. Has a brown dog."}]
-    assert entry.of(None, rewarded(text="Has a brown dog.", persona=DOG, history=[*told, *hello])) == 0.0
+    earlier = [
+        {"role": "user", "content": "My dog is brown."},
+        {"role": "assistant", "content": "Oh. Has a brown dog."},
+    ]
+    assert entry.of(None, rewarded(text="Has a brown dog.", persona=DOG, history=[*earlier, *hello])) == 0.0
 
 
 def test_in_the_simulated_world_a_reply_that_suits_the_user_earns_more_belief(tmp_path):

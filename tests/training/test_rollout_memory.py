@@ -104,7 +104,7 @@ def test_the_reference_is_all_weights_or_the_adapters(lora):
 def test_a_run_has_on_a_device_what_was_said(settings, monkeypatch):  # noqa: F811
     """Live arrays while replies are drawn, and between a step and the next."""
     given = settings(rl={**settings().rl.model_dump(exclude_unset=True), "kl": 0.1, "turns": 2}, steps=2)
-    seen, told = {"drawn": [], "between": []}, []
+    seen, estimates = {"drawn": [], "between": []}, []
 
     def live():
         gc.collect()
@@ -128,8 +128,8 @@ def test_a_run_has_on_a_device_what_was_said(settings, monkeypatch):  # noqa: F8
         return made
 
     def estimating(*arguments):
-        told.append(estimate(*arguments))
-        return told[-1]
+        estimates.append(estimate(*arguments))
+        return estimates[-1]
 
     monkeypatch.setattr(SiblingCache, "_empty_pages", drawing)
     monkeypatch.setattr(RolloutSource, "batch", between)
@@ -138,9 +138,9 @@ def test_a_run_has_on_a_device_what_was_said(settings, monkeypatch):  # noqa: F8
     before = 0
     before = live()
     train(given)
-    state = sum(told[0].state.values())
-    (cache,) = (v for name, v in told[0].between[DRAWN].working.items() if name.startswith("keys and values"))
-    batch = told[0].working["batch"]
+    state = sum(estimates[0].state.values())
+    (cache,) = (v for name, v in estimates[0].between[DRAWN].working.items() if name.startswith("keys and values"))
+    batch = estimates[0].working["batch"]
     small = 4096  # numbers and ids of the rows
     first, second = seen["between"]
     assert first == state and state < second <= state + 2 * batch
