@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,7 +35,7 @@ x = jax.device_put(jnp.ones((2, 2**21)), NamedSharding(mesh, PartitionSpec("data
 jax.block_until_ready(gradient(x))
 keep_freed()
 faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
-for _ in range(6):
+for _ in range(16):
     jax.block_until_ready(gradient(x))
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(json.dumps([after - before for before, after in zip(faults, faults[1:])]))
@@ -52,10 +53,11 @@ def test_steps_find_the_memory_of_the_steps_before_them():
             check=True,
         )
         assert run.stderr == ""
-        return json.loads(run.stdout)[-1]
+        return json.loads(run.stdout)
 
-    assert pages("as it is") > 2 * 32 * 2048  # the control: every page of 4 KiB of every array
-    assert pages("one arena") < 2000
+    assert median(pages("as it is")) > 2 * 32 * 2048  # the control: every page of 4 KiB of every array
+    # The first few may each have more in use at once than those before, until the devices have overlapped fully.
+    assert median(pages("one arena")) < 2000
 
 
 def test_memory_is_kept_once_the_first_step_of_a_cpu_is_compiled(monkeypatch):
