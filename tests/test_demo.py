@@ -33,12 +33,13 @@ def finished(tmp_path_factory):
 def test_everything_is_there(finished):
     root, told, _ = finished
     numbers = json.loads((root / "metrics.json").read_text())
-    assert set(numbers["models"]) == {"generic", "base", "sft", "dpo", "informed"}
+    assert set(numbers["models"]) == {"generic", "base", "sft", "dpo", "rl", "informed"}
     for values in numbers["models"].values():
         assert values["coverage"] == 1.0 and len(values["al"]) == 3
     page = (root / "report.html").read_text()
     assert "Here the users, the judge and the reference lines are played by a script" in page
-    for section in ("summary", "levels", "differences", "ratings", "people", "automatic", "judges", "transcripts"):
+    sections = "summary levels learning differences ratings people automatic judges transcripts"
+    for section in sections.split():
         assert f'<section id="{section}"' in page
     assert page.count('<script type="application/json" class="case">') == 4
     assert (root / "report.md").read_text().startswith("| Model") and r"\toprule" in (root / "report.tex").read_text()

@@ -56,7 +56,16 @@ def stages(root: Path) -> list[DemoStage]:
         arguments = ("aloe_jax.train", f"output={root / name}", f"data.path={trees}", model)
         return DemoStage(name, does, arguments, f"{name}.yaml", (*small_run, *miniature))
 
-    models = [f"models.{name}.path={root / name}" for name in ("base", "sft", "dpo")]
+    people = data / "tfds/aloe_personas/1.0.0"
+    small_rollouts = (
+        "rl.heldout=1",
+        "rl.conversations=2",
+        "rl.group=2",
+        "rl.turns=3",
+        "rl.draw.max_new_tokens=8",
+        "data.accumulate=1",
+    )
+    models = [f"models.{name}.path={root / name}" for name in ("base", "sft", "dpo", "rl")]
     return [
         datagen("personas", "personas: profiles and personalities, grown and filtered"),
         datagen("conversations", "conversation trees: user, inducer, responder and verifier talk"),
@@ -75,12 +84,19 @@ def stages(root: Path) -> list[DemoStage]:
         train("sft", "SFT on the preferred replies", f"model.path={root / 'base'}"),
         train("dpo", "DPO on the pairs of every turn", f"model.path={root / 'sft'}"),
         DemoStage(
+            "rl",
+            "on-policy RL: the model talks to simulated users and learns from what they make of it",
+            ("aloe_jax.train", f"output={root / 'rl'}", f"model.path={root / 'dpo'}", f"rl.personas={people}"),
+            "rl.yaml",
+            (*small_run, *small_rollouts),
+        ),
+        DemoStage(
             "benchmark",
-            "the ALOE benchmark of all three on held-out personas",
+            "the ALOE benchmark of all four on held-out personas",
             (
                 "aloe_jax.evaluate",
                 f"output={root / 'benchmark'}",
-                f"personas={data / 'tfds/aloe_personas/1.0.0'}",
+                f"personas={people}",
                 *models,
             ),
             "evaluate.yaml",
@@ -88,8 +104,8 @@ def stages(root: Path) -> list[DemoStage]:
         ),
         DemoStage(
             "export",
-            "the DPO model as a Hugging Face directory",
-            ("aloe_jax.export", "--checkpoint", str(root / "dpo"), "--output", str(root / "export")),
+            "the last model as a Hugging Face directory",
+            ("aloe_jax.export", "--checkpoint", str(root / "rl"), "--output", str(root / "export")),
         ),
     ]
 

@@ -38,7 +38,7 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
         "",
         "Simulated: the personas, the users, both responders, the verifier and the judge are a scripted world,",
         "and so are the reference lines generic and informed. The numbers say that the line works from end to end;",
-        "they say nothing about people. Trained and measured for real: base, sft and dpo.",
+        "they say nothing about people. Trained and measured for real: base, sft, dpo and rl.",
     ]
     return "\n".join(lines)
 

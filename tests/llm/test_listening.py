@@ -101,31 +101,36 @@ def test_a_fact_that_is_asked_for_is_stated(seed, kind, mood):
     earlier: list[str] = []
     for _ in range(seed % 6):
         earlier.append(user_messages.say(FACTS, POLES, earlier, draw))
-    before = user_messages.revealed(earlier)[0]
+    before, shown = user_messages.revealed(earlier)
     heard = user_messages.hear(user_messages.say(FACTS, POLES, earlier, draw, Reaction(mood, inquiry=kind.name)))
     stated = [name for name, _ in heard.facts]
     assert kind.name in stated and all(FACTS[name] == value for name, value in heard.facts)
     if kind.name in before:  # stated again, in place of a new one
         assert len(stated) - 1 <= (mood == "open")
-    else:
-        assert len(stated) == 2 and len(set(stated) - before.keys()) == 2
+    else:  # and with it a trait, while one is hidden
+        assert len(stated) <= 2 and len(set(stated) - before.keys()) == len(stated)
+        assert len(shown) == len(POLES) or [axis for axis, _ in heard.signs if axis not in shown]
 
 
-@given(st.integers(0, 10**6), st.integers(0, 4))
-def test_moods_differ_by_what_they_reveal(seed, turns):
-    draw = random.Random(seed)
-    earlier: list[str] = []
-    for _ in range(turns):
-        earlier.append(user_messages.say(FACTS, POLES, earlier, draw))
-    facts, poles = user_messages.revealed(earlier)
-    found = {}
-    for mood in ("curt", "at ease", "open"):
-        heard = user_messages.hear(user_messages.say(FACTS, POLES, earlier, random.Random(seed), Reaction(mood)))
-        assert heard.asked
-        new = [name for name, _ in heard.facts if name not in facts] + [a for a, _ in heard.signs if a not in poles]
-        found[mood] = len(new)
-        assert mood != "curt" or not (heard.facts or heard.signs)
-    assert found["curt"] == 0 and 1 <= found["at ease"] == found["open"] - 1
+def test_moods_differ_by_what_they_reveal():
+    """Curt users reveal nothing; an open one never less than one at ease, and more on the whole; one asked most."""
+    found = {mood: [] for mood in ("curt", "at ease", "open", "asked")}
+    for seed in range(600):
+        draw = random.Random(seed)
+        earlier: list[str] = []
+        for _ in range(seed % 5):
+            earlier.append(user_messages.say(FACTS, POLES, earlier, draw))
+        facts, poles = user_messages.revealed(earlier)
+        unknown = next(kind.name for kind in FACT_KINDS if kind.name not in facts)
+        for mood, new in found.items():
+            reaction = Reaction("at ease", inquiry=unknown) if mood == "asked" else Reaction(mood)
+            heard = user_messages.hear(user_messages.say(FACTS, POLES, earlier, random.Random(seed), reaction))
+            assert heard.asked and (mood != "curt" or not (heard.facts or heard.signs))
+            new.append(len(dict(heard.facts).keys() - facts.keys()) + len(dict(heard.signs).keys() - poles.keys()))
+    assert not any(found["curt"])
+    for less, more in (("curt", "at ease"), ("at ease", "open"), ("open", "asked")):
+        gap = np.subtract(found[more], found[less])
+        assert gap.mean() > 5 * gap.std(ddof=1) / np.sqrt(len(gap)), (less, more)
 
 
 def test_a_persona_without_readable_facts_asks_all_the_same():
@@ -211,7 +216,7 @@ def test_early_replies_matter_later():
                 history += exchange(first if turn == 0 else GENERIC_ON[asked], said[-1])
             known.append(sum(map(len, user_messages.revealed(said))))
     gap = np.subtract(ends["fitting"], ends["off_topic"])
-    assert gap.mean() > 1.5 and gap.mean() > 5 * gap.std(ddof=1) / np.sqrt(CONVERSATIONS)
+    assert gap.mean() > 5 * gap.std(ddof=1) / np.sqrt(CONVERSATIONS)
 
 
 READERS = (persona_texts.read_profile, persona_texts.read_personality)

@@ -80,7 +80,7 @@ def test_personas_are_read_back(seed):
 
 
 @given(seeds, st.integers(0, 10))
-def test_messages_are_read_back_and_reveal_one_fact_each(seed, turn):
+def test_messages_are_read_back_and_say_little_unasked(seed, turn):
     draw = random.Random(seed)
     facts = persona_texts.read_profile(persona_texts.write_profile(draw))
     poles = persona_texts.read_personality(persona_texts.write_personality(draw))
@@ -88,11 +88,12 @@ def test_messages_are_read_back_and_reveal_one_fact_each(seed, turn):
     for _ in range(turn):
         said.append(user_messages.say(facts, poles, said, draw))
     known, shown = user_messages.revealed(said)
-    assert len(known) == turn
+    assert min(turn, 1) <= len(known) <= turn
     assert known.items() <= facts.items() and shown.items() <= poles.items()
-    for message in said:
+    for number, message in enumerate(said):
         heard = user_messages.hear(message)
-        assert heard.asked in FACT_KIND and len(heard.facts) == 1 and len(heard.signs) <= 1
+        assert heard.asked in FACT_KIND and len(heard.facts) <= 1 and len(heard.signs) <= 1
+        assert len(heard.facts) == 1 or number > 0
 
 
 @given(seeds, st.sampled_from(ASKED), st.integers(-1, 1), st.sampled_from([None, *FACT_KIND]))
@@ -202,9 +203,9 @@ def test_evidence_accumulates(simulated):
         print(f"{kind:10} {np.round(values.mean(0), 2)} mean {mean[kind]:.2f} slope {slope(values):.3f}")
     assert abs(slope(ratings["plain"])) < 0.02, "a reply that ignores the user must not improve"
     assert 1.5 < mean["plain"] < 2.0
-    assert 0.12 < slope(ratings["hinted"]) < 0.25
+    assert 0.06 < slope(ratings["hinted"]) < 0.15
     hinted = ratings["hinted"].mean(0)
-    assert hinted[0] < 2.6 and 3.4 < hinted[-1] < 4.2
+    assert hinted[0] < 2.6 and 2.9 < hinted[-1] < 3.6
     assert hinted[:3].mean() < hinted[3:6].mean() < hinted[6:].mean()
     assert mean["informed"] > 4.7 and abs(slope(ratings["informed"])) < 0.02
 
@@ -214,7 +215,7 @@ def test_preferred_replies_are_better_not_perfect(simulated):
     gap = ratings["preferred"] - ratings["rejected"]
     assert gap.mean() > 0.8
     assert 0.03 < (gap < 0).mean() < MISJUDGED + 0.02
-    assert ratings["preferred"].mean() < 3.5 and slope(ratings["preferred"]) > 0.1
+    assert ratings["preferred"].mean() < 3.5 and slope(ratings["preferred"]) > 0.06
 
 
 def test_responders_ask_now_and_then(simulated):

@@ -15,4 +15,4 @@ from aloe_jax.llm.world.persona_texts import seed_personalities, seed_profiles
 __all__ = ["seed_personalities", "seed_profiles"]
 
 # Part of the model name in journals: raise it when any answer of the world changes.
-VERSION = 2
+VERSION = 3

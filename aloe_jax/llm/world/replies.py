@@ -94,8 +94,8 @@ class Habits:
 
 
 # Who has no hint asks without knowing what the user has stated already; who knows the whole persona has nothing to ask.
-PLAIN = Habits(honour=0.0, contradict=0.0, stray=0.4, use=0.0, invent=0.25, drift=0.03, ask=0.25)
-HINTED = Habits(honour=0.7, contradict=0.06, stray=0.15, use=0.85, invent=0.04, drift=0.03, ask=0.25)
+PLAIN = Habits(honour=0.0, contradict=0.0, stray=0.4, use=0.0, invent=0.25, drift=0.03, ask=0.2)
+HINTED = Habits(honour=0.7, contradict=0.06, stray=0.15, use=0.85, invent=0.04, drift=0.03, ask=0.4)
 FAITHFUL = Habits(honour=1.0, contradict=0.0, stray=0.0, use=1.0, invent=0.0, drift=0.0, ask=0.25)
 
 

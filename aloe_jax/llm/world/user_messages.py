@@ -12,7 +12,9 @@ from aloe_jax.llm.world.fact_wording import ASKED, FACT_KIND, FACT_KINDS, OTHERS
 from aloe_jax.llm.world.persona_texts import Facts, Poles, sentences, words
 from aloe_jax.llm.world.style import AXES
 
-SIGN_CHANCE = 0.55  # that a message shows one random axis of the personality
+SIGN_CHANCE = 0.4  # that a message shows one random axis of the personality
+STATE_CHANCE = 0.2  # that a message states a new fact for which the reply before did not ask
+OPEN_CHANCE = 0.25  # that a reply that suits the user makes him add one thing more
 OTHER_CHANCE = 0.2  # that it states a fact of somebody else
 SAME_CHANCE = 0.3  # that it asks about the very fact it has just stated, if that is one to ask about
 PROMPTED_CHANCE = 0.6  # the same, where the fact was stated because the reply had asked for it
@@ -96,39 +98,45 @@ def revealed(messages: Iterable[str]) -> tuple[Facts, Poles]:
 def say(facts: Facts, poles: Poles, earlier: Sequence[str], draw: random.Random, reaction: Reaction = AT_EASE) -> str:
     """The user's next message after his `earlier` ones, in `reaction` to the reply to the last of them.
 
-    At ease, it reveals one fact not yet stated (while there is one), shows an axis of his personality with SIGN_CHANCE,
-    states a fact of somebody else with OTHER_CHANCE, and asks: with SAME_CHANCE about the first fact just stated, else
-    about one drawn uniformly from ASKED, stated or not. So the chance that the asked fact is known grows over the
-    turns.
+    The first message states a fact. A later one, at ease, states one not yet stated with STATE_CHANCE only: people say
+    little of themselves unless they are asked. It shows an axis of his personality with SIGN_CHANCE, states a fact of
+    somebody else with OTHER_CHANCE, and asks: with SAME_CHANCE about the first fact just stated, else about one drawn
+    uniformly from ASKED, stated or not. So the chance that the asked fact is known grows over the turns.
 
-    Asked for a fact not yet stated, it states that one too. Asked for one already stated, it states it again in place
-    of a new one. Either way it asks for advice on that very fact with PROMPTED_CHANCE.
+    Asked for a fact not yet stated, it states that one first and shows an axis not yet shown. Asked for one already
+    stated, it states it again in place of a new one. Either way it asks for advice on that very fact with
+    PROMPTED_CHANCE.
 
-    Opened up and not asked for a new fact, it adds one thing not yet revealed, a fact or a sign. Opened up, it talks of
-    nobody else. Curt, it asks and states nothing.
+    Opened up and not asked for a new fact, it adds with OPEN_CHANCE one thing not yet revealed, a fact or a sign.
+    Opened up, it talks of nobody else. Curt, it asks and states nothing.
     """
     if reaction.mood == "curt":
         return reaction.again or draw.choice(draw.choice(ASKED).questions)
     stated, shown = revealed(earlier)
     unstated = [kind.name for kind in FACT_KINDS if kind.name in facts and kind.name not in stated]
-    axes = [draw.choice(sorted(poles))] if poles and draw.random() < SIGN_CHANCE else []
     inquiry = reaction.inquiry if reaction.inquiry in facts else None
-    told = [] if inquiry is None else [inquiry]
-    if inquiry is None or inquiry in unstated:
+    prompted = inquiry is not None and inquiry in unstated  # asked for what he has not stated yet
+    stating = [] if inquiry is None else [inquiry]
+    if (inquiry is None or prompted) and (not earlier or draw.random() < STATE_CHANCE):
         others = [name for name in unstated if name != inquiry]
-        told += [draw.choice(others)] if others else []
-    if reaction.mood == "open" and inquiry not in unstated:
-        more = [name for name in unstated if name not in told]
-        more += [axis for axis in sorted(poles) if axis not in shown and axis not in axes]
+        stating += [draw.choice(others)] if others else []
+    hidden = [axis for axis in sorted(poles) if axis not in shown]
+    if prompted and hidden:
+        axes = [draw.choice(hidden)]
+    else:
+        axes = [draw.choice(sorted(poles))] if poles and draw.random() < SIGN_CHANCE else []
+    if reaction.mood == "open" and not prompted and draw.random() < OPEN_CHANCE:
+        more = [name for name in unstated if name not in stating]
+        more += [axis for axis in hidden if axis not in axes]
         added = [draw.choice(more)] if more else []
         axes += [name for name in added if name in AXES]
-        told += [name for name in added if name in FACT_KIND]
+        stating += [name for name in added if name in FACT_KIND]
     signs = [draw.choice(AXES[axis][poles[axis]].signs) for axis in axes]
-    statements = [draw.choice(FACT_KIND[name].reveal).format(facts[name]) for name in told]
+    statements = [draw.choice(FACT_KIND[name].reveal).format(facts[name]) for name in stating]
     asked = draw.choice(ASKED)
     chance = SAME_CHANCE if inquiry is None else PROMPTED_CHANCE
-    if told and FACT_KIND[told[0]] in ASKED and draw.random() < chance:
-        asked = FACT_KIND[told[0]]
+    if stating and FACT_KIND[stating[0]] in ASKED and draw.random() < chance:
+        asked = FACT_KIND[stating[0]]
     if draw.random() < OTHER_CHANCE and reaction.mood != "open":
         kind = draw.choice(FACT_KINDS)
         value = draw.choice([value for value in kind.values if value != facts.get(kind.name)])
