@@ -29,6 +29,7 @@ from aloe_jax.training.run import train
 from aloe_jax.training.settings import TrainSettings
 from tests.compilations import compilations
 from tests.forked import Process
+from tests.standin import running
 
 
 @pytest.fixture(scope="module")
@@ -336,34 +337,55 @@ def test_what_cannot_be_right_is_refused_before_a_call_is_made(settings, changes
 
 @pytest.mark.soak
 def test_ten_kills_change_nothing(settings, tmp_path):
-    """Real processes, killed in rollouts, updates and saves: weights, metrics and journal of the undisturbed run."""
-    one = {"mesh": {"data": 1, "fsdp": 1, "tensor": 1}, "checkpoints": {"every": 2}, "steps": 40}
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1"}
+    """Processes killed in rollouts, calls, updates and saves: weights, metrics and journal of the undisturbed run.
 
-    def launch(made):
-        path = tmp_path / f"{Path(made.output).name}.yaml"
-        path.write_text(dump_settings(made))
-        return Process("aloe_jax.train", "--config", path, env=environment)
+    Users and judge are behind a server, whose own log shows that no call is made again once it is journaled.
+    """
+    log = tmp_path / "server.log"
+    with running(log=log, latency=0.002) as server:
+        one = {
+            "mesh": {"data": 1, "fsdp": 1, "tensor": 1},
+            "checkpoints": {"every": 2},
+            "steps": 40,
+            "roles": {"provider": "openai", "model": "simulated", "endpoint": f"{server.url}/v1"},
+        }
+        environment = os.environ | {
+            "XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONUNBUFFERED": "1", "OPENAI_API_KEY": "a-secret",
+        }  # fmt: skip
 
-    whole, part = settings("whole", **one), settings("part", **one)
-    process = launch(whole)
-    told = "".join(process.communicate(timeout=300))
-    assert process.returncode == 0, told
-    draw = random.Random(0)
-    for kill in range(10):
-        process, before = launch(part), len(checkpoint_steps(part.output)) and checkpoint_steps(part.output)[-1]
-        end = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < end:
-            steps = checkpoint_steps(part.output)
-            if kill % 2 == 0 or (steps and steps[-1] > before):
-                break
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0.0, 4.0 if kill % 2 == 0 else 1.0))
-        process.kill()
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
-    process = launch(part)
-    told = "".join(process.communicate(timeout=300))
-    assert process.returncode == 0 and "resuming after step" in told, told
+        def launch(made):
+            path = tmp_path / f"{Path(made.output).name}.yaml"
+            path.write_text(dump_settings(made))
+            return Process("aloe_jax.train", "--config", path, env=environment)
+
+        whole, part = settings("whole", **one), settings("part", **one)
+        process = launch(whole)
+        told = "".join(process.communicate(timeout=300))
+        assert process.returncode == 0, told
+        draw = random.Random(0)
+        kills = []  # when, and which calls were journaled by then
+        for kill in range(10):
+            process, before = launch(part), len(checkpoint_steps(part.output)) and checkpoint_steps(part.output)[-1]
+            end = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < end:
+                steps = checkpoint_steps(part.output)
+                if kill % 2 == 0 or (steps and steps[-1] > before):
+                    break
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0.0, 4.0 if kill % 2 == 0 else 1.0))
+            process.kill()
+            process.communicate(timeout=60)
+            assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
+            done = calls(part) if Path(part.output, "journal.sqlite").exists() else []
+            kills.append((time.time(), {key for (key,) in done}))
+        process = launch(part)
+        told = "".join(process.communicate(timeout=300))
+        assert process.returncode == 0 and "resuming after step" in told, told
     equal(whole, part)
     assert records(whole) == records(part)
+    requests = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["id"] for line in requests} >= {key for (key,) in calls(whole)}  # both name a call alike
+    assert any(done for _, done in kills)
+    for when, done in kills:
+        again = [line for line in requests if line["received"] > when and line["id"] in done]
+        assert not again, f"{len(again)} finished calls were asked again"
