@@ -113,7 +113,8 @@ def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] |
     try:
         values = json.loads(metrics.read_text())
         for name, source in values["settings"]["models"].items():
-            if source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
+            tested = source.get("sees", "history") == "history"  # not a control: those are the same model seeing else
+            if tested and source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
                 return values["models"][name], values["simulated"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
