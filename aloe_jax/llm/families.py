@@ -62,6 +62,6 @@ def kinship(who: str, own: str | None, others: Mapping[str, str | None], remedy:
         return None
     names = akin[0] if len(akin) == 1 else f"{', '.join(akin[:-1])} and {akin[-1]}"
     return (
-        f"{who} is of the same family as {names} ({own}): a model favours text of its own family and shares its blind "
-        f"spots; {remedy}"
+        f"{who} is of the same family as {names} ({own}), and a model favours text of its own family and shares its "
+        f"blind spots; {remedy}"
     )
