@@ -1,7 +1,7 @@
 """The roles that language models play: per role a prompt, the form of its answer, and a typed call.
 
 Prompts are the files prompts/<role>.md: the system text, a line `---`, the request; both are Jinja templates
-over the inputs of the role.
+over the inputs of the role. `known_persona` has a system text only, for a model under test that is shown the persona.
 """
 
 from __future__ import annotations
@@ -177,6 +177,11 @@ def _prompt_file(role: str) -> bytes:
     return resources.files("aloe_jax").joinpath(f"prompts/{role}.md").read_bytes()
 
 
+def prompt_digest(role: str) -> str:
+    """A short digest of a role's prompt file: what its answers depend on besides model, settings and inputs."""
+    return hashlib.sha256(_prompt_file(role)).hexdigest()[:16]
+
+
 @cache
 def _templates(role: str) -> tuple[jinja2.Template, jinja2.Template]:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -241,9 +246,8 @@ class Cast:
 
         `prompt_of`: the prompt of another name that it answers, the judge's `comparer`.
         """
-        prompt = _prompt_file(prompt_of or name)
         shaping = getattr(self._settings, name).shaping()
-        return shaping | {"model": self._roles[name][0].name, "prompt": hashlib.sha256(prompt).hexdigest()[:16]}
+        return shaping | {"model": self._roles[name][0].name, "prompt": prompt_digest(prompt_of or name)}
 
     def write_profiles(self, examples: Sequence[str], count: int, seed: int) -> list[str]:
         """About `count` new profiles in the manner of the examples; possibly fewer, possibly near-copies."""

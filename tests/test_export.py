@@ -16,6 +16,7 @@ from aloe_jax.models.native.decoder import Decoder, DecoderSpec
 from aloe_jax.models.opening import load_pretrained
 from aloe_jax.models.run_directory import save_spec
 from aloe_jax.models.settings import ModelSettings
+from aloe_jax.publishing.model_card import Origin, full_card
 from aloe_jax.settings import dump_settings
 from aloe_jax.training.settings import TrainSettings
 
@@ -86,6 +87,30 @@ def test_the_card_says_what_is_known(root):
     again = (root / "again/README.md").read_text()
     assert "license: apache-2.0" in again
     assert "Not stated." in again
+
+
+def test_a_baseline_is_called_one():
+    """SFT on rejected replies, in the title of the card and where its training is described."""
+    cards = {}
+    spec = DecoderSpec(
+        vocab=300, layers=1, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=64
+    )  # fmt: skip
+    for replies in ("preferred", "rejected"):
+        stage = TrainSettings.model_validate(
+            {
+                "stage": "sft",
+                "output": "o",
+                "model": {"path": "base"},
+                "data": {"path": "trees"},
+                "sft": {"replies": replies},
+            }
+        )
+        cards[replies] = full_card(spec, Origin((stage,), "base", "mit"), None, [])
+    assert "# base, SFT on rejected replies (baseline)\n" in cards["rejected"]
+    assert (
+        "**SFT on rejected replies (a baseline: what people did not prefer), averaged by token**" in cards["rejected"]
+    )
+    assert "# base, SFT\n" in cards["preferred"] and "baseline" not in cards["preferred"]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,39 @@ def test_plan_of_a_header(path, line):
     assert float(line["minutes"]) <= 1.3 * 10 * plan.seconds / 60 + 0.3
 
 
+@functools.cache
+def replicated(name, kind=TrainSettings):
+    return load_settings(kind, ROOT / "replicate" / f"{name}.yaml")
+
+
+def test_replication_follows_the_released_settings():
+    """Of the publication's code (docs/publication.md): training from the instruct model, and sampling in evaluation."""
+    sft, dpo = replicated("sft"), replicated("dpo")
+    assert dpo.dpo.beta == 0.9 and (dpo.dpo.loss, dpo.dpo.sft_weight) == ("sigmoid", 0.0)
+    for settings in (sft, dpo):
+        optimizer = settings.optimizer
+        assert (optimizer.learning_rate, optimizer.warmup_steps, settings.epochs, settings.steps) == (1e-5, 0, 1, None)
+        assert (optimizer.schedule, optimizer.final_fraction, optimizer.weight_decay) == ("linear", 0.0, 0.0)
+        assert (optimizer.name, optimizer.b1, optimizer.b2, optimizer.clip_norm) == ("adamw", 0.9, 0.999, 1.0)
+        assert settings.model.path == "models/Meta-Llama-3-8B-Instruct" and settings.model.lora is None
+    assert sft.sft.replies == "preferred" and sft.data.row_length == 8192
+    evaluate = replicated("evaluate", EvaluateSettings)
+    assert evaluate.sampling.max_new_tokens == 2048 and (evaluate.cases, evaluate.turns) == (100, 10)
+    assert evaluate.roles.user.model == evaluate.roles.judge.model == "gpt-4o-mini-2024-07-18"
+
+
+def test_a_step_of_replication_holds_as_much_as_a_released_one():
+    """48 pairs of DPO; for SFT the conversations of 48 rows of 8,192 tokens, each written as ten growing prefixes."""
+    shape, found = FEW, {}
+    for name in ("sft", "dpo"):
+        settings = replicated(name)
+        found[name] = Conversations(settings, shape).workload(settings, sizes_of(settings)[0])
+    assert found["dpo"].pairs == pytest.approx(48, abs=2)
+    turn = shape.user_tokens + shape.reply_tokens
+    prefixes = turn * shape.turns * (shape.turns + 1) / 2
+    assert found["sft"].trees == pytest.approx(48 * 8192 / prefixes, rel=0.05)
+
+
 def test_every_model_is_planned_for_every_machine():
     planned = {(path.parent.name, path.stem, line["topology"]) for path, line in PLANS}
     machines = ("v5e:4x4", "v5p:2x2x1", "v4:2x2x2", "v6e:2x4", "h100:8", "h200:1")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply
-from aloe_jax.conversation import Message
-from aloe_jax.roles import Cast, RoleError, persistent
+from aloe_jax.benchmark.settings import Sees
+from aloe_jax.conversation import Message, Persona
+from aloe_jax.roles import Cast, RoleError, persistent, prompt_digest, render
 from aloe_jax.sampling.settings import SamplingSettings
 from aloe_jax.storage.files import as_path, resolved
 
@@ -24,10 +25,12 @@ Load = Callable[[str | Path, SamplingSettings], "tuple[Sampler, ChatTemplate]"]
 class ModelCandidate:
     """A model directory, loaded when its first reply is asked for: a journaled dialogue needs no model."""
 
-    def __init__(self, path: str | Path, sampling: SamplingSettings, load: Load | None = None):
+    def __init__(
+        self, path: str | Path, sampling: SamplingSettings, load: Load | None = None, sees: Sees = "history"
+    ) -> None:
         from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
 
-        self.path, self.sampling = as_path(path), sampling
+        self.path, self.sampling, self.sees = as_path(path), sampling, sees
         # A reply is never cut by max_length (a case stops before that), and rows draw for themselves wherever they are:
         # what they say does not depend on these three, but for rounding.
         settings = sampling.model_dump(exclude={"max_length", "rows", "mesh"})
@@ -35,6 +38,7 @@ class ModelCandidate:
             "path": str(resolved(self.path)),
             "files": fingerprint(path),
             "sampling": settings,
+            **identity_of(sees),
         }
         self.rows: int | None = sampling.rows
         self._load = load or _load_sampler
@@ -75,10 +79,7 @@ class SessionPartner:
     ) -> list[CandidateReply | NoReply]:
         """Sample one reply a row; a dialogue that has outgrown the context gets none."""
         sampler, template = self._candidate.parts()
-        paths = [
-            path_tokens(template, dialogue, user, self._asked.get(dialogue.persona.id))
-            for dialogue, user in zip(dialogues, users, strict=True)
-        ]
+        paths = [self._path(template, dialogue, user) for dialogue, user in zip(dialogues, users, strict=True)]
         self._asked |= {dialogue.persona.id: path for dialogue, path in zip(dialogues, paths, strict=True)}
         fitting = [i for i, path in enumerate(paths) if self._needed(path) <= sampler.max_length]
         drawn = dict(zip(fitting, self._draw(fitting, dialogues, paths, seeds), strict=True)) if fitting else {}
@@ -91,6 +92,13 @@ class SessionPartner:
             )
             for i, path in enumerate(paths)
         ]
+
+    def _path(self, template: ChatTemplate, dialogue: Dialogue, user: str) -> list[int]:
+        """Ids up to the prompt, of what the model sees: with the newest message alone, every turn begins anew."""
+        if self._candidate.sees == "last_message":
+            return template.prompt([{"role": "user", "content": user}])
+        known = [known_persona(dialogue.persona)] if self._candidate.sees == "persona" else []
+        return path_tokens(template, dialogue, user, self._asked.get(dialogue.persona.id), known)
 
     def _needed(self, path: Sequence[int]) -> int:
         return len(path) + self._candidate.sampling.max_new_tokens + 1  # and an end of turn where none was sampled
@@ -124,16 +132,23 @@ class SessionPartner:
 class ResponderCandidate:
     """A responder of a cast: a remote model under test, or a scripted reference line.
 
-    `informed` knows the whole persona; otherwise it knows nothing but the messages.
+    It is asked with the responder's prompt. `informed` knows the whole persona; otherwise it knows nothing but the
+    messages. `forgetful` sees the newest of them alone.
     """
 
     rows: int | None = None
 
     def __init__(
-        self, cast: Cast, identity: dict[str, object], informed: bool = False, setting: str = "roles.responder"
+        self,
+        cast: Cast,
+        identity: dict[str, object],
+        informed: bool = False,
+        setting: str = "roles.responder",
+        forgetful: bool = False,
     ) -> None:
         """`setting` is the name of the responder's settings."""
-        self.cast, self.identity, self.informed, self._setting = cast, identity, informed, setting
+        self.cast, self.identity, self._setting = cast, identity, setting
+        self.informed, self.forgetful = informed, forgetful
 
     def partner(self, rows: int) -> ResponderCandidate:
         """Itself: it remembers nothing."""
@@ -148,7 +163,8 @@ class ResponderCandidate:
     def _answer(self, dialogue: Dialogue, user: str, seed: int) -> CandidateReply | NoReply:
         persona = dialogue.persona
         hint = (persona.profile, persona.personality) if self.informed else None
-        path: list[Message] = [*dialogue.history(), {"role": "user", "content": user}]
+        history = [] if self.forgetful else dialogue.history()
+        path: list[Message] = [*history, {"role": "user", "content": user}]
         try:
             return CandidateReply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
         except RoleError as error:
@@ -162,23 +178,46 @@ def _load_sampler(path: str | Path, sampling: SamplingSettings) -> tuple[Sampler
     return load_sampler(path, sampling.max_length, sampling.rows, sampling.cache, sampling.dtype, mesh)
 
 
-def path_tokens(template: ChatTemplate, dialogue: Dialogue, user: str, asked: Sequence[int] | None = None) -> list[int]:
+def identity_of(sees: Sees) -> dict[str, object]:
+    """What a candidate's replies depend on besides its model: nothing more where it sees the history."""
+    if sees == "history":
+        return {}
+    return {"sees": sees} | ({"prompt": prompt_digest("known_persona")} if sees == "persona" else {})
+
+
+def known_persona(persona: Persona) -> Message:
+    """The persona as a system message; a chat template without one has it at the head of the first user message."""
+    system, _ = render("known_persona", {"profile": persona.profile, "personality": persona.personality})
+    return {"role": "system", "content": system}
+
+
+def path_tokens(
+    template: ChatTemplate,
+    dialogue: Dialogue,
+    user: str,
+    asked: Sequence[int] | None = None,
+    before: Sequence[Message] = (),
+) -> list[int]:
     """Token ids of a dialogue up to the prompt for the reply to `user`, with its replies as sampled.
 
     `asked` are the ids that this gave for the dialogue's last finished turn, where they are at hand. Where the chat
-    template rewrites what was said before, the path is rendered anew, as training has it.
+    template rewrites what was said before, the path is rendered anew, as training has it. `before` is a system
+    message, if there is one.
     """
     from aloe_jax.data.template import UnstableTemplateError
 
     exchanges = dialogue.exchanges
-    path: list[Message] = [*dialogue.history(), {"role": "user", "content": user}]
+    path: list[Message] = [*before, *dialogue.history(), {"role": "user", "content": user}]
     try:
         if asked is not None and exchanges:
             ids = [*asked, *_closed(template, exchanges[-1].reply.ids)]
         else:
             ids = []
             for turn, exchange in enumerate(exchanges):
-                ids += [*template.continuation(path[: 2 * turn + 1]), *_closed(template, exchange.reply.ids)]
+                ids += [
+                    *template.continuation(path[: len(before) + 2 * turn + 1]),
+                    *_closed(template, exchange.reply.ids),
+                ]
         return ids + template.continuation(path)
     except UnstableTemplateError:
         return template.prompt(path)

@@ -27,9 +27,20 @@ def estimate(settings: EvaluateSettings, personas: Sequence[Persona], ledger: Le
     used = ledger.usage() if ledger else {}
     found: list[CostEstimate] = []
 
-    def ask(player: str, role: RoleSettings, prompt_of: str, calls: int, depths: Sequence[int], words: int) -> None:
-        """Add what a player is asked with a role's prompt, at which depths (finished exchanges); `words` an answer."""
-        prompt = fmean(_prompt_tokens(prompt_of, persona, depth) for depth in depths)
+    def ask(
+        player: str,
+        role: RoleSettings,
+        prompt_of: str,
+        calls: int,
+        depths: Sequence[int],
+        words: int,
+        knows: bool = False,
+    ) -> None:
+        """Add what a player is asked with a role's prompt, at which depths (finished exchanges); `words` an answer.
+
+        `knows` says that the whole persona is a responder's hint.
+        """
+        prompt = fmean(_prompt_tokens(prompt_of, persona, depth, knows) for depth in depths)
         tokens = prompt, words * cost.TOKENS_PER_WORD
         found.append(cost.expected_cost(player, role, prompt_of, calls, tokens, used))
 
@@ -43,7 +54,9 @@ def estimate(settings: EvaluateSettings, personas: Sequence[Persona], ledger: Le
         ask("roles.responder", settings.roles.responder, "responder", calls, turns, cost.REPLY_WORDS)
     for name, candidate in models.items():
         if candidate.remote is not None:
-            ask(f"models.{name}.remote", candidate.remote, "responder", replies, turns, cost.REPLY_WORDS)
+            depths = [0] if candidate.sees == "last_message" else turns
+            knows = candidate.sees == "persona"
+            ask(f"models.{name}.remote", candidate.remote, "responder", replies, depths, cost.REPLY_WORDS, knows)
     judging = settings.judging
     for name, judge in judge_roles(settings).items():
         player = f"judging.judges.{name}" if judging.judges else "roles.judge"
@@ -68,8 +81,9 @@ def table(estimates: Sequence[CostEstimate], used: Mapping[str, Usage]) -> Table
     )
 
 
-def _prompt_tokens(role: str, persona: Persona, depth: int) -> float:
+def _prompt_tokens(role: str, persona: Persona, depth: int, knows: bool) -> float:
     inputs = cost.typical_inputs(persona, depth)
+    inputs["hinted"] = inputs["faithful"] = knows
     if role == "comparer":
         inputs["first"] = inputs["second"] = transcript(cost.typical_history(depth))
     return cost.prose_tokens(render(role, inputs))

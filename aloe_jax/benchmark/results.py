@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
+from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
@@ -147,6 +148,8 @@ class ModelResults(Level):
 
     kind: CandidateKind
     reference: bool  # a scripted line to read the others by
+    sees: Sees = "history"  # otherwise it is a control
+    control_of: str | None = None  # the model that it is a control of, where that is in the run
     source: dict[str, object]  # its settings
     complete: bool  # no case stopped early and no vote is missing; where not, the headline says so
     votes_coverage: float  # share of the votes asked for, of all replies there should be, that are there
@@ -156,6 +159,11 @@ class ModelResults(Level):
     by_profile: list[CaseGroup]
     by_personality: list[CaseGroup]
     automatic: StoredAutomatic
+
+    @property
+    def under_test(self) -> bool:
+        """Whether it is neither a reference line nor a control."""
+        return not self.reference and self.sees == "history"
 
 
 class StoredDifference(StoredRecord):
@@ -256,11 +264,13 @@ class Results(StoredRecord):
     judges: list[str]
     votes: int  # of each judge on each reply
     models: dict[str, ModelResults]
-    differences: list[StoredDifference]
+    differences: list[StoredDifference]  # between models under test
+    controls: list[StoredDifference] = []  # of models under test and their own controls
     side_by_side: list[StoredSideBySide]
     agreement: StoredAgreement | None  # of all judges' votes on all replies; None with a single vote a reply
     calibration: list[StoredCalibration]
     people: StoredWithPeople | None
+    same_family: list[str] = []  # warnings: whose judge is of its own family, in words
     usage: dict[str, StoredUsage]  # "MODEL/ROLE"
     settings: dict[str, object]
     cases: dict[str, list[Case]] = Field(default={}, exclude=True)  # model -> its dialogues, from transcripts.jsonl

@@ -14,10 +14,12 @@ from aloe_jax.benchmark.agreement import agreement
 from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
 from aloe_jax.benchmark.comparison import compare_all
+from aloe_jax.benchmark.controls import control_differences, control_of
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
+from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.results import (
     CandidateKind,
     Case,
@@ -68,7 +70,7 @@ class Checks:
 def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks) -> Scored:
     """All numbers of a run. Raises AloeError for a file of human ratings that cannot be read."""
     tables = {one.name: ratings_table(one.verdicts, settings.turns) for one in talked}
-    tested = {name: table for name, table in tables.items() if settings.models[name].scripted is None}
+    tested = {name: table for name, table in tables.items() if settings.models[name].under_test}
     measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
     models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name]) for one in talked}
     cases = {one.name: _cases(one, measured[one.name]) for one in talked}
@@ -81,10 +83,12 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         votes=settings.judging.votes,
         models=models,
         differences=compare_all(tested, settings.bootstrap, settings.permutations, settings.seed),
+        controls=control_differences(tables, settings.models, settings.bootstrap, settings.permutations, settings.seed),
         side_by_side=list(checks.side_by_side),
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),
         people=_people(settings, cases),
+        same_family=same_family(settings),
         # Without the seconds, which are another every time.
         usage={
             name: StoredUsage.model_validate({key: value for key, value in vars(usage).items() if key != "seconds"})
@@ -184,7 +188,9 @@ def _model(
         **dict(_level(settings, table)),
         "kind": kind_of(candidate),
         "reference": candidate.scripted is not None,
-        "source": as_json(candidate.model_dump(exclude_none=True)),
+        "sees": candidate.sees,
+        "control_of": control_of(talked.name, settings.models),
+        "source": as_json(candidate.model_dump(exclude_none=True, exclude={"sees"})),
         "complete": not stopped and given == table.size * len(judges) * settings.judging.votes,
         "votes_coverage": covered,
         "stopped": stopped,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,8 @@ from aloe_jax.settings import Section
 register(POLICY)
 
 ReferenceLine = Literal["generic", "informed"]
+Control = Literal["persona", "last_message"]
+Sees = Literal["history", Control]  # of what is said: all of it, that and the persona, or the newest message alone
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
 
@@ -28,6 +31,14 @@ class CandidateSettings(Section):
     path: PathText | None = None
     scripted: ReferenceLine | None = None  # the responder, knowing nothing or the whole persona
     remote: RoleSettings | None = None  # a model behind a provider, asked with the responder's prompt and no hint
+    # persona: the messages so far, and the persona in the prompt; last_message: no history. Both are controls, by which
+    # a model is read, and are not under test themselves.
+    sees: Sees = "history"
+
+    @property
+    def under_test(self) -> bool:
+        """Whether it is neither a reference line nor a control."""
+        return self.scripted is None and self.sees == "history"
 
     @model_validator(mode="after")
     def _one_source(self) -> CandidateSettings:
@@ -35,6 +46,8 @@ class CandidateSettings(Section):
             raise ValueError(
                 "give one of path (a model directory), remote (provider and model) and scripted (generic or informed)"
             )
+        if self.scripted is not None and self.sees != "history":
+            raise ValueError(f"sees: {self.scripted} is a reference line, which has no controls; leave sees out")
         return self
 
 
@@ -59,6 +72,9 @@ class EvaluateSettings(Section):
     output: PathText
     personas: PathText  # TFDS directory (…/aloe_personas/1.0.0), its benchmark split
     models: dict[str, CandidateSettings] = Field(min_length=1)
+    # Shorthand: adds every model under test to `models` once more for each of these, as NAME-persona with
+    # `sees: persona` and so on, and is empty from then on.
+    controls: tuple[Control, ...] = Field(default=(), strict=False)
     seed: Seed = 0
     cases: Thousands = 100
     turns: Several = 10
@@ -70,6 +86,17 @@ class EvaluateSettings(Section):
     sampling: SamplingSettings = SamplingSettings()
     roles: RolesSettings = RolesSettings()
     judging: JudgingSettings = JudgingSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_controls(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        controls, models = values.get("controls"), values.get("models")
+        known = isinstance(controls, list | tuple) and all(one in get_args(Control) for one in controls)
+        if not controls or not known or not isinstance(models, dict):
+            return values  # nothing to add, or a fault that is reported of the field
+        return {**values, "models": _controlled(models, controls), "controls": ()}
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluateSettings:
@@ -92,6 +119,24 @@ class EvaluateSettings(Section):
                     "or name several judges"
                 )
         return self
+
+
+def _controlled(models: dict[str, object], controls: Sequence[str]) -> dict[str, object]:
+    """The models, and behind them the controls of all under test. Raises ValueError where a name is taken."""
+    found = dict(models)
+    for name, source in models.items():
+        given = source.model_dump() if isinstance(source, CandidateSettings) else source
+        if (
+            not isinstance(given, dict)
+            or given.get("scripted") is not None
+            or given.get("sees", "history") != "history"
+        ):
+            continue
+        for control in controls:
+            added, control_name = {**given, "sees": control}, f"{name}-{control}"
+            if found.setdefault(control_name, added) != added:
+                raise ValueError(f"controls: models.{control_name} is there already, as something else; rename it")
+    return found
 
 
 class HeldOutSettings(RowSettings):

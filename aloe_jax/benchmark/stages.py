@@ -10,6 +10,7 @@ from aloe_jax.benchmark.calibration import QUALITY, calibrate, known_replies, re
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
+from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.pairwise import side_by_side
 from aloe_jax.benchmark.results import StoredCalibration, StoredSideBySide
 from aloe_jax.benchmark.runner import Conversing
@@ -18,6 +19,7 @@ from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.data.dataset import read_personas
 from aloe_jax.errors import AloeError
+from aloe_jax.llm import notices
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.progress import Progress, Task
@@ -37,6 +39,7 @@ def evaluate(settings: EvaluateSettings) -> Scored:
         from aloe_jax.sampling.loading import spread
 
         spread(settings.sampling.mesh)  # no judge is asked for a mesh that cannot be
+    warn_of_kinship(settings)
     budget = Budget(settings.max_cost, settings.max_calls)
     with Ledger(Path(settings.output) / "journal.sqlite", budget=budget) as ledger:
         return run(settings, personas, ledger)
@@ -58,15 +61,18 @@ def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> 
 
 def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger) -> Candidate:
     source = settings.models[name]
+    identity: dict[str, object]
     if source.path is not None:
-        return ModelCandidate(source.path, settings.sampling)
+        return ModelCandidate(source.path, settings.sampling, sees=source.sees)
     if source.remote is not None:
         roles = settings.roles.model_copy(update={"responder": source.remote})
         setting = f"models.{name}.remote"
         with named(setting, "responder"):
             remote = Cast(roles, ledger, only=("responder",))
-        return ResponderCandidate(remote, {"remote": remote.describe("responder")}, setting=setting)
-    identity: dict[str, object] = {"reference": source.scripted, "responder": cast.describe("responder")}
+        identity = {"remote": remote.describe("responder")} | ({} if source.under_test else {"sees": source.sees})
+        informed, forgetful = source.sees == "persona", source.sees == "last_message"
+        return ResponderCandidate(remote, identity, informed, setting, forgetful)
+    identity = {"reference": source.scripted, "responder": cast.describe("responder")}
     return ResponderCandidate(cast, identity, informed=source.scripted == "informed")
 
 
@@ -144,6 +150,12 @@ def _pairs(
 
 
 # ---------------------------------------------------------------- before the first dialogue
+
+
+def warn_of_kinship(settings: EvaluateSettings) -> None:
+    """Report in a line each which judges are of the family of somebody else in the run."""
+    for sentence in same_family(settings):
+        notices.report(f"warning: {sentence}")
 
 
 def check_models(settings: EvaluateSettings) -> None:

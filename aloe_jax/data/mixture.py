@@ -67,6 +67,8 @@ def gather(
                 f"{source.path}: a chat has one reply a turn, so there is nothing to prefer; "
                 "leave it to `stage: sft`, or give preferences (prompt, chosen, rejected)"
             )
+    if selection.of_chats is not None and all(found.kind == "chat" for found in opened.values()):
+        raise AloeError(f"{', '.join(opened)}: {selection.nothing}")
     trees: dict[str, list[TokenTree]] = {}
     for name, found in opened.items():
         for remark in found.remarks:
@@ -75,7 +77,8 @@ def gather(
         where = name if split == "train" else f"the validation split of {name}"
         if found.unused:
             click.echo(f"{where}: fields not used: {_several(found.unused)}", err=True)
-        trees[where] = token_trees(found.trees, template, row_length, selection, where, progress)
+        scored = selection.of_chats or selection if found.kind == "chat" else selection
+        trees[where] = token_trees(found.trees, template, row_length, scored, where, progress)
     # The training data of a run with one source needs no name.
     packed = {"" if split == "train" and len(trees) == 1 else where: made for where, made in trees.items()}
     rows, reports = pack_sources(packed, row_length, packing)

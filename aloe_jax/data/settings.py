@@ -10,7 +10,8 @@ from aloe_jax.ranges import PathText, Positive, Rows, Tokens
 from aloe_jax.settings import Section
 
 Packing = Literal["trees", "paths"]
-Replies = Literal["preferred", "plain", "both"]  # that SFT learns; plain: written without the persona hint
+# That SFT learns. rejected: as a baseline, what people did not prefer; plain: written without the persona hint.
+Replies = Literal["preferred", "rejected", "plain", "both"]
 
 
 class SourceSettings(Section):

@@ -14,6 +14,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.rollouts.kinship import same_family
 from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, reachable, resolved
@@ -55,7 +56,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, s
     by a script in data and benchmark, said at the top."""
     family = spec.title
     heading = f"{family}-architecture decoder" if origin.base == SCRATCH else origin.base
-    lines = [f"# {', '.join([heading, *(stage.stage.upper() for stage in reversed(origin.stages))])}", ""]
+    lines = [f"# {', '.join([heading, *(_stage_name(stage) for stage in reversed(origin.stages))])}", ""]
     if simulated:
         lines += [f"{SIMULATED} {sentence}" for sentence in simulated]
         lines.append("")
@@ -113,7 +114,8 @@ def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] |
     try:
         values = json.loads(metrics.read_text())
         for name, source in values["settings"]["models"].items():
-            if source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
+            tested = source.get("sees", "history") == "history"  # not a control: those are the same model seeing else
+            if tested and source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
                 return values["models"][name], values["simulated"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
@@ -144,6 +146,8 @@ def _training(origin: Origin) -> Iterator[str]:
             yield f"- Data: {', '.join(_data(stage.data))}"
         else:
             yield f"- Conversations with the personas of {stage.rl.personas}, {_players(stage)}"
+            for sentence in same_family(stage.rl, stage.roles, origin.base):
+                yield f"- Warning: {sentence}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
         yield f"- {_optimizer(stage.optimizer)}"
         yield f"- Parameters in {stage.model.dtype}, computed in {stage.model.compute_dtype}"
@@ -151,6 +155,12 @@ def _training(origin: Origin) -> Iterator[str]:
             kept = "as loaded" if lora.base == "as_loaded" else f"in {lora.base}"
             yield f"- LoRA: rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}; base kept {kept}"
         yield ""
+
+
+def _stage_name(stage: TrainSettings) -> str:
+    """As the card's title has it: a baseline is called one wherever it goes."""
+    baseline = stage.stage == "sft" and stage.sft.replies == "rejected"
+    return f"{stage.stage.upper()} on rejected replies (baseline)" if baseline else stage.stage.upper()
 
 
 def _data(data: DataSettings) -> Iterator[str]:

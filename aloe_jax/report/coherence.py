@@ -39,12 +39,15 @@ def _faults(results: Results) -> Iterator[str]:
     if not results.judges or len(set(results.judges)) < len(results.judges):
         yield "judges: one has to have a name of its own, and there has to be one"
     pairs = [("differences", one.first, one.second) for one in results.differences]
+    pairs += [("controls", one.first, one.second) for one in results.controls]
     pairs += [("side_by_side", one.first, one.second) for one in results.side_by_side]
     for kind, *names in pairs:
         for name in names:
             if name not in results.models:
                 yield f"{kind}: there is no model {name}"
     for name, model in results.models.items():
+        if model.control_of is not None and model.control_of not in results.models:
+            yield f"models.{name}.control_of: there is no model {model.control_of}"
         for fault in _model(model, results):
             yield f"models.{name}.{fault}"
         for case in results.cases.get(name, ()):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aloe_jax.errors import AloeError
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.pictures import line_charts
-from aloe_jax.report.svg import is_reference, references_first
+from aloe_jax.report.svg import references_first
 from aloe_jax.storage.files import as_path, write_atomically
 
 if TYPE_CHECKING:
@@ -66,19 +66,19 @@ def _draw(report: Report) -> Figure:
     axes = figure.add_subplot()
     drawn: dict[int, Line2D] = {}
     for line in references_first(line_charts(report)["al"].lines):
-        look, reference = line.look, is_reference(line)
+        look = line.look
         level, low, high = (
             [math.nan if value is None else value for value in values] for values in (line.values, line.low, line.high)
         )
         turns = range(1, len(level) + 1)
-        if not reference:
+        if look.under_test:
             axes.fill_between(turns, low, high, color=look.colour, alpha=0.14, linewidth=0)
         dash = tuple(float(part) / 1.6 for part in look.dash.split())
         (drawn[line.entry],) = axes.plot(
             turns,
             level,
             color=look.colour,
-            linewidth=1.2 if reference else 1.7,
+            linewidth=1.7 if look.under_test else 1.2,
             linestyle=(0, dash) if dash else "-",
             marker=_MARKERS[look.marker],
             markersize=4.5,

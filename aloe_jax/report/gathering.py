@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,22 @@ from pathlib import Path
 from aloe_jax.benchmark.number_text import listed
 from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences, load_preferences
 from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results
+from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.learning import Learning, learned
-from aloe_jax.report.svg import Look, model_look, reference_look
+from aloe_jax.report.svg import Look, control_look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
 
 PersonaKey = tuple[str, str, str]  # id, profile, personality
+SEES: Mapping[Sees, str] = {
+    "history": "",
+    "persona": "with the persona in its prompt",
+    "last_message": "last message only",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ class Entry:
     cases: Mapping[PersonaKey, Case]
     simulated: tuple[str, ...]  # the parts of its run that the scripted simulation plays
     look: Look
+
+    @property
+    def beside(self) -> str:
+        """What it is where it is not under test, in words; "" where it is."""
+        return "reference" if self.numbers.reference else SEES[self.numbers.sees]
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,8 @@ class Report:
 
     @property
     def models(self) -> list[Entry]:
-        """The entries under test: not the reference lines."""
-        return [entry for entry in self.entries if not entry.numbers.reference]
+        """The entries under test: neither reference lines nor controls."""
+        return [entry for entry in self.entries if entry.numbers.under_test]
 
     @property
     def judged(self) -> list[Run]:
@@ -143,7 +155,7 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
     if len(judged) == 1:
         pairs = pairs_within(judged[0])
     else:
-        tested = {entry.label: entry for entry in entries if not entry.numbers.reference}
+        tested = {entry.label: entry for entry in entries if entry.numbers.under_test}
         pairs = pairs_between(
             {label: (entry.cases, entry.numbers.turns) for label, entry in tested.items()},
             judged[0].settings if judged else {},
@@ -154,7 +166,7 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
 
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
-    learning = learned([entry.numbers.source for entry in entries])
+    learning = learned([entry.numbers.source if entry.numbers.under_test else {} for entry in entries])
     return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), learning, ratings)
 
 
@@ -242,14 +254,27 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
         if not any(_same_reference(model, results, earlier) for _, earlier in judged[:number])
     ]
     often = Counter(model for _, _, model in kept)
-    counts = {True: 0, False: 0}
-    for run, results, model in kept:
+    looks = _looks([(run.name, model, results.models[model]) for run, results, model in kept])
+    for (run, results, model), look in zip(kept, looks, strict=True):
         numbers = results.models[model]
-        look = (reference_look if numbers.reference else model_look)(counts[numbers.reference])
-        counts[numbers.reference] += 1
         label = model if often[model] == 1 else f"{model} ({run.name})"
         cases = {key_of(case.persona): case for case in results.cases[model]}
         found.append(Entry(label, model, run.name, numbers, cases, tuple(results.simulated), look))
+    return found
+
+
+def _looks(models: Sequence[tuple[str, str, ModelResults]]) -> list[Look]:
+    """Of models by run and name: a control is like its model, one without it like a reference line."""
+    tested, references = itertools.count(), itertools.count()
+    own = {(run, name): model_look(next(tested)) for run, name, numbers in models if numbers.under_test}
+    found = []
+    for run, name, numbers in models:
+        if numbers.under_test:
+            found.append(own[run, name])
+        elif numbers.control_of is not None and (model := own.get((run, numbers.control_of))):
+            found.append(control_look(model, numbers.sees))
+        else:
+            found.append(reference_look(next(references)))
     return found
 
 

@@ -17,6 +17,7 @@ from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
 from aloe_jax.report import payload, pictures, svg, tables
+from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
@@ -62,6 +63,8 @@ def render(report: Report) -> str:
             stacks=pictures.stacks(report),
             forest=pictures.forest(report.pairs),
             coarse=_coarse(report),
+            readings=control_readings(report),
+            comparable=tables.COMPARABLE,
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],

@@ -24,7 +24,7 @@ def overview(report: Report, charts: Mapping[str, Chart]) -> dict[str, object]:
             {
                 "label": entry.label,
                 "style": entry.look.style,
-                "reference": entry.numbers.reference,
+                "reference": not entry.numbers.under_test,
                 "judges": roles[entry.run].judges,
                 "votes": roles[entry.run].votes,
                 "scripted": [role for role in ("user", *roles[entry.run].judges) if _scripted(report, entry.run, role)],

@@ -9,6 +9,7 @@ from rich.text import Text
 from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.faults import one_line
+from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.tables import COLUMNS
@@ -22,9 +23,11 @@ def table(report: Report) -> Table:
         notes.append("† incomplete: replies or ratings are missing")
     if any(entry.numbers.reference for entry in report.entries):
         notes.append("* reference line")
+    notes += [f"* {entry.label}: {entry.beside}" for entry in report.entries if entry.numbers.sees != "history"]
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
     notes += [line for pair in report.pairs if (line := difference(pair))]
+    notes += [reading.line() for reading in control_readings(report)]
     people = counted(len(report.personas), "person", "people")
     grid = Table(
         title=f"ALOE benchmark: {people}, {counted(report.turns, 'turn')}, 95% intervals",
@@ -40,7 +43,7 @@ def table(report: Report) -> Table:
     for entry in report.entries:
         numbers = entry.numbers
         grid.add_row(
-            plain(entry.label + (" *" if numbers.reference else "") + ("" if numbers.complete else " †")),
+            plain(entry.label + (" *" if entry.beside else "") + ("" if numbers.complete else " †")),
             *(_estimate(getattr(numbers, name), DIGITS[name]) for name in COLUMNS),
             percent(numbers.coverage),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -23,18 +23,20 @@ COLOURS = ("#0072b2", "#b84c00", "#007a58", "#a8438c", "#7a5d00", "#4d57c8")
 REFERENCE = "#676d75"
 DASHES = ("", "8 4", "2 3", "11 3 3 3")
 MARKERS = ("circle", "square", "triangle", "diamond", "cross")
+_CONTROL_DASHES = {"persona": "9 4 2 4", "last_message": "2 4"}
 _REFERENCE_DASHES = ("2 5", "7 5", "12 5 2 5")
 LABEL_GAP = 17.0  # least distance between the labels at the line ends
 
 
 @dataclass(frozen=True)
 class Look:
-    """Of one line. `style` is the class that colours it in the page; a reference has no markers."""
+    """Of one line. `style` is the class that colours it in the page; references and controls have no markers."""
 
     style: str
     colour: str
     dash: str
     marker: str
+    under_test: bool = True  # otherwise it is drawn below the others, without a band
 
 
 def model_look(index: int) -> Look:
@@ -45,7 +47,12 @@ def model_look(index: int) -> Look:
 
 def reference_look(index: int) -> Look:
     """Of the reference line number `index`."""
-    return Look("ref", REFERENCE, _REFERENCE_DASHES[index % len(_REFERENCE_DASHES)], "")
+    return Look("ref", REFERENCE, _REFERENCE_DASHES[index % len(_REFERENCE_DASHES)], "", under_test=False)
+
+
+def control_look(model: Look, sees: str) -> Look:
+    """Of a control: its model's colour, with a dash by what it sees."""
+    return replace(model, dash=_CONTROL_DASHES[sees], marker="", under_test=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
             f'<svg class="chart{small}" viewBox="0 0 {frame.width:g} {frame.height:g}" role="img" '
             f'aria-label="{escape(title)}">',
             *_axes(frame),
-            *(_band(line, frame) for line in ordered if not is_reference(line) and line.low),
+            *(_band(line, frame) for line in ordered if line.look.under_test and line.low),
             *(_curve(line, frame) for line in ordered),
             *(_labels(ordered, frame) if named else ()),
             *(_column(turn, frame) for turn in range(frame.turns)),
@@ -141,14 +148,9 @@ def line_chart(lines: Sequence[Line], frame: Frame, title: str) -> str:
     )
 
 
-def is_reference(line: Line) -> bool:
-    """Whether it is a reference line and not a model under test."""
-    return line.look.style == "ref"
-
-
 def references_first(lines: Sequence[Line]) -> list[Line]:
-    """In the order in which they are drawn: reference lines are below the models'."""
-    return sorted(lines, key=lambda line: not is_reference(line))
+    """In the order in which they are drawn: reference lines and controls are below the models'."""
+    return sorted(lines, key=lambda line: line.look.under_test)
 
 
 def stacked_chart(counts: Sequence[Sequence[int]], due: int, title: str) -> str:

@@ -18,6 +18,10 @@ from aloe_jax.report.gathering import Entry, Report
 COLUMNS = ("average", "ir", "n_ir", "r2")
 TESTED = ("average", "ir")
 _NOTE = "\N{DAGGER}"
+COMPARABLE = (
+    "AL is in the units of its judge: values are comparable between models that the same judge rated, with the same "
+    "prompt, and with no others."
+)
 
 
 def markdown(report: Report) -> str:
@@ -61,13 +65,13 @@ def latex(report: Report) -> str:
         " & ".join(head) + r" \\",
         r"\midrule",
     ]
-    for entry in sorted(report.entries, key=lambda entry: entry.numbers.reference):
-        if entry.numbers.reference and report.models and lines[-1] != r"\midrule" and r"\textit" not in lines[-1]:
+    for entry in sorted(report.entries, key=lambda entry: not entry.numbers.under_test):
+        if entry.beside and report.models and lines[-1] != r"\midrule" and r"\textit" not in lines[-1]:
             lines.append(r"\midrule")
         name = _latex_text(entry.model if several else entry.label)
         marks = r"\tnote{\textdagger}" if not entry.numbers.complete else ""
         cells = [
-            (rf"\textit{{{name}}}" if entry.numbers.reference else name) + marks,
+            (rf"\textit{{{name}}}" if entry.beside else name) + marks,
             *([_latex_text(entry.run)] if several else []),
             str(entry.numbers.cases),
             *(_latex_cell(report, entry, column) for column in COLUMNS),
@@ -82,7 +86,7 @@ def latex(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
-    said = ["Intervals: 95%, bootstrap over cases."]
+    said = ["Intervals: 95%, bootstrap over cases.", COMPARABLE]
     if len(report.models) > 1:
         said.append(
             "Bold: the best model of a column, where a paired permutation test over cases, corrected by Holm's method "
@@ -91,6 +95,8 @@ def notes(report: Report) -> list[str]:
     if any(entry.numbers.reference for entry in report.entries):
         references = [entry.label for entry in report.entries if entry.numbers.reference]
         said.append(f"Reference lines, not under test: {listed(references)}.")
+    if controls := [f"{entry.label} ({entry.beside})" for entry in report.entries if entry.numbers.sees != "history"]:
+        said.append(f"Controls, not under test: {listed(controls)}.")
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
     if report.simulated:
@@ -105,7 +111,7 @@ def _several(report: Report) -> bool:
 
 
 def _marks(entry: Entry) -> str:
-    return (" (reference)" if entry.numbers.reference else "") + ("" if entry.numbers.complete else f" {_NOTE}")
+    return (f" ({entry.beside})" if entry.beside else "") + ("" if entry.numbers.complete else f" {_NOTE}")
 
 
 def _bold(report: Report, entry: Entry, name: str) -> bool:

@@ -9,6 +9,7 @@ from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
+from datagen.kinship import same_family
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.look.stats import NONE, turn_rows
 from datagen.personas import Personas
@@ -136,6 +137,9 @@ def _making(provenance: Mapping[str, object], hinted: bool) -> str:
     ]
     if shown:
         lines.append(_rows(("role", "model", "temperature"), shown))
+    models = {role: roles[role].get("model") for role in _TITLES if role in roles} if isinstance(roles, dict) else {}
+    if sentence := same_family(models):
+        lines.append(f"**Judged by its own kind**: {sentence}.")
     lines.append(f"Seed: {provenance.get('seed', 'not recorded')}. Written by aloe-jax with `python -m datagen`.")
     return "\n\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Sources of a run: what they hold, what is held out of them, and what a mixture of them becomes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from aloe_jax.data import mixture
 from aloe_jax.data.loader import FIELDS, Loader
-from aloe_jax.data.selection import BOTH, PAIRS, PREFERRED
+from aloe_jax.data.selection import BOTH, PAIRS, PREFERRED, REPLIES
 from aloe_jax.data.settings import DataSettings, SourceSettings
 from aloe_jax.data.sources import held_out, kind_of, open_source
 from aloe_jax.errors import AloeError
@@ -251,6 +252,29 @@ def test_trees_without_a_pair_take_no_room_in_dpo():
     assert prepare(talks, TEMPLATE, 512, PAIRS, "w").report.trees == 2
     with pytest.raises(AloeError, match="w: no turn has two replies, so there is nothing to prefer"):
         prepare([single_replies()], TEMPLATE, 512, PAIRS, "w")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_sft_on_rejected_replies_learns_them_alone_and_chats_as_ever(files, split):
+    """The publication's baseline: the same turns and mixture, with the replies that were not preferred."""
+    mixed = data({"path": files["trees"]}, {"path": files["chat"]})
+    rejected, preferred = (gather(mixed, TEMPLATE, REPLIES[name], split) for name in ("rejected", "preferred"))
+    for made, name in ((rejected, "rejected"), (preferred, "preferred")):
+        of_trees = {one for one in reply_ids(made) if re.match(r"c\d+/", one)}
+        assert of_trees and {one.split("/")[2].split("#")[0] for one in of_trees} == {name}
+    turns = [
+        {tuple(one.split("/")[:2]) for one in reply_ids(made) if "chat" not in one} for made in (rejected, preferred)
+    ]
+    assert turns[0] == turns[1]
+    of_chats = [{one for one in reply_ids(made) if not re.match(r"c\d+/", one)} for made in (rejected, preferred)]
+    assert of_chats[0] == of_chats[1] and of_chats[0]
+
+
+def test_data_without_a_rejected_reply_is_refused_for_them(files):
+    with pytest.raises(AloeError, match=r"chat\.jsonl: no turn has a rejected reply, which is what sft\.replies"):
+        gather(data(files["chat"]), TEMPLATE, REPLIES["rejected"], "train")
+    with pytest.raises(AloeError, match="w: no turn has a rejected reply"):
+        prepare([single_replies()], TEMPLATE, 512, REPLIES["rejected"], "w")
 
 
 def test_a_source_given_twice_is_refused(files):

@@ -23,7 +23,8 @@ class SFT(Stage):
     def describe(self) -> str:
         """Which replies, and how they are averaged."""
         sft = self.settings.sft
-        return f"SFT on {sft.replies} replies, averaged by {sft.normalise}"
+        baseline = " (a baseline: what people did not prefer)" if sft.replies == "rejected" else ""
+        return f"SFT on {sft.replies} replies{baseline}, averaged by {sft.normalise}"
 
     def objective(self, turns: int = 0) -> Objective:
         """See `sft_loss`."""

@@ -1,0 +1,87 @@
+"""What the controls of a model say of it: how much of its rise comes from history, and how far it is from knowing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aloe_jax.benchmark.number_text import DIGITS, interval, number, p_value, signed
+from aloe_jax.benchmark.results import Statistic, StoredDifference
+from aloe_jax.report.differences import significant
+from aloe_jax.report.gathering import Entry, Report
+
+
+@dataclass(frozen=True)
+class ControlReading:
+    """A model under test beside one of its controls; differences are of the one that sees more."""
+
+    model: Entry
+    control: Entry
+    by: Mapping[Statistic, StoredDifference]
+
+    @property
+    def statistic(self) -> Statistic:
+        """What the control is for: the rise over the turns, or the height that knowing the person would reach."""
+        return "ir" if self.control.numbers.sees == "last_message" else "average"
+
+    def line(self) -> str:
+        """For a terminal: the difference that the control is for."""
+        about = "over its last message only" if self.statistic == "ir" else "that knowing the persona would add"
+        return f"{self.model.label}: {'IR' if self.statistic == 'ir' else 'average AL'} {about} {self._difference()}"
+
+    def sentence(self) -> str:
+        """What the control is for, with both values, their difference and what the test says of it."""
+        own, other = (getattr(one.numbers, self.statistic).value for one in (self.model, self.control))
+        digits = DIGITS[self.statistic]
+        if self.statistic == "ir":
+            values = (
+                f"AL rises by {signed(own, digits)} a turn, and by {signed(other, digits)} where it sees the last "
+                "message only"
+            )
+        else:
+            values = f"average AL is {number(own, digits)}, and {number(other, digits)} with the persona in its prompt"
+        return f"{values}: a difference of {self._difference()}. {self._verdict()}"
+
+    def _difference(self) -> str:
+        found = self.by[self.statistic]
+        digits = DIGITS[self.statistic]
+        if found.value is None:
+            return "that is not defined"
+        p = p_value(found.p_holm)
+        ends = interval(found.low, found.high, digits, sign=True)
+        test = f"p {p if p.startswith('<') else f'= {p}'}"
+        return f"{signed(found.value, digits)} ({f'{ends}, ' if ends else ''}{test})"
+
+    def _verdict(self) -> str:
+        found = self.by[self.statistic]
+        clear, more = significant(found), (found.value or 0.0) > 0
+        if self.statistic == "ir":
+            if not clear:
+                return "The test does not show that the rise comes from the history."
+            return (
+                "So much of the rise comes from the history."
+                if more
+                else "It rises less with the history than without it."
+            )
+        if not clear:
+            return "The test shows no distance from knowing the person."
+        return (
+            "So much is left to be inferred."
+            if more
+            else "The persona in its prompt does not serve this model: this control is no upper reference for it."
+        )
+
+
+def control_readings(report: Report) -> list[ControlReading]:
+    """Of all runs, in the order in which they stored them."""
+    found: dict[tuple[str, str, str], dict[Statistic, StoredDifference]] = {}
+    for run in report.judged:
+        for difference in run.results.controls if run.results is not None else ():
+            found.setdefault((run.name, difference.first, difference.second), {})[difference.statistic] = difference
+    entries = {(entry.run, entry.model): entry for entry in report.entries}
+    readings = []
+    for (name, first, second), by in found.items():
+        one, other = entries[name, first], entries[name, second]
+        model, control = (one, other) if one.numbers.under_test else (other, one)
+        readings.append(ControlReading(model, control, by))
+    return readings

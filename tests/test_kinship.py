@@ -1,0 +1,118 @@
+"""Which family a model is of by its name, and what is said where one judges its own kind."""
+
+import pytest
+
+from aloe_jax.benchmark.kinship import same_family
+from aloe_jax.benchmark.settings import EvaluateSettings
+from aloe_jax.llm.families import family, family_of_name, kinship, known_family
+from aloe_jax.llm.settings import RoleSettings, RolesSettings
+from aloe_jax.rollouts import kinship as rollouts
+from aloe_jax.rollouts.settings import RLSettings
+from datagen.kinship import models_of
+from datagen.kinship import same_family as of_data
+from datagen.settings import DatagenSettings
+
+NAMES = {
+    "gemini-3.5-flash-lite": "gemini",
+    "models/gemini-2.0-pro": "gemini",
+    "gemma-3-27b-it": "gemma",
+    "gpt-4o-mini-2024-07-18": "gpt",
+    "chatgpt-4o-latest": "gpt",
+    "openai/gpt-oss-120b": "gpt",
+    "o3-mini": "gpt",
+    "claude-sonnet-4": "claude",
+    "anthropic.claude-3-haiku": "claude",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama",
+    "runs/dpo/Meta-Llama-3-8B-Instruct": "llama",
+    "Qwen/Qwen2-7B-Instruct": "qwen",
+    "qwq-32b": "qwen",
+    "mistralai/Mixtral-8x7B": "mistral",
+    "ministral-8b": "mistral",
+    "allenai/OLMo-7B-0724-Instruct-hf": "olmo",
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": "deepseek",
+    "microsoft/Phi-4": "phi",
+    "llama.cpp/qwen2": "qwen",  # the last part that names one
+    "runs/demo/dpo": None,
+    "philosopher": None,  # a word that only begins like one
+    "no1": None,
+}
+
+
+@pytest.mark.parametrize(("name", "wanted"), NAMES.items())
+def test_families_by_name(name, wanted):
+    assert known_family(name) == wanted
+
+
+def test_an_unknown_model_is_a_family_of_its_own_and_a_script_is_of_none():
+    assert family_of_name("Our-Judge") == family_of_name("our-judge") == "our-judge"
+    assert family(RoleSettings(provider="scripted")) is None and family_of_name("scripted") is None
+    assert family(RoleSettings(provider="openai", model="gpt-5-mini")) == "gpt"
+    assert kinship("a", None, {"b": None}, "r") is None  # two scripts are no family
+    assert kinship("a", "gpt", {"b": "gpt", "c": "llama", "d": "gpt"}, "r").startswith(
+        "a is of the same family as b and d (gpt), and a model favours text of its own family"
+    )
+
+
+GEMINI = {"provider": "gemini", "model": "gemini-3.5-flash-lite"}
+GPT = {"provider": "openai", "model": "gpt-5-mini"}
+LLAMA = {"provider": "openai", "model": "meta-llama/Llama-3.1-8B-Instruct"}
+
+
+def benchmark(roles, models, **judging):
+    given = {"output": "o", "personas": "p", "roles": roles, "models": models, "judging": judging}
+    return same_family(EvaluateSettings.model_validate(given))
+
+
+def test_a_judge_of_the_family_of_users_or_of_a_model_under_test():
+    (sentence,) = benchmark(GEMINI, {"base": {"remote": GEMINI}, "ours": {"path": "nowhere/dpo"}})
+    assert sentence.startswith("the judge is of the same family as the users and the model base (gemini)")
+    assert "roles.judge" in sentence and "\n" not in sentence
+    (sentence,) = benchmark({**GEMINI, "judge": LLAMA}, {"ours": {"path": "models/Meta-Llama-3-8B-Instruct"}})
+    assert sentence.startswith("the judge is of the same family as the model ours (llama)")
+    assert benchmark({**GEMINI, "judge": GPT}, {"ours": {"path": "models/Meta-Llama-3-8B-Instruct"}}) == []
+    assert benchmark({"provider": "scripted"}, {"low": {"scripted": "generic"}}) == []
+
+
+def test_every_judge_is_looked_at():
+    judges = {"same": {**GEMINI, "temperature": 0.0}, "other": GPT}
+    (sentence,) = benchmark(GEMINI, {"ours": {"path": "nowhere/dpo"}}, judges=judges)
+    assert sentence.startswith("the judge same is of the same family as the users (gemini)")
+
+
+def test_the_verifier_of_the_training_data_is_somebody_else_too(tmp_path):
+    run, data = tmp_path / "dpo", tmp_path / "trees"
+    run.mkdir()
+    data.mkdir()
+    (data / "metadata.json").write_text('{"simulated": false, "roles": {"verifier": {"model": "gpt-4o"}}}')
+    (run / "spec.json").write_text("{}")
+    (run / "config.yaml").write_text(f"stage: dpo\noutput: o\nmodel: {{path: Qwen2-7B}}\ndata: {{path: {data}}}\n")
+    (sentence,) = benchmark({**GEMINI, "judge": GPT}, {"ours": {"path": str(run)}})
+    assert sentence.startswith("the judge is of the same family as the verifier of the training data of ours (gpt)")
+    (sentence,) = benchmark({**GPT, "judge": {"provider": "openai", "model": "qwen3"}}, {"ours": {"path": str(run)}})
+    assert sentence.startswith("the judge is of the same family as the model ours (qwen)")
+
+
+def test_data_generation_with_one_model_for_all():
+    def sentence(roles):
+        return of_data(models_of(DatagenSettings.model_validate({"output": "o", "roles": roles})))
+
+    assert sentence(GEMINI).startswith("the verifier is of the same family as the user, the inducer and the responder")
+    assert sentence({**GEMINI, "verifier": GPT}) is None
+    assert sentence({"provider": "scripted"}) is None
+    assert of_data({"verifier": "scripted", "user": "scripted"}) is None  # as data sets store it
+
+
+def test_on_policy_training_and_its_watch():
+    def said(roles, policy="runs/dpo", **rl):
+        return rollouts.same_family(RLSettings.model_validate(rl), RolesSettings.model_validate(roles), policy)
+
+    (sentence,) = said(GEMINI)
+    assert sentence.startswith("the judge is of the same family as the users (gemini)")
+    assert said({**GEMINI, "judge": GPT}) == []
+    assert said(GEMINI, rewards={"belief": 1.0}) == []  # no judge is asked
+    (sentence,) = said({**GEMINI, "judge": LLAMA}, "runs/dpo/Meta-Llama-3-8B-Instruct")
+    assert sentence.startswith("the judge is of the same family as the policy (llama)")
+    watch = {"roles": {"judge": {**GPT, "model": "gpt-4o"}}}
+    (sentence,) = said({**GEMINI, "judge": GPT}, watch=watch)
+    assert sentence.startswith("the judge of the watch is of the same family as the training's judge (gpt)")
+    assert said({**GEMINI, "judge": LLAMA}, watch=watch) == []
