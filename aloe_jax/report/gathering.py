@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,13 @@ from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.learning import Learning, learned
+from aloe_jax.report.recipes import NO_RECIPES, Recipes, TrainedModel, recipes_of
 from aloe_jax.report.svg import Look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
 
 PersonaKey = tuple[str, str, str]  # id, profile, personality
+_PLACING = ("rows", "mesh", "max_length")  # of sampling: where replies are drawn, not what is drawn
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,21 @@ class Report:
     people: tuple[OfPeople, ...] = ()
     learning: tuple[Learning, ...] = ()  # of the models that were trained by RL, where their runs are here
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
+    recipes: Recipes = NO_RECIPES  # with several training runs each
 
     @property
     def models(self) -> list[Entry]:
         """The entries under test: not the reference lines."""
         return [entry for entry in self.entries if not entry.numbers.reference]
+
+    @property
+    def lone(self) -> list[str]:
+        """The labels of trained models whose recipe has no other run here."""
+        return [
+            entry.label
+            for entry in self.models
+            if entry.numbers.kind == "model" and entry.label not in self.recipes.labels
+        ]
 
     @property
     def judged(self) -> list[Run]:
@@ -155,7 +168,15 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
     learning = learned([entry.numbers.source for entry in entries])
-    return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), learning, ratings)
+    return Report(
+        tuple(runs),
+        tuple(entries),
+        tuple(pairs),
+        tuple(one for one in people if one),
+        learning,
+        ratings,
+        recipes_of(_trained(runs, entries)),
+    )
 
 
 def key_of(persona: Persona) -> PersonaKey:
@@ -251,6 +272,33 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
         cases = {key_of(case.persona): case for case in results.cases[model]}
         found.append(Entry(label, model, run.name, numbers, cases, tuple(results.simulated), look))
     return found
+
+
+def _trained(runs: Sequence[Run], entries: Sequence[Entry]) -> list[TrainedModel[PersonaKey]]:
+    """The entries of which it is known how they were trained."""
+    evaluations = {run.name: _evaluation(run.results) for run in runs if run.results is not None}
+    return [
+        TrainedModel(
+            entry.label,
+            entry.model,
+            entry.numbers.training,
+            evaluations[entry.run],
+            entry.cases,
+            entry.numbers.turns,
+        )
+        for entry in entries
+        if entry.numbers.training is not None
+    ]
+
+
+def _evaluation(results: Results) -> str:
+    """What has to be the same in two runs for ratings of one to stand beside those of the other."""
+    settings = results.settings
+    sampling = settings.get("sampling")
+    drawn = {key: value for key, value in sampling.items() if key not in _PLACING} if isinstance(sampling, dict) else {}
+    same = [drawn, settings.get("seed"), settings.get("roles"), results.providers, results.judges, results.votes]
+    turns = sorted({model.turns for model in results.models.values()})
+    return json.dumps([*same, turns], sort_keys=True, default=str)
 
 
 def _same_reference(model: str, results: Results, earlier: Results) -> bool:
