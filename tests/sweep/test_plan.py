@@ -11,39 +11,8 @@ from aloe_jax.settings import dump_settings, load_settings
 from aloe_jax.sweep.checks import check_plan, state_of
 from aloe_jax.sweep.expected import totals
 from aloe_jax.sweep.plan import plan_of
-from aloe_jax.sweep.settings import SweepSettings
 from aloe_jax.training.settings import TrainSettings
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """A directory with configs, data and a tokenizer."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "tok").mkdir()
-    (tmp_path / "trees.jsonl").write_text("{}")
-    people = [json.dumps({"id": f"p{i}", "profile": f"Has {i} goats.", "personality": "Calm."}) for i in range(4)]
-    (tmp_path / "people.jsonl").write_text("\n".join(people))
-    sft = {"stage": "sft", "output": "o", "seed": 7, "steps": 4}
-    sft |= {"model": {"tokenizer": "tok"}, "data": {"path": "trees.jsonl"}}
-    dpo = {"stage": "dpo", "output": "o", "steps": 4, "model": {"path": "nowhere"}, "data": {"path": "trees.jsonl"}}
-    models = {"low": {"scripted": "generic"}, "sft": {"path": "x"}, "dpo": {"path": "y"}}
-    evaluate = {"output": "o", "personas": "people.jsonl", "models": models, "cases": 4, "turns": 3}
-    evaluate |= {"roles": {"provider": "scripted"}, "judging": {"pairs": [["sft", "dpo"]]}}
-    rl = {"stage": "rl", "output": "o", "steps": 5, "model": {"path": "tok"}, "data": {"rows": 16, "row_length": 1280}}
-    rl |= {"rl": {"personas": "people.jsonl", "conversations": 2, "heldout": 2}, "roles": {"provider": "scripted"}}
-    for name, values in {"sft": sft, "dpo": dpo, "evaluate": evaluate, "rl": rl}.items():
-        (tmp_path / f"{name}.yaml").write_text(json.dumps(values))  # JSON is YAML
-    return tmp_path
-
-
-def settings(**changes):
-    given = {
-        "output": "sweep",
-        "seeds": [0, 1],
-        "train": {"sft": {"config": "sft.yaml"}, "dpo": {"config": "dpo.yaml", "start": "sft"}},
-        "evaluate": {"config": "evaluate.yaml"},
-    }
-    return SweepSettings.model_validate(given | changes)
+from tests.sweep.lines import settings
 
 
 def test_every_seed_has_a_line_of_its_own(here):
