@@ -27,6 +27,7 @@ LAYERS = (
     ("planning",),
     ("benchmark",),
     ("report",),
+    ("sweep",),
     ("cli __main__ command train evaluate export chat plan rate salvage tokenizer",),
     ("demo",),
 )

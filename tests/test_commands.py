@@ -19,6 +19,7 @@ COMMANDS = {
     "datagen stats": ("--config",),
     "aloe_jax.train": ("--config", "--dry-run"),
     "aloe_jax.evaluate": ("--config",),
+    "aloe_jax.sweep": ("--config", "--dry-run"),
     "aloe_jax.plan": ("--topology", "--search"),
     "aloe_jax.report": ("--output", "--human"),
     "aloe_jax.rate": (),
@@ -76,6 +77,6 @@ def test_the_one_command_has_them_all():
 def test_what_reads_settings_takes_a_config_and_overrides():
     found = commands(main)
     found |= commands(found["datagen"])
-    for name in ("train", "evaluate", "plan", "chat", "personas", "calibrate", "coverage", "conversations", "build",
-                 "stats", "browse"):  # fmt: skip
+    for name in ("train", "sweep", "evaluate", "plan", "chat", "personas", "calibrate", "coverage", "conversations",
+                 "build", "stats", "browse"):  # fmt: skip
         assert {"path", "overrides"} <= {parameter.name for parameter in found[name].params}, name

@@ -11,6 +11,7 @@ from aloe_jax.parallel.chips import read_topology
 from aloe_jax.planning.plan import Subject, estimate_plan, sizes_of
 from aloe_jax.planning.workload import Conversations, Shape
 from aloe_jax.settings import load_settings
+from aloe_jax.sweep.settings import SweepSettings
 from aloe_jax.training.settings import TrainSettings
 from datagen.settings import DatagenSettings
 from tests.planning.headers import PLANNED
@@ -20,6 +21,7 @@ KINDS = {
     "python -m aloe_jax.evaluate --preferences": PreferencesSettings,
     "python -m aloe_jax.train": TrainSettings,
     "python -m aloe_jax.evaluate": EvaluateSettings,
+    "python -m aloe_jax.sweep": SweepSettings,
     "python -m datagen": DatagenSettings,
 }
 FILES = sorted(ROOT.rglob("*.yaml"))

@@ -143,6 +143,17 @@ class StoredAutomatic(StoredRecord):
     leaked_by_turn: list[Number]
 
 
+class StoredTraining(StoredRecord):
+    """How a model was trained: models of one `recipe` differ by the seeds of their training only.
+
+    `stages` and `seeds` are of its runs, from the first that was trained to the last (`aloe_jax.publishing.recipe`).
+    """
+
+    recipe: str  # 16 hex digits
+    stages: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
 class ModelResults(Level):
     """All numbers of one model."""
 
@@ -159,6 +170,7 @@ class ModelResults(Level):
     by_profile: list[CaseGroup]
     by_personality: list[CaseGroup]
     automatic: StoredAutomatic
+    training: StoredTraining | None = None  # None: no run of ours, or scored before this was stored
 
     @property
     def under_test(self) -> bool:

@@ -31,6 +31,7 @@ from aloe_jax.benchmark.results import (
     StoredAgreement,
     StoredCalibration,
     StoredSideBySide,
+    StoredTraining,
     StoredUsage,
     StoredWithPeople,
     as_json,
@@ -199,8 +200,19 @@ def _model(
         "by_profile": _groups(settings, talked.dialogues, table, "profile"),
         "by_personality": _groups(settings, talked.dialogues, table, "personality"),
         "automatic": automatic(talked.dialogues, measured, _way(settings), settings.turns),
+        "training": _training(candidate),
     }
     return ModelResults.model_validate(record)
+
+
+def _training(candidate: CandidateSettings) -> StoredTraining | None:
+    """Of a model in a run directory of ours."""
+    if candidate.path is None:
+        return None
+    from aloe_jax.publishing.recipe import recipe_of  # which loads JAX
+
+    found = recipe_of(candidate.path)
+    return None if found is None else StoredTraining(recipe=found.digest, stages=found.stages, seeds=found.seeds)
 
 
 def _way(settings: EvaluateSettings) -> FactSearch:

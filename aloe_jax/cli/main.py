@@ -6,7 +6,7 @@ import click
 
 from aloe_jax.cli.command import LazyGroup
 
-_COMMANDS = ("tokenizer", "train", "evaluate", "report", "rate", "chat", "export", "plan", "salvage")
+_COMMANDS = ("tokenizer", "train", "sweep", "evaluate", "report", "rate", "chat", "export", "plan", "salvage")
 MODULES = {  # subcommand -> the module whose `main` it is
     "datagen": "datagen.cli.group",
     **{name: f"aloe_jax.cli.{name}" for name in _COMMANDS},

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +13,7 @@ import click
 from aloe_jax.cli.command import debugging
 from aloe_jax.errors import AloeError
 from aloe_jax.storage.files import write_atomically
+from aloe_jax.sweep.process import run_command
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 
@@ -134,13 +130,8 @@ def run_stage(stage: DemoStage, command: list[str], stamp: Path, digest: str, nu
     click.echo(f"$ python {shlex.join(command)}")
     start = time.perf_counter()
     cache = stamp.parent.parent / "compiled"
-    environment = (
-        os.environ
-        | ({"ALOE_DEBUG": "1"} if debugging() else {})
-        | {"JAX_COMPILATION_CACHE_DIR": str(cache.absolute()), "PYTHONUNBUFFERED": "1"}
-    )
-    child = [sys.executable, *command]
-    status = subprocess.run(child, env=environment, check=False, preexec_fn=die_with_parent).returncode
+    environment = {"JAX_COMPILATION_CACHE_DIR": str(cache.absolute())} | ({"ALOE_DEBUG": "1"} if debugging() else {})
+    status = run_command(command, environment)
     if status:
         raise AloeError(f"stage {stage.name} stopped with status {status}; run the same command to go on from there")
     write_atomically(stamp, json.dumps({"digest": digest, "seconds": time.perf_counter() - start}))
@@ -153,9 +144,3 @@ def read_stamp(stamp: Path) -> tuple[str, float]:
         return str(found["digest"]), float(found["seconds"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{stamp}: cannot be read ({error}); remove it, and the stage is looked at again") from None
-
-
-def die_with_parent() -> None:
-    """In a child on Linux: end when the demo is killed, so that a restarted demo never meets its own orphan."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

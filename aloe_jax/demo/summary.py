@@ -8,6 +8,7 @@ from pathlib import Path
 from aloe_jax.demo.pipeline import DemoStage, read_stamp
 from aloe_jax.report.gathering import Report, gather
 from aloe_jax.report.page import write_page
+from aloe_jax.report.recipes import conditional_note
 from aloe_jax.report.summary_table import difference
 from aloe_jax.report.tables import latex, markdown
 from aloe_jax.storage.files import write_atomically
@@ -31,6 +32,8 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
     for name, values in models.items():
         lines.append(f"{name:<10}" + alignment(values))
     lines += [f"{'Average' if number == 0 else '':<10}{difference(pair)}" for number, pair in enumerate(report.pairs)]
+    if report.lone:
+        lines.append(f"Weights   {conditional_note(report.lone)}")
     lines += [
         f"Report    {root / 'report.html'} (its tables in report.md and report.tex)",
         f"Numbers   {root / 'metrics.json'}",

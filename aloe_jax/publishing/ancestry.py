@@ -51,14 +51,14 @@ def _made_from(directory: Path) -> Iterator[tuple[str, str]]:
 
     Relative ones are given from where this command runs, and from where the run was trained if its output says that.
     """
-    began = _began(directory)
+    began = working_directory(directory)
     for path, what in _named(directory):
         yield path, what
         if began is not None and "://" not in path and not Path(path).is_absolute():
             yield str(began / path), what
 
 
-def _began(directory: Path) -> Path | None:
+def working_directory(directory: Path) -> Path | None:
     """The directory from which a run was trained: its own path without its output; None where that is not its end."""
     try:
         output = Path(load_settings(TrainSettings, directory / "config.yaml").output)

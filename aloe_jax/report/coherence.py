@@ -61,6 +61,8 @@ def _model(model: ModelResults, results: Results) -> Iterator[str]:
     for judge, level in model.judges.items():
         for fault in _level(level):
             yield f"judges.{judge}.{fault}"
+    if (trained := model.training) is not None and not 0 < len(trained.stages) == len(trained.seeds):
+        yield f"training: has {len(trained.seeds)} seeds of {len(trained.stages)} runs"
     if len(model.histogram) != model.turns or any(len(row) != 5 or min(row) < 0 for row in model.histogram):
         yield "histogram: is not five counts a turn"
     for name in ("words_by_turn", "mentioned_by_turn", "leaked_by_turn"):

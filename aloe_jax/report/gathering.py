@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
 from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
 from aloe_jax.report.learning import Learning, learned
+from aloe_jax.report.recipes import NO_RECIPES, Recipes, TrainedModel, recipes_of
 from aloe_jax.report.svg import Look, control_look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
@@ -29,6 +31,7 @@ SEES: Mapping[Sees, str] = {
     "persona": "with the persona in its prompt",
     "last_message": "last message only",
 }
+_PLACING = ("rows", "mesh", "max_length")  # of sampling: where replies are drawn, not what is drawn
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,21 @@ class Report:
     people: tuple[OfPeople, ...] = ()
     learning: tuple[Learning, ...] = ()  # of the models that were trained by RL, where their runs are here
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
+    recipes: Recipes = NO_RECIPES  # with several training runs each
 
     @property
     def models(self) -> list[Entry]:
         """The entries under test: neither reference lines nor controls."""
         return [entry for entry in self.entries if entry.numbers.under_test]
+
+    @property
+    def lone(self) -> list[str]:
+        """The labels of trained models whose recipe has no other run here."""
+        return [
+            entry.label
+            for entry in self.models
+            if entry.numbers.kind == "model" and entry.label not in self.recipes.labels
+        ]
 
     @property
     def judged(self) -> list[Run]:
@@ -167,7 +180,15 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
     learning = learned([entry.numbers.source if entry.numbers.under_test else {} for entry in entries])
-    return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), learning, ratings)
+    return Report(
+        tuple(runs),
+        tuple(entries),
+        tuple(pairs),
+        tuple(one for one in people if one),
+        learning,
+        ratings,
+        recipes_of(_trained(runs, entries)),
+    )
 
 
 def key_of(persona: Persona) -> PersonaKey:
@@ -276,6 +297,31 @@ def _looks(models: Sequence[tuple[str, str, ModelResults]]) -> list[Look]:
         else:
             found.append(reference_look(next(references)))
     return found
+def _trained(runs: Sequence[Run], entries: Sequence[Entry]) -> list[TrainedModel[PersonaKey]]:
+    """The entries of which it is known how they were trained."""
+    evaluations = {run.name: _evaluation(run.results) for run in runs if run.results is not None}
+    return [
+        TrainedModel(
+            entry.label,
+            entry.model,
+            entry.numbers.training,
+            evaluations[entry.run],
+            entry.cases,
+            entry.numbers.turns,
+        )
+        for entry in entries
+        if entry.numbers.training is not None
+    ]
+
+
+def _evaluation(results: Results) -> str:
+    """What has to be the same in two runs for ratings of one to stand beside those of the other."""
+    settings = results.settings
+    sampling = settings.get("sampling")
+    drawn = {key: value for key, value in sampling.items() if key not in _PLACING} if isinstance(sampling, dict) else {}
+    same = [drawn, settings.get("seed"), settings.get("roles"), results.providers, results.judges, results.votes]
+    turns = sorted({model.turns for model in results.models.values()})
+    return json.dumps([*same, turns], sort_keys=True, default=str)
 
 
 def _same_reference(model: str, results: Results, earlier: Results) -> bool:

@@ -21,6 +21,7 @@ from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
+from aloe_jax.report.recipes import conditional_note, said_runs
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
 SCRIPTS = ("values", "charts", "cases", "transcripts", "app")
@@ -67,6 +68,7 @@ def render(report: Report) -> str:
             comparable=tables.COMPARABLE,
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
+            conditional=conditional_note(report.lone) if report.lone else "",
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],
             markdown=tables.markdown(report) if report.entries else "",
             latex=tables.latex(report) if report.entries else "",
@@ -152,6 +154,7 @@ def _environment() -> jinja2.Environment:
         "heat": heat,
         "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
+        "said_runs": said_runs,
         "means": StoredCalibration.means,
         "missing": lambda entry: missing(entry.numbers),
     }

@@ -12,6 +12,7 @@ from aloe_jax.faults import one_line
 from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
+from aloe_jax.report.recipes import conditional_note, said_runs
 from aloe_jax.report.tables import COLUMNS
 from aloe_jax.terminal import plain
 
@@ -26,7 +27,11 @@ def table(report: Report) -> Table:
     notes += [f"* {entry.label}: {entry.beside}" for entry in report.entries if entry.numbers.sees != "history"]
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
-    notes += [line for pair in report.pairs if (line := difference(pair))]
+    notes += recipe_lines(report)
+    if report.lone:
+        notes.append(conditional_note(report.lone))
+    if not report.recipes:  # of several runs of a recipe every two would differ
+        notes += [line for pair in report.pairs if (line := difference(pair))]
     notes += [reading.line() for reading in control_readings(report)]
     people = counted(len(report.personas), "person", "people")
     grid = Table(
@@ -59,6 +64,22 @@ def difference(pair: ModelPair) -> str:
     p = p_value(found.p_holm)
     test = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
     return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + test
+
+
+def recipe_lines(report: Report) -> list[str]:
+    """The averages of recipes over their training runs, and how they differ, a line each; then what to know of them."""
+    lines = []
+    for one in report.recipes.results:
+        if (found := one.by.get("average")) is not None:
+            ends = interval(found.low, found.high)
+            lines.append(f"{one.name}, {said_runs(one)}: {number(found.value)} ({ends}), SD {number(found.spread)}")
+    for pair in report.recipes.pairs:
+        if (found := pair.by.get("average")) is not None:
+            p = p_value(pair.p_holm["average"])
+            test = f"p {p if p.startswith('<') else f'= {p}'}" + ("" if pair.strong("average") else ", not significant")
+            ends = interval(found.low, found.high, sign=True)
+            lines.append(f"recipe {pair.first} → {pair.second}: {signed(found.value)} ({ends}), {test}")
+    return lines + report.recipes.notes()
 
 
 def _estimate(estimate: StoredEstimate, digits: int) -> Text:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
+from aloe_jax.benchmark.comparison import STATISTICS
 from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, interval, listed, p_value, percent, signed
 from aloe_jax.benchmark.number_text import number as written
 from aloe_jax.benchmark.number_text import spread as reach
-from aloe_jax.benchmark.results import StoredEstimate
+from aloe_jax.benchmark.recipes import OverTraining
+from aloe_jax.benchmark.results import Statistic, StoredEstimate
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
+from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, said_runs
 
 COLUMNS = ("average", "ir", "n_ir", "r2")
 TESTED = ("average", "ir")
@@ -42,6 +45,8 @@ def markdown(report: Report) -> str:
     if report.pairs:
         head = ["Models", *(NAMES[name] for name in ("average", "ir", "final"))]
         parts.append(_markdown_table(head, [_markdown_pair(pair) for pair in report.pairs], 1))
+    if report.recipes:
+        parts += _markdown_recipes(report.recipes)
     said = notes(report)
     if report.pairs:
         said.insert(1, "Differences: of the second model; bold where p < 0.05 after correction, over the same cases.")
@@ -97,6 +102,9 @@ def notes(report: Report) -> list[str]:
         said.append(f"Reference lines, not under test: {listed(references)}.")
     if controls := [f"{entry.label} ({entry.beside})" for entry in report.entries if entry.numbers.sees != "history"]:
         said.append(f"Controls, not under test: {listed(controls)}.")
+    if report.lone:
+        said.append(conditional_note(report.lone))
+    said += report.recipes.notes()
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
     if report.simulated:
@@ -104,6 +112,41 @@ def notes(report: Report) -> list[str]:
             f"Simulated by a script: {report.simulated}. These numbers say nothing about people or real conversations."
         )
     return said
+
+
+def _markdown_recipes(recipes: Recipes) -> list[str]:
+    """The table of recipes, and that of their differences where there are two."""
+    head = ["Recipe", "Training runs", *(f"{NAMES[name]}, SD over runs" for name in STATISTICS)]
+    rows = [
+        [_markdown_text(one.name), said_runs(one), *(_over_training(one.by.get(name), name) for name in STATISTICS)]
+        for one in recipes.results
+    ]
+    parts = [_markdown_table(head, rows, 2)]
+    if recipes.pairs:
+        head = ["Recipes", *(NAMES[name] for name in STATISTICS)]
+        parts.append(_markdown_table(head, [_markdown_recipe_pair(pair) for pair in recipes.pairs], 1))
+    return parts
+
+
+def _over_training(found: OverTraining | None, name: Statistic) -> str:
+    if found is None:
+        return written(None)
+    ends = interval(found.low, found.high, DIGITS[name])
+    return f"{written(found.value, DIGITS[name])} ({ends}), SD {written(found.spread, DIGITS[name])}"
+
+
+def _markdown_recipe_pair(pair: RecipePair) -> list[str]:
+    cells = []
+    for name in STATISTICS:
+        if (found := pair.by.get(name)) is None:
+            cells.append(written(None))
+            continue
+        text = signed(found.value, DIGITS[name])
+        text = f"**{text}**" if pair.strong(name) else text
+        p = p_value(pair.p_holm[name])
+        ends = interval(found.low, found.high, DIGITS[name], sign=True)
+        cells.append(f"{text} ({ends}), p {p if p.startswith('<') else f'= {p}'}")
+    return [_markdown_text(f"{pair.first} → {pair.second}"), *cells]
 
 
 def _several(report: Report) -> bool:

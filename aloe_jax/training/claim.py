@@ -102,8 +102,21 @@ def one_line_of_the_disk(directory: Path) -> Iterator[None]:
 def claim_directory(settings: TrainSettings) -> Path:
     """Save the resolved config in the run directory.
 
-    Raises AloeError when it holds a run with other settings, naming the first one that differs. A start that left no
-    checkpoint, refused or killed, is no run: there is nothing to go on with, and any settings may follow.
+    Raises AloeError as `check_settings` does.
+    """
+    check_settings(settings)
+    directory = as_path(settings.output)
+    make_directory(directory)
+    if is_lead():
+        write_atomically(directory / CONFIG, dump_settings(settings))
+    return directory
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Raise AloeError where the output holds a run with other settings, naming the first one that differs.
+
+    A start that left no checkpoint, refused or killed, is no run: there is nothing to go on with, and any settings may
+    follow.
     """
     directory = as_path(settings.output)
     saved = directory / CONFIG
@@ -116,10 +129,6 @@ def claim_directory(settings: TrainSettings) -> Path:
                     f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
                     "give another output, or restore the setting to resume"
                 )
-    make_directory(directory)
-    if is_lead():
-        write_atomically(saved, dump_settings(settings))
-    return directory
 
 
 def differences(old: object, new: object, key: str = "") -> dict[str, tuple[object, object]]:

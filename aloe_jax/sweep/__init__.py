@@ -1,0 +1,1 @@
+"""The same trainings with several seeds, and with variants of their settings, evaluated together."""

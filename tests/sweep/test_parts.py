@@ -1,0 +1,107 @@
+"""How the parts of a sweep follow each other, with stand-ins for the commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aloe_jax.errors import AloeError
+from aloe_jax.settings import load_settings
+from aloe_jax.storage.files import write_atomically
+from aloe_jax.storage.locks import Lock
+from aloe_jax.sweep import run as parts
+from aloe_jax.sweep.plan import plan_of
+from aloe_jax.training.base import check_base
+from aloe_jax.training.settings import TrainSettings
+from tests.report import sample
+from tests.sweep.lines import settings
+
+
+@pytest.fixture
+def commands(here, monkeypatch):
+    """Stand-ins that leave what a finished training and a benchmark leave, or end as `ends` says, by name."""
+    called, ends = [], {}
+
+    def stand_in(arguments, environment):
+        config = Path(arguments[-1])
+        called.append(config.stem)
+        status, finishes = ends.get(config.stem, (0, True))
+        if config.stem == "benchmark":
+            sample.write_plain(here / "sweep/benchmark", names=("sft-s0", "dpo-s0"), provider="scripted")
+            return status
+        given = load_settings(TrainSettings, config)
+        directory = Path(given.output)
+        directory.mkdir(parents=True, exist_ok=True)
+        check_base(given, directory)
+        (directory / "spec.json").write_text("{}")
+        (directory / "checkpoints/4/params").mkdir(parents=True, exist_ok=True)
+        (directory / "checkpoints/4/params/weights").write_text(config.stem)
+        if finishes:
+            write_atomically(directory / "finished.json", "{}")
+        return status
+
+    monkeypatch.setattr(parts, "run_command", stand_in)
+    return called, ends
+
+
+NAMES = ["sft-s0", "dpo-s0", "sft-s1", "dpo-s1"]
+
+
+def go():
+    return parts.run_sweep(plan_of(settings()), {})
+
+
+def test_all_in_order_and_nothing_twice(here, commands, capsys):
+    called, _ = commands
+    assert go() == 0 and called == [*NAMES, "benchmark"]
+    assert (here / "sweep/report.html").exists() and "[5/5] benchmark" in capsys.readouterr().out
+    assert go() == 0 and called == [*NAMES, "benchmark"]
+    assert capsys.readouterr().out.count("done before") == 5
+
+
+def test_a_failure_ends_it_and_the_rest_follows_later(here, commands):
+    called, ends = commands
+    ends["dpo-s0"] = (1, False)
+    with pytest.raises(AloeError, match="run dpo-s0 stopped with status 1; the same command goes on from there"):
+        go()
+    ends["dpo-s0"] = (0, False)  # a signal: it saved, and ended well
+    with pytest.raises(AloeError, match="run dpo-s0 was stopped before its last step"):
+        go()
+    del ends["dpo-s0"]
+    assert go() == 0
+    assert called == ["sft-s0", "dpo-s0", "dpo-s0", *NAMES[1:], "benchmark"]
+
+
+def test_missing_ratings_are_asked_for_again(here, commands):
+    called, ends = commands
+    ends["benchmark"] = (4, True)
+    assert go() == 4 and (here / "sweep/report.html").exists()
+    del ends["benchmark"]
+    assert go() == 0 and called.count("benchmark") == 2
+    ends["benchmark"] = (3, True)
+    (here / "sweep/sft-s0/checkpoints/4/params/weights").write_text("x")
+    (here / "sweep/dpo-s0/base.json").unlink()
+    with pytest.raises(AloeError, match="the benchmark stopped with status 3"):  # other weights: it is another one
+        go()
+
+
+def test_a_run_whose_beginning_was_trained_anew_is_refused(here, commands):
+    go()
+    (here / "sweep/sft-s0/checkpoints/4/params/weights").write_text("other weights")
+    with pytest.raises(AloeError, match=r"sft-s0 is not what this run began with"):
+        go()
+
+
+def test_two_sweeps_do_not_write_into_one_directory(here, commands):
+    (here / "sweep").mkdir()
+    lock = Lock(here / "sweep" / parts.LOCK, str)
+    with pytest.raises(AloeError, match="another sweep is writing into it"):
+        go()
+    lock.release()
+
+
+def test_a_config_of_every_run_is_kept(here, commands):
+    go()
+    kept = load_settings(TrainSettings, here / "sweep/configs/dpo-s1.yaml")
+    assert kept == plan_of(settings()).runs[3].settings
+    assert json.loads((here / "sweep/dpo-s1/base.json").read_text())["model.path"]["path"] == "sweep/sft-s1"

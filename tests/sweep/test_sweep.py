@@ -1,0 +1,104 @@
+"""The published sweep through its command, at miniature size: killed, gone on with, found done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from aloe_jax.benchmark.results import load_results
+from aloe_jax.demo.pipeline import CONFIGS, command_line, stages
+from aloe_jax.models.run_directory import is_finished
+from aloe_jax.report.gathering import gather
+from aloe_jax.sweep.process import run_command
+
+RUNS = ("base-s0", "sft-s0", "dpo-s0", "base-s1", "sft-s1", "dpo-s1")
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    """The command, with the data and the tokenizer of a miniature demo; its output is `sweep` in the same directory."""
+    root = tmp_path_factory.mktemp("sweep")
+    line = {stage.name: stage for stage in stages(root)}
+    for name in ("personas", "conversations", "build", "tokenizer"):
+        assert run_command(command_line(line[name], miniature=True), {}) == 0
+    tiny = {}
+    for name in ("base", "sft", "dpo"):
+        given = [part for part in (*line[name].arguments, *line[name].miniature) if "=" in part]
+        kept = [part for part in given if not part.startswith(("output=", "model.path="))]
+        tiny[name] = (
+            "{" + ", ".join(f"{key}: {value}" for key, _, value in (part.partition("=") for part in kept)) + "}"
+        )
+    cases = f"{{personas: {root}/data/tfds/aloe_personas/1.0.0, cases: 4, turns: 3, bootstrap: 200, permutations: 500, "
+    changes = [f"train.{name}.set={text}" for name, text in tiny.items()]
+    changes += [f"evaluate.set={cases}sampling.max_new_tokens: 8}}", f"output={root / 'sweep'}", "seeds=[0, 1]"]
+    return root / "sweep", ["-m", "aloe_jax.sweep", "--config", str(CONFIGS / "sweep.yaml"), *changes]
+
+
+@pytest.fixture(scope="module")
+def finished(arguments):
+    """What the command printed that went on after its first process was killed in the third run."""
+    output, command = arguments
+    environment = os.environ | {"XLA_FLAGS": ""}
+    first = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (output / "dpo-s0/config.yaml").exists():
+        assert first.poll() is None, first.stdout.read()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    return output, again(command)
+
+
+def again(command):
+    environment = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_killed_sweep_goes_on(finished):
+    output, printed = finished
+    assert "[1/7] base-s0: done before" in printed and "[2/7] sft-s0: done before" in printed
+    assert printed.count("done before") == 2 and "[6/7] dpo-s1: done in " in printed
+    assert all(is_finished(output / name) for name in RUNS)
+    assert "dpo, 2 runs, seeds 0, 1: " in printed and "With two runs (base, sft and dpo)" in printed
+    assert "Simulated: the users, the judge and the reference lines" in printed
+
+
+def test_every_run_has_its_seed_and_starts_from_its_own(finished):
+    output, _ = finished
+    trained = {name: model.training for name, model in load_results(output / "benchmark").models.items()}
+    assert trained["generic"] is None and set(trained) == {*RUNS, "generic", "informed"}
+    assert trained["dpo-s1"].stages == ("sft", "sft", "dpo") and trained["dpo-s1"].seeds == (1, 1, 1)
+    assert trained["dpo-s0"].recipe == trained["dpo-s1"].recipe != trained["sft-s1"].recipe
+    weights = {name: json.loads((output / name / "base.json").read_text()) for name in ("dpo-s0", "dpo-s1")}
+    assert weights["dpo-s0"]["model.path"]["fingerprint"] != weights["dpo-s1"]["model.path"]["fingerprint"]
+
+
+def test_the_report_is_by_recipe(finished):
+    output, _ = finished
+    found = gather([output / "benchmark"]).recipes
+    assert [one.name for one in found.results] == ["base", "sft", "dpo"]
+    assert {(pair.first, pair.second, pair.paired) for pair in found.pairs} == {
+        ("base", "sft", True), ("base", "dpo", True), ("sft", "dpo", True),
+    }  # fmt: skip
+    assert '<section id="recipes"' in (output / "report.html").read_text()
+    assert "| Recipe | Training runs" in (output / "report.md").read_text()
+
+
+def test_what_is_done_is_not_done_again(finished, arguments):
+    output, _ = finished
+    before = (output / "benchmark/metrics.json").stat().st_mtime_ns
+    printed = again(arguments[1])
+    assert printed.count("done before") == 7 and "[7/7] benchmark: done before" in printed
+    assert (output / "benchmark/metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_dry_run_says_so(finished, arguments):
+    printed = again([*arguments[1], "--dry-run"])
+    assert printed.count("done") == 6 and "benchmark of 8 models, 4 cases" in printed
