@@ -30,6 +30,8 @@ FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
+# Why there is no more of a reply: an end of turn, a limit, a full context; unknown in what earlier versions stored.
+ReplyEnd = Literal["stop", "max_new_tokens", "length", "unknown"]
 
 
 def _defined(value: object) -> object:
@@ -71,6 +73,7 @@ class StoredTurn(StoredRecord):
     mentioned: list[str]  # by the reply, revealed before
     leaked: list[str]  # by the reply, not revealed before
     untrue: list[str]  # words for facts of somebody else
+    ended: ReplyEnd = "unknown"
 
 
 class Case(StoredRecord):
@@ -142,6 +145,21 @@ class StoredAutomatic(StoredRecord):
     leaked_by_turn: list[Number]
 
 
+class StoredReplies(StoredRecord):
+    """Shares of a model's replies with a defect (`aloe_jax.benchmark.defects`), None where there is no reply.
+
+    `cut` is of the replies of which it is known why they ended; of `unknown` it is not.
+    """
+
+    replies: int
+    unknown: int
+    cut: Number
+    empty: Number
+    earlier: Number  # said before in the same dialogue
+    looping: Number  # the same words over and over
+    repeated: Number  # earlier or looping
+
+
 class ModelResults(Level):
     """All numbers of one model."""
 
@@ -156,6 +174,7 @@ class ModelResults(Level):
     by_profile: list[CaseGroup]
     by_personality: list[CaseGroup]
     automatic: StoredAutomatic
+    replies: StoredReplies | None = None  # None in results of before this was counted
 
 
 class StoredDifference(StoredRecord):
@@ -204,6 +223,16 @@ class StoredAgreement(StoredRecord):
     spearman: Number  # mean over all pairs of raters
 
 
+class StoredOrder(StoredRecord):
+    """How a judge rated replies that should be rated `better` above others, paired within conversations."""
+
+    better: str
+    worse: str
+    conversations: int  # whose ratings are all there
+    difference: Number  # mean over the conversations
+    p: Number  # one-sided, of the test that flips the signs of the differences; None with fewer than two of them
+
+
 class StoredCalibration(StoredRecord):
     """How a judge rated replies of known quality."""
 
@@ -212,6 +241,7 @@ class StoredCalibration(StoredRecord):
     correlation: Number
     coverage: float  # share of answers that could be read
     passed: bool
+    orders: list[StoredOrder] = []  # none in results of before the rule was about them
     missing: Counter[str] = Field(default_factory=Counter, exclude=True)  # why there is no rating -> replies
 
     def means(self) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from aloe_jax.benchmark.agreement import agreement
 from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
 from aloe_jax.benchmark.comparison import compare_all
+from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
@@ -193,6 +194,7 @@ def _model(
         "by_profile": _groups(settings, talked.dialogues, table, "profile"),
         "by_personality": _groups(settings, talked.dialogues, table, "personality"),
         "automatic": automatic(talked.dialogues, measured, _way(settings), settings.turns),
+        "replies": reply_defects(talked.dialogues),
     }
     return ModelResults.model_validate(record)
 
@@ -243,6 +245,7 @@ def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]
                     "votes": as_json(verdict.votes),
                     "words": counted.words,
                     **vars(counted.facts),
+                    "ended": exchange.reply.ended,
                 }
             )
         case = {"model": talked.name, "persona": dialogue.persona, "stopped": dialogue.stopped, "turns": turns}

@@ -9,6 +9,7 @@ from rich.text import Text
 from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.faults import one_line
+from aloe_jax.report.defects import defect_shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.tables import COLUMNS
@@ -24,6 +25,7 @@ def table(report: Report) -> Table:
         notes.append("* reference line")
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
+    notes += [*defect_shares(report), *(f"warning: {line}" for line in warnings(report))]
     notes += [line for pair in report.pairs if (line := difference(pair))]
     people = counted(len(report.personas), "person", "people")
     grid = Table(
