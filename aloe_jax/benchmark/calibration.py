@@ -15,8 +15,8 @@ these differences has p <= LEVEL. The rank correlation (Spearman) of all ratings
 
 Since a reply that is informed for one of the two is off_persona for the other, a judge that does not look at the
 person gives both the same rating, and its two differences are each other's negative: it cannot pass both tests,
-whatever it rewards - length, liveliness, details. The three replies differ in length by four words at most, and informed
-ones are as often the shorter. How likely judges pass, by the number of people, is in docs/benchmark.md.
+whatever it rewards - length, liveliness, details. The three replies differ in length by four words at most, and
+informed ones are as often the shorter. How likely judges pass, by the number of people, is in docs/benchmark.md.
 
 One that rates everything alike has no rank correlation and does not pass. The simulated judge knows the simulated
 world alone, so its set is taken from there.
