@@ -253,7 +253,8 @@ class StoredCalibration(StoredRecord):
 class StoredWithPeople(StoredRecord):
     """Agreement of people among themselves, and of the judges' mean rating with the people's mean rating.
 
-    `bias` is the judges' mean rating minus that of the people, over the same items.
+    `bias` is the judges' mean rating minus that of the people, over the same items. `weighted`: items count as their
+    replies fall in the run (`aloe_jax.benchmark.rating.weights`); not so in what earlier versions stored.
     """
 
     raters: list[str]
@@ -262,6 +263,7 @@ class StoredWithPeople(StoredRecord):
     people: StoredAgreement  # on those items
     judge: StoredAgreement
     bias: Number
+    weighted: bool = False
 
 
 class StoredUsage(StoredRecord):

@@ -16,9 +16,11 @@ from aloe_jax.benchmark.automatic import Measured, automatic, measure
 from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
+from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
+from aloe_jax.benchmark.rating.analysis import compare_with_people
+from aloe_jax.benchmark.rating.weights import whole_key
 from aloe_jax.benchmark.results import (
     CandidateKind,
     Case,
@@ -272,6 +274,6 @@ def _agreement(talked: Sequence[Talked], turns: int) -> StoredAgreement | None:
 def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> StoredWithPeople | None:
     if not settings.judging.people:
         return None
-    turns = [turn for some in cases.values() for case in some for turn in case.turns]
-    judged = {turn.item: turn.rating for turn in turns if turn.rating is not None}
-    return compare_with_people(read_people(settings.judging.people), judged)
+    return compare_with_people(
+        read_people(settings.judging.people), whole_key(cases), settings.bootstrap, settings.seed
+    )

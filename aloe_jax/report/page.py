@@ -16,7 +16,7 @@ from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
-from aloe_jax.report import defects, payload, pictures, svg, tables
+from aloe_jax.report import defects, equal_length, payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
@@ -63,6 +63,7 @@ def render(report: Report) -> str:
             forest=pictures.forest(report.pairs),
             coarse=_coarse(report),
             defect_warnings=defects.warnings(report),
+            lengths=equal_length.at_equal_length(report),
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],

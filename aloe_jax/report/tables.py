@@ -14,6 +14,7 @@ from aloe_jax.benchmark.number_text import spread as reach
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
+from aloe_jax.report.equal_length import length_note
 from aloe_jax.report.gathering import Entry, Report
 
 COLUMNS = ("average", "ir", "n_ir", "r2")
@@ -103,6 +104,7 @@ def notes(report: Report) -> list[str]:
         said.append(f"Reference lines, not under test: {listed(references)}.")
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
+    said += [f"{line}." for line in length_note(report)]
     said += [f"Warning: {line}." for line in warnings(report)]
     if report.simulated:
         said.append(
