@@ -100,7 +100,7 @@ def refused(tmp_path, text, overrides=(), kind=TrainSettings):
         (TrainSettings, MINIMAL, "data={path: d, rows: 65536, row_length: 1048576}", "data.rows: 65,536 rows of"),
         (TrainSettings, MINIMAL, "data.accumulate=9", r"data.accumulate: 8 rows \(data.rows\) cannot be computed in 9"),
         (EvaluateSettings, EVALUATE, "sampling.temperature=1e-300", "is too close to 0 to divide by"),
-        (EvaluateSettings, EVALUATE, "sampling.max_length=128", "max_new_tokens: 128 leave no room"),
+        (EvaluateSettings, EVALUATE, "sampling.max_length=512", "max_new_tokens: 512 leave no room"),
         (EvaluateSettings, EVALUATE, "cases=100000", "bootstrap: 2,000 times 100,000 cases are no|permutations: "),
         (
             DatagenSettings,

@@ -122,7 +122,7 @@ def test_the_benchmark_in_all_its_phases(tmp_path, server, phase):
     }  # fmt: skip
     match phase:
         case "calibration":
-            settings["judging"] = {"calibrate": "report", "calibration_personas": 2}
+            settings["judging"] = {"calibrate": "report", "calibration_personas": 10}
         case "side by side":
             settings["models"]["informed"] = {"scripted": "informed"}
             settings["judging"] |= {"pairs": [["generic", "informed"]]}

@@ -63,7 +63,7 @@ def measure(dialogue: Dialogue, way: FactSearch) -> list[Measured]:
     users = [exchange.user for exchange in dialogue.exchanges]
     return [
         Measured(
-            len(_words(exchange.reply.text)),
+            len(words_of(exchange.reply.text)),
             facts_of(way, dialogue.persona, users[: turn + 1], exchange.reply.text),
         )
         for turn, exchange in enumerate(dialogue.exchanges)
@@ -74,7 +74,7 @@ def automatic(
     dialogues: Sequence[Dialogue], measured: Sequence[Sequence[Measured]], way: FactSearch, turns: int
 ) -> StoredAutomatic:
     """The measures of all replies of one model; `measured` is `measure` of each dialogue."""
-    texts = [[_words(exchange.reply.text) for exchange in dialogue.exchanges] for dialogue in dialogues]
+    texts = [[words_of(exchange.reply.text) for exchange in dialogue.exchanges] for dialogue in dialogues]
     every = list(itertools.chain.from_iterable(texts))
     flat = list(itertools.chain.from_iterable(measured))
     columns = [[row[turn] for row in measured if turn < len(row)] for turn in range(turns)]
@@ -107,7 +107,8 @@ def _distinct(texts: Sequence[Sequence[str]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case: what is between spaces and punctuation."""
     return [word.replace("\u2019", "'").lower() for word in _WORDS.findall(text)]
 
 

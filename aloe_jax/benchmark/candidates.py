@@ -16,6 +16,7 @@ from aloe_jax.storage.files import as_path, resolved
 
 if TYPE_CHECKING:
     from aloe_jax.data.template import ChatTemplate
+    from aloe_jax.sampling.generation import Generation
     from aloe_jax.sampling.sampler import Sampler
     from aloe_jax.sampling.session import Session
 
@@ -84,7 +85,7 @@ class SessionPartner:
         fitting = [i for i, path in enumerate(paths) if self._needed(path) <= sampler.max_length]
         drawn = dict(zip(fitting, self._draw(fitting, dialogues, paths, seeds), strict=True)) if fitting else {}
         return [
-            CandidateReply(template.decode(drawn[i]), tuple(int(token) for token in drawn[i]))
+            _as_reply(template, drawn[i])
             if i in drawn
             else NoReply(
                 f"{self._needed(path)} tokens of context are needed, {sampler.max_length} are there (the smaller of "
@@ -105,7 +106,7 @@ class SessionPartner:
 
     def _draw(
         self, rows: Sequence[int], dialogues: Sequence[Dialogue], paths: Sequence[list[int]], seeds: Sequence[int]
-    ) -> list[list[int]]:
+    ) -> list[Generation]:
         sampler, template = self._candidate.parts()
         if self._session is None:
             self._session = sampler.session(self._size)
@@ -116,7 +117,7 @@ class SessionPartner:
         for slot, row in enumerate(filled):
             self._session.replace(slot, paths[row])
         sampling = self._candidate.sampling
-        replies = self._session.reply(
+        replies = self._session.replies(
             sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_k=sampling.top_k,
@@ -166,9 +167,15 @@ class ResponderCandidate:
         history = [] if self.forgetful else dialogue.history()
         path: list[Message] = [*history, {"role": "user", "content": user}]
         try:
-            return CandidateReply(persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed))
+            text = persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed)
+            # What a server cut off is no reply: the form of the answer has to be whole (`Cast`).
+            return CandidateReply(text, ended="stop")
         except RoleError as error:
             return NoReply(f"no reply: {str(error).replace('roles.responder', self._setting)}")
+
+
+def _as_reply(template: ChatTemplate, drawn: Generation) -> CandidateReply:
+    return CandidateReply(template.decode(drawn.tokens), tuple(map(int, drawn.tokens)), drawn.reason or "unknown")
 
 
 def _load_sampler(path: str | Path, sampling: SamplingSettings) -> tuple[Sampler, ChatTemplate]:

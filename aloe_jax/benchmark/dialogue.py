@@ -15,16 +15,21 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
+from aloe_jax.benchmark.results import ReplyEnd
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.llm.ledger import Ledger
 
 
 @dataclass(frozen=True)
 class CandidateReply:
-    """A candidate's reply. `ids` are the sampled tokens, end of turn included; none where a server sampled it."""
+    """A candidate's reply. `ids` are the sampled tokens, end of turn included; none where a server sampled it.
+
+    `ended` says why there is no more of it.
+    """
 
     text: str
     ids: tuple[int, ...] = ()
+    ended: ReplyEnd = "unknown"
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,12 @@ class DialogueTurn:
 
 
 class _JournaledTurn(BaseModel):
-    """An exchange as it is stored."""
+    """An exchange as it is stored. Earlier versions did not store why a reply ended."""
 
     user: str
     reply: str
     ids: list[int]
+    ended: ReplyEnd = "unknown"
 
 
 @dataclass
@@ -123,15 +129,15 @@ class Journal:
             if record is None:
                 break
             found = self._ledger.read(_JournaledTurn, "exchange", id, record)
-            exchanges.append(DialogueTurn(found.user, CandidateReply(found.reply, tuple(found.ids))))
+            exchanges.append(DialogueTurn(found.user, CandidateReply(found.reply, tuple(found.ids), found.ended)))
         return exchanges
 
     def write(self, turn: int, exchanges: Iterable[tuple[int, DialogueTurn]]) -> None:
         """Store one turn of some cases, all of them or none."""
-        records = [
-            (f"{self._keys[case]}/{turn}", {"user": one.user, "reply": one.reply.text, "ids": list(one.reply.ids)})
-            for case, one in exchanges
-        ]
+        records = []
+        for case, one in exchanges:
+            stored = _JournaledTurn(user=one.user, reply=one.reply.text, ids=list(one.reply.ids), ended=one.reply.ended)
+            records.append((f"{self._keys[case]}/{turn}", stored.model_dump()))
         self._ledger.put_many("exchange", records)
 
 

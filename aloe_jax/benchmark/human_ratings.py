@@ -28,10 +28,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from aloe_jax.benchmark.agreement import agreement
 from aloe_jax.benchmark.dialogue import digest
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.results import StoredRecord, StoredWithPeople
+from aloe_jax.benchmark.results import StoredRecord
 from aloe_jax.conversation import Message, Persona, read_record
 from aloe_jax.errors import AloeError
 
@@ -97,27 +96,6 @@ def by_rater(files: Mapping[str, HumanRatings]) -> dict[str, dict[str, int]]:
                     "give every person a name of their own, or leave one file out"
                 )
     return people
-
-
-def compare_with_people(people: Mapping[str, Mapping[str, int]], judged: Mapping[str, float]) -> StoredWithPeople:
-    """Agreement of people (rater -> item -> rating) with the judges' mean ratings by item.
-
-    What no judge of this run rated counts as unknown and for nothing else: that may be an item of another run, or one
-    of known quality that was mixed in, on which people agree too easily.
-    """
-    items = {item for ratings in people.values() for item in ratings}
-    shared = sorted(item for item in items if item in judged)
-    table = ratings_of(people, shared)
-    mean = np.array([np.nanmean(ratings) for ratings in table.T])
-    judge = np.array([judged[item] for item in shared])
-    return StoredWithPeople(
-        raters=list(people),
-        items=len(shared),
-        unknown=len(items) - len(shared),
-        people=agreement(table),
-        judge=agreement(np.stack([mean, judge])),
-        bias=float((judge - mean).mean()) if shared else float("nan"),
-    )
 
 
 def ratings_of(people: Mapping[str, Mapping[str, int]], items: Sequence[str]) -> Array:

@@ -31,6 +31,8 @@ FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
+# Why there is no more of a reply: an end of turn, a limit, a full context; unknown in what earlier versions stored.
+ReplyEnd = Literal["stop", "max_new_tokens", "length", "unknown"]
 
 
 def _defined(value: object) -> object:
@@ -72,6 +74,7 @@ class StoredTurn(StoredRecord):
     mentioned: list[str]  # by the reply, revealed before
     leaked: list[str]  # by the reply, not revealed before
     untrue: list[str]  # words for facts of somebody else
+    ended: ReplyEnd = "unknown"
 
 
 class Case(StoredRecord):
@@ -154,6 +157,21 @@ class StoredTraining(StoredRecord):
     seeds: tuple[int, ...]
 
 
+class StoredReplies(StoredRecord):
+    """Shares of a model's replies with a defect (`aloe_jax.benchmark.defects`), None where there is no reply.
+
+    `cut` is of the replies of which it is known why they ended; of `unknown` it is not.
+    """
+
+    replies: int
+    unknown: int
+    cut: Number
+    empty: Number
+    earlier: Number  # said before in the same dialogue
+    looping: Number  # the same words over and over
+    repeated: Number  # earlier or looping
+
+
 class ModelResults(Level):
     """All numbers of one model."""
 
@@ -171,6 +189,7 @@ class ModelResults(Level):
     by_personality: list[CaseGroup]
     automatic: StoredAutomatic
     training: StoredTraining | None = None  # None: no run of ours, or scored before this was stored
+    replies: StoredReplies | None = None  # None in results of before this was counted
 
     @property
     def under_test(self) -> bool:
@@ -224,6 +243,16 @@ class StoredAgreement(StoredRecord):
     spearman: Number  # mean over all pairs of raters
 
 
+class StoredOrder(StoredRecord):
+    """How a judge rated replies that should be rated `better` above others, paired within conversations."""
+
+    better: str
+    worse: str
+    conversations: int  # whose ratings are all there
+    difference: Number  # mean over the conversations
+    p: Number  # one-sided, of the test that flips the signs of the differences; None with fewer than two of them
+
+
 class StoredCalibration(StoredRecord):
     """How a judge rated replies of known quality."""
 
@@ -232,6 +261,7 @@ class StoredCalibration(StoredRecord):
     correlation: Number
     coverage: float  # share of answers that could be read
     passed: bool
+    orders: list[StoredOrder] = []  # none in results of before the rule was about them
     missing: Counter[str] = Field(default_factory=Counter, exclude=True)  # why there is no rating -> replies
 
     def means(self) -> dict[str, float | None]:
@@ -243,7 +273,8 @@ class StoredCalibration(StoredRecord):
 class StoredWithPeople(StoredRecord):
     """Agreement of people among themselves, and of the judges' mean rating with the people's mean rating.
 
-    `bias` is the judges' mean rating minus that of the people, over the same items.
+    `bias` is the judges' mean rating minus that of the people, over the same items. `weighted`: items count as their
+    replies fall in the run (`aloe_jax.benchmark.rating.weights`); not so in what earlier versions stored.
     """
 
     raters: list[str]
@@ -252,6 +283,7 @@ class StoredWithPeople(StoredRecord):
     people: StoredAgreement  # on those items
     judge: StoredAgreement
     bias: Number
+    weighted: bool = False
 
 
 class StoredUsage(StoredRecord):

@@ -15,11 +15,14 @@ from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
 from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.controls import control_differences, control_of
+from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
+from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
 from aloe_jax.benchmark.kinship import same_family
+from aloe_jax.benchmark.rating.analysis import compare_with_people
+from aloe_jax.benchmark.rating.weights import whole_key
 from aloe_jax.benchmark.results import (
     CandidateKind,
     Case,
@@ -201,6 +204,7 @@ def _model(
         "by_personality": _groups(settings, talked.dialogues, table, "personality"),
         "automatic": automatic(talked.dialogues, measured, _way(settings), settings.turns),
         "training": _training(candidate),
+        "replies": reply_defects(talked.dialogues),
     }
     return ModelResults.model_validate(record)
 
@@ -261,6 +265,7 @@ def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]
                     "votes": as_json(verdict.votes),
                     "words": counted.words,
                     **vars(counted.facts),
+                    "ended": exchange.reply.ended,
                 }
             )
         case = {"model": talked.name, "persona": dialogue.persona, "stopped": dialogue.stopped, "turns": turns}
@@ -287,6 +292,6 @@ def _agreement(talked: Sequence[Talked], turns: int) -> StoredAgreement | None:
 def _people(settings: EvaluateSettings, cases: Mapping[str, Sequence[Case]]) -> StoredWithPeople | None:
     if not settings.judging.people:
         return None
-    turns = [turn for some in cases.values() for case in some for turn in case.turns]
-    judged = {turn.item: turn.rating for turn in turns if turn.rating is not None}
-    return compare_with_people(read_people(settings.judging.people), judged)
+    return compare_with_people(
+        read_people(settings.judging.people), whole_key(cases), settings.bootstrap, settings.seed
+    )

@@ -22,6 +22,7 @@ register(POLICY)
 ReferenceLine = Literal["generic", "informed"]
 Control = Literal["persona", "last_message"]
 Sees = Literal["history", Control]  # of what is said: all of it, that and the persona, or the newest message alone
+FEWEST_CALIBRATING = 10  # people: flipping the signs of four conversations has no p-value below 1/16
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 
 
@@ -56,14 +57,25 @@ class JudgingSettings(Section):
 
     judges: dict[str, SteadyRole] = Field(default_factory=dict)  # several, by name; none: `roles.judge` alone
     votes: Several = 1  # ratings of a reply by each judge, each asked with a seed of its own
-    # Before anything else the judges rate replies of known quality. require: one that cannot distinguish them stops
-    # the run; report: it is only reported.
+    # Before anything else the judges rate replies of known quality (`aloe_jax.benchmark.calibration`). require: one
+    # that does not pass stops the run; report: it is only reported.
     calibrate: Literal["require", "report", "skip"] = "require"
-    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 6
-    threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6  # least rank correlation with the known quality
+    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 24  # two to a conversation; that many are written
+    # Least rank correlation with the known quality: a condition besides the two paired tests.
+    threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6
     # Models whose dialogues are also compared side by side, in both orders.
     pairs: tuple[Annotated[tuple[str, str], Field(strict=False)], ...] = Field(default=(), strict=False)
     people: tuple[PathText, ...] = Field(default=(), strict=False)  # files that the human-rating page saved
+
+    @model_validator(mode="after")
+    def _can_pass(self) -> JudgingSettings:
+        count = self.calibration_personas
+        if self.calibrate != "skip" and (count < FEWEST_CALIBRATING or count % 2):
+            raise ValueError(
+                f"calibration_personas: with {count} no judge can pass, or one person has nobody to share a "
+                f"conversation with; give an even number from {FEWEST_CALIBRATING} on (24 are written), or leave it out"
+            )
+        return self
 
 
 class EvaluateSettings(Section):

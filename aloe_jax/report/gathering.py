@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from aloe_jax.benchmark.number_text import listed
 from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences, load_preferences
+from aloe_jax.benchmark.rating.figures import OfModel
 from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona
@@ -63,11 +63,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class OfPeople:
-    """What people said of one run: agreement, and the mean ratings of each model's replies that they rated."""
+    """What people said of one run: agreement, and how the judges' ratings of each model differ from theirs."""
 
     run: str
     found: StoredWithPeople
-    models: Mapping[str, tuple[int, float, float]]  # label -> replies, mean of the judges, mean of the people
+    models: Mapping[str, OfModel]  # by the label of the entry
 
 
 @dataclass(frozen=True)
@@ -297,6 +297,8 @@ def _looks(models: Sequence[tuple[str, str, ModelResults]]) -> list[Look]:
         else:
             found.append(reference_look(next(references)))
     return found
+
+
 def _trained(runs: Sequence[Run], entries: Sequence[Entry]) -> list[TrainedModel[PersonaKey]]:
     """The entries of which it is known how they were trained."""
     evaluations = {run.name: _evaluation(run.results) for run in runs if run.results is not None}
@@ -310,7 +312,7 @@ def _trained(runs: Sequence[Run], entries: Sequence[Entry]) -> list[TrainedModel
             entry.numbers.turns,
         )
         for entry in entries
-        if entry.numbers.training is not None
+        if entry.numbers.training is not None and entry.numbers.under_test
     ]
 
 
@@ -336,22 +338,11 @@ def _people(run: Run, entries: Sequence[Entry], ratings: Mapping[str, Mapping[st
     assert run.results is not None
     if ratings is None:
         return None if run.results.people is None else OfPeople(run.name, run.results.people, {})
-    from aloe_jax.benchmark.human_ratings import compare_with_people
+    from aloe_jax.benchmark.rating.analysis import bias_by_model, compare_with_people
+    from aloe_jax.benchmark.rating.weights import whole_key
 
-    own = [entry for entry in entries if entry.run == run.name]
-    judged: dict[str, float] = {}
-    models = {}
-    for entry in own:
-        both = []
-        for case in entry.cases.values():
-            for turn in case.turns:
-                if turn.rating is None:
-                    continue
-                judged[turn.item] = turn.rating
-                said = [by[turn.item] for by in ratings.values() if turn.item in by]
-                if said:
-                    both.append((turn.rating, math.fsum(said) / len(said)))
-        if both:
-            judges, people = (math.fsum(side) / len(both) for side in zip(*both, strict=True))
-            models[entry.label] = (len(both), judges, people)
-    return OfPeople(run.name, compare_with_people(ratings, judged), models)
+    key = whole_key(run.results.cases)
+    labels = {entry.model: entry.label for entry in entries if entry.run == run.name}
+    by_model = {one.model: one for one in bias_by_model(key, ratings) if one.items}
+    models = {label: by_model[model] for model, label in labels.items() if model in by_model}
+    return OfPeople(run.name, compare_with_people(ratings, key), models)

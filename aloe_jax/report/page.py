@@ -16,7 +16,7 @@ from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
-from aloe_jax.report import payload, pictures, svg, tables
+from aloe_jax.report import defects, equal_length, payload, pictures, svg, tables
 from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
@@ -66,6 +66,8 @@ def render(report: Report) -> str:
             coarse=_coarse(report),
             readings=control_readings(report),
             comparable=tables.COMPARABLE,
+            defect_warnings=defects.warnings(report),
+            lengths=equal_length.at_equal_length(report),
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
             conditional=conditional_note(report.lone) if report.lone else "",

@@ -10,6 +10,7 @@ from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.faults import one_line
 from aloe_jax.report.controls import control_readings
+from aloe_jax.report.defects import defect_shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.recipes import conditional_note, said_runs
@@ -27,6 +28,7 @@ def table(report: Report) -> Table:
     notes += [f"* {entry.label}: {entry.beside}" for entry in report.entries if entry.numbers.sees != "history"]
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
+    notes += [*defect_shares(report), *(f"warning: {line}" for line in warnings(report))]
     notes += recipe_lines(report)
     if report.lone:
         notes.append(conditional_note(report.lone))

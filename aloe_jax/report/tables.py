@@ -9,12 +9,14 @@ from __future__ import annotations
 from itertools import zip_longest
 
 from aloe_jax.benchmark.comparison import STATISTICS
-from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, interval, listed, p_value, percent, signed
+from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, UNDEFINED, interval, listed, p_value, percent, signed
 from aloe_jax.benchmark.number_text import number as written
 from aloe_jax.benchmark.number_text import spread as reach
 from aloe_jax.benchmark.recipes import OverTraining
 from aloe_jax.benchmark.results import Statistic, StoredEstimate
+from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
+from aloe_jax.report.equal_length import length_note
 from aloe_jax.report.gathering import Entry, Report
 from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, said_runs
 
@@ -29,7 +31,14 @@ COMPARABLE = (
 
 def markdown(report: Report) -> str:
     """The models' table, that of their differences where there are two models, and what has to be said with them."""
-    head = ["Model", *(["Run"] if _several(report) else []), "Cases", *(NAMES[name] for name in COLUMNS), "Coverage"]
+    head = [
+        "Model",
+        *(["Run"] if _several(report) else []),
+        "Cases",
+        *(NAMES[name] for name in COLUMNS),
+        "Coverage",
+        "Cut / empty / repeated",
+    ]
     rows = [
         [
             _markdown_text(entry.label if not _several(report) else entry.model) + _marks(entry),
@@ -37,6 +46,7 @@ def markdown(report: Report) -> str:
             str(entry.numbers.cases),
             *(_markdown_cell(report, entry, name) for name in COLUMNS),
             percent(entry.numbers.coverage),
+            shares(entry.numbers.replies),
         ]
         for entry in report.entries
     ]
@@ -84,7 +94,8 @@ def latex(report: Report) -> str:
         ]
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\begin{tablenotes}\footnotesize"]
-    lines += [rf"\item {_latex_text(note)}" for note in notes(report)]
+    shown = [f"{line[0].upper()}{line[1:]}." for line in defect_shares(report)]  # a column of its own in Markdown
+    lines += [rf"\item {_latex_text(note)}" for note in [*notes(report), *shown]]
     lines += [r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -107,6 +118,8 @@ def notes(report: Report) -> list[str]:
     said += report.recipes.notes()
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
+    said += [f"{line}." for line in length_note(report)]
+    said += [f"Warning: {line}." for line in warnings(report)]
     if report.simulated:
         said.append(
             f"Simulated by a script: {report.simulated}. These numbers say nothing about people or real conversations."
@@ -231,6 +244,7 @@ _LATEX = {
     _NOTE: r"\textdagger{}",
     "²": r"\textsuperscript{2}",
     MINUS: r"$-$",
+    UNDEFINED: "--",
     "→": r"$\rightarrow$",
 }
 

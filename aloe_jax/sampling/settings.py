@@ -33,8 +33,10 @@ class ReplySettings(DrawSettings):
     | --- | --- | --- |
     | temperature | 1.0 | 0.7 |
     | top_p | 1.0 | 0.95 |
-    | max_new_tokens | 128 | 512 |
     """
+
+    # A reply that is cut is rated as it is, half a reply. On-policy RL has a limit of its own, and `rl.overlong`.
+    max_new_tokens: Tokens = 512
 
     min_p: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # cuts what is less likely than this share of the likeliest
     # Above 1 makes tokens that the context contains less likely.
@@ -64,4 +66,3 @@ class ChatSettings(ReplySettings):
 
     temperature: Temperature = 0.7
     top_p: Annotated[float, Field(ge=1e-6, le=1.0)] = 0.95
-    max_new_tokens: Tokens = 512

@@ -161,11 +161,11 @@ def test_comparisons_and_the_judges_calibration(run, server):
     assert (status, len(again)) == (0, 6)
 
     server.mood = lambda asked: "empty"
-    status, last, _ = run("judging.calibrate=require", "judging.calibration_personas=2", output="third")
-    assert status == 1 and "gave a readable rating in 0% of the cases (missing: 10 empty)" in last
+    status, last, _ = run("judging.calibrate=require", "judging.calibration_personas=10", output="third")
+    assert status == 1 and "gave a readable rating in 0% of the cases (missing: 50 empty)" in last
     server.mood = lambda asked: "ok"
-    _, _, again = run("judging.calibrate=report", "judging.calibration_personas=2", output="third")
-    assert len(again) == 10 + 6
+    _, _, again = run("judging.calibrate=report", "judging.calibration_personas=10", output="third")
+    assert len(again) == 50 + 6
 
 
 def test_a_dialogue_that_stopped_goes_on_from_its_finished_turns(run, server):

@@ -18,6 +18,7 @@ from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.models.huggingface import save_pretrained
 from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.models.weights import nested
+from aloe_jax.sampling.generation import Generation
 from aloe_jax.sampling.session import Session
 from aloe_jax.sampling.settings import SamplingSettings
 from tests.data.families import loaded
@@ -63,7 +64,7 @@ def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):
     replies = [turn["reply"] for line in lines for turn in line["turns"]]
     assert len(replies) == len(set(replies)) == 4
 
-    reply, calls = Session.reply, []
+    reply, calls = Session.replies, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -71,7 +72,7 @@ def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):
             raise KeyboardInterrupt
         return reply(*args, **kwargs)
 
-    monkeypatch.setattr(Session, "reply", interrupted)
+    monkeypatch.setattr(Session, "replies", interrupted)
     assert run(folder, "resumed").exit_code == 130
     assert run(folder, "resumed").exit_code == 0
     assert len(calls) == 3  # one turn, the interrupted one, and that one again
@@ -115,9 +116,9 @@ class FedSession:
     def replace(self, row, tokens):
         self.rows[row] = list(tokens)
 
-    def reply(self, *_, **__):
+    def replies(self, *_, **__):
         self.rows = {number: [*row, *self.answer] for number, row in self.rows.items()}
-        return [list(self.answer) for _ in self.rows]
+        return [Generation(list(self.answer), "stop") for _ in self.rows]
 
 
 @pytest.mark.parametrize("family", ["llama3", "qwen3", "gemma"])

@@ -18,6 +18,7 @@ from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.roles import RoleError
+from aloe_jax.sampling.generation import Generation
 from aloe_jax.sampling.settings import SamplingSettings
 
 PERSONAS = [Persona(id=f"p{i}", profile=f"profile {i}", personality=f"traits {i}") for i in range(4)]
@@ -73,7 +74,7 @@ class Session:
         self.sampler.fed += len(ids) - len(self.rows[row]) if ids[: len(self.rows[row])] == self.rows[row] else len(ids)
         self.rows[row] = list(ids)
 
-    def reply(self, max_new_tokens, *, temperature, top_k, top_p, min_p, repetition_penalty, seeds, stop):
+    def replies(self, max_new_tokens, *, temperature, top_k, top_p, min_p, repetition_penalty, seeds, stop):
         if self.sampler.replies == self.sampler.die_after:
             raise KeyboardInterrupt
         self.sampler.replies += 1
@@ -84,7 +85,7 @@ class Session:
             length = int(text[0], 16) % (max_new_tokens + 2)
             ids = [*map(ord, text[1 : 1 + length]), stop[0]][:max_new_tokens]
             row.extend(ids)
-            replies.append(ids)
+            replies.append(Generation(ids, "stop" if ids[-1] in stop else "max_new_tokens"))
         return replies
 
 
@@ -118,6 +119,8 @@ def test_dialogues_have_every_kind_of_reply(model, tmp_path):
     assert any(reply.ids == (END,) and reply.text == "" for reply in replies)
     assert any(reply.ids[-1] != END for reply in replies)
     assert any(reply.ids[-1] == END and reply.text for reply in replies)
+    for reply in replies:
+        assert reply.ended == ("stop" if reply.ids[-1] == END else "max_new_tokens")
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 4])
@@ -136,10 +139,10 @@ def test_sigkill_loses_no_finished_turn(tmp_path):
         from pathlib import Path
         from test_dialogue import *
         class Dying(Session):
-            def reply(self, *args, **kwargs):
+            def replies(self, *args, **kwargs):
                 if self.sampler.replies == 2:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return super().reply(*args, **kwargs)
+                return super().replies(*args, **kwargs)
         sampler = Sampler()
         sampler.session = lambda batch: Dying(sampler, batch)
         folder = Path({str(tmp_path)!r}) / "model"
@@ -284,11 +287,11 @@ def test_users_speak_while_the_model_writes(model, tmp_path, waits):
     cast = Slow()
 
     class Working(Session):
-        def reply(self, *args, **kwargs):
+        def replies(self, *args, **kwargs):
             cast.model_busy = True
             time.sleep(0.03)
             cast.model_busy = False
-            return super().reply(*args, **kwargs)
+            return super().replies(*args, **kwargs)
 
     sampler = Sampler()
     sampler.session = lambda batch: Working(sampler, batch)

@@ -6,16 +6,26 @@ import pytest
 from aloe_jax.benchmark.human_ratings import (
     HumanRating,
     HumanRatings,
-    compare_with_people,
     item_id,
     read_people,
     read_ratings,
 )
+from aloe_jax.benchmark.rating.analysis import compare_with_people
+from aloe_jax.benchmark.rating.key import Item, Key, ReplyPlace
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 
 PERSONA = Persona(id="p", profile="a", personality="b")
 PATH = [{"role": "user", "content": "hi"}]
+
+
+def key_of(judged):
+    """A key to replies of one model, each of a case of its own, by the judge's rating."""
+    items = {
+        item: Item(case=item, weight=1, places=[ReplyPlace(model="m", turn=1, rating=rating, judges={"j": rating})])
+        for item, rating in judged.items()
+    }
+    return Key(seed=0, simulated=[], pages=[], items=items)
 
 
 def saved(path, rater, ratings, **more):
@@ -82,15 +92,15 @@ def test_agreement_of_judges_with_people():
     random = np.random.default_rng(0)
     true = random.integers(1, 6, 40)
     people = {name: {item: int(rating) for item, rating in zip(items, true, strict=True)} for name in "ab"}
-    alike = compare_with_people(people, dict(zip(items, true.astype(float), strict=True)))
+    alike = compare_with_people(people, key_of(dict(zip(items, true.astype(float), strict=True))))
     assert alike.people.alpha == alike.judge.alpha == pytest.approx(1) and alike.bias == 0
     assert (alike.items, alike.unknown, alike.raters) == (40, 0, ["a", "b"])
-    kind = compare_with_people(people, dict(zip(items[:30], true[:30] + 1.0, strict=True)))
+    kind = compare_with_people(people, key_of(dict(zip(items[:30], true[:30] + 1.0, strict=True))))
     assert kind.bias == 1 and kind.judge.spearman == pytest.approx(1) and kind.judge.alpha < 0.9
     assert (kind.items, kind.unknown) == (30, 10)
-    blind = compare_with_people(people, dict(zip(items, random.permutation(true).astype(float), strict=True)))
+    blind = compare_with_people(people, key_of(dict(zip(items, random.permutation(true).astype(float), strict=True))))
     assert abs(blind.judge.alpha) < 0.35
-    nothing = compare_with_people(people, {})
+    nothing = compare_with_people(people, key_of({}))
     assert nothing.items == 0 and nothing.bias is None and nothing.judge.alpha is None
 
 
@@ -107,6 +117,6 @@ def test_an_item_is_named_by_what_was_read():
 
 def test_what_no_judge_of_the_run_rated_says_nothing_about_it():
     people = {"a": {"x": 1, "y": 2, "z": 5}, "b": {"x": 2, "y": 1, "z": 5}}
-    found = compare_with_people(people, {"x": 1.0, "y": 2.0})
+    found = compare_with_people(people, key_of({"x": 1.0, "y": 2.0}))
     assert (found.items, found.unknown, found.people.units) == (2, 1, 2)
     assert found.people.spearman == pytest.approx(-1)  # with z it would be high

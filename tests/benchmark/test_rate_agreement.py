@@ -17,8 +17,8 @@ from aloe_jax.benchmark.agreement import (
     pairwise_spearman,
     spearman,
 )
-from aloe_jax.benchmark.human_ratings import HumanRating, HumanRatings, by_rater, compare_with_people, read_people
-from aloe_jax.benchmark.rating.analysis import ALL_JUDGES, compare
+from aloe_jax.benchmark.human_ratings import HumanRating, HumanRatings, by_rater, read_people
+from aloe_jax.benchmark.rating.analysis import ALL_JUDGES, compare, compare_with_people
 from aloe_jax.benchmark.rating.figures import PeopleAgreement
 from aloe_jax.benchmark.rating.key import Check, Item, Key, Page, ReplyPlace
 from aloe_jax.benchmark.rating.pages import write_pages
@@ -113,12 +113,14 @@ def test_numbers_of_four_replies():
 
 def test_the_report_of_the_run_finds_the_same_numbers():
     files = {"a.json": file("anna", ANNA), "b.json": file("ben", BEN)}
-    judged = {item: told.places[0].rating for item, told in hand_key().items.items()}
-    run = compare_with_people(by_rater(files), judged)
-    here = compare(hand_key(), files, bootstrap=10).as_drawn
+    run = compare_with_people(by_rater(files), hand_key())
+    found = compare(hand_key(), files, bootstrap=10)
+    here = found.in_runs
     assert here.people.alpha.value == pytest.approx(run.people.alpha)
+    assert here.people.spearman.value == pytest.approx(run.people.spearman)
     assert here.judges[0].with_mean.alpha.value == pytest.approx(run.judge.alpha)
     assert here.judges[0].with_mean.spearman.value == pytest.approx(run.judge.spearman)
+    assert found.bias[ALL_JUDGES].value == pytest.approx(run.bias) and run.weighted
 
 
 def test_raters_and_what_is_missing():
@@ -140,7 +142,9 @@ def test_raters_and_what_is_missing():
     assert found.items == 4  # checks are no replies of the runs
     assert found.missing == ["rate.html: ben has not answered 4 of 8", "rate-2.html: nobody has sent ratings back"]
     alone = compare(hand_key(), {"a.json": file("anna", {"i1": 2, "zz": 1}, page="other")}, bootstrap=10)
-    assert [line.split(":")[0] for line in alone.missing] == ["rate.html", "a.json", "a.json", "a second person"]
+    assert [line.split(":")[0] for line in alone.missing] == [
+        "rate.html", "a.json", "a.json", "ratings of 7 of 8 replies of the runs", "a second person"
+    ]  # fmt: skip
     assert alone.as_drawn.people.alpha.value is None and alone.models[1].bias.value is None
     with pytest.raises(AloeError, match=r"a\.json: rates nothing of this key"):
         compare(hand_key(), {"a.json": file("anna", {"zz": 1})})

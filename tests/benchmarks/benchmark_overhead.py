@@ -103,7 +103,7 @@ def watch(busy: Busy) -> None:
         return call
 
     candidates._load_sampler = timed(candidates._load_sampler)  # type: ignore[assignment]
-    Session.reply = timed(Session.reply)  # type: ignore[method-assign]
+    Session.replies = timed(Session.replies)  # type: ignore[method-assign]
 
 
 @click.command()

@@ -145,7 +145,8 @@ def test_people_are_compared_run_by_run_and_model_by_model(both):
     first, second = both.people
     assert first.found.raters == ["anna", "ben"] and first.found.unknown == 1
     assert list(first.models) == ["good (first)"] and list(second.models) == ["good (second)"]
-    count, judges, people = first.models["good (first)"]
+    of_good = first.models["good (first)"]
+    count, judges, people = of_good.items, of_good.judge.value, of_good.people.value
     assert count == first.found.items and judges - people == pytest.approx(first.found.bias)
     assert gather([]).people == ()
 

@@ -20,7 +20,8 @@ from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
 from aloe_jax.benchmark.rating.figures import Agreed, Agreements, Checked, OfJudge, OfModel, OfRater, PeopleAgreement
 from aloe_jax.benchmark.rating.key import Key
-from aloe_jax.benchmark.results import StoredEstimate
+from aloe_jax.benchmark.rating.weights import run_weights, unrated
+from aloe_jax.benchmark.results import StoredAgreement, StoredEstimate, StoredWithPeople
 from aloe_jax.errors import AloeError
 
 ATTENTIVE = 0.8  # share of pairs of a good and a bad reply that a rater has to rank correctly
@@ -37,15 +38,14 @@ def compare(key: Key, files: Mapping[str, HumanRatings], bootstrap: int = 2000, 
         if found.ratings and not any(one.item in key.items or one.item in key.checks for one in found.ratings):
             raise AloeError(f"{path}: rates nothing of this key; give the key that was written beside its page")
     people = by_rater(files)
-    items = [item for item in key.items if any(item in ratings for ratings in people.values())]
+    items = rated_items(key, people)
     if not items:
         raise AloeError("these files hold no rating of a reply of the runs; give those of people who have begun")
     table = ratings_of(people, items)
     mean = np.array([np.nanmean(ratings) for ratings in table.T])
     judges = _judges(key, items)
-    cases = [key.items[item].case for item in items]
-    evenly = Draws(cases, np.ones(len(items)), bootstrap, seed)
-    runs = Draws(cases, np.array([key.items[item].weight for item in items]), bootstrap, seed)
+    evenly = Draws([key.items[item].case for item in items], np.ones(len(items)), bootstrap, seed)
+    runs = _as_in_runs(key, items, bootstrap, seed)
     return PeopleAgreement(
         simulated=key.simulated,
         items=len(items),
@@ -53,10 +53,69 @@ def compare(key: Key, files: Mapping[str, HumanRatings], bootstrap: int = 2000, 
         raters=[_rater(key, files, people, name) for name in people],
         as_drawn=_agreements(table, mean, judges, evenly),
         in_runs=_agreements(table, mean, judges, runs),
-        bias={name: runs.mean(WeightedMean(rated - mean), -FURTHEST, FURTHEST) for name, rated in judges.items()},
-        models=_models(key, items, mean, runs),
+        bias={name: _bias(rated, mean, runs) for name, rated in judges.items()},
+        models=bias_by_model(key, people, bootstrap, seed),
         missing=_missing(key, files, people, table),
     )
+
+
+def rated_items(key: Key, people: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The items of a key that somebody (rater -> item -> rating) rated, in its order."""
+    return [item for item in key.items if any(item in ratings for ratings in people.values())]
+
+
+def compare_with_people(
+    people: Mapping[str, Mapping[str, int]], key: Key, bootstrap: int = 2000, seed: int = 0
+) -> StoredWithPeople:
+    """Agreement of people (rater -> item -> rating) with the mean of the judges, replies counted as they fall in the
+    runs that the key is of (`weights.whole_key`).
+
+    What the key does not know counts as unknown and for nothing else: that may be an item of another run, or one of
+    known quality that was mixed in, on which people agree too easily.
+    """
+    items = rated_items(key, people)
+    table = ratings_of(people, items)
+    mean = np.array([np.nanmean(ratings) for ratings in table.T])
+    judge = next(iter(_judges(key, items).values()))
+    weights = run_weights(key, items)[None]
+    weights = weights / weights.mean() if items else weights  # which items count more, not how many were rated
+    every = {item for ratings in people.values() for item in ratings}
+
+    def agreed(ratings: Array) -> StoredAgreement:
+        units = int(((~np.isnan(ratings)).sum(axis=0) >= 2).sum())
+        alpha, rank = (
+            float(of(weights)[0]) if items else np.nan for of in (Alpha(ratings), pairwise_spearman(ratings))
+        )
+        return StoredAgreement(raters=len(ratings), units=units, alpha=alpha, spearman=rank)
+
+    return StoredWithPeople(
+        raters=list(people),
+        items=len(items),
+        unknown=len(every) - len(items),
+        people=agreed(table),
+        judge=agreed(np.stack([mean, judge])),
+        bias=_bias(judge, mean, _as_in_runs(key, items, bootstrap, seed)).value if items else None,
+        weighted=True,
+    )
+
+
+def bias_by_model(
+    key: Key, people: Mapping[str, Mapping[str, int]], bootstrap: int = 2000, seed: int = 0
+) -> list[OfModel]:
+    """How far the judges' mean rating of every model is from that of the people (rater -> item -> rating), replies
+    counted as they fall in the runs. A judge that likes a model better than people do, by more than it likes the
+    others, favours it."""
+    items = rated_items(key, people)
+    mean = np.array([np.nanmean(ratings) for ratings in ratings_of(people, items).T])
+    return _models(key, items, mean, _as_in_runs(key, items, bootstrap, seed))
+
+
+def _as_in_runs(key: Key, items: Sequence[str], bootstrap: int, seed: int) -> Draws:
+    return Draws([key.items[item].case for item in items], run_weights(key, items), bootstrap, seed)
+
+
+def _bias(judge: Array, people: Array, draws: Draws) -> StoredEstimate:
+    return draws.mean(WeightedMean(judge - people), -FURTHEST, FURTHEST)
 
 
 # ---------------------------------------------------------------- judges and people
@@ -99,7 +158,6 @@ def _units(first: Array, second: Array) -> int:
 
 
 def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[OfModel]:
-    """By model. A judge that likes a model better than people do, by more than it likes the others, favours it."""
     judged, rated = {}, {}
     for model in key.models():
         there = [[place.rating for place in key.items[item].places if place.model == model] for item in items]
@@ -195,6 +253,12 @@ def _missing(
             gaps.append(f"{path}: is of a page that this key does not know; counted as far as it shares replies")
         if strange := [one for one in found.ratings if one.item not in key.items and one.item not in key.checks]:
             gaps.append(f"{path}: {len(strange)} of its ratings are of replies that this key does not know")
+    alone, of = unrated(key, rated_items(key, people))
+    if alone:
+        gaps.append(
+            f"ratings of {alone} of {of} replies of the runs: nobody has rated one of their model and rating, so that "
+            "the weighted numbers leave them out"
+        )
     if len(people) < 2:
         gaps.append("a second person: with one rater nothing can be said about agreement among people")
     elif not ((~np.isnan(table)).sum(axis=0) >= 2).any():

@@ -15,6 +15,8 @@ several models said in the same conversation has several places. `checks` are it
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -26,6 +28,8 @@ from aloe_jax.conversation import read_record
 FORMAT: Literal["aloe-rating-key"] = "aloe-rating-key"
 VERSION: Literal[1] = 1
 
+Cell = tuple[str, int]  # model and the judges' rating, rounded: what replies are drawn from evenly
+
 
 class ReplyPlace(StoredRecord):
     """Where a reply was given, and what the judges said of it there."""
@@ -34,6 +38,11 @@ class ReplyPlace(StoredRecord):
     turn: int  # from 1
     rating: float  # mean of all votes
     judges: dict[str, float]  # mean of each judge's votes, where it gave one
+
+
+def cell_of(places: Sequence[ReplyPlace]) -> Cell:
+    """What a reply is drawn as: one that several models gave counts for the first of them."""
+    return places[0].model, math.floor(places[0].rating + 0.5)
 
 
 class Item(StoredRecord):

@@ -6,7 +6,8 @@ every rating within a model; among those that are left, the turn and then the pe
 
 What is drawn evenly over the judge's ratings must not be averaged as it is: the replies to which an erring judge gave
 a rare 5 are over-represented, and even a judge without any bias would seem to flatter the worst model. Every item
-therefore has a weight, the replies of its model and rating in the runs over those drawn (Horvitz & Thompson 1952).
+therefore has a weight, the replies of its model and rating in the runs over those drawn (Horvitz & Thompson 1952;
+where not all of them were rated, over those rated, see `weights`).
 In simulations of 120 replies of three models, rated by a judge without bias, the mean differences are then off by 0.03
 at most (what is left comes from evening out the turns) and their intervals hold the truth 95-97% of the time; without
 weights the judge seems to like the worst model better than the others by 0.4.
@@ -14,7 +15,6 @@ weights the judge seems to like the worst model better than the others by 0.4.
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +23,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from aloe_jax.benchmark.rating.key import ReplyPlace
+from aloe_jax.benchmark.rating.key import Cell, ReplyPlace, cell_of
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.errors import AloeError
 
 if TYPE_CHECKING:
     from aloe_jax.benchmark.results import Case, Results, StoredTurn
-
-Cell = tuple[str, int]  # model and the judges' rating, rounded
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,8 @@ class RatedReply:
 
     @property
     def cell(self) -> Cell:
-        """What it is drawn as: a reply that several models gave counts for the first of them."""
-        first = self.places[0]
-        return first.model, math.floor(first.rating + 0.5)
+        """What it is drawn as."""
+        return cell_of(self.places)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,145 @@
+"""AL at equal length: what would be left of the differences between models if all replies were equally long.
+
+The rating r of the reply of model m in case c at turn k, of x = log(1 + its words), is taken for
+
+    r[m, c, k] = a[m, k] + d[m, c] + b · x[m, c, k] + error
+
+with an effect of every turn of a model (a) and one of every dialogue (d), and one slope b for all models together. So
+b comes from replies of the same dialogue that are longer or shorter than that model's replies at that turn are
+elsewhere: whether a model is better, or knows its user better at later turns, does not enter it. It is estimated by
+least squares (Frisch & Waugh 1933: residuals of r on residuals of x, both after the effects), its interval from the
+variance clustered by persona (Liang & Zeger 1986), over all dialogues with that persona, with Student's quantile.
+
+    AL at equal length of m = mean over k of [ AL(k) - b · (mean of x[m, ·, k] - mean of x over all models) ]
+
+It says what a judge makes of length, not whether that is wrong: where longer replies are better replies, because they
+say more, taking length out takes that with it. It extrapolates where two models' replies have no lengths in common, one
+slope stands for all models and lengths, and within a dialogue replies may be longer because the user gave more to
+answer. So it stands beside AL, never in its place, and is not tested.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aloe_jax.benchmark.agreement import spearman
+from aloe_jax.benchmark.intervals import Array, student_quantile
+from aloe_jax.benchmark.results import Case, Number, StoredEstimate
+
+_NOTHING = 1e-9  # variation below this is rounding
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """One model's ratings and words [N cases, K turns], NaN = missing; row n is of the persona `cases[n]`."""
+
+    cases: Sequence[str]
+    ratings: Array
+    words: Array
+
+
+@dataclass(frozen=True)
+class EqualLength:
+    """A model's average AL at equal length, and the two values that it has where b is at the ends of its interval.
+
+    `correlation` is the rank correlation (Spearman) of rating and words over all replies of the model, `words` their
+    mean length.
+    """
+
+    average: StoredEstimate
+    correlation: Number
+    words: Number
+
+
+@dataclass(frozen=True)
+class LengthControl:
+    """The slope b, in rating points per unit of log(1 + words), with its 95% interval; and the models by name."""
+
+    slope: Number
+    low: Number
+    high: Number
+    models: Mapping[str, EqualLength]
+
+    def per_doubling(self) -> StoredEstimate:
+        """What twice the words add to a rating, where replies are not very short: b · log 2."""
+        value, low, high = (None if one is None else one * math.log(2) for one in (self.slope, self.low, self.high))
+        return StoredEstimate(value=value, low=low, high=high)
+
+
+def lengths_of(cases: Sequence[Case], turns: int) -> Lengths:
+    """Ratings and words of one model's dialogues; a reply without a rating counts as missing."""
+    ratings, words = (np.full((len(cases), turns), np.nan) for _ in range(2))
+    for row, case in enumerate(cases):
+        for turn, one in enumerate(case.turns):
+            if one.rating is not None:
+                ratings[row, turn], words[row, turn] = one.rating, one.words
+    return Lengths([case.persona.id for case in cases], ratings, words)
+
+
+def control_length(models: Mapping[str, Lengths]) -> LengthControl:
+    """AL at equal length of models that the same judges rated, by name.
+
+    Undefined (None) where no reply is longer or shorter than others after the effects, and for a model without ratings.
+    """
+    logs = {name: np.log1p(own.words) for name, own in models.items()}
+    scores: dict[str, float] = {}  # by persona: its part of the sum of residuals' products
+    parts = []
+    for name, own in models.items():
+        x, r = _within(logs[name]), _within(own.ratings)
+        parts.append((own.cases, x, r))
+    size = sum(float(np.nansum(x**2)) for _, x, _ in parts)
+    if size <= _NOTHING:
+        slope = low = high = None
+    else:
+        slope = sum(float(np.nansum(x * r)) for _, x, r in parts) / size
+        for cases, x, r in parts:
+            for case, part in zip(cases, np.nansum(x * (r - slope * x), axis=1), strict=True):
+                scores[case] = scores.get(case, 0.0) + float(part)
+        count = len(scores)
+        low = high = None
+        if count > 1:
+            error = (count / (count - 1) * sum(part**2 for part in scores.values())) ** 0.5 / size
+            reach = student_quantile(count - 1) * error
+            low, high = slope - reach, slope + reach
+    everywhere = np.concatenate([log[~np.isnan(log)] for log in logs.values()] or [np.empty(0)])
+    middle = float(everywhere.mean()) if len(everywhere) else 0.0
+    found = {name: _equal(own, logs[name], middle, (slope, low, high)) for name, own in models.items()}
+    return LengthControl(slope, low, high, found)
+
+
+def _equal(own: Lengths, logs: Array, middle: float, slopes: tuple[Number, Number, Number]) -> EqualLength:
+    rated = ~np.isnan(own.ratings)
+    some = rated.any(axis=0)  # turns
+    if not some.any():
+        return EqualLength(StoredEstimate(value=None, low=None, high=None), None, None)
+    average = float(np.nanmean(own.ratings[:, some], axis=0).mean())
+    further = float(np.nanmean(logs[:, some], axis=0).mean()) - middle
+    value, *ends = (None if slope is None else average - slope * further for slope in slopes)
+    known = sorted(end for end in ends if end is not None)
+    low, high = known if len(known) == 2 else (None, None)
+    correlation = spearman(own.ratings[rated], own.words[rated])
+    return EqualLength(
+        StoredEstimate(value=value, low=low, high=high),
+        None if math.isnan(correlation) else correlation,
+        float(own.words[rated].mean()),
+    )
+
+
+def _within(values: Array) -> Array:
+    """What is left of values [N, K], NaN = missing, after the effects of rows and columns, by least squares."""
+    rated = ~np.isnan(values)
+    if rated.all():
+        return values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+    rows, columns = np.nonzero(rated)
+    design = np.zeros((len(rows), sum(values.shape)))
+    design[np.arange(len(rows)), rows] = 1
+    design[np.arange(len(rows)), values.shape[0] + columns] = 1
+    left = np.full(values.shape, np.nan)
+    if len(rows):
+        fitted, *_ = np.linalg.lstsq(design, values[rated], rcond=None)
+        left[rated] = values[rated] - design @ fitted
+    return left
