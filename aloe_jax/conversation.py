@@ -105,6 +105,9 @@ class Persona(_Record):
     personality: str = Field(min_length=1)
 
 
+NOT_RECORDED = Persona(id="unrecorded", profile="not recorded", personality="not recorded")  # of converted chats
+
+
 class Turn(_Record):
     """One exchange: a user message and its two candidate replies.
 
@@ -112,6 +115,10 @@ class Turn(_Record):
     followed, drawn at random. `rejected` is None in data with one reply a turn, which teaches SFT only. `hinted`
     says which of the two was written with the inferred persona as a hidden hint; it is None in data that does
     not record it. The inferred texts are what the user's messages up to and including this one had revealed.
+
+    `shown_first` is the reply that the verifier read first when it preferred `preferred`. Where it was asked in both
+    orders, `favoured_first` and `favoured_second` count the pairs that were drawn before this one and given up because
+    it preferred, in both orders, whichever was read first, or second. All three are None where it is not recorded.
 
     `follows` and `after` give the position in the tree: the turn answers the reply `after` of turn number `follows`
     (0-based). None, as in every turn of a tree that never forks, means the turn before it in the list and the
@@ -123,6 +130,9 @@ class Turn(_Record):
     rejected: NotBlank | None  # required, so that a reply that was lost is noticed: write null where there is none
     continued: Branch
     hinted: Branch | None = None
+    shown_first: Branch | None = None
+    favoured_first: int | None = Field(default=None, ge=0)
+    favoured_second: int | None = Field(default=None, ge=0)
     inferred_profile: str = ""
     inferred_personality: str = ""
     follows: int | None = Field(default=None, ge=0)
@@ -130,8 +140,10 @@ class Turn(_Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> Turn:
-        if self.rejected is None and "rejected" in (self.continued, self.hinted):
-            raise ValueError("there is no rejected reply to be continued or hinted")
+        if self.rejected is None and "rejected" in (self.continued, self.hinted, self.shown_first):
+            raise ValueError("there is no rejected reply to be continued, hinted or shown first")
+        if (self.favoured_first is None) != (self.favoured_second is None):
+            raise ValueError("favoured_first and favoured_second belong together: give both or neither")
         if (self.follows is None) != (self.after is None):
             raise ValueError("follows and after belong together: give both or neither")
         return self
@@ -229,7 +241,7 @@ class Conversation(_Record):
     def record(self) -> dict[str, JSON]:
         """As a plain dict, which `parse` reads back; optional fields that are None are left out."""
         turns = (turn.model_dump() for turn in self.turns)
-        optional = ("hinted", "follows", "after")
+        optional = ("hinted", "shown_first", "favoured_first", "favoured_second", "follows", "after")
         record: dict[str, JSON] = self.model_dump(exclude={"turns"} if self.system is not None else {"turns", "system"})
         record["turns"] = [{k: v for k, v in turn.items() if k not in optional or v is not None} for turn in turns]
         return record

@@ -121,16 +121,25 @@ def _turn(
     attempts: int,
     name: list[str | int],
 ) -> Turn:
+    given_up = Counter[Literal["first", "second"]]()
     for attempt in range(attempts):
         try:
-            return _attempt(cast, persona, history, wanted, derive_seed(*name, attempt))
+            return _attempt(cast, persona, history, wanted, derive_seed(*name, attempt), given_up)
         except RoleError:
             if attempt == attempts - 1:
                 raise
     raise AssertionError("no attempts")
 
 
-def _attempt(cast: Cast, persona: Persona, history: list[Message], wanted: ConversationsSettings, seed: int) -> Turn:
+def _attempt(
+    cast: Cast,
+    persona: Persona,
+    history: list[Message],
+    wanted: ConversationsSettings,
+    seed: int,
+    given_up: Counter[Literal["first", "second"]],
+) -> Turn:
+    """One turn. `given_up` counts the pairs of which the verifier preferred the same position in both orders."""
     rng = random.Random(seed)
     user = cast.user_message(persona, history, derive_seed(seed, "user"))
     spoken = [message["content"] for message in history if message["role"] == "user"] + [user]
@@ -164,6 +173,7 @@ def _attempt(cast: Cast, persona: Persona, history: list[Message], wanted: Conve
             break
         if winner == _verify(cast, persona, path, replies, not flipped, derive_seed(seed, "verify", *again, "swapped")):
             break
+        given_up["first" if winner == int(flipped) else "second"] += 1
         fault = "the verifier contradicts itself when the order is swapped"
     else:
         raise RoleError(fault)
@@ -175,6 +185,9 @@ def _attempt(cast: Cast, persona: Persona, history: list[Message], wanted: Conve
         rejected=replies[1 - winner],
         continued=continued,
         hinted=hinted if wanted.hint else None,
+        shown_first="preferred" if winner == int(flipped) else "rejected",
+        favoured_first=given_up["first"] if wanted.verify_twice else None,
+        favoured_second=given_up["second"] if wanted.verify_twice else None,
         inferred_profile=inferred[0],
         inferred_personality=inferred[1],
     )

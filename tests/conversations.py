@@ -5,12 +5,26 @@ from aloe_jax.conversation import Conversation, Persona, Turn
 PERSONA = Persona(id="p0", profile="She grows herbs on a balcony.", personality="She is patient and dry.")
 
 
-def conversation(turns: int = 3, name: str = "c0", continued: str = "prpr") -> Conversation:
-    """A conversation of `turns` turns whose texts name their turn; `continued` is read as p/r per turn."""
+def another(profile: int, personality: int = 0) -> Persona:
+    """A persona of its own profile and personality."""
+    return Persona(
+        id=f"p{profile}-t{personality}",
+        profile=f"She grows {profile} herbs on a balcony.",
+        personality=f"She is patient and dry, {personality} times.",
+    )
+
+
+def conversation(
+    turns: int = 3, name: str = "c0", continued: str = "prpr", profile: int | None = None, personality: int = 0
+) -> Conversation:
+    """A conversation of `turns` turns whose texts name their turn; `continued` is read as p/r per turn.
+
+    `profile` and `personality`: those of `another`, where it is not PERSONA's.
+    """
     branch = {"p": "preferred", "r": "rejected"}
     return Conversation(
         id=name,
-        persona=PERSONA,
+        persona=PERSONA if profile is None else another(profile, personality),
         turns=[
             Turn(
                 user=f"user words {name} {k}",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 import click
 
 from aloe_jax.conversation import shown
 from aloe_jax.data.packing import Packing, PackingReport, Part, Rows, pack_sources, total
+from aloe_jax.data.people import People
 from aloe_jax.data.prepare import token_trees
 from aloe_jax.data.selection import Selection
 from aloe_jax.data.settings import DataSettings
@@ -29,6 +30,7 @@ class Prepared:
     report: PackingReport
     parts: tuple[Part, ...]  # the sources' rows
     reports: tuple[PackingReport, ...]  # the sources'
+    people: People = field(default_factory=People)  # of all sources
 
     def describe(self) -> str:
         """The report as text, with a line per source where there are several."""
@@ -92,7 +94,8 @@ def gather(
         Part(source.path, start, stop, source.weight)
         for source, (start, stop) in zip(data.sources, pairwise(ends), strict=True)
     )
-    return Prepared(rows, total(reports, best, max(2, data.rows)), parts, tuple(reports))
+    people = People.together(found.people for found in opened.values())
+    return Prepared(rows, total(reports, best, max(2, data.rows)), parts, tuple(reports), people)
 
 
 def _check_pairs(where: str, trees: Sequence[TokenTree], report: PackingReport, row_length: int, pairs: int) -> None:

@@ -42,6 +42,9 @@ class DataSettings(RowSettings):
     limit: Positive | None = None  # first so many records of `path` only
     validation_limit: Positive | None = 200  # conversations of each source's validation split
     validation_fraction: Annotated[float, Field(ge=1e-6, lt=1.0)] = 0.05  # held out of a data set without such a split
+    # What is held out: whole profiles, so that validation meets people whom training has not, where records have
+    # personas; or conversations one by one, of people who are in training too. Earlier versions did the latter.
+    validation_by: Literal["profile", "conversation"] = "profile"
 
     @property
     def sources(self) -> tuple[SourceSettings, ...]:

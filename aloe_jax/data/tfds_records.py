@@ -13,7 +13,15 @@ from aloe_jax.conversation import Conversation
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 
-ABSENT: Mapping[str, str | int] = {"rejected": "", "hinted": "", "follows": -1, "after": ""}
+ABSENT: Mapping[str, str | int] = {
+    "rejected": "",
+    "hinted": "",
+    "shown_first": "",
+    "favoured_first": -1,
+    "favoured_second": -1,
+    "follows": -1,
+    "after": "",
+}
 
 
 def stored(conversation: Conversation) -> dict[str, JSON]:

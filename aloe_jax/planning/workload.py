@@ -10,6 +10,7 @@ import numpy as np
 
 from aloe_jax.data.dataset import read_personas
 from aloe_jax.data.packing import PackingReport, Rows, pack
+from aloe_jax.data.people import last_held_out
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
@@ -213,8 +214,10 @@ class Conversations:
 def _personas(settings: TrainSettings, shape: Shape) -> int:
     """Personas to learn from: those that are there, else one a conversation."""
     rl = settings.rl
-    there = len(read_personas(rl.personas, rl.split)) if rl.personas and reachable(rl.personas) else shape.conversations
-    return max(1, there - rl.heldout)
+    if not rl.personas or not reachable(rl.personas):
+        return max(1, shape.conversations - rl.heldout)
+    by_profile = settings.data.validation_by == "profile"
+    return max(1, len(last_held_out(read_personas(rl.personas, rl.split), rl.heldout, by_profile)[0]))
 
 
 def missing(settings: TrainSettings) -> str:

@@ -24,6 +24,9 @@ OTHERS = ("config.json", "adapter_config.json", "model.safetensors", "digests.js
 # What a resumed run may change; anything else would make it another run.
 FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
 FREE_OF_RL = {"rl.max_calls", "rl.max_cost", "rl.concurrency", "rl.draw.rows"}
+# The rows that a run learns from follow from it, and a run goes on with the same rows only (data/loader.py); so one
+# that an earlier version began, which did not have the setting, can be given the value that it was begun with.
+BOUND_BY_ROWS = {"data.validation_by"}
 WATCH = "rl.watch"  # all of it: nothing is learned from what is watched
 
 
@@ -123,7 +126,7 @@ def check_settings(settings: TrainSettings) -> None:
     if saved.exists() and checkpoint_steps(directory):
         before = load_settings(TrainSettings, saved)
         for key, (old, new) in differences(before.model_dump(), settings.model_dump()).items():
-            free = key.split(".")[0] in FREE or key in FREE_OF_RL or key.startswith(WATCH)
+            free = key.split(".")[0] in FREE or key in FREE_OF_RL | BOUND_BY_ROWS or key.startswith(WATCH)
             if not free:
                 raise AloeError(
                     f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "

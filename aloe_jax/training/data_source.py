@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from jax.sharding import Mesh
 
+from aloe_jax.data.dataset import has_split
 from aloe_jax.data.loader import Batch, evaluation_batches
 from aloe_jax.data.mixture import Prepared
 from aloe_jax.data.packing import Rows
+from aloe_jax.data.people import shared_people
 from aloe_jax.data.sources import Split
 from aloe_jax.data.template import ChatTemplate
+from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.training import start
@@ -76,7 +79,17 @@ class DataSource(Source):
 
     def resume(self, position: Mapping[str, JSON]) -> int:
         """See `Loader.resume`."""
-        return self._loader.resume(position)
+        try:
+            return self._loader.resume(position)
+        except AloeError as error:
+            data = self._settings.data
+            held = any(not has_split(source.path, "validation") for source in data.sources)
+            if not held or data.validation_by != "profile" or not self._material.train.people.profiles:
+                raise
+            raise AloeError(
+                f"{error}; a run that an earlier version began, which held conversations out one by one, goes on with "
+                "data.validation_by=conversation"
+            ) from None
 
     def callbacks(self, program: TrainingProgram, mesh: Mesh, steps: int, reporting: Reporting) -> Sequence[Callback]:
         """Validation on the held-out rows."""
@@ -91,4 +104,5 @@ def data_summary(train: Prepared, validation: Prepared, work: Work, size: int) -
     tokens, pairs, flops = work.mean_step(shown, size)
     parts = {part.name: report for part, report in zip(train.parts, train.reports, strict=True)}
     passes = size / float(shown.sum())
-    return SourceSummary(train.describe(), validation.describe(), tokens, pairs, flops, passes, parts)
+    held = f"{validation.describe()}\n{shared_people(train.people, validation.people)}"
+    return SourceSummary(train.describe(), held, tokens, pairs, flops, passes, parts)

@@ -20,6 +20,7 @@ from aloe_jax.conversation import Persona
 from aloe_jax.data.dataset import read_personas
 from aloe_jax.data.loader import Batch
 from aloe_jax.data.packing import Rows
+from aloe_jax.data.people import People, last_held_out, shared_people
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
@@ -83,14 +84,16 @@ class RolloutSource(Source):
         if rl.watch is not None:
             check_watch(rl, rl.watch, settings.roles)
         personas = read_personas(rl.personas or "", rl.split)
-        if len(personas) < rl.conversations + rl.heldout:
+        by_profile = settings.data.validation_by == "profile"
+        self._personas, self._heldout = last_held_out(personas, rl.heldout, by_profile)
+        if len(self._personas) < rl.conversations:
+            others = len(personas) - len(self._personas) - len(self._heldout)
+            also = f" with {others} more of the same profiles (data.validation_by)" if others else ""
             raise AloeError(
                 f"rl.personas: {rl.personas} has {len(personas)} personas in its split {rl.split}; a step takes "
-                f"{rl.conversations} (rl.conversations), and {rl.heldout} are kept for validation (rl.heldout): lower "
-                "them, or give more"
+                f"{rl.conversations} (rl.conversations), and {rl.heldout} are kept for validation (rl.heldout){also}: "
+                "lower them, or give more"
             )
-        count = len(personas) - rl.heldout
-        self._personas, self._heldout = personas[:count], personas[count:]
         self.shape = BatchShape(
             settings.data.rows,
             settings.data.row_length,
@@ -150,7 +153,8 @@ class RolloutSource(Source):
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))
         passes = rl.conversations / len(self._personas)
-        validation = f"{len(self._heldout)} held-out personas every {settings.evaluate_every} steps"
+        people = shared_people(People.of(self._personas), People.of(self._heldout))
+        validation = f"{len(self._heldout)} held-out personas every {settings.evaluate_every} steps\n{people}"
         if rl.watch is not None:
             others = rl.watch.roles.others(settings.roles)
             named = " and ".join(f"another {name}" for name in ("judge", "user") if getattr(others, name) is not None)
@@ -293,7 +297,9 @@ class RolloutSource(Source):
         if position["fingerprint"] != self._fingerprint:
             raise AloeError(
                 f"the personas, rl.conversations or the seed changed since step {step} was saved: "
-                f"{position['fingerprint']} then, {self._fingerprint} now; restore them, or give a new output"
+                f"{position['fingerprint']} then, {self._fingerprint} now; restore them, or give a new output (a run "
+                "that an earlier version began learned from others of the profiles held out, too: it goes on with "
+                "data.validation_by=conversation)"
             )
         return step
 

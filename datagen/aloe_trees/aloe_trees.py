@@ -13,8 +13,9 @@ TEXT = tfds.features.Text()
 class AloeTrees(RecordsBuilder):
     """Conversation trees in the splits `train` and `validation`, which share no profile.
 
-    Fields that a turn need not have are empty: `rejected` where there is one reply only, `hinted` where it is not
-    recorded, `after` (with `follows` -1) where a turn answers the continued reply of the turn before it.
+    Fields that a turn need not have are empty, or -1 where they are numbers: `rejected` where there is one reply only,
+    `hinted`, `shown_first`, `favoured_first` and `favoured_second` where they are not recorded, `after` and `follows`
+    where a turn answers the continued reply of the turn before it.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -29,6 +30,9 @@ class AloeTrees(RecordsBuilder):
                 "rejected": TEXT,
                 "continued": TEXT,
                 "hinted": TEXT,
+                "shown_first": TEXT,
+                "favoured_first": np.int32,
+                "favoured_second": np.int32,
                 "inferred_profile": TEXT,
                 "inferred_personality": TEXT,
                 "follows": np.int32,

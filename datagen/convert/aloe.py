@@ -51,6 +51,10 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
             "turns that say which reply was written with the hint",
             sum(t.hinted is not None for t in conversation.turns),
         )
+        note(
+            "turns that say which reply the verifier read first",
+            sum(t.shown_first is not None for t in conversation.turns),
+        )
         lines = _root_to_leaf(conversation)
         note("forked trees, written as one record for each of their dialogues", int(len(lines) > 1))
         note(

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from aloe_jax.conversation import Conversation, Persona, Turn
+from aloe_jax.conversation import NOT_RECORDED, Conversation, Turn
 from datagen.convert.json_lines import Notes, dump, messages, note_columns, read_records
 
 Lines = Literal["turn", "conversation"]
-NOT_RECORDED = Persona(id="unrecorded", profile="not recorded", personality="not recorded")
 
 
 def read(path: Path, note: Notes) -> Iterator[Conversation]:

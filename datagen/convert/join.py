@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aloe_jax.conversation import Branch, Conversation, Persona, Turn
-from datagen.convert.chat_lines import NOT_RECORDED
+from aloe_jax.conversation import NOT_RECORDED, Branch, Conversation, Persona, Turn
 
 
 class RowGroup(NamedTuple):

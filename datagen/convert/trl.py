@@ -22,10 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.conversation import NOT_RECORDED, Conversation, Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
-from datagen.convert.chat_lines import NOT_RECORDED
 from datagen.convert.join import Row, RowGroup, join
 from datagen.convert.json_lines import Notes, Record, dump, mapping, messages, note_columns, read_records, text
 
@@ -46,6 +45,7 @@ def write(conversations: Iterable[Conversation], note: Notes) -> Iterator[str]:
     for conversation in conversations:
         turns = conversation.turns
         note("turns that say which reply was written with the hint", sum(turn.hinted is not None for turn in turns))
+        note("turns that say which reply the verifier read first", sum(turn.shown_first is not None for turn in turns))
         note("turns with an inferred persona", sum(bool(t.inferred_profile or t.inferred_personality) for t in turns))
         covered: set[int] = set()  # turns that a row or the prompt of a row holds
         for number, turn in enumerate(turns):

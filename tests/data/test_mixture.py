@@ -21,7 +21,7 @@ from tests.data.jsonl import chat, preference, write_jsonl
 from tests.data.prepared import gather, prepare
 
 TEMPLATE = loaded("llama3")[2]
-TREES = [conversation(1 + k % 4, f"c{k}") for k in range(12)]
+TREES = [conversation(1 + k % 4, f"c{k}", profile=k + 20) for k in range(12)]
 CHATS = [chat(f"Ada{k}", 1 + k % 3) for k in range(20)]
 PREFERENCES = [
     record
@@ -306,8 +306,8 @@ def test_a_row_for_all_that_there_is_is_not_recommended(files, limit, rows):
     assert validation.report.better is None
 
 
-def pairs_record(name, turns, single=False):
-    record = conversation(turns, name).record()
+def pairs_record(name, turns, single=False, profile=None):
+    record = conversation(turns, name, profile=profile).record()
     if single:
         record["turns"] = [{**turn, "rejected": None, "continued": "preferred"} for turn in record["turns"]]
         for turn in record["turns"]:
@@ -347,7 +347,7 @@ def test_a_source_of_a_mixture_whose_pairs_do_not_fit_is_told(tmp_path, capsys):
     long = pairs_record("v", 2)
     long["turns"][0] |= {"rejected": None, "continued": "preferred", "hinted": "preferred"}
     long["turns"][1]["user"] = "word " * 200
-    one = write_jsonl(tmp_path / "a.jsonl", [pairs_record(f"c{k}", 2) for k in range(5)])
+    one = write_jsonl(tmp_path / "a.jsonl", [pairs_record(f"c{k}", 2, profile=k) for k in range(5)])
     other = write_jsonl(tmp_path / "b.jsonl", [long, long | {"id": "w"}])
     write_jsonl(tmp_path / "b.validation.jsonl", [pairs_record("x", 1)])
     given = data({"path": str(one)}, {"path": str(other)}, row_length=128)

@@ -55,6 +55,8 @@ def test_a_verifier_that_favours_a_position_favours_neither_reply():
     cast = Players()
     cast.judgement = "first"
     turns = [turn for k in range(20) for turn in write_conversation(cast, f"c{k}", PERSONAS[0], talk(10), seed=0).turns]
+    assert {turn.shown_first for turn in turns} == {"preferred"}  # so that the bias shows in the data
+    assert {(turn.favoured_first, turn.favoured_second) for turn in turns} == {(None, None)}
     hinted = sum(turn.hinted == "preferred" for turn in turns)
     followed = sum(turn.continued == "preferred" for turn in turns)
     assert 70 < hinted < 130  # of 200, ± 4 standard deviations
@@ -168,6 +170,7 @@ def test_a_verifier_that_contradicts_itself_is_asked_about_other_replies():
     tree = write_conversation(cast, "c", PERSONAS[0], talk(1, verify_twice=True), seed=0)
     assert tree.turns[0].reply(tree.turns[0].hinted).startswith("hinted")
     assert cast.contradictions == 0 and set(cast.plain_draws.values()) == {3}
+    assert tree.turns[0].favoured_first + tree.turns[0].favoured_second == 2  # of the pairs that were given up
 
     cast.judgement = "first"
     with pytest.raises(RoleError, match="contradicts itself when the order is swapped"):
