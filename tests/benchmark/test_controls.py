@@ -214,7 +214,8 @@ def test_the_card_of_a_model_has_its_numbers_and_not_those_of_a_control(folder):
     models = f"{{first: {{path: {folder}/model, sees: last_message}}, own: {{path: {folder}/model}}}}"
     assert run(folder, "out", f"models={models}", "permutations=20", "judging.calibrate=skip").exit_code == 0
     scores, _ = benchmark_scores(folder / "out/metrics.json", folder / "model")
-    assert scores == json.loads((folder / "out/metrics.json").read_text())["models"]["own"]
+    own = json.loads((folder / "out/metrics.json").read_text())["models"]["own"]
+    assert own["sees"] == "history" and scores == {**own, "same_family": []}
 
 
 def test_an_estimate_counts_controls_and_what_they_see():
