@@ -35,7 +35,7 @@ class ControlReading:
         digits = DIGITS[self.statistic]
         if self.statistic == "ir":
             values = (
-                f"AL rises by {signed(own, digits)} a turn, and by {signed(other, digits)} where it sees the last "
+                f"AL changes by {signed(own, digits)} a turn, and by {signed(other, digits)} where it sees the last "
                 "message only"
             )
         else:

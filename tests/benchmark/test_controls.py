@@ -189,7 +189,7 @@ def test_controls_of_a_real_model_are_labelled_and_compete_with_nobody(folder): 
     page, terminal = (folder / "out/report.html").read_text(), found.output
     for label in ("with the persona in its prompt", "last message only"):
         assert f'<span class="tag">{label}</span>' in page
-    assert "AL rises by" in page and "models that the same judge rated" in page
+    assert "AL changes by" in page and "models that the same judge rated" in page
     for note in ("* untrained-persona: with the persona in its prompt", "untrained: IR over its last message only"):
         assert note in terminal
     assert "Highest average alignment level" not in page  # of one model under test there is no highest
