@@ -56,7 +56,8 @@ def stages(root: Path) -> list[DemoStage]:
         arguments = ("aloe_jax.train", f"output={root / name}", f"data.path={trees}", model)
         return DemoStage(name, does, arguments, f"{name}.yaml", (*small_run, *miniature))
 
-    models = [f"models.{name}.path={root / name}" for name in ("base", "sft", "dpo")]
+    paths = {"base": root / "base", "sft": root / "sft", "dpo": root / "dpo", "dpo-last_message": root / "dpo"}
+    models = [f"models.{name}.path={path}" for name, path in paths.items()]
     return [
         datagen("personas", "personas: profiles and personalities, grown and filtered"),
         datagen("conversations", "conversation trees: user, inducer, responder and verifier talk"),
@@ -76,7 +77,7 @@ def stages(root: Path) -> list[DemoStage]:
         train("dpo", "DPO on the pairs of every turn", f"model.path={root / 'sft'}"),
         DemoStage(
             "benchmark",
-            "the ALOE benchmark of all three on held-out personas",
+            "the ALOE benchmark of all three on held-out personas, and of a control without history",
             (
                 "aloe_jax.evaluate",
                 f"output={root / 'benchmark'}",
