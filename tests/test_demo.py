@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
 def test_everything_is_there(finished):
     root, told, _ = finished
     numbers = json.loads((root / "metrics.json").read_text())
-    assert set(numbers["models"]) == {"generic", "base", "sft", "dpo", "rl", "informed"}
+    assert set(numbers["models"]) == {"generic", "base", "sft", "dpo", "rl", "rl-last_message", "informed"}
     for values in numbers["models"].values():
         assert values["coverage"] == 1.0 and len(values["al"]) == 3
     page = (root / "report.html").read_text()
@@ -48,6 +48,7 @@ def test_everything_is_there(finished):
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"):
         assert (root / "export" / name).is_file(), name
     assert "Simulated:" in told and "report.html" in told and "base → sft:" in told
+    assert "dpo: IR over its last message only" in told
 
 
 def test_again_it_only_tells(finished):

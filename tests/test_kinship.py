@@ -1,16 +1,25 @@
 """Which family a model is of by its name, and what is said where one judges its own kind."""
 
+import json
+
 import pytest
+from click.testing import CliRunner
 
 from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.settings import EvaluateSettings
+from aloe_jax.evaluate import main as evaluate
 from aloe_jax.llm.families import family, family_of_name, kinship, known_family
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
+from aloe_jax.models.native.decoder import DecoderSpec
+from aloe_jax.publishing.model_card import Origin, full_card
 from aloe_jax.rollouts import kinship as rollouts
 from aloe_jax.rollouts.settings import RLSettings
+from aloe_jax.training.settings import TrainSettings
 from datagen.kinship import models_of
 from datagen.kinship import same_family as of_data
+from datagen.look.card import card
 from datagen.settings import DatagenSettings
+from tests.conversations import conversation
 
 NAMES = {
     "gemini-3.5-flash-lite": "gemini",
@@ -116,3 +125,49 @@ def test_on_policy_training_and_its_watch():
     (sentence,) = said({**GEMINI, "judge": GPT}, watch=watch)
     assert sentence.startswith("the judge of the watch is of the same family as the training's judge (gpt)")
     assert said({**GEMINI, "judge": LLAMA}, watch=watch) == []
+
+
+# ---------------------------------------------------------------- where a person meets it
+
+
+def test_a_benchmark_warns_before_it_asks_anything(tmp_path):
+    person = {"id": "b0", "profile": "She keeps goats.", "personality": "Blunt."}
+    (tmp_path / "personas.jsonl").write_text(json.dumps(person) + "\n")
+    role = "{provider: openai, model: gpt-5-mini, endpoint: 'http://localhost:1/v1'}"
+    lines = [f"output: {tmp_path}/out", f"personas: {tmp_path}/personas.jsonl", "cases: 1", f"roles: {role}"]
+    (tmp_path / "eval.yaml").write_text("\n".join([*lines, f"models: {{far: {{remote: {role}}}}}\n"]))
+    given = ["--config", f"{tmp_path}/eval.yaml", "--dry-run"]
+    found = CliRunner().invoke(evaluate, given)
+    warnings = [line for line in found.output.splitlines() if line.startswith("warning: ")]
+    assert found.exit_code == 0 and len(warnings) == 1
+    assert warnings[0].startswith("warning: the judge is of the same family as the users and the model far (gpt)")
+    other = "roles.judge={provider: openai, model: qwen3, endpoint: 'http://localhost:1/v1'}"
+    assert "warning" not in CliRunner().invoke(evaluate, [*given, other]).output
+
+
+def test_the_card_of_a_model_repeats_what_was_warned_of():
+    spec = DecoderSpec(vocab=9, layers=1, width=8, query_heads=2, kv_heads=1, head_size=4, feed_forward=8, max_length=8)
+    given = {"stage": "rl", "output": "o", "model": {"path": "runs/dpo"}, "data": {"row_length": 4096, "rows": 16}}
+
+    def written(roles, same_family=()):
+        stage = TrainSettings.model_validate({**given, "rl": {"personas": "p"}, "roles": roles})
+        scores = {"cases": 1, "turns": 1, "al": [2.0], "same_family": list(same_family)}
+        return full_card(spec, Origin((stage,), "base", "mit"), scores, [])
+
+    assert "- Warning: the judge is of the same family as the users (gemini)" in written(GEMINI)
+    assert "Warning" not in written({**GEMINI, "judge": GPT})
+    assert "Warning: the judge is kin." in written({**GEMINI, "judge": GPT}, ["the judge is kin"])
+    assert "comparable with those of models that the same judge rated" in written(GEMINI)
+
+
+def test_the_card_of_data_says_who_verified():
+    def written(**models):
+        roles = {name: {"model": model, "temperature": 0.8} for name, model in models.items()}
+        trees = {"train": [conversation(2, "c0")], "validation": [conversation(2, "c1")]}
+        return card({}, trees, {"simulated": False, "seed": 0, "roles": roles}, name="d")
+
+    alike = dict.fromkeys(("user", "inducer", "responder", "verifier"), "gemini-3.5-flash-lite")
+    said = "**Judged by its own kind**: the verifier is of the same family as the user, the inducer and the responder"
+    assert said in written(**alike)
+    assert "Judged by its own kind" not in written(**alike | {"verifier": "gpt-5-mini"})
+    assert "Judged by its own kind" not in written(**dict.fromkeys(alike, "scripted"))

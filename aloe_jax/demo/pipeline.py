@@ -61,7 +61,8 @@ def stages(root: Path) -> list[DemoStage]:
         "rl.draw.max_new_tokens=8",
         "data.accumulate=1",
     )
-    models = [f"models.{name}.path={root / name}" for name in ("base", "sft", "dpo", "rl")]
+    paths = {name: root / name for name in ("base", "sft", "dpo", "rl")} | {"rl-last_message": root / "rl"}
+    models = [f"models.{name}.path={path}" for name, path in paths.items()]
     return [
         datagen("personas", "personas: profiles and personalities, grown and filtered"),
         datagen("conversations", "conversation trees: user, inducer, responder and verifier talk"),
@@ -88,7 +89,7 @@ def stages(root: Path) -> list[DemoStage]:
         ),
         DemoStage(
             "benchmark",
-            "the ALOE benchmark of all four on held-out personas",
+            "the ALOE benchmark of all four on held-out personas, and of a control without history",
             (
                 "aloe_jax.evaluate",
                 f"output={root / 'benchmark'}",

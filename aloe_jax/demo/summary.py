@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from aloe_jax.demo.pipeline import DemoStage, read_stamp
+from aloe_jax.report.controls import control_readings
 from aloe_jax.report.gathering import Report, gather
 from aloe_jax.report.page import write_page
 from aloe_jax.report.recipes import conditional_note
@@ -29,9 +30,11 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
     models = json.loads((root / "metrics.json").read_text())["models"]
     lines = ["", "Time      " + "  ".join(f"{name} {seconds:.0f} s" for name, seconds in times.items())]
     lines.append(f"          {sum(times.values()) / 60:.1f} minutes in all")
+    width = max(10, *(len(name) + 2 for name in models))
     for name, values in models.items():
-        lines.append(f"{name:<10}" + alignment(values))
+        lines.append(f"{name:<{width}}" + alignment(values))
     lines += [f"{'Average' if number == 0 else '':<10}{difference(pair)}" for number, pair in enumerate(report.pairs)]
+    lines += [f"{'Control':<10}{reading.line()}" for reading in control_readings(report)]
     if report.lone:
         lines.append(f"Weights   {conditional_note(report.lone)}")
     lines += [

@@ -109,6 +109,7 @@ def simulated_data(path: str) -> bool | None:
 def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] | None, list[str]]:
     """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
 
+    Beside the model's own numbers there is `same_family`, what the run warned of its judges.
     Raises AloeError when the file is not a benchmark's.
     """
     try:
@@ -116,7 +117,7 @@ def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] |
         for name, source in values["settings"]["models"].items():
             tested = source.get("sees", "history") == "history"  # not a control: those are the same model seeing else
             if tested and source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
-                return values["models"][name], values["simulated"]
+                return {**values["models"][name], "same_family": values.get("same_family", [])}, values["simulated"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
     return None, []
@@ -205,7 +206,12 @@ def _results(scores: dict[str, JSON] | None) -> Iterator[str]:
     yield "## ALOE benchmark"
     yield ""
     yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% bootstrap intervals."
+    yield "Values are comparable with those of models that the same judge rated, and with no others."
     yield ""
+    warnings = scores.get("same_family")
+    for sentence in warnings if isinstance(warnings, list) else ():
+        yield f"Warning: {sentence}."
+        yield ""
     yield "| metric | value | from | to |"
     yield "| --- | --- | --- | --- |"
     for name, value in scores.items():

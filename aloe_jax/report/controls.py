@@ -35,7 +35,7 @@ class ControlReading:
         digits = DIGITS[self.statistic]
         if self.statistic == "ir":
             values = (
-                f"AL rises by {signed(own, digits)} a turn, and by {signed(other, digits)} where it sees the last "
+                f"AL changes by {signed(own, digits)} a turn, and by {signed(other, digits)} where it sees the last "
                 "message only"
             )
         else:
@@ -59,14 +59,14 @@ class ControlReading:
             if not clear:
                 return "The test does not show that the rise comes from the history."
             return (
-                "So much of the rise comes from the history."
+                "So much of the rise is lost without the history."
                 if more
                 else "It rises less with the history than without it."
             )
         if not clear:
             return "The test shows no distance from knowing the person."
         return (
-            "So much is left to be inferred."
+            "So much would knowing the person add."
             if more
             else "The persona in its prompt does not serve this model: this control is no upper reference for it."
         )

@@ -44,7 +44,7 @@ def table(report: Report) -> Table:
         padding=(0, 1),
         pad_edge=False,
     )
-    grid.add_column("model")
+    grid.add_column("model", overflow="fold")
     for column in ("average", "IR", "N-IR", "R²", "coverage"):
         grid.add_column(column, justify="right", no_wrap=True)
     for entry in report.entries:

@@ -189,7 +189,7 @@ def test_controls_of_a_real_model_are_labelled_and_compete_with_nobody(folder): 
     page, terminal = (folder / "out/report.html").read_text(), found.output
     for label in ("with the persona in its prompt", "last message only"):
         assert f'<span class="tag">{label}</span>' in page
-    assert "AL rises by" in page and "models that the same judge rated" in page
+    assert "AL changes by" in page and "models that the same judge rated" in page
     for note in ("* untrained-persona: with the persona in its prompt", "untrained: IR over its last message only"):
         assert note in terminal
     assert "Highest average alignment level" not in page  # of one model under test there is no highest
@@ -214,7 +214,8 @@ def test_the_card_of_a_model_has_its_numbers_and_not_those_of_a_control(folder):
     models = f"{{first: {{path: {folder}/model, sees: last_message}}, own: {{path: {folder}/model}}}}"
     assert run(folder, "out", f"models={models}", "permutations=20", "judging.calibrate=skip").exit_code == 0
     scores, _ = benchmark_scores(folder / "out/metrics.json", folder / "model")
-    assert scores == json.loads((folder / "out/metrics.json").read_text())["models"]["own"]
+    own = json.loads((folder / "out/metrics.json").read_text())["models"]["own"]
+    assert own["sees"] == "history" and scores == {**own, "same_family": []}
 
 
 def test_an_estimate_counts_controls_and_what_they_see():

@@ -83,9 +83,11 @@ def test_a_rise_is_said_to_come_from_history_only_where_the_test_says_so(report,
     readings = {one.control.label: one for one in control_readings(report)}
     assert set(readings) == {"good-persona", "good-last_message"}
     history, oracle = readings["good-last_message"].sentence(), readings["good-persona"].sentence()
-    assert re.search(r"AL rises by \+0\.\d+ a turn, and by .* where it sees the last message only", history)
-    assert ("So much of the rise comes from the history." in history and "p < 0.0" in history) or "p = 0.0" in history
-    assert "So much is left to be inferred." in oracle
+    assert re.search(r"AL changes by \+0\.\d+ a turn, and by .* where it sees the last message only", history)
+    assert (
+        "So much of the rise is lost without the history." in history and "p < 0.0" in history
+    ) or "p = 0.0" in history
+    assert "So much would knowing the person add." in oracle
     alike = gather([write(tmp_path / "alike", rise=0.5)])
     (sentence,) = [one.sentence() for one in control_readings(alike) if one.control.label == "good-last_message"]
     assert "The test does not show that the rise comes from the history." in sentence
@@ -138,7 +140,8 @@ def test_a_judge_of_the_family_is_named_beside_the_judges(tmp_path):
     record = json.loads(path.read_text())
     assert record["same_family"] == [
         "the judge is of the same family as the users and the reference lines (m-1), and a model favours text of its "
-        "own family and shares its blind spots; name a judge of another family (roles.judge, or several in judging.judges)"
+        "own family and shares its blind spots; name a judge of another family (roles.judge, or several in "
+        "judging.judges)"
     ]
     page = render(gather([tmp_path / "kin"]))
     assert "The judge is of the same family as the users" in page

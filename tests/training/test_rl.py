@@ -168,6 +168,14 @@ def test_dry_run_says_what_a_step_asks_for_and_writes_nothing(settings, capsys):
     assert not Path(made.output).exists()
 
 
+def test_dry_run_warns_of_a_judge_of_the_users_family(settings, capsys):
+    role = {"provider": "openai", "model": "gpt-5-mini", "endpoint": "http://localhost:1/v1"}
+    for judge, warned in ((role, True), ({**role, "model": "qwen3"}, False)):
+        train(settings(roles={"user": role, "judge": judge}), dry_run=True)
+        said = "warning: the judge is of the same family as the users (gpt)"
+        assert (said in capsys.readouterr().out) == warned
+
+
 @pytest.mark.parametrize(
     "changes",
     [
