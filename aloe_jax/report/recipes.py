@@ -94,7 +94,10 @@ class Recipes:
         """What has to stand with the numbers of recipes."""
         if not self.results:
             return []
-        said = ["By recipe: mean over training runs; intervals include the variance between training runs and people."]
+        said = [
+            "By recipe: mean over training runs; intervals include the variance between runs and between people; "
+            "p-values are corrected by Holm's method for all comparisons of recipes (bold: p < 0.05)."
+        ]
         for one in self.results:
             if one.shared:
                 said.append(
