@@ -25,6 +25,7 @@ from aloe_jax.sweep.process import run_command
 from aloe_jax.training.base import check_base
 
 LOCK = "sweep.lock"
+LIMITED = 3  # exit status of a benchmark that a limit of calls or dollars stopped
 STAMP = "benchmark.done"  # a digest of models and settings of the finished benchmark: of others it is another one
 
 
@@ -45,7 +46,8 @@ def run_sweep(plan: SweepPlan, environment: Mapping[str, str]) -> int:
         if plan.evaluation is None:
             return 0
         status = _evaluate(plan.evaluation, plan.output, f"[{parts}/{parts}] benchmark", cache)
-        write_report(plan.output)
+        if status != LIMITED:
+            write_report(plan.output)
         return status
     finally:
         lock.release()
@@ -93,7 +95,7 @@ def _evaluate(settings: EvaluateSettings, output: Path, title: str, environment:
         return 0
     config = _write_config(output, "benchmark", dump_settings(settings))
     status = _command(title, ["-m", "aloe_jax.evaluate", "--config", str(config)], environment)
-    if status not in (0, INCOMPLETE):
+    if status not in (0, INCOMPLETE, LIMITED):
         raise AloeError(f"the benchmark stopped with status {status}; the same command goes on from there")
     if status == 0:
         write_atomically(stamp, digest)
