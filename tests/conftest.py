@@ -45,7 +45,8 @@ hypothesis.settings.load_profile("without a deadline")
 # The files that take longest, begun first, so that the workers end together.
 LONG = (
     "training/test_processes.py", "training/test_interruption.py", "datagen/test_faulty_server.py",
-    "training/test_maxtext.py", "training/test_run.py", "gcs/test_run.py", "test_demo.py", "sweep/test_sweep.py", "training/test_lora.py",
+    "training/test_maxtext.py", "training/test_run.py", "gcs/test_run.py", "test_demo.py", "sweep/test_sweep.py",
+    "training/test_lora.py",
     "models/test_kernels_tpu.py", "training/test_families.py", "models/test_families.py",
     "planning/test_compiled_plans.py", "training/test_maxtext_checkpoints.py",
 )  # fmt: skip
@@ -57,7 +58,8 @@ QUICK = (
     "data/test_template.py", "datagen/test_convert.py", "datagen/test_stats_quality.py", "llm/test_ledger.py",
     "llm/test_limits.py", "llm/test_retry.py", "llm/test_schemas.py", "models/test_decoder.py", "models/test_spec.py",
     "parallel/test_mesh.py", "planning/test_chips.py", "report/test_tables.py", "rollouts/test_batch.py",
-    "sampling/test_draw.py", "storage/test_locks.py", "sweep/test_plan.py", "training/test_capped_head.py", "training/test_objectives.py",
+    "sampling/test_draw.py", "storage/test_locks.py", "sweep/test_plan.py", "training/test_capped_head.py",
+    "training/test_objectives.py",
     "training/test_trl_golden.py",
 )  # fmt: skip
 

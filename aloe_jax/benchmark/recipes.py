@@ -136,7 +136,9 @@ def case_shares(ratings: Array) -> dict[Statistic, Array]:
 
 def _check(values: Array) -> None:
     if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 2:
-        raise AloeError(f"recipe: values [cases, runs] of two or more each are needed, found shape {values.shape}")
+        raise AloeError(
+            f"recipe: values [cases, runs] of at least two cases and two runs are needed, found shape {values.shape}"
+        )
     if not np.isfinite(values).all():
         raise AloeError("recipe: every case needs a value in every run; leave out the cases that lack one")
 
@@ -146,8 +148,8 @@ def _parts(values: Array, variance: VarianceOfMean) -> tuple[MeanVariance, float
     runs = values.shape[1]
     own = values - values.mean(axis=1, keepdims=True)
     # A deviation from a mean of n has (n − 1)/n of the variance.
-    each = sum(variance(own[:, run]).variance for run in range(runs)) / (runs - 1)
-    return variance(values.mean(axis=1)), each / runs
+    of_one = sum(variance(own[:, run]).variance for run in range(runs)) / (runs - 1)
+    return variance(values.mean(axis=1)), of_one / runs
 
 
 def _training(values: Array) -> MeanVariance:

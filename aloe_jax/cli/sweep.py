@@ -25,7 +25,7 @@ def main(settings: SweepSettings, dry_run: bool) -> None:
     OUTPUT gets a directory for every run (NAME-sSEED), benchmark/, configs/ with what was run, and report.html. The
     same command goes on from a stop or a kill; what is done is not done again.
 
-    Exit status: 0 when all is there; 4 when ratings of the benchmark are missing.
+    Exit status: 0 when all is there; 4 when ratings of the benchmark are missing; 3 when its limit stopped it.
 
     \b
     Examples:

@@ -81,15 +81,15 @@ def _left_out(key: str) -> bool:
 
 def _base(directory: Path, path: str, recorded: str | None, depth: int) -> Recipe | None:
     """The recipe of the run that a model started from, if its weights still are those that it began with."""
-    places = [as_path(path)]
+    where = [as_path(path)]
     if not is_remote(path) and not Path(path).is_absolute() and (root := working_directory(directory)) is not None:
-        places.append(root / path)
-    for place in places:
-        found = _recipe(place, depth - 1)
+        where.append(root / path)
+    for parent in where:
+        found = _recipe(parent, depth - 1)
         if found is None:
             continue
         try:
-            if recorded is None or fingerprint(place) == recorded:
+            if recorded is None or fingerprint(parent) == recorded:
                 return found
         except AloeError:
             continue

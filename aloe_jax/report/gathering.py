@@ -80,7 +80,7 @@ class Report:
     people: tuple[OfPeople, ...] = ()
     learning: tuple[Learning, ...] = ()  # of the models that were trained by RL, where their runs are here
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
-    recipes: Recipes = NO_RECIPES  # with several training runs each
+    recipes: Recipes = NO_RECIPES  # those with several training runs
 
     @property
     def models(self) -> list[Entry]:

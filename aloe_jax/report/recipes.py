@@ -43,7 +43,7 @@ class TrainedModel[K]:
 
 @dataclass(frozen=True)
 class RecipeResult:
-    """A recipe with two runs or more, each of other seeds. `by`: what is known of it, by statistic."""
+    """A recipe with two runs or more, of different seeds. `by`: what is known of it, by statistic."""
 
     name: str
     labels: tuple[str, ...]  # of its models, in the order of `seeds`
@@ -94,7 +94,10 @@ class Recipes:
         """What has to stand with the numbers of recipes."""
         if not self.results:
             return []
-        said = ["By recipe: mean over training runs; intervals include the variance between training runs and people."]
+        said = [
+            "By recipe: mean over training runs; intervals include the variance between runs and between people; "
+            "p-values are corrected by Holm's method for all comparisons of recipes (bold: p < 0.05)."
+        ]
         for one in self.results:
             if one.shared:
                 said.append(
@@ -133,8 +136,8 @@ def recipes_of[K](models: Sequence[TrainedModel[K]], variance: VarianceOfMean = 
     several = [group for group in several if len(_people(group)) > 1]
     names = _names(several)
     results = tuple(_result(name, group, variance) for name, group in zip(names, several, strict=True))
-    made = [_pair(first, second, variance) for first, second in combinations(zip(results, several, strict=True), 2)]
-    found = [pair for pair in made if pair is not None]
+    compared = [_pair(first, second, variance) for first, second in combinations(zip(results, several, strict=True), 2)]
+    found = [pair for pair in compared if pair is not None]
     corrected = iter(holm([estimate.p for pair in found for estimate in pair.by.values()]))
     pairs = [
         replace(pair, p_holm={name: p for name in pair.by if (p := next(corrected)) is not None}) for pair in found

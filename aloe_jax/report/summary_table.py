@@ -69,7 +69,7 @@ def difference(pair: ModelPair) -> str:
 
 
 def recipe_lines(report: Report) -> list[str]:
-    """The averages of recipes over their training runs, and how they differ, a line each; then what to know of them."""
+    """The averages of recipes over their training runs, and how they differ, one a line; then what to know of them."""
     lines = []
     for one in report.recipes.results:
         if (found := one.by.get("average")) is not None:

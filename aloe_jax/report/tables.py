@@ -60,12 +60,16 @@ def markdown(report: Report) -> str:
     said = notes(report)
     if report.pairs:
         said.insert(1, "Differences: of the second model; bold where p < 0.05 after correction, over the same cases.")
+    said += report.recipes.notes()
     parts.append("\n".join(f"- {_markdown_text(note)}" for note in said))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def latex(report: Report) -> str:
-    """One table environment that needs the packages booktabs and threeparttable, with its notes below it."""
+    """A table environment that needs the packages booktabs and threeparttable, with its notes below it.
+
+    Where there are recipes with several training runs, a second one has them and their differences.
+    """
     several = _several(report)
     head = ["Model", *(["Run"] if several else []), "Cases", "Average AL", "IR", "N-IR", "$R^2$", r"Coverage"]
     lines = [
@@ -97,6 +101,8 @@ def latex(report: Report) -> str:
     shown = [f"{line[0].upper()}{line[1:]}." for line in defect_shares(report)]  # a column of its own in Markdown
     lines += [rf"\item {_latex_text(note)}" for note in [*notes(report), *shown]]
     lines += [r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
+    if report.recipes:
+        lines += ["", *_latex_recipes(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -115,16 +121,17 @@ def notes(report: Report) -> list[str]:
         said.append(f"Controls, not under test: {listed(controls)}.")
     if report.lone:
         said.append(conditional_note(report.lone))
-    said += report.recipes.notes()
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
     said += [f"{line}." for line in length_note(report)]
     said += [f"Warning: {line}." for line in warnings(report)]
-    if report.simulated:
-        said.append(
-            f"Simulated by a script: {report.simulated}. These numbers say nothing about people or real conversations."
-        )
-    return said
+    return said + _simulated(report)
+
+
+def _simulated(report: Report) -> list[str]:
+    if not report.simulated:
+        return []
+    return [f"Simulated by a script: {report.simulated}. These numbers say nothing about people or real conversations."]
 
 
 def _markdown_recipes(recipes: Recipes) -> list[str]:
@@ -141,6 +148,38 @@ def _markdown_recipes(recipes: Recipes) -> list[str]:
     return parts
 
 
+def _latex_recipes(report: Report) -> list[str]:
+    """A table environment: recipes, then their differences."""
+    recipes = report.recipes
+    names = ("Average AL", "IR", "AL at the last turn")
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        r"\begin{threeparttable}",
+        r"\caption{The same by recipe, over training runs.}",
+        r"\label{tab:aloe-recipes}",
+        r"\begin{tabular}{llrrr}",
+        r"\toprule",
+        " & ".join(["Recipe", "Training runs", *names]) + r" \\",
+        r"\midrule",
+    ]
+    for one in recipes.results:
+        cells = [_latex_text(_over_training(one.by.get(name), name)) for name in STATISTICS]
+        lines.append(" & ".join([_latex_text(one.name), _latex_text(said_runs(one)), *cells]) + r" \\")
+    if recipes.pairs:
+        lines.append(r"\midrule")
+    for pair in recipes.pairs:
+        cells = [_latex_text(_recipe_difference(pair, name)) for name in STATISTICS]
+        bold = [
+            rf"\textbf{{{cell}}}" if pair.strong(name) else cell for name, cell in zip(STATISTICS, cells, strict=True)
+        ]
+        of = "by seed" if pair.paired else "other seeds"
+        lines.append(" & ".join([_latex_text(f"{pair.first} → {pair.second}"), of, *bold]) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\begin{tablenotes}\footnotesize"]
+    lines += [rf"\item {_latex_text(note)}" for note in [*recipes.notes(), *_simulated(report)]]
+    return [*lines, r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
+
+
 def _over_training(found: OverTraining | None, name: Statistic) -> str:
     if found is None:
         return written(None)
@@ -151,15 +190,18 @@ def _over_training(found: OverTraining | None, name: Statistic) -> str:
 def _markdown_recipe_pair(pair: RecipePair) -> list[str]:
     cells = []
     for name in STATISTICS:
-        if (found := pair.by.get(name)) is None:
-            cells.append(written(None))
-            continue
-        text = signed(found.value, DIGITS[name])
-        text = f"**{text}**" if pair.strong(name) else text
-        p = p_value(pair.p_holm[name])
-        ends = interval(found.low, found.high, DIGITS[name], sign=True)
-        cells.append(f"{text} ({ends}), p {p if p.startswith('<') else f'= {p}'}")
+        value, _, rest = _recipe_difference(pair, name).partition(" ")
+        cells.append(f"**{value}** {rest}" if pair.strong(name) else f"{value} {rest}".rstrip())
     return [_markdown_text(f"{pair.first} → {pair.second}"), *cells]
+
+
+def _recipe_difference(pair: RecipePair, name: Statistic) -> str:
+    """Such as "+0.74 (+0.51 to +0.97), p = 0.002"."""
+    if (found := pair.by.get(name)) is None:
+        return written(None)
+    p = p_value(pair.p_holm[name])
+    ends = interval(found.low, found.high, DIGITS[name], sign=True)
+    return f"{signed(found.value, DIGITS[name])} ({ends}), p {p if p.startswith('<') else f'= {p}'}"
 
 
 def _several(report: Report) -> bool:

@@ -87,4 +87,4 @@ def state_of(run: SweepRun) -> str:
 
 def _there(key: str, path: str) -> None:
     if not as_path(path).exists():
-        raise AloeError(f"{key}: {path} is not there; give what exists, or make it first")
+        raise AloeError(f"{key}: {path} is not there; give what exists, or create it first")

@@ -39,7 +39,7 @@ def plan_table(plan: SweepPlan) -> Table:
 
 
 def totals(plan: SweepPlan) -> list[str]:
-    """Calls and dollars of all trainings and of the benchmark, a line each, and their sum."""
+    """Calls and dollars of all trainings and of the benchmark, one a line, and their sum."""
     found = [("trainings", *_training(plan.runs))]
     if plan.evaluation is not None:
         settings = plan.evaluation
@@ -58,7 +58,7 @@ def totals(plan: SweepPlan) -> list[str]:
 
 
 def _training(runs: Sequence[SweepRun]) -> tuple[int, float | None]:
-    """Calls and dollars of the trainings that talk to simulated users, at most; others make no calls."""
+    """Calls and dollars of the trainings that talk to simulated users, at most; others ask nobody."""
     calls, dollars = 0, 0.0
     priced = True
     for run in runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,26 +25,29 @@ from aloe_jax.sweep.process import run_command
 from aloe_jax.training.base import check_base
 
 LOCK = "sweep.lock"
-STAMP = "benchmark.done"  # what the finished benchmark was made of: of other models or settings it is another one
+LIMITED = 3  # exit status of a benchmark that a limit of calls or dollars stopped
+STAMP = "benchmark.done"  # a digest of models and settings of the finished benchmark: of others it is another one
 
 
 def run_sweep(plan: SweepPlan, environment: Mapping[str, str]) -> int:
     """Train what is not trained yet, evaluate all of it, write the report; the exit status of the benchmark.
 
-    `environment` is added to that of the processes. Raises AloeError where a part fails or stops before its end: the
-    same command goes on from there.
+    `environment` is added to that of the processes, which share a cache of what they compile. Raises AloeError where a
+    part fails or stops before its end: the same command goes on from there.
     """
     make_directory(plan.output)
     lock = Lock(plan.output / LOCK, lambda owner: f"{plan.output}: another sweep is writing into it ({owner})")
     try:
         parts = len(plan.runs) + (plan.evaluation is not None)
-        cache = {"JAX_COMPILATION_CACHE_DIR": str((plan.output / "compiled").absolute()), **environment}
+        compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str((plan.output / "compiled").absolute())
+        cache = {"JAX_COMPILATION_CACHE_DIR": compiled, **environment}
         for number, run in enumerate(plan.runs, 1):
             _train(run, plan.output, f"[{number}/{parts}] {run.name}", cache)
         if plan.evaluation is None:
             return 0
         status = _evaluate(plan.evaluation, plan.output, f"[{parts}/{parts}] benchmark", cache)
-        write_report(plan.output)
+        if status != LIMITED:
+            write_report(plan.output)
         return status
     finally:
         lock.release()
@@ -85,16 +89,16 @@ def _train(run: SweepRun, output: Path, title: str, environment: Mapping[str, st
 
 
 def _evaluate(settings: EvaluateSettings, output: Path, title: str, environment: Mapping[str, str]) -> int:
-    stamp, made_of = output / STAMP, _digest(settings)
-    if stamp.exists() and stamp.read_text() == made_of and (as_path(settings.output) / METRICS).exists():
+    stamp, digest = output / STAMP, _digest(settings)
+    if stamp.exists() and stamp.read_text() == digest and (as_path(settings.output) / METRICS).exists():
         click.echo(f"{title}: done before")
         return 0
     config = _write_config(output, "benchmark", dump_settings(settings))
     status = _command(title, ["-m", "aloe_jax.evaluate", "--config", str(config)], environment)
-    if status not in (0, INCOMPLETE):
+    if status not in (0, INCOMPLETE, LIMITED):
         raise AloeError(f"the benchmark stopped with status {status}; the same command goes on from there")
     if status == 0:
-        write_atomically(stamp, made_of)
+        write_atomically(stamp, digest)
     return status
 
 

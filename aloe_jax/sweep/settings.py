@@ -73,7 +73,7 @@ class SweepSettings(Section):
                     raise ValueError(f"{where}.{part}.{key}: is what the sweep gives to every run; leave it out")
         for key, values in training.vary.items():
             if len({json.dumps(value, sort_keys=True) for value in values}) < max(1, len(values)):
-                raise ValueError(f"{where}.vary.{key}: give several values, each once")
+                raise ValueError(f"{where}.vary.{key}: give several different values")
             if key in training.set:
                 raise ValueError(f"{where}.vary.{key}: is in {where}.set, too; give it in one of them")
 

@@ -60,9 +60,9 @@ def test_a_difference_by_seed_does_not_see_what_a_seed_gives_both():
     second = first + 0.2 + 0.01 * draw.standard_normal((40, 3))
     paired = of_difference(first, second, paired=True)
     assert paired.value == pytest.approx(0.2, abs=0.01) and paired.p < 0.001
-    apart = of_difference(first, second, paired=False)
-    assert apart.value == pytest.approx(paired.value) and apart.p > 0.5
-    assert apart.spread is None and apart.runs == (3, 3)
+    unpaired = of_difference(first, second, paired=False)
+    assert unpaired.value == pytest.approx(paired.value) and unpaired.p > 0.5
+    assert unpaired.spread is None and unpaired.runs == (3, 3)
 
 
 def test_the_variance_over_cases_is_the_callers():
@@ -91,7 +91,7 @@ def test_shares_of_complete_ratings_are_the_cases_own_numbers():
     ("values", "message"),
     [
         (np.zeros((5, 1)), r"shape \(5, 1\)"),
-        (np.zeros((1, 3)), "two or more"),
+        (np.zeros((1, 3)), "at least two cases"),
         (np.array([[1.0, np.nan], [1.0, 2.0]]), "every case needs a value"),
     ],
 )

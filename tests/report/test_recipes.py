@@ -74,6 +74,9 @@ def test_it_is_said_in_page_tables_and_terminal(sweep):
     for where in (page, text, paper):
         assert f"Intervals and tests of base are {CONDITIONAL}" in where
     assert "| dpo    | 3 runs, seeds 0, 1, 2" in text and "sft → dpo" in text
+    assert "dpo & 3 runs, seeds 0, 1, 2 & " in paper and r"sft $\rightarrow$ dpo & by seed & " in paper
+    second = paper[paper.index(r"\label{tab:aloe-recipes}") :]
+    assert "By recipe" in second and "By recipe" not in paper.removesuffix(second) and paper.isascii()
     caption = table(report).caption.plain
     assert "dpo, 3 runs, seeds 0, 1, 2: " in caption and "recipe sft → dpo: " in caption
     assert "dpo-s0 → dpo-s1" not in caption and CONDITIONAL in caption

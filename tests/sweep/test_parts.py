@@ -78,11 +78,23 @@ def test_missing_ratings_are_asked_for_again(here, commands):
     assert go() == 4 and (here / "sweep/report.html").exists()
     del ends["benchmark"]
     assert go() == 0 and called.count("benchmark") == 2
-    ends["benchmark"] = (3, True)
-    (here / "sweep/sft-s0/checkpoints/4/params/weights").write_text("x")
-    (here / "sweep/dpo-s0/base.json").unlink()
-    with pytest.raises(AloeError, match="the benchmark stopped with status 3"):  # other weights: it is another one
+
+
+def test_a_benchmark_that_stops_has_no_report(here, commands):
+    _, ends = commands
+    ends["benchmark"] = (3, True)  # a limit
+    assert go() == 3 and not (here / "sweep/report.html").exists()
+    ends["benchmark"] = (1, True)
+    with pytest.raises(AloeError, match="the benchmark stopped with status 1; the same command goes on from there"):
         go()
+
+
+def test_other_weights_are_evaluated_again(here, commands):
+    called, _ = commands
+    go()
+    (here / "sweep/dpo-s0/checkpoints/4/params/weights").write_text("other weights")
+    go()
+    assert called.count("benchmark") == 2 and len(called) == 6
 
 
 def test_a_run_whose_beginning_was_trained_anew_is_refused(here, commands):

@@ -66,7 +66,7 @@ def test_variants_are_recipes_of_their_own_and_go_on(here):
         ({"train": {"dpo": {"config": "dpo.yaml", "start": "sft"}}}, "sft is no training before dpo; there are: none"),
         ({"train": {"a": {"config": "c"}, "b": {"config": "c", "start": "a", "once": True}}}, "a run for every seed"),
         ({"train": {"a": {"config": "c", "set": {"seed": 3}}}}, "what the sweep gives to every run"),
-        ({"train": {"a": {"config": "c", "vary": {"steps": []}}}}, "give several values, each once"),
+        ({"train": {"a": {"config": "c", "vary": {"steps": []}}}}, "give several different values"),
         ({"train": {"a": {"config": "c", "vary": {"steps": [1, 2]}, "set": {"steps": 3}}}}, "in one of them"),
     ],
 )
