@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Annotated, Literal
 
 import jinja2
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from aloe_jax.conversation import Message, Persona, is_whole
 from aloe_jax.errors import AloeError
@@ -131,6 +131,12 @@ class WrittenReply(_Speech):
     model_config = ConfigDict(title="Reply")
 
     reply: Spoken
+    _shortened: bool = PrivateAttr(default=False)  # no part of the form
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the responder wrote more than LONGEST_REPLY sentences twice, and this is the first of them."""
+        return self._shortened
 
 
 class Inferred(_Answer):
@@ -278,6 +284,12 @@ class Cast:
         `faithful` asks that all of the hint be honoured wherever it bears on the reply: with the whole persona
         as the hint, that is the reference line of a responder who knows everything.
         """
+        return self.written_reply(history, hint, seed, faithful).reply
+
+    def written_reply(
+        self, history: Sequence[Message], hint: tuple[str, str] | None, seed: int, faithful: bool = False
+    ) -> WrittenReply:
+        """`reply`, with whether it was shortened."""
         known, traits = hint or ("", "")
         inputs = {
             "history": list(history),
@@ -286,7 +298,7 @@ class Cast:
             "personality": traits,
             "faithful": faithful,
         }
-        return self._ask("responder", inputs, WrittenReply, seed, _short).reply
+        return self._ask("responder", inputs, WrittenReply, seed, _short)
 
     def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
         """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
@@ -383,7 +395,9 @@ def _short(answer: WrittenReply) -> tuple[WrittenReply, str]:
     cut = first_sentences(answer.reply, LONGEST_REPLY)
     if cut == answer.reply:
         return answer, ""
-    return WrittenReply(reply=cut), f"the reply has more than {LONGEST_REPLY} sentences"
+    short = WrittenReply(reply=cut)
+    short._shortened = True
+    return short, f"the reply has more than {LONGEST_REPLY} sentences"
 
 
 def _only_quoted(persona: Persona, answer: Inferred) -> tuple[Inferred, str]:

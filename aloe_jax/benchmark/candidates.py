@@ -167,9 +167,9 @@ class ResponderCandidate:
         history = [] if self.forgetful else dialogue.history()
         path: list[Message] = [*history, {"role": "user", "content": user}]
         try:
-            text = persistent(lambda s: self.cast.reply(path, hint, s, faithful=self.informed), seed)
+            written = persistent(lambda s: self.cast.written_reply(path, hint, s, faithful=self.informed), seed)
             # What a server cut off is no reply: the form of the answer has to be whole (`Cast`).
-            return CandidateReply(text, ended="stop")
+            return CandidateReply(written.reply, ended="shortened" if written.shortened else "stop")
         except RoleError as error:
             return NoReply(f"no reply: {str(error).replace('roles.responder', self._setting)}")
 

@@ -1,6 +1,7 @@
 """Replies with a defect that a mean rating hides: cut off, empty, said before in the same dialogue, or in a loop.
 
 cut       ended at `max_new_tokens`, or where the model's context was full, without an end of turn
+shortened a remote model's reply of which only the first sentences were kept, as many as its prompt allows
 empty     nothing but white space
 earlier   the words of an earlier reply of the same dialogue and no others, in their order, whatever their case and
           punctuation
@@ -19,6 +20,7 @@ from aloe_jax.benchmark.automatic import words_of
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.number_text import percent
 from aloe_jax.benchmark.results import ReplyEnd, StoredReplies
+from aloe_jax.roles import LONGEST_REPLY
 
 CUT: tuple[ReplyEnd, ...] = ("max_new_tokens", "length")
 LONGEST, TIMES, LEAST = 10, 3, 12  # of a loop: words in its sequence, how often it stands there, words in all
@@ -36,6 +38,7 @@ def reply_defects(dialogues: Sequence[Dialogue]) -> StoredReplies:
         replies=len(replies),
         unknown=len(replies) - len(known),
         cut=_share([ended in CUT for ended in known]),
+        shortened=_share([ended == "shortened" for ended in known]),
         empty=_share([not reply.text.strip() for reply in replies]),
         earlier=_share(earlier),
         looping=_share(looping),
@@ -66,6 +69,7 @@ def defect_warnings(models: Mapping[str, StoredReplies | None], sampling: Mappin
             continue
         for share, what in (
             (found.cut, f"replies were cut; raise sampling.max_new_tokens{limit}"),
+            (found.shortened, f"replies had more than {LONGEST_REPLY} sentences and were shortened to them"),
             (found.empty, "replies are empty"),
             (found.repeated, "replies repeat themselves or an earlier one"),
         ):

@@ -31,8 +31,9 @@ FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
-# Why there is no more of a reply: an end of turn, a limit, a full context; unknown in what earlier versions stored.
-ReplyEnd = Literal["stop", "max_new_tokens", "length", "unknown"]
+# Why there is no more of a reply: an end of turn, a limit, a full context, or the number of sentences that the
+# responder's prompt allows, to which a remote model's reply was shortened; unknown in what earlier versions stored.
+ReplyEnd = Literal["stop", "max_new_tokens", "length", "shortened", "unknown"]
 
 
 def _defined(value: object) -> object:
@@ -160,12 +161,13 @@ class StoredTraining(StoredRecord):
 class StoredReplies(StoredRecord):
     """Shares of a model's replies with a defect (`aloe_jax.benchmark.defects`), None where there is no reply.
 
-    `cut` is of the replies of which it is known why they ended; of `unknown` it is not.
+    `cut` and `shortened` are of the replies of which it is known why they ended; of `unknown` it is not.
     """
 
     replies: int
     unknown: int
     cut: Number
+    shortened: Number
     empty: Number
     earlier: Number  # said before in the same dialogue
     looping: Number  # the same words over and over

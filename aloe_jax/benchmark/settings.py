@@ -60,7 +60,7 @@ class JudgingSettings(Section):
     # Before anything else the judges rate replies of known quality (`aloe_jax.benchmark.calibration`). require: one
     # that does not pass stops the run; report: it is only reported.
     calibrate: Literal["require", "report", "skip"] = "require"
-    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 24  # two to a conversation; that many are written
+    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 36  # two to a conversation; that many are written
     # Least rank correlation with the known quality: a condition besides the two paired tests.
     threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6
     # Models whose dialogues are also compared side by side, in both orders.
@@ -73,7 +73,7 @@ class JudgingSettings(Section):
         if self.calibrate != "skip" and (count < FEWEST_CALIBRATING or count % 2):
             raise ValueError(
                 f"calibration_personas: with {count} no judge can pass, or one person has nobody to share a "
-                f"conversation with; give an even number from {FEWEST_CALIBRATING} on (24 are written), or leave it out"
+                f"conversation with; give an even number from {FEWEST_CALIBRATING} on (36 are written), or leave it out"
             )
         return self
 

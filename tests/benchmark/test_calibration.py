@@ -26,7 +26,7 @@ from aloe_jax.roles import Cast, Rating, RoleError
 from aloe_jax.settings import load_settings
 from tests.players import SCRIPTED
 
-ALL = 24
+ALL = 36
 COMPARED = ("informed", "generic", "off_persona")
 
 
@@ -71,7 +71,7 @@ def test_the_simulated_judge_knows_its_world(tmp_path):
         assert found.passed and found.correlation > 0.95 and found.coverage == 1
         means = found.means()
         assert means["informed"] == 5 and means["off_persona"] == means["empty"] == 1
-        assert [order.p for order in found.orders] == [2**-12, 2**-12]
+        assert all(order.conversations == 18 and order.p < 0.001 for order in found.orders)
         require([found], 0.6)
 
 
@@ -88,7 +88,9 @@ def test_a_good_judge_passes(tmp_path, count):
     found = tried(tmp_path, rate, count=count)
     assert found.passed and found.ratings["generic"] == [3] * count
     for order in found.orders:
-        assert order.conversations == count // 2 and order.difference == 1 and order.p == 2 ** -(count // 2) <= LEVEL
+        assert order.conversations == count // 2 and order.difference == 1 and order.p <= LEVEL
+        if count < ALL:  # all flips of the signs
+            assert order.p == 2 ** -(count // 2)
 
 
 # Judges that the rank correlation alone lets pass, or that reward something that a good reply tends to have.
@@ -140,7 +142,7 @@ def test_the_rank_correlation_alone_lets_them_pass(tmp_path):
         ),
         (
             lambda persona, reply, seed: 6 - min(5, 2 * QUALITY[kind(persona, reply)] - 1),
-            "did not rate informed replies above generic ones over 12 conversations (p = 1, above 0.05",
+            "did not rate informed replies above generic ones over 18 conversations (p = 1, above 0.05",
         ),
         (
             by_kind(informed=5, generic=4, off_persona=4, ill_mannered=1, empty=1),
@@ -166,7 +168,7 @@ def test_conversations_without_all_ratings_are_left_out(tmp_path):
     found = tried(
         tmp_path, lambda p, reply, s: None if (p, kind(p, reply)) == (lost, "informed") else rate(p, reply, s)
     )
-    assert found.passed and [order.conversations for order in found.orders] == [11, 12]
+    assert found.passed and [order.conversations for order in found.orders] == [17, 18]
 
 
 def test_it_is_asked_for_once(tmp_path):
@@ -207,7 +209,7 @@ def test_the_written_replies_are_of_equal_length():
         lengths = [len(words_of(one.replies[kind])) for kind in COMPARED]
         assert max(lengths) - min(lengths) <= 4 and min(lengths) >= 25
         longer += lengths[0] > lengths[1]
-    assert 10 <= longer <= 14  # in the others the informed reply is the shorter one, or as long
+    assert 15 <= longer <= 21  # in the others the informed reply is the shorter one, or as long
     means = [fmean(len(words_of(one.replies[kind])) for one in known) for kind in COMPARED]
     assert means[0] == means[2] and abs(means[0] - means[1]) < 1
 
@@ -255,20 +257,26 @@ def test_good_judges_pass_and_blind_ones_fail():
     assert not any(passing(levels, ALL, 6) for levels in BLIND.values())
 
 
+# Shares of such judges that pass, by the number of people, as docs/benchmark.md states them: of 200 simulated ones.
+TRIALS = 200
+POWER = {
+    "by the rubric": {10: 0.255, 24: 0.90, 36: 0.985},
+    "a point apart": {10: 0.125, 24: 0.975, 36: 1.0},
+}
+
+
 @pytest.mark.soak
 def test_the_power_that_the_documentation_states():
-    trials = 200  # a share of 0.9 is then known to 0.04, two standard errors
-    for levels, stated in (
-        (GOOD["by the rubric"], POWER["by the rubric"]),
-        (GOOD["a point apart"], POWER["a point apart"]),
-    ):
+    for name, stated in POWER.items():
         for count, share in stated.items():
-            error = 2.6 * max(0.01, (share * (1 - share) / trials) ** 0.5)
-            assert passing(levels, count, trials, seed=1) == pytest.approx(share, abs=2 * error)
-    for levels in (*BLIND.values(), (4, 4.4, 2, 1.3, 1.0)):  # the last prefers generic replies
-        for count in POWER["by the rubric"]:
-            assert passing(levels, count, trials, seed=2) <= 0.01
-    assert passing((4.5, 3.3, 3.3, 1.3, 1.0), ALL, trials, seed=3) <= LEVEL + 0.04  # only one of the two orders is true
+            error = (2 * max(0.01, share * (1 - share)) / TRIALS) ** 0.5  # of the difference of two such shares
+            assert passing(GOOD[name], count, TRIALS, seed=1) == pytest.approx(share, abs=3 * error)
 
 
-POWER = {"by the rubric": {10: 0, 24: 0, 48: 0}, "a point apart": {10: 0, 24: 0, 48: 0}}
+@pytest.mark.soak
+def test_bad_judges_do_not_pass_by_chance():
+    for levels in (*BLIND.values(), (4.0, 4.4, 2.0, 1.3, 1.0)):  # the last likes generic replies best
+        for count in (10, ALL):
+            assert passing(levels, count, TRIALS, seed=2) <= 0.01
+    # One of the two orders does not hold: the level of its test is the most that can pass, and three errors of 200.
+    assert passing((4.5, 3.3, 3.3, 1.3, 1.0), ALL, TRIALS, seed=3) <= LEVEL + 0.046

@@ -4,20 +4,23 @@ import json
 
 import pytest
 
-from aloe_jax.benchmark.candidates import ModelCandidate
+from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.defects import defect_warnings, loops, reply_defects
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn, Journal, digest
 from aloe_jax.benchmark.judge import JudgedReply, Vote
 from aloe_jax.benchmark.results import METRICS, TRANSCRIPTS, load_results, write_results
 from aloe_jax.benchmark.scoring import Talked
 from aloe_jax.llm.ledger import Ledger
+from aloe_jax.llm.protocol import Completion
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import render
 from aloe_jax.report.summary_table import table
 from aloe_jax.report.tables import latex, markdown
+from aloe_jax.roles import Cast
 from aloe_jax.sampling.generation import Generation
 from aloe_jax.sampling.settings import DrawSettings, SamplingSettings
 from tests.benchmark.test_dialogue import END, PERSONAS, Sampler, Session, Template, candidate, talk
+from tests.players import SCRIPTED
 from tests.report import sample
 
 
@@ -76,6 +79,28 @@ def test_the_sampler_s_reason_reaches_the_journal_and_comes_back(tmp_path):
     sampler.session = lambda batch: Full(sampler, batch)
     cut = ModelCandidate(folder, SamplingSettings(max_new_tokens=6), load=lambda path, sampling: (sampler, Template()))
     assert {e.reply.ended for one in talk(cut, tmp_path / "k", turns=2) for e in one.exchanges} == {"length"}
+
+
+def test_a_remote_reply_that_was_shortened_is_known_for_one(tmp_path):
+    class Wordy:
+        name = "wordy"
+
+        def __init__(self, sentences):
+            self.sentences = sentences
+
+        def complete(self, request):
+            return Completion(json.dumps({"reply": " ".join(["So it is."] * self.sentences)}))
+
+    for sentences, ended in ((3, "stop"), (4, "shortened")):
+        with Ledger(tmp_path / f"j{sentences}") as ledger:
+            cast = Cast(SCRIPTED, ledger, only=("responder",), model=lambda role, name, n=sentences: Wordy(n))
+            (reply,) = ResponderCandidate(cast, {"model": "m"}).reply([Dialogue(PERSONAS[0])], ["hi"], [0])
+        assert reply == CandidateReply("So it is. So it is. So it is.", ended=ended)
+    found = reply_defects([dialogue(reply)])
+    assert (found.cut, found.shortened) == (0, 1)
+    assert list(defect_warnings({"m": found}, {})) == [
+        "m: 100% of its replies had more than 3 sentences and were shortened to them"
+    ]
 
 
 def test_an_old_journal_opens_and_does_not_know_why_replies_ended(tmp_path):

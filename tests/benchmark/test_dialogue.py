@@ -17,7 +17,7 @@ from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import UnavailableError
 from aloe_jax.llm.settings import RolesSettings
 from aloe_jax.models.fingerprint import fingerprint
-from aloe_jax.roles import RoleError
+from aloe_jax.roles import RoleError, WrittenReply
 from aloe_jax.sampling.generation import Generation
 from aloe_jax.sampling.settings import SamplingSettings
 
@@ -38,8 +38,8 @@ class Cast:
             raise RoleError("user: unusable answer twice")
         return number([persona.model_dump(), history, seed])[:4]
 
-    def reply(self, history, hint, seed, faithful=False):
-        return number([history, hint, seed, faithful])[:5]
+    def written_reply(self, history, hint, seed, faithful=False):
+        return WrittenReply(reply=number([history, hint, seed, faithful])[:5])
 
 
 class Template:
@@ -318,10 +318,10 @@ def test_an_error_of_a_user_ends_the_run_and_keeps_what_is_done(model, tmp_path)
 
 def test_a_candidate_that_cannot_reply_stops_its_own_case_only(tmp_path):
     class Blocked(Cast):
-        def reply(self, history, hint, seed, faithful=False):
+        def written_reply(self, history, hint, seed, faithful=False):
             if len(history) == 5 and history[0]["content"] == first:
                 raise RoleError("responder: blocked reply")
-            return super().reply(history, hint, seed, faithful)
+            return super().written_reply(history, hint, seed, faithful)
 
     whole = talk(ResponderCandidate(Cast(), {"model": "y"}), tmp_path / "whole")
     first = whole[1].exchanges[0].user
