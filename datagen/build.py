@@ -19,7 +19,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
-from datagen.journal import is_simulated
+from datagen.journal import is_simulated, open_skips
 from datagen.look.card import card, write_card
 from datagen.output_files import alone
 from datagen.personas import Personas, recorded_personas
@@ -59,7 +59,9 @@ def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int
         written = {}
         for name, splits in (("aloe_personas", described), ("aloe_trees", records)):
             written[write_tfds(name, splits, root, provenance)] = {split: len(part) for split, part in splits.items()}
-        write_card(root / "README.md", card(people, trees, provenance, name=Path(settings.output).name))
+        planned, skipped = settings.conversations.count, open_skips(ledger)
+        name = Path(settings.output).name
+        write_card(root / "README.md", card(people, trees, provenance, name=name, planned=planned, skipped=skipped))
     return written
 
 

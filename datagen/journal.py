@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
 from pydantic import BaseModel
 
+from aloe_jax.coverage import whole_reason
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import Budget
 from aloe_jax.llm.ledger import Ledger
@@ -45,6 +47,13 @@ class Skip(BaseModel):
 def recorded_skips(ledger: Ledger) -> list[Skip]:
     """All of them, in the order in which they were noted."""
     return [ledger.read(Skip, SKIP, id, record) for id, record in ledger.all(SKIP).items()]
+
+
+def open_skips(ledger: Ledger) -> Counter[str]:
+    """How many conversations are given up as yet, by the reason of the last run that tried them, the most first."""
+    finished = ledger.all(CONVERSATION).keys()
+    last = {skip.conversation: skip.reason for skip in recorded_skips(ledger)}
+    return Counter(whole_reason(reason) for name, reason in last.items() if name not in finished)
 
 
 def same_settings(path: Path, what: str, recorded: dict[str, object], wanted: dict[str, object]) -> None:

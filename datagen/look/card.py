@@ -10,8 +10,11 @@ from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
 from datagen.kinship import same_family
-from datagen.look.quality import LABELS, Quality, measure
+from datagen.look.clustered import Clusters
+from datagen.look.markdown import table
+from datagen.look.quality import LABELS, Quality, intervals, measure
 from datagen.look.stats import NONE, turn_rows
+from datagen.look.verifier_text import verifier_text
 from datagen.personas import Personas
 from datagen.pool.survey import survey
 
@@ -29,7 +32,6 @@ _ABOUT = (
     "in context. It is made for training models to *interact to align*, in the manner of "
     "[arXiv 2410.03642](https://arxiv.org/abs/2410.03642)."
 )
-_NUMERIC = f"0123456789-${NONE}"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
@@ -39,11 +41,14 @@ def card(
     provenance: Mapping[str, object],
     *,
     name: str,
+    planned: int | None = None,
+    skipped: Mapping[str, int] | None = None,
 ) -> str:
     """The card of the data sets of one run, as Markdown with YAML front matter.
 
     `personas` and `conversations` are by split, `provenance` is what the data sets store (simulated, seed, roles:
-    role -> settings).
+    role -> settings). `planned`: how many conversations were to be written, and `skipped` how many of them were given
+    up, by reason; None where the journal is not at hand.
     Raises ValueError when there are no conversations.
     """
     trees = [tree for part in conversations.values() for tree in part]
@@ -58,7 +63,8 @@ def card(
         _contents(personas, conversations),
         _making(provenance, hinted=any(turn.hinted for tree in trees for turn in tree.turns)),
         _turns(trees),
-        _quality(measured),
+        verifier_text(trees, planned, skipped),
+        _quality(measured, trees),
         _coverage(personas, trees, measured),
         _loading(conversations),
         _limits(simulated),
@@ -110,13 +116,31 @@ def _contents(personas: Mapping[str, Sequence[Persona]], conversations: Mapping[
     ]
     sections = ["## Contents"]
     if people:
-        sections.append(_rows(("personas, split", "personas", "profiles", "personalities"), people))
-    sections.append(_rows(("conversations, split", "conversations", "profiles", "turns", "pairs", "forked"), trees))
+        sections.append(table(("personas, split", "personas", "profiles", "personalities"), people))
+    sections.append(table(("conversations, split", "conversations", "profiles", "turns", "pairs", "forked"), trees))
     sections.append(
-        "The benchmark's personas share no profile and no personality with training; the validation conversations "
-        "share no profile with it."
+        "The benchmark's personas share no profile and no personality with training." + _shared(conversations)
     )
     return "\n\n".join(sections)
+
+
+def _shared(conversations: Mapping[str, Sequence[Conversation]]) -> str:
+    """What training and validation have in common."""
+    if not {"train", "validation"} <= conversations.keys():
+        return ""
+    ways = {"profile": Personas.profile_id, "personality": Personas.personality_id}
+    found = {
+        what: [{way(tree.persona) for tree in conversations[split]} for split in ("train", "validation")]
+        for what, way in ways.items()
+    }
+    profiles, traits = (f"{len(train & held):,} of {len(held):,}" for train, held in found.values())
+    return (
+        f" Of the validation conversations' profiles {profiles} are in training too, of their personalities {traits}: "
+        "a validation loss is of people whom training has not met, with manners that it has."
+        if not found["profile"][0] & found["profile"][1]
+        else f" Of the validation conversations' profiles {profiles} are in training too, of their personalities "
+        f"{traits}: a validation loss says little of people whom training has not met."
+    )
 
 
 def _making(provenance: Mapping[str, object], hinted: bool) -> str:
@@ -136,7 +160,7 @@ def _making(provenance: Mapping[str, object], hinted: bool) -> str:
         "in random order.",
     ]
     if shown:
-        lines.append(_rows(("role", "model", "temperature"), shown))
+        lines.append(table(("role", "model", "temperature"), shown))
     models = {role: roles[role].get("model") for role in _TITLES if role in roles} if isinstance(roles, dict) else {}
     if sentence := same_family(models):
         lines.append(f"**Judged by its own kind**: {sentence}.")
@@ -151,17 +175,20 @@ def _turns(trees: Sequence[Conversation]) -> str:
             "## Turn by turn",
             "Means in words; then the share of turns where the reply written with the hint is the preferred one, and "
             "where the dialogue went on from the preferred reply.",
-            _rows(("turn", "turns", *words, "hint preferred", "preferred continued"), turn_rows(trees)),
+            table(("turn", "turns", *words, "hint preferred", "preferred continued"), turn_rows(trees)),
         ]
     )
 
 
-def _quality(quality: Quality) -> str:
+def _quality(quality: Quality, trees: Sequence[Conversation]) -> str:
     first, last = quality.turns[0], quality.turns[-1]
+    ends = intervals(quality, Clusters.of(trees))
     rows = [
         (
             label.label,
-            *(label.written(getattr(measures, label.name)) for measures in (quality.overall, first, last)),
+            label.written(getattr(quality.overall, label.name)),
+            label.reach(*ends[label.name]),
+            *(label.written(getattr(measures, label.name)) for measures in (first, last)),
             label.help,
         )
         for label in LABELS
@@ -170,8 +197,9 @@ def _quality(quality: Quality) -> str:
         [
             "## Quality",
             "Measured on word counts, without a language model: good for comparing data sets and for finding odd "
-            "conversations, no judgement of a text.",
-            _rows(("measure", "mean", "first turn", "last turn", "what it is"), rows),
+            "conversations, no judgement of a text. Means are over conversations; their 95% intervals know that "
+            "conversations share profiles and personalities.",
+            table(("measure", "mean", "95% interval", "first turn", "last turn", "what it is"), rows),
         ]
     )
 
@@ -195,7 +223,7 @@ def _coverage(personas: Mapping[str, Sequence[Persona]], trees: Sequence[Convers
             f"{used:,} of {trained:,} training personas have a conversation. At the last turn the inferred persona "
             f"states {revealed.written(quality.turns[-1].revealed)} of a persona's sentences. What the profiles "
             "say, found by patterns (a survey, not a census):",
-            _rows(("attribute", "found in", "most frequent"), rows),
+            table(("attribute", "found in", "most frequent"), rows),
         ]
     )
 
@@ -242,7 +270,7 @@ Intended for research on models that adapt to one person over a conversation: su
 replies, direct preference optimisation on the pairs, and tests of both on personas that were held out.
 
 - Nobody in it is a person. Users, replies and preferences were written by {who}; a preference says what the verifier
-  took a persona to like, and carries its biases towards length, tone and position.
+  took a persona to like, and carries its biases towards length and position (measured above) and tone.
 - Personas are invented, yet follow stereotypes of age, gender and work; look at the coverage above and at the texts
   before drawing conclusions about groups. Do not use the data to infer traits of real people.
 - A reply can state what the user has not revealed (persona leakage), repeat itself, or drift; the measures above find
@@ -257,16 +285,3 @@ def _citation() -> str:
         "## Citation\n\nThe method is that of [arXiv 2410.03642](https://arxiv.org/abs/2410.03642):\n\n"
         f"```bibtex\n{reference}\n```"
     )
-
-
-def _rows(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; columns of numbers to the right."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    numeric = [all(not cell or cell[0] in _NUMERIC for cell in column) for column in zip(*cells, strict=True)]
-    rule = ["---:" if right else "---" for right in numeric or [False] * len(heads)]
-    return "\n".join(_line(row) for row in [heads, rule, *cells])
-
-
-def _line(cells: Sequence[str]) -> str:
-    # A bar or a line break in a text would end the cell.
-    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from aloe_jax.conversation import Branch, Conversation
+from datagen.look.clustered import Clusters, ratio
 from datagen.look.sentences import content_words, sentences, stems, words
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Label:
         if np.isnan(value):
             return "\u2013"
         return {"share": f"{value:.1%}", "words": f"{value:.1f}", "distance": f"{value:.2f}"}[self.unit]
+
+    def reach(self, low: float, high: float) -> str:
+        """An interval, a dash where there is none."""
+        return "\u2013" if np.isnan(low) else f"{self.written(low)} to {self.written(high)}"
 
 
 LABELS = (
@@ -132,6 +137,18 @@ def measure(conversations: Sequence[Conversation]) -> Quality:
         turns=[_measures(row) for row in _means(table, depths, depths.max() + 1)],
         leaks=leaks,
     )
+
+
+def intervals(quality: Quality, clusters: Clusters) -> dict[str, tuple[float, float]]:
+    """95% intervals of the means over conversations, by measure, for conversations that share people (clustered.py)."""
+    table = np.array([[getattr(one, name) for name in NAMES] for one in quality.conversations])
+    found = {}
+    for name, values in zip(NAMES, table.T, strict=True):
+        known = ~np.isnan(values)
+        most = np.inf if name.endswith("words") else 1.0
+        share = ratio(np.where(known, values, 0.0), known, clusters, most=most)
+        found[name] = share.low, share.high
+    return found
 
 
 def _measures(row: np.ndarray) -> Measures:

@@ -11,10 +11,10 @@ from statistics import fmean
 from rich.table import Table
 
 from aloe_jax.conversation import Conversation, Turn
-from aloe_jax.coverage import whole_reason
 from aloe_jax.llm.ledger import Ledger
 from datagen.conversations import plan, recorded_conversations
-from datagen.journal import BATCH, CONVERSATION, recorded_skips
+from datagen.journal import BATCH, CONVERSATION, open_skips
+from datagen.look.biases import length_bias, position_bias
 from datagen.look.quality import LABELS, Quality, measure
 from datagen.personas import Draw, Personas, recorded_draw, recorded_personas
 from datagen.pool import survey
@@ -87,13 +87,9 @@ def tables(ledger: Ledger, settings: DatagenSettings) -> list[Table]:
         shown.append(_turn_table(conversations, len(planned)))
         if conversations:
             shown.append(quality_table(measure(conversations)))
-    skips = recorded_skips(ledger)
-    if skips:
-        finished = ledger.all(CONVERSATION).keys()
-        open_skips = {skip.conversation: skip.reason for skip in skips}
-        reasons = Counter(whole_reason(why) for name, why in open_skips.items() if name not in finished)
-        if reasons:
-            shown.append(_table("Conversations skipped", ("reason", "count"), reasons.most_common()))
+            shown.append(bias_table(conversations))
+    if reasons := open_skips(ledger):
+        shown.append(_table("Conversations skipped", ("reason", "count"), reasons.most_common()))
     shown.append(_call_table(ledger))
     faults = [
         (*_parts(name), fault, count) for name, kinds in ledger.faults().items() for fault, count in kinds.items()
@@ -109,6 +105,18 @@ def quality_table(quality: Quality) -> Table:
     measured = [*((str(depth), measures) for depth, measures in enumerate(quality.turns, 1)), ("mean", quality.overall)]
     rows = [(turn, *(label.written(getattr(measures, label.name)) for label in labels)) for turn, measures in measured]
     return _table("Quality", ("turn", *(label.label for label in labels)), rows)
+
+
+def bias_table(conversations: Sequence[Conversation]) -> Table:
+    """What preferences go with besides the persona, with 95% intervals: length, and position before the verifier."""
+    length, position = length_bias(conversations), position_bias(conversations)
+    rows: list[tuple[object, ...]] = [
+        ("the longer reply is preferred", length.longer.written(), length.unequal),
+        *((f"at turn {turn}", share.written(), share.count) for turn, share in enumerate(length.by_turn, 1)),
+        ("the reply read first is preferred", position.first.written(), position.recorded),
+        ("pairs redrawn for a contradiction", "", position.redrawn),
+    ]
+    return _table("The verifier", ("", "share", "of pairs"), rows)
 
 
 def _pool_table(ledger: Ledger, record: Draw, personas: Personas) -> Table:

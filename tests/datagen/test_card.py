@@ -61,6 +61,9 @@ def test_the_body_states_the_data():
         "6 of 6 training personas have a conversation",
         "Seed: 7.",
         "once with that as a hidden hint and once without",
+        "profiles 0 of 1 are in training too, of their personalities 2 of 2",
+        "## What the preferences go with",
+        "| measure | mean | 95% interval |",
     ):
         assert line in body
     assert "no part in it" not in body
