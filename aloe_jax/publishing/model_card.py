@@ -194,7 +194,7 @@ def _results(scores: dict[str, JSON] | None) -> Iterator[str]:
         return
     yield "## ALOE benchmark"
     yield ""
-    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% bootstrap intervals."
+    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% intervals."
     yield ""
     yield "| metric | value | from | to |"
     yield "| --- | --- | --- | --- |"

@@ -16,7 +16,7 @@ from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
-from aloe_jax.report import payload, pictures, svg, tables
+from aloe_jax.report import inference, payload, pictures, svg, tables
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
@@ -62,6 +62,7 @@ def render(report: Report) -> str:
             stacks=pictures.stacks(report),
             forest=pictures.forest(report.pairs),
             coarse=_coarse(report),
+            inference=inference,
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],
@@ -116,6 +117,8 @@ def missing(numbers: ModelResults) -> list[str]:
         found.append(f"{stopped} stopped early: {_reasons(numbers.stopped.values())}")
     if numbers.votes_coverage < 1 and not numbers.complete:
         found.append(f"{number_text.percent(numbers.votes_coverage)} of the votes asked for are there")
+    if bounds := inference.bounds_said(numbers):
+        found.append(bounds)
     return found
 
 
