@@ -69,7 +69,8 @@ def draw(profiles: int, personalities: int, settings: DatagenSettings) -> dict[s
     """Draw (profile, personality) numbers for the splits `train` and `benchmark`.
 
     Benchmark profiles and personalities are held out first, so the splits share neither. A training profile
-    gets `personalities_per_profile` different personalities.
+    gets `personalities_per_profile` different personalities. The held-out ones are crossed, or with
+    `benchmark_pairing: distinct` paired one to one.
     """
     wanted = settings.personas
     rng = random.Random(derive_seed(settings.seed, "draw"))
@@ -80,10 +81,12 @@ def draw(profiles: int, personalities: int, settings: DatagenSettings) -> dict[s
     for profile in range(profiles):
         if profile not in set(held_profiles):
             train += [(profile, trait) for trait in sorted(rng.sample(free, wanted.personalities_per_profile))]
-    return {
-        "train": train,
-        "benchmark": [(profile, trait) for profile in held_profiles for trait in held_personalities],
-    }
+    if wanted.benchmark_pairing == "distinct":
+        rng.shuffle(held_personalities)
+        benchmark = list(zip(held_profiles, held_personalities, strict=True))
+    else:
+        benchmark = [(profile, trait) for profile in held_profiles for trait in held_personalities]
+    return {"train": train, "benchmark": benchmark}
 
 
 def pool_sizes(settings: DatagenSettings) -> dict[Kind, int]:
@@ -181,7 +184,10 @@ def recorded_pools(ledger: Ledger, settings: DatagenSettings) -> dict[Kind, Text
 def _shaping(settings: DatagenSettings) -> dict[str, object]:
     """The settings that decide who the personas are, by dotted name."""
     shaping: dict[str, object] = {"seed": settings.seed}
-    for key, value in settings.personas.model_dump(exclude={"patience"}).items():
+    leave = {"patience"}
+    if settings.personas.benchmark_pairing == "crossed":  # journals from before there was another do not name it
+        leave.add("benchmark_pairing")
+    for key, value in settings.personas.model_dump(exclude=leave).items():
         shaping[f"personas.{key}"] = value
     for key, value in settings.roles.persona_writer.shaping().items():
         shaping[f"roles.persona_writer.{key}"] = value

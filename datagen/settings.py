@@ -15,6 +15,9 @@ from aloe_jax.storage.files import is_remote
 
 register(POLICY)
 
+# Benchmark people. crossed: every profile with every personality. distinct: every one has a profile and a personality
+# of their own, which detects smaller differences with as many people (docs/benchmark.md).
+BenchmarkPairing = Literal["crossed", "distinct"]
 Branching = Literal["random", "both"]  # which replies of a turn the user answers
 
 
@@ -26,6 +29,7 @@ class PersonasSettings(Section):
     personalities_per_profile: Thousands = 10
     benchmark_profiles: Thousands = 20
     benchmark_personalities: Thousands = 5
+    benchmark_pairing: BenchmarkPairing = "crossed"
     seeds: PathText | None = (
         None  # directory with profiles.txt and personalities.txt, one a line; None: the built-in ones
     )
@@ -35,6 +39,16 @@ class PersonasSettings(Section):
     vector_model: str | None = None  # the embedding model, for instance gemini-embedding-001 or all-MiniLM-L6-v2
     similarity: Fraction = 0.6  # cosine above which a candidate is a duplicate; `calibrate` finds one for `vectors`
     patience: Thousands = 20  # calls in a row without a new member before the pool counts as saturated
+
+    @model_validator(mode="after")
+    def _one_each(self) -> PersonasSettings:
+        if self.benchmark_pairing == "distinct" and self.benchmark_profiles != self.benchmark_personalities:
+            raise ValueError(
+                f"benchmark_pairing: distinct pairs profiles and personalities one to one, there are "
+                f"{self.benchmark_profiles} and {self.benchmark_personalities}; give benchmark_profiles and "
+                "benchmark_personalities the same number"
+            )
+        return self
 
 
 class ConversationsSettings(Section):

@@ -1,10 +1,17 @@
 """Differences between models that talked with the same people: intervals, p-values, correction for many tests.
 
-Three numbers are compared: the average AL, IR, and AL at the last turn. Intervals are studentised bootstraps over
-cases (`aloe_jax.benchmark.intervals`), each resample taking the same cases from both models, so that what is common
-to a case cancels. P-values are those of the paired permutation test: under the hypothesis that it makes no difference
-which of the two models a case had, the models' names may be swapped case by case, which for complete ratings flips
-the signs of the cases' differences. Holm's method corrects them for all the tests of one list.
+Three numbers are compared: the average AL, IR, and AL at the last turn. Models are paired over the cells (case, turn)
+that both have a rating in, so that what is common to a case cancels and a model gains nothing by having no rating
+where its people are hard to please. That holds where it depends on people and turns which ratings are missing. Where a
+model's own failures decide, no calculation knows what is missing: the bounds (`aloe_jax.benchmark.missing`) say how far
+that could move a difference.
+
+Intervals and p-values follow the design of the cases (`aloe_jax.benchmark.case_design`). For distinct people:
+studentised bootstraps, and the paired permutation test: under the hypothesis that it makes no difference which of the
+two models a person had, the models' names may be swapped person by person, which flips the signs of the person's
+differences. For people who share profiles or personalities: Student's t (`aloe_jax.benchmark.shared_parts`), so that a
+model is better only where it would be so with other profiles and personalities. Holm's method corrects the p-values for
+all the tests of one list.
 """
 
 from __future__ import annotations
@@ -18,7 +25,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, summaries
-from aloe_jax.benchmark.intervals import Array, left_out, resamples, studentised
+from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.intervals import Array, design_intervals, design_p_values, left_out
+from aloe_jax.benchmark.missing import difference_bounds
 from aloe_jax.benchmark.results import Number, Statistic, StoredDifference
 from aloe_jax.errors import AloeError
 
@@ -26,36 +35,64 @@ STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
 def compare(
-    first: ArrayLike, second: ArrayLike, bootstrap: int = 2000, permutations: int = 10_000, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    bootstrap: int = 2000,
+    permutations: int = 10_000,
+    seed: int = 0,
+    design: CaseDesign | None = None,
 ) -> dict[Statistic, StoredDifference]:
     """Differences `second` − `first` of ratings [N, K], of the same cases in the same order; uncorrected.
 
-    Raises AloeError as `alignment_metrics` does, and when the shapes differ.
+    Without a `design` every case is of a person of its own. Raises AloeError as `alignment_metrics` does, and when the
+    shapes differ.
     """
     left, right = checked(first), checked(second)
     if left.shape != right.shape:
         raise AloeError(f"ratings: cannot pair {left.shape} with {right.shape}: rate the same cases")
-    cases = len(left)
+    both = ~np.isnan(left) & ~np.isnan(right)
+    bounds = difference_bounds(left, right)
+    cases = np.flatnonzero(both.any(axis=1))
+    value = low = high = p = np.full(len(STATISTICS), np.nan)
+    if len(cases):
+        people = (design or CaseDesign.distinct(len(left))).subset(cases.tolist())
+        table = np.where(both, right - left, np.nan)[cases]
 
-    def differences(weights: Array) -> Array:
-        return _of_levels(alignment_level(right, weights)) - _of_levels(alignment_level(left, weights))
+        def differences(weights: Array) -> Array:
+            return _of_levels(alignment_level(table, people.by_case(weights)))
 
-    value = differences(np.ones((1, cases)))[0]
-    span = HIGHEST - LOWEST
-    reach = np.array([span, 2 * span, span])
-    low, high = studentised(value, differences(left_out(cases)), resamples(cases, bootstrap, seed), -reach, reach)
-    swapped = _swapped_differences(left, right, _swaps(cases, permutations, seed))
-    p = _p_values(value, swapped)
+        value = differences(np.ones((1, people.people)))[0]
+        without = differences(left_out(people.people))
+        span = HIGHEST - LOWEST
+        reach = np.array([span, 2 * span, span])
+        low, high = design_intervals(value, without, people, bootstrap, seed, -reach, reach)
+        if people.kind == "distinct" or people.people < 2:
+            p = _p_values(value, _flipped(table, people.by_case(_signs(people.people, permutations, seed))))
+        else:
+            p = design_p_values(value, without, people)
     return {
         name: StoredDifference(
-            first="", second="", statistic=name, value=value[i], low=low[i], high=high[i], p=p[i], p_holm=p[i]
+            first="",
+            second="",
+            statistic=name,
+            value=value[i],
+            low=low[i],
+            high=high[i],
+            p=p[i],
+            p_holm=p[i],
+            cells=int(both.sum()),
+            bounds=bounds.get(name),
         )
         for i, name in enumerate(STATISTICS)
     }
 
 
 def compare_all(
-    tables: Mapping[str, ArrayLike], bootstrap: int = 2000, permutations: int = 10_000, seed: int = 0
+    tables: Mapping[str, ArrayLike],
+    bootstrap: int = 2000,
+    permutations: int = 10_000,
+    seed: int = 0,
+    design: CaseDesign | None = None,
 ) -> list[StoredDifference]:
     """Every two of the models in `tables` (name -> ratings [N, K]), in their order, with p-values after Holm.
 
@@ -64,7 +101,7 @@ def compare_all(
     found = [
         difference.model_copy(update={"first": first, "second": second})
         for first, second in itertools.combinations(tables, 2)
-        for difference in compare(tables[first], tables[second], bootstrap, permutations, seed).values()
+        for difference in compare(tables[first], tables[second], bootstrap, permutations, seed, design).values()
     ]
     corrected = holm([difference.p for difference in found])
     return [difference.model_copy(update={"p_holm": p}) for difference, p in zip(found, corrected, strict=True)]
@@ -86,27 +123,22 @@ def _of_levels(al: Array) -> Array:
     return np.stack([found["average"], found["ir"], al[:, -1]], axis=1)
 
 
-def _swapped_differences(left: Array, right: Array, swaps: Array) -> Array:
-    """Differences [S, 3] with the models' names swapped in the cases that `swaps` [S, N] marks with 1."""
-    kept = 1.0 - swaps
-
-    def mixed(own: Array, other: Array) -> Array:
-        rated = kept @ ~np.isnan(own) + swaps @ ~np.isnan(other)
-        total = kept @ np.nan_to_num(own) + swaps @ np.nan_to_num(other)
-        return np.where(rated > 0, total / np.maximum(rated, 1.0), np.nan)
-
-    return _of_levels(mixed(right, left)) - _of_levels(mixed(left, right))
+def _flipped(table: Array, signs: Array) -> Array:
+    """The statistics [S, 3] of differences [N, K] whose cases have these signs [S, N]."""
+    rated = (~np.isnan(table)).sum(axis=0)
+    total = signs @ np.nan_to_num(table)
+    return _of_levels(np.where(rated > 0, total / np.maximum(rated, 1), np.nan))
 
 
 def _p_values(value: Array, swapped: Array) -> Array:
-    """Two-sided p-values [M] of values [M] among swapped ones [S, M]; the observed names count as one more swap."""
+    """Two-sided p-values [M] of values [M] among those of swapped names [S, M], which the observed ones are one of."""
     with np.errstate(invalid="ignore"):
         extreme = (np.abs(swapped) >= np.abs(value) - 1e-12).sum(axis=0)
     return np.where(np.isnan(value), np.nan, (1 + extreme) / (1 + len(swapped)))
 
 
 @functools.lru_cache(maxsize=8)
-def _swaps(cases: int, count: int, seed: int) -> Array:
-    drawn = np.random.default_rng([seed, 1]).integers(0, 2, (count, cases)).astype(float)
+def _signs(people: int, count: int, seed: int) -> Array:
+    drawn = np.where(np.random.default_rng([seed, 1]).integers(0, 2, (count, people)) == 1, -1.0, 1.0)
     drawn.setflags(write=False)
     return drawn

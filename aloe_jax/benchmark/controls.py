@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from numpy.typing import ArrayLike
 
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.comparison import compare, holm
 from aloe_jax.benchmark.results import StoredDifference
 from aloe_jax.benchmark.settings import CandidateSettings
@@ -30,6 +31,7 @@ def control_differences(
     bootstrap: int = 2000,
     permutations: int = 10_000,
     seed: int = 0,
+    design: CaseDesign | None = None,
 ) -> list[StoredDifference]:
     """Every model under test against its own controls, of ratings [N cases, K turns] by name.
 
@@ -42,7 +44,7 @@ def control_differences(
         if (model := control_of(control, models)) is None:
             continue
         first, second = (control, model) if models[control].sees == "last_message" else (model, control)
-        by_statistic = compare(tables[first], tables[second], bootstrap, permutations, seed)
+        by_statistic = compare(tables[first], tables[second], bootstrap, permutations, seed, design)
         found += [one.model_copy(update={"first": first, "second": second}) for one in by_statistic.values()]
     corrected = holm([difference.p for difference in found])
     return [difference.model_copy(update={"p_holm": p}) for difference, p in zip(found, corrected, strict=True)]

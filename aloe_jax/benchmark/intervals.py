@@ -1,19 +1,22 @@
-"""95% intervals over cases: how far a number of the benchmark may be from what endless cases would give.
+"""95% intervals over people: how far a number of the benchmark may be from what endless people would give.
 
-A case is drawn with all its turns, because the turns of one dialogue depend on each other. Two methods, for S
-resamples of N cases:
+A case is taken with all its turns, because the turns of one dialogue depend on each other. What is independent follows
+from the design of the cases (`aloe_jax.benchmark.case_design`):
 
-`studentised` (bootstrap-t; Efron & Tibshirani 1993, chapter 12), for numbers that are means over cases or nearly so
-(AL, its average, IR, differences of these): a case's share in the number is its jackknife pseudo-value
-N·T − (N − 1)·T(without the case), which for a mean is the case's own value, whatever is missing elsewhere. In
-simulations of 100 cases with integer ratings these intervals hold the truth 93–96% of the time; percentile intervals
-are a little too narrow.
+Distinct people, for numbers that are means over cases or nearly so (AL, its average, IR, differences of these):
+`studentised` bootstrap (bootstrap-t; Efron & Tibshirani 1993, chapter 12) of S resamples of U people. A person's share
+in the number is its jackknife pseudo-value U·T − (U − 1)·T(without the person), which for a mean is the person's own
+value, whatever is missing elsewhere. In simulations of 100 cases with integer ratings these intervals hold the truth
+93–96% of the time; percentile intervals are a little too narrow.
+
+People who share profiles or personalities: Student's t with the standard errors of `aloe_jax.benchmark.shared_parts`,
+applied to the pseudo-values.
 
 `bias_corrected`, for numbers that are biased when computed from noisy means (N-IR, R²): the estimate less its
 bootstrap bias, plus and minus Student's quantile times the jackknife's standard error. Percentile intervals of R²
-never hold a true R² of 1: every resample adds noise, which only lowers it. These hold the truth 93–100% of the time
-where the trend of AL stands clear of its noise, and far less often (44–86%) where AL is nearly flat: there N-IR and R²
-say little.
+never hold a true R² of 1: every resample adds noise, which only lowers it. They hold the truth 90–100% of the time
+where the trend of AL is many standard errors from 0, and as rarely as 5% where it is just significant:
+`aloe_jax.benchmark.alignment` gives them in the first case only.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
+
+from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.shared_parts import Errors, mean_errors
 
 Array = NDArray[np.float64]
 
@@ -50,10 +56,10 @@ def left_out(cases: int) -> Array:
 def studentised(
     value: Array, without: Array, weights: Array, least: Array | float = -np.inf, most: Array | float = np.inf
 ) -> Array:
-    """Intervals [2, M] of M numbers: `value` [M], the same without each case [N, M], resamples [S, N].
+    """Intervals [2, M] of M numbers: `value` [M], the same without each person [U, M], resamples [S, U].
 
-    They are cut to `least` and `most`, what the numbers can be. NaN where a number is undefined, without some case
-    too, and where there are fewer than two cases.
+    They are cut to `least` and `most`, what the numbers can be. NaN where a number is undefined, without some person
+    too, and where there are fewer than two.
     """
     cases = len(without)
     if cases < 2 or not len(weights):
@@ -77,39 +83,90 @@ def studentised(
 
 
 def bias_corrected(
-    value: Array, without: Array, samples: Array, least: Array | float = -np.inf, most: Array | float = np.inf
+    value: Array,
+    without: Array,
+    samples: Array,
+    least: Array | float = -np.inf,
+    most: Array | float = np.inf,
+    design: CaseDesign | None = None,
 ) -> Array:
-    """Intervals [2, M]: `value` [M], the same without each case [N, M], and of resamples [S, M].
+    """Intervals [2, M]: `value` [M], the same without each person [U, M], and of resamples [S, M].
 
     They hold the value itself, and are cut to `least` and `most`. NaN where a number is undefined, or without some
-    case, or in more than half of the resamples.
+    person, or in more than half of the resamples. Without a `design` people are distinct.
     """
-    cases = len(without)
-    if cases < 2 or not len(samples):
+    people = len(without)
+    if people < 2 or not len(samples):
         return np.full((2, len(value)), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns that are NaN throughout stay NaN
         centre = 2 * value - np.nanmean(samples, axis=0)
-    error = np.sqrt((cases - 1) / cases * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
-    reach = student_quantile(cases - 1) * error
+    reach = _reach(jackknife_errors(value, without, design or CaseDesign.distinct(people)))
     ends = np.stack([np.minimum(centre - reach, value), np.maximum(centre + reach, value)])
     rare = np.isnan(samples).mean(axis=0) > 0.5
     return np.where(rare | np.isnan(ends).any(axis=0), np.nan, np.clip(ends, least, most))
 
 
+def jackknife_errors(value: Array, without: Array, design: CaseDesign) -> Errors:
+    """Standard errors of `value` [M] from the same without each person [U, M]; NaN where some is undefined."""
+    people = len(without)
+    error, freedom = mean_errors(people * (value - without) + without, design)
+    return Errors(np.where(np.isnan(without).any(axis=0) | np.isnan(value), np.nan, error), freedom)
+
+
+def design_intervals(
+    value: Array,
+    without: Array,
+    design: CaseDesign,
+    count: int,
+    seed: int,
+    least: Array | float = -np.inf,
+    most: Array | float = np.inf,
+) -> Array:
+    """Intervals [2, M] of `value` [M], the same without each person [U, M], by what the people of `design` share.
+
+    Distinct people are resampled `count` times from `seed`. Cut to `least` and `most`; NaN as in `studentised`.
+    """
+    if design.kind == "distinct" or design.people < 2:
+        return studentised(value, without, resamples(design.people, count, seed), least, most)
+    reach = _reach(jackknife_errors(value, without, design))
+    return np.clip(np.stack([value - reach, value + reach]), least, most)
+
+
+def design_p_values(value: Array, without: Array, design: CaseDesign) -> Array:
+    """Two-sided p-values [M] of Student's t test that `value` is 0, of people who share profiles or personalities.
+
+    Where all people agree to the last digit there is no error to divide by: it is the sign test over people.
+    """
+    error, freedom = jackknife_errors(value, without, design)
+    flat = error <= _NOTHING
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * stdtr(freedom, -np.abs(value) / np.where(flat, 1.0, error))
+    certain = np.where(np.abs(value) <= _NOTHING, 1.0, 2.0 ** (1 - design.people))
+    return np.where(np.isnan(error), np.nan, np.where(flat, certain, p))
+
+
 def interval(
     statistic: Callable[[Array], Array],
-    cases: int,
+    design: CaseDesign,
     count: int,
     seed: int,
     least: Array | float = -np.inf,
     most: Array | float = np.inf,
 ) -> tuple[Array, Array]:
-    """Values [M] and studentised intervals [2, M] of a statistic of case weights: [S, N] -> [S, M]."""
-    value = statistic(np.ones((1, cases)))[0]
-    if cases < 2:
+    """Values [M] and intervals [2, M] of a statistic of weights of the cases of `design`: [S, N] -> [S, M]."""
+    people = design.people
+    value = statistic(design.by_case(np.ones((1, people))))[0]
+    if people < 2:
         return value, np.full((2, len(value)), np.nan)
-    return value, studentised(value, statistic(left_out(cases)), resamples(cases, count, seed), least, most)
+    without = statistic(design.by_case(left_out(people)))
+    return value, design_intervals(value, without, design, count, seed, least, most)
+
+
+def _reach(errors: Errors) -> Array:
+    """Half the width of Student's interval."""
+    quantile: Array = stdtrit(errors.freedom, 1 - (1 - CONFIDENCE) / 2)
+    return np.where(errors.error <= _NOTHING, 0.0, quantile * errors.error)
 
 
 def student_quantile(freedom: int, tail: float = (1 - CONFIDENCE) / 2) -> float:

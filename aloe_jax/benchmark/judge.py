@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -42,6 +42,13 @@ class JudgedReply:
         """The mean of the votes that there are; None where there is none."""
         given = [vote.rating for vote in self.votes if vote.rating is not None]
         return fmean(given) if given else None
+
+    def adjusted(self, leniency: Mapping[str, float]) -> float | None:
+        """The same where a vote is missing, less the `leniency` of the judges who gave the others, within 1 to 5."""
+        given = [vote.rating - leniency.get(vote.judge, 0.0) for vote in self.votes if vote.rating is not None]
+        if len(given) in (0, len(self.votes)):
+            return self.rating
+        return min(5.0, max(1.0, fmean(given)))
 
     @property
     def reason(self) -> str:
@@ -186,14 +193,40 @@ class Ratings:
             raise self._error
 
 
-def ratings_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int) -> Array:
-    """Ratings [N cases, K turns], the mean over the votes, with NaN for every missing one."""
+def ratings_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int, leniency: Mapping[str, float]) -> Array:
+    """Ratings [N cases, K turns], the mean over the votes (`JudgedReply.adjusted`), with NaN for every missing one."""
     table = np.full((len(verdicts), turns), np.nan)
     for case, row in enumerate(verdicts):
         for turn, verdict in enumerate(row):
-            if verdict.rating is not None:
-                table[case, turn] = verdict.rating
+            rating = verdict.adjusted(leniency)
+            if rating is not None:
+                table[case, turn] = rating
     return table
+
+
+def judge_leniency(verdicts: Iterable[JudgedReply]) -> dict[str, float]:
+    """How much higher every judge rates than the mean of all judges, from the replies that several of them rated.
+
+    The least-squares effects of the additive model rating = reply + judge, whose sum is 0. Judges with no common reply
+    cannot be compared: they get 0.
+    """
+    names: dict[str, int] = {}
+    normal, excess = np.zeros((0, 0)), np.zeros(0)
+    for verdict in verdicts:
+        for vote in verdict.votes:
+            names.setdefault(vote.judge, len(names))
+        if len(names) > len(excess):
+            more = len(names) - len(excess)
+            normal, excess = np.pad(normal, (0, more)), np.pad(excess, (0, more))
+        given = [(names[vote.judge], vote.rating) for vote in verdict.votes if vote.rating is not None]
+        if len(given) < 2:
+            continue
+        counts = np.bincount([judge for judge, _ in given], minlength=len(names)).astype(float)
+        sums = np.bincount([judge for judge, _ in given], [rating for _, rating in given], len(names))
+        normal += np.diag(counts) - np.outer(counts, counts) / len(given)
+        excess += sums - counts * sums.sum() / len(given)
+    found = np.linalg.lstsq(normal, excess, rcond=1e-9)[0] if names else excess  # the shortest: of sum 0
+    return {name: float(found[number]) for name, number in names.items()}
 
 
 def votes_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int) -> dict[tuple[str, int], Array]:

@@ -2,6 +2,9 @@
 
 A model wins a case with a judge when the judge prefers it in both orders; anything else is a tie, a judge who
 contradicts itself included. With several judges the case goes to the model that more of them give it to.
+
+The test is the sign test where people are distinct. Where they share profiles or personalities it is Student's t on
+wins less losses (`aloe_jax.benchmark.shared_parts`), and the win rate's interval is of the same kind.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.dialogue import Dialogue
-from aloe_jax.benchmark.intervals import Array, interval
+from aloe_jax.benchmark.intervals import Array, design_p_values, interval, left_out
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.results import Outcome, StoredSideBySide
 from aloe_jax.benchmark.runner import WorkerPool
@@ -76,13 +80,20 @@ def side_by_side(
     given = decided[~np.isnan(decided)]
     wins, losses = int((given > 0).sum()), int((given < 0).sum())
     value = low = high = math.nan
+    p = sign_test(wins, losses)
     if len(given):
+        people = CaseDesign.of(
+            [side.persona for side, one in zip(dialogues[0], decided, strict=True) if not math.isnan(one)]
+        )
 
         def win_rate(weights: Array) -> Array:
             return weights @ (given[:, None] + 1) / 2 / weights.sum(axis=1, keepdims=True)
 
-        point, ends = interval(win_rate, len(given), bootstrap, seed, 0.0, 1.0)
+        point, ends = interval(win_rate, people, bootstrap, seed, 0.0, 1.0)
         value, low, high = float(point[0]), float(ends[0, 0]), float(ends[1, 0])
+        if people.kind != "distinct" and people.people > 1:
+            without = win_rate(people.by_case(left_out(people.people)))
+            p = float(design_p_values(point - 0.5, without - 0.5, people)[0])
     return StoredSideBySide(
         first=names[0],
         second=names[1],
@@ -92,7 +103,7 @@ def side_by_side(
         win_rate=value,
         low=low,
         high=high,
-        p=sign_test(wins, losses),
+        p=p,
         shown_first=float(np.mean(first_shown)) if first_shown else math.nan,
         contradictions=turned / int(read.sum()) if read.any() else math.nan,
         coverage=sum(answer is not None for answer in answers.values()) / len(answers),

@@ -9,7 +9,9 @@ For every turn of a conversation tree the model is asked how likely it finds the
                          to the log-probability that the reference gives (Rafailov et al. 2023, arXiv 2305.18290)
     reward margin        the difference of these rewards in nats, without DPO's beta
 
-Equal numbers count half. Intervals are studentised bootstraps over conversations, whose pairs depend on each other.
+Equal numbers count half. A conversation is taken with all its pairs, which depend on each other, and conversations
+whose personas share profiles or personalities are not independent either: intervals are those of
+`aloe_jax.benchmark.intervals`, by the personas of the conversations.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ import jax
 import numpy as np
 
 from aloe_jax import __version__
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import Array, interval
 from aloe_jax.benchmark.preference_file import PREFERENCES, ModelScores, Preferences, TurnScores
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.benchmark.settings import PreferencesSettings
-from aloe_jax.conversation import Conversation
+from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.coverage import Coverage
 from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
@@ -112,8 +115,9 @@ def score_preferences(settings: PreferencesSettings) -> PreferenceResults:
             + (coverage.line() if paired else "there is none with two replies")
         )
     keys = [key for key in everyone[0] if key in shared]
+    personas = {one.id: one.persona for one in conversations}
     return PreferenceResults(
-        {name: summarise(scores, reference, keys, len(paired), settings) for name, scores in found.items()},
+        {name: summarise(scores, reference, keys, len(paired), settings, personas) for name, scores in found.items()},
         (coverage,),
     )
 
@@ -200,8 +204,9 @@ def summarise(
     keys: Sequence[PairKey],
     possible: int,
     settings: PreferencesSettings,
+    personas: Mapping[str, Persona | None],
 ) -> ModelScores:
-    """The numbers of one model over the pairs `keys`, of `possible` ones."""
+    """The numbers of one model over the pairs `keys`, of `possible` ones; `personas` by conversation."""
     table = np.array([_numbers(scores[key], reference[key] if reference else None) for key in keys])
     names = {conversation: number for number, conversation in enumerate(dict.fromkeys(c for c, _ in keys))}
     member = np.zeros((len(names), len(keys)))
@@ -211,7 +216,8 @@ def summarise(
     def means(weights: Array) -> Array:
         return weights @ sums / (weights @ counts)[:, None]
 
-    value, (low, high) = interval(means, len(names), settings.bootstrap, settings.seed)
+    design = CaseDesign.of([personas.get(conversation) for conversation in names])
+    value, (low, high) = interval(means, design, settings.bootstrap, settings.seed)
     undefined = np.isnan(table).any(axis=0)
     ends = np.where(undefined, np.nan, [value, low, high]).T  # [numbers, 3]
     estimates = {

@@ -35,8 +35,10 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 from aloe_jax.benchmark.alignment import alignment_level, checked, summaries
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import CONFIDENCE, Array, left_out
 from aloe_jax.benchmark.results import Statistic
+from aloe_jax.benchmark.shared_parts import mean_errors
 from aloe_jax.errors import AloeError
 
 _NOTHING = 1e-12  # a variance below this is rounding
@@ -57,6 +59,18 @@ VarianceOfMean = Callable[[Array], MeanVariance]  # of values [N cases]; NaN in 
 def independent_cases(values: Array) -> MeanVariance:
     """Of the mean of values [N] whose cases are drawn independently of each other; N is at least 2."""
     return MeanVariance(float(values.var(ddof=1)) / len(values), len(values) - 1)
+
+
+def cases_of_design(design: CaseDesign) -> VarianceOfMean:
+    """Of the mean of values [N] of the cases of `design`, whose people may share profiles or personalities."""
+
+    def variance(values: Array) -> MeanVariance:
+        person = np.array(design.person)
+        own = np.bincount(person, values) / np.bincount(person)
+        found = mean_errors(own[:, None], design)
+        return MeanVariance(float(found.error[0]) ** 2, float(found.freedom[0]))
+
+    return variance
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
+from aloe_jax.benchmark.case_design import DesignKind
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
@@ -26,6 +27,7 @@ from aloe_jax.storage.files import write_atomically
 FORMAT: Literal["aloe-benchmark"] = "aloe-benchmark"
 VERSION: Literal[2] = 2
 METRICS, TRANSCRIPTS = "metrics.json", "transcripts.jsonl"
+LOWEST, HIGHEST = 1.0, 5.0  # ratings
 
 FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.automatic`
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
@@ -67,7 +69,7 @@ class StoredTurn(StoredRecord):
     user: str
     reply: str
     item: str  # what the human-rating page calls this reply
-    rating: Number  # mean of the votes
+    rating: Number  # mean of the votes; of those that are there less their judges' leniency where some are missing
     reason: str
     votes: list[StoredVote]
     words: int
@@ -98,6 +100,13 @@ class StoredEstimate(StoredRecord):
     high: Number
 
 
+class StoredBounds(StoredRecord):
+    """The least and the most that a number could be if every missing rating were known: all between 1 and 5."""
+
+    least: float
+    most: float
+
+
 class Level(StoredRecord):
     """The alignment metrics of some ratings: of a model, of one judge, or of a group of cases.
 
@@ -115,10 +124,20 @@ class Level(StoredRecord):
     r2: StoredEstimate
     coverage_by_turn: list[float]  # share of the cases with a rating
     coverage: float
+    bounds: dict[Statistic, StoredBounds] = {}  # nothing where no rating is missing
+
+
+class StoredDesign(StoredRecord):
+    """Who the cases are of, which decided how intervals and p-values were computed."""
+
+    kind: DesignKind
+    people: int
+    profiles: int
+    personalities: int
 
 
 class CaseGroup(StoredRecord):
-    """The cases of one profile or of one personality."""
+    """The cases of one profile or of one personality; intervals take that profile or personality as given."""
 
     text: str  # the profile or the personality
     personas: list[str]
@@ -200,7 +219,7 @@ class ModelResults(Level):
 
 
 class StoredDifference(StoredRecord):
-    """A number of `second` minus that of `first`, paired over the cases, with its 95% interval."""
+    """A number of `second` minus that of `first`, with its 95% interval, over the ratings that both have."""
 
     first: str
     second: str
@@ -208,14 +227,17 @@ class StoredDifference(StoredRecord):
     value: Number
     low: Number
     high: Number
-    p: Number  # two-sided paired permutation test
+    p: Number  # two-sided, paired: a permutation test of distinct people, else Student's t (see `StoredDesign`)
     p_holm: Number  # corrected for all tests of this list; `p` itself where there is but one
+    cells: int | None = None  # (case, turn) in which both have a rating; None: stored before they were paired so
+    bounds: StoredBounds | None = None  # None where no rating is missing
 
 
 class StoredSideBySide(StoredRecord):
     """What judges prefer of two models' dialogues. Counts are cases; `win_rate` is of `second`, a tie counting half.
 
-    `p` is two-sided, of the sign test over the cases that are no ties. `shown_first` is the share of preferences
+    `p` is two-sided, of the sign test over the cases that are no ties, or Student's t where people share profiles or
+    personalities. `shown_first` is the share of preferences
     that went to the dialogue that was read first: 0.5 for a judge without a bias of position. `contradictions` is
     the share of (case, judge) in which swapping the order turned the preference round.
     """
@@ -309,6 +331,7 @@ class Results(StoredRecord):
     providers: dict[str, str]
     judges: list[str]
     votes: int  # of each judge on each reply
+    design: StoredDesign | None = None  # None: stored when every case was taken for a person of its own
     models: dict[str, ModelResults]
     differences: list[StoredDifference]  # between models under test
     controls: list[StoredDifference] = []  # of models under test and their own controls

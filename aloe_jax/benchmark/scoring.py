@@ -13,13 +13,14 @@ from aloe_jax import __version__
 from aloe_jax.benchmark.agreement import agreement
 from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.automatic import Measured, automatic, measure
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.controls import control_differences, control_of
 from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
+from aloe_jax.benchmark.judge import JudgedReply, judge_leniency, ratings_table, votes_table
 from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.rating.analysis import compare_with_people
 from aloe_jax.benchmark.rating.weights import whole_key
@@ -33,6 +34,7 @@ from aloe_jax.benchmark.results import (
     Results,
     StoredAgreement,
     StoredCalibration,
+    StoredDesign,
     StoredSideBySide,
     StoredTraining,
     StoredUsage,
@@ -73,11 +75,13 @@ class Checks:
 
 def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Talked], checks: Checks) -> Scored:
     """All numbers of a run. Raises AloeError for a file of human ratings that cannot be read."""
-    tables = {one.name: ratings_table(one.verdicts, settings.turns) for one in talked}
+    leniency = judge_leniency(verdict for one in talked for verdicts in one.verdicts for verdict in verdicts)
+    tables = {one.name: ratings_table(one.verdicts, settings.turns, leniency) for one in talked}
+    design = CaseDesign.of([dialogue.persona for dialogue in talked[0].dialogues])
     tested = {name: table for name, table in tables.items() if settings.models[name].under_test}
     measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
-    models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name]) for one in talked}
-    cases = {one.name: _cases(one, measured[one.name]) for one in talked}
+    models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name], design) for one in talked}
+    cases = {one.name: _cases(one, measured[one.name], leniency) for one in talked}
     results = Results(
         aloe_jax=__version__,
         complete=all(model.complete for model in models.values()),
@@ -85,9 +89,17 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         providers=providers(settings),
         judges=list(judges),
         votes=settings.judging.votes,
+        design=StoredDesign(
+            kind=design.kind,
+            people=design.people,
+            profiles=design.profiles,
+            personalities=design.personalities,
+        ),
         models=models,
-        differences=compare_all(tested, settings.bootstrap, settings.permutations, settings.seed),
-        controls=control_differences(tables, settings.models, settings.bootstrap, settings.permutations, settings.seed),
+        differences=compare_all(tested, settings.bootstrap, settings.permutations, settings.seed, design),
+        controls=control_differences(
+            tables, settings.models, settings.bootstrap, settings.permutations, settings.seed, design
+        ),
         side_by_side=list(checks.side_by_side),
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),
@@ -179,6 +191,7 @@ def _model(
     talked: Talked,
     table: Array,
     measured: Sequence[Sequence[Measured]],
+    design: CaseDesign,
 ) -> ModelResults:
     candidate = settings.models[talked.name]
     stopped = {dialogue.persona.id: dialogue.stopped for dialogue in talked.dialogues if dialogue.stopped}
@@ -189,7 +202,7 @@ def _model(
     by_judge = {name: _mean([own for (judge, _), own in votes.items() if judge == name], table) for name in judges}
     turns = range(settings.turns)
     record = {
-        **dict(_level(settings, table)),
+        **dict(_level(settings, table, design)),
         "kind": kind_of(candidate),
         "reference": candidate.scripted is not None,
         "sees": candidate.sees,
@@ -199,9 +212,9 @@ def _model(
         "votes_coverage": covered,
         "stopped": stopped,
         "histogram": [[int((every[:, :, turn] == rating).sum()) for rating in range(1, 6)] for turn in turns],
-        "judges": {name: _level(settings, own) for name, own in by_judge.items()},
-        "by_profile": _groups(settings, talked.dialogues, table, "profile"),
-        "by_personality": _groups(settings, talked.dialogues, table, "personality"),
+        "judges": {name: _level(settings, own, design) for name, own in by_judge.items()},
+        "by_profile": _groups(settings, talked.dialogues, table, design, "profile"),
+        "by_personality": _groups(settings, talked.dialogues, table, design, "personality"),
         "automatic": automatic(talked.dialogues, measured, _way(settings), settings.turns),
         "training": _training(candidate),
         "replies": reply_defects(talked.dialogues),
@@ -223,8 +236,8 @@ def _way(settings: EvaluateSettings) -> FactSearch:
     return "exact" if settings.roles.user.entry.simulated else "overlap"
 
 
-def _level(settings: EvaluateSettings, table: Array) -> Level:
-    return alignment_metrics(table, settings.bootstrap, settings.seed)
+def _level(settings: EvaluateSettings, table: Array, design: CaseDesign) -> Level:
+    return alignment_metrics(table, settings.bootstrap, settings.seed, design)
 
 
 def _mean(tables: Sequence[Array], like: Array) -> Array:
@@ -236,7 +249,11 @@ def _mean(tables: Sequence[Array], like: Array) -> Array:
 
 
 def _groups(
-    settings: EvaluateSettings, dialogues: Sequence[Dialogue], table: Array, part: Literal["profile", "personality"]
+    settings: EvaluateSettings,
+    dialogues: Sequence[Dialogue],
+    table: Array,
+    design: CaseDesign,
+    part: Literal["profile", "personality"],
 ) -> list[CaseGroup]:
     """The cases by profile or by personality, in the order of their first case."""
     members: dict[str, list[int]] = {}
@@ -244,13 +261,13 @@ def _groups(
         members.setdefault(getattr(dialogue.persona, part), []).append(case)
     groups = []
     for text, cases in members.items():
-        level = _level(settings, table[cases])
+        level = _level(settings, table[cases], design.subset(cases))
         ids = [dialogues[case].persona.id for case in cases]
         groups.append(CaseGroup(text=text, personas=ids, average=level.average, ir=level.ir))
     return groups
 
 
-def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]:
+def _cases(talked: Talked, measured: Sequence[Sequence[Measured]], leniency: Mapping[str, float]) -> list[Case]:
     found = []
     for dialogue, verdicts, counts in zip(talked.dialogues, talked.verdicts, measured, strict=True):
         turns = []
@@ -260,7 +277,7 @@ def _cases(talked: Talked, measured: Sequence[Sequence[Measured]]) -> list[Case]
                     "user": exchange.user,
                     "reply": exchange.reply.text,
                     "item": item_id(dialogue.persona, dialogue.path(turn), exchange.reply.text),
-                    "rating": verdict.rating,
+                    "rating": verdict.adjusted(leniency),
                     "reason": verdict.reason,
                     "votes": as_json(verdict.votes),
                     "words": counted.words,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aloe_jax.benchmark.calibration import QUALITY, calibrate, known_replies, require
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
+from aloe_jax.benchmark.case_design import CaseDesign, spread_cases
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
 from aloe_jax.benchmark.kinship import same_family
@@ -182,8 +183,11 @@ def check_model(key: str, directory: str) -> None:
 
 
 def read_cases(settings: EvaluateSettings) -> list[Persona]:
-    """The first `settings.cases` benchmark personas. Raises AloeError when there are fewer, or an id is repeated."""
-    personas = read_personas(settings.personas, "benchmark", limit=settings.cases)
+    """`settings.cases` of the benchmark personas, in their stored order, spread over profiles and personalities.
+
+    Raises AloeError when there are fewer, or an id is repeated.
+    """
+    personas = read_personas(settings.personas, "benchmark")
     if len(personas) < settings.cases:
         raise AloeError(
             f"{settings.personas}: has {len(personas)} benchmark personas, cases asks for {settings.cases}; "
@@ -194,4 +198,4 @@ def read_cases(settings: EvaluateSettings) -> list[Persona]:
         if persona.id in seen:
             raise AloeError(f"{settings.personas}: persona {persona.id} is there twice; give every persona its own id")
         seen.add(persona.id)
-    return personas
+    return [personas[case] for case in spread_cases(CaseDesign.of(personas), settings.cases)]

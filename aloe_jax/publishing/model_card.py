@@ -205,7 +205,7 @@ def _results(scores: dict[str, JSON] | None) -> Iterator[str]:
         return
     yield "## ALOE benchmark"
     yield ""
-    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% bootstrap intervals."
+    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% intervals."
     yield "Values are comparable with those of models that the same judge rated, and with no others."
     yield ""
     warnings = scores.get("same_family")

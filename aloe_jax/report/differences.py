@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
+from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
 from aloe_jax.benchmark.comparison import STATISTICS, compare, holm
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.results import Case, Results, StoredDifference
@@ -25,6 +26,7 @@ class ModelPair:
     cases: int  # over which they are paired
     turns: int
     by: Mapping[str, StoredDifference]
+    kind: DesignKind | None = "distinct"  # by which they were computed; None: by none, though people share parts
 
     def puts_above(self, better: str, worse: str, statistic: str) -> bool:
         """Whether the corrected test says that `better` is above `worse`."""
@@ -41,7 +43,9 @@ def significant(difference: StoredDifference) -> bool:
 
 
 def least_p(results: Results) -> float:
-    """The smallest corrected p-value that the tests of a run can have: it is bounded by their permutations."""
+    """The smallest corrected p-value that the tests of a run can have: of permutation tests, by their number."""
+    if results.design is not None and results.design.kind != "distinct":
+        return 0.0  # Student's t
     return min(1.0, len(results.differences) / (1 + (_count(results.settings, "permutations") or 0)))
 
 
@@ -51,8 +55,15 @@ def pairs_within(results: Results) -> list[ModelPair]:
     for difference in results.differences:
         found.setdefault((difference.first, difference.second), {})[difference.statistic] = difference
     models = results.models
+    kind = results.design.kind if results.design is not None else None
+    if (
+        kind is None
+        and CaseDesign.of([case.persona for case in next(iter(results.cases.values()), [])]).kind == "distinct"
+    ):
+        kind = "distinct"
     return [
-        ModelPair(first, second, models[first].cases, models[first].turns, by) for (first, second), by in found.items()
+        ModelPair(first, second, models[first].cases, models[first].turns, by, kind)
+        for (first, second), by in found.items()
     ]
 
 
@@ -65,11 +76,10 @@ def pairs_between[K](
     and corrected by Holm's method for all tests together. Permutations are at least as many as it takes for a
     corrected p-value of LEVEL / 2.
     """
-    draws = {
-        key: found for key in ("bootstrap", "permutations", "seed") if (found := _count(settings, key)) is not None
-    }
     tests = len(STATISTICS) * math.comb(len(models), 2)
-    draws["permutations"] = max(draws.get("permutations", 0), math.ceil(2 * tests / LEVEL))
+    bootstrap = _count(settings, "bootstrap") or 2000
+    permutations = max(_count(settings, "permutations") or 0, math.ceil(2 * tests / LEVEL))
+    seed = _count(settings, "seed") or 0
     made = []
     for first, second in combinations(models, 2):
         (left, longer), (right, other) = models[first], models[second]
@@ -84,8 +94,10 @@ def pairs_between[K](
                     rated[row, column] = np.nan if turn.rating is None else turn.rating
             return rated
 
-        made.append((first, second, len(shared), turns, compare(table(left), table(right), **draws)))
-    corrected = iter(holm([by[name].p for *_, by in made for name in STATISTICS]))
+        design = CaseDesign.of([left[key].persona for key in shared])
+        found = compare(table(left), table(right), bootstrap, permutations, seed, design)
+        made.append((first, second, len(shared), turns, found, design.kind))
+    corrected = iter(holm([by[name].p for *_, by, _ in made for name in STATISTICS]))
     return [
         ModelPair(
             first,
@@ -96,8 +108,9 @@ def pairs_between[K](
                 name: by[name].model_copy(update={"first": first, "second": second, "p_holm": next(corrected)})
                 for name in STATISTICS
             },
+            kind,
         )
-        for first, second, cases, turns, by in made
+        for first, second, cases, turns, by, kind in made
     ]
 
 

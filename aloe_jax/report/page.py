@@ -16,7 +16,7 @@ from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
-from aloe_jax.report import defects, equal_length, payload, pictures, svg, tables
+from aloe_jax.report import defects, equal_length, inference, payload, pictures, svg, tables
 from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
@@ -68,6 +68,7 @@ def render(report: Report) -> str:
             comparable=tables.COMPARABLE,
             defect_warnings=defects.warnings(report),
             lengths=equal_length.at_equal_length(report),
+            inference=inference,
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
             conditional=conditional_note(report.lone) if report.lone else "",
@@ -123,6 +124,8 @@ def missing(numbers: ModelResults) -> list[str]:
         found.append(f"{stopped} stopped early: {_reasons(numbers.stopped.values())}")
     if numbers.votes_coverage < 1 and not numbers.complete:
         found.append(f"{number_text.percent(numbers.votes_coverage)} of the votes asked for are there")
+    if bounds := inference.bounds_said(numbers):
+        found.append(bounds)
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, takewhile
 
@@ -123,10 +123,13 @@ def conditional_note(labels: Sequence[str]) -> str:
     )
 
 
-def recipes_of[K](models: Sequence[TrainedModel[K]], variance: VarianceOfMean = independent_cases) -> Recipes:
+def recipes_of[K](
+    models: Sequence[TrainedModel[K]],
+    variance_over: Callable[[Sequence[K]], VarianceOfMean] = lambda people: independent_cases,
+) -> Recipes:
     """The recipes that several of the models are runs of. A run that is there twice, by its seeds, counts once.
 
-    `variance` is that of a mean over cases. Differences are paired by seed where both recipes have the same seeds.
+    `variance_over` some people is that of a mean over them. Differences are paired by seed where both recipes have the same seeds.
     """
     groups: dict[tuple[str, str], dict[tuple[int, ...], TrainedModel[K]]] = {}
     for one in models:
@@ -135,8 +138,10 @@ def recipes_of[K](models: Sequence[TrainedModel[K]], variance: VarianceOfMean = 
     several = [list(group.values()) for group in groups.values() if len(group) > 1]
     several = [group for group in several if len(_people(group)) > 1]
     names = _names(several)
-    results = tuple(_result(name, group, variance) for name, group in zip(names, several, strict=True))
-    compared = [_pair(first, second, variance) for first, second in combinations(zip(results, several, strict=True), 2)]
+    results = tuple(_result(name, group, variance_over) for name, group in zip(names, several, strict=True))
+    compared = [
+        _pair(first, second, variance_over) for first, second in combinations(zip(results, several, strict=True), 2)
+    ]
     found = [pair for pair in compared if pair is not None]
     corrected = iter(holm([estimate.p for pair in found for estimate in pair.by.values()]))
     pairs = [
@@ -145,9 +150,12 @@ def recipes_of[K](models: Sequence[TrainedModel[K]], variance: VarianceOfMean = 
     return Recipes(results, tuple(pairs))
 
 
-def _result[K](name: str, group: Sequence[TrainedModel[K]], variance: VarianceOfMean) -> RecipeResult:
+def _result[K](
+    name: str, group: Sequence[TrainedModel[K]], variance_over: Callable[[Sequence[K]], VarianceOfMean]
+) -> RecipeResult:
     anew = _trained_anew(group)
     people = _people(group)
+    variance = variance_over(people)
     shares = _shares(group, people)
     stages = group[0].training.stages
     return RecipeResult(
@@ -164,7 +172,7 @@ def _result[K](name: str, group: Sequence[TrainedModel[K]], variance: VarianceOf
 def _pair[K](
     first: tuple[RecipeResult, Sequence[TrainedModel[K]]],
     second: tuple[RecipeResult, Sequence[TrainedModel[K]]],
-    variance: VarianceOfMean,
+    variance_over: Callable[[Sequence[K]], VarianceOfMean],
 ) -> RecipePair | None:
     """Over the people, and the cells, that all runs of both have; None where those are too few."""
     (left, ours), (right, theirs) = first, second
@@ -178,6 +186,7 @@ def _pair[K](
     if paired:
         theirs = [theirs_by[seeds] for seeds in ours_by]
     shares = _shares([*ours, *theirs], people)
+    variance = variance_over(people)
     by = {
         name: of_difference(values[:, : len(ours)], values[:, len(ours) :], paired=paired, variance=variance)
         for name, values in shares.items()

@@ -18,6 +18,7 @@ from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.equal_length import length_note
 from aloe_jax.report.gathering import Entry, Report
+from aloe_jax.report.inference import bounds_said, holds_for, intervals_said, tests_said, without_interval
 from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, said_runs
 
 COLUMNS = ("average", "ir", "n_ir", "r2")
@@ -59,7 +60,10 @@ def markdown(report: Report) -> str:
         parts += _markdown_recipes(report.recipes)
     said = notes(report)
     if report.pairs:
-        said.insert(1, "Differences: of the second model; bold where p < 0.05 after correction, over the same cases.")
+        said.insert(
+            1,
+            "Differences: of the second model; bold where p < 0.05 after correction, over the ratings that both have.",
+        )
     said += report.recipes.notes()
     parts.append("\n".join(f"- {_markdown_text(note)}" for note in said))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -108,12 +112,15 @@ def latex(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
-    said = ["Intervals: 95%, bootstrap over cases.", COMPARABLE]
+    said = [" ".join(part for part in (intervals_said(report), holds_for(report)) if part)]
+    said.append(COMPARABLE)
     if len(report.models) > 1:
         said.append(
-            "Bold: the best model of a column, where a paired permutation test over cases, corrected by Holm's method "
-            "for all tests, puts it above every other model (p < 0.05). N-IR and R² are not tested."
+            f"Bold: the best model of a column, where {tests_said(report)}, puts it above every other model "
+            "(p < 0.05). N-IR and R² are not tested."
         )
+    if bare := without_interval(report):
+        said.append(bare)
     if any(entry.numbers.reference for entry in report.entries):
         references = [entry.label for entry in report.entries if entry.numbers.reference]
         said.append(f"Reference lines, not under test: {listed(references)}.")
@@ -123,6 +130,7 @@ def notes(report: Report) -> list[str]:
         said.append(conditional_note(report.lone))
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
+        said += [f"{entry.label}, {bounds}." for entry in report.entries if (bounds := bounds_said(entry.numbers))]
     said += [f"{line}." for line in length_note(report)]
     said += [f"Warning: {line}." for line in warnings(report)]
     return said + _simulated(report)

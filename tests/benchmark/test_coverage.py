@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aloe_jax.benchmark.alignment import alignment_metrics, summaries
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.comparison import STATISTICS, compare, compare_all, holm
 from aloe_jax.benchmark.intervals import interval, left_out, resamples, student_quantile, studentised
 from aloe_jax.errors import AloeError
@@ -103,15 +104,18 @@ def test_the_test_is_the_sign_flip_test_of_the_cases_differences():
         assert found[name].p == pytest.approx(exact, abs=0.012)
 
 
-def test_missing_ratings_are_compared_as_the_headline_has_them():
+def test_models_are_compared_over_the_ratings_that_both_have():
     random = np.random.default_rng(2)
     one, two = draw(random, 2 + 0.2 * TURN), draw(random, 2 + 0.2 * TURN)
     one[random.random(one.shape) < 0.2] = np.nan
     two[0] = np.nan
+    both = ~np.isnan(one) & ~np.isnan(two)
     found = compare(one, two, permutations=500)
-    assert found["average"].value == pytest.approx(
-        alignment_metrics(two).average.value - alignment_metrics(one).average.value
-    )
+    left, right = (alignment_metrics(np.where(both, table, np.nan)) for table in (one, two))
+    assert found["average"].value == pytest.approx(right.average.value - left.average.value)
+    assert found["ir"].value == pytest.approx(right.ir.value - left.ir.value)
+    assert found["final"].value == pytest.approx(right.al[-1] - left.al[-1])
+    assert {one.cells for one in found.values()} == {int(both.sum())}
     assert found["average"].low < found["average"].value < found["average"].high
     two[:, -1] = np.nan
     found = compare(one, two, permutations=500)["final"]
@@ -154,7 +158,12 @@ def test_student_quantiles(freedom, quantile):
 
 def test_an_interval_of_a_mean_is_student_s():
     sample = np.random.default_rng(8).normal(3, 1, 200)
-    value, ends = interval(lambda weights: weights @ sample[:, None] / weights.sum(axis=1, keepdims=True), 200, 8000, 0)
+    value, ends = interval(
+        lambda weights: weights @ sample[:, None] / weights.sum(axis=1, keepdims=True),
+        CaseDesign.distinct(200),
+        8000,
+        0,
+    )
     half = student_quantile(199) * sample.std(ddof=1) / np.sqrt(200)
     assert value[0] == pytest.approx(sample.mean())
     assert ends[:, 0] == pytest.approx([sample.mean() - half, sample.mean() + half], abs=0.1 * half)

@@ -54,7 +54,7 @@ def test_an_unreadable_rating_is_missing_and_touches_no_other(tmp_path):
     assert [[v.rating for v in row] for row in verdicts] == [[2, None, 3], [5, 1, 4]]
     assert verdicts[0][0].reason == "for p0"
     assert "unusable" in verdicts[0][1].reason
-    table = ratings_table(verdicts, 4)
+    table = ratings_table(verdicts, 4, {})
     np.testing.assert_array_equal(table, [[2, np.nan, 3, np.nan], [5, 1, 4, np.nan]])
 
 
@@ -125,4 +125,4 @@ def test_the_mean_is_of_the_votes_that_there_are():
 
 
 def test_no_dialogue_no_rating():
-    assert np.isnan(ratings_table([[], [JudgedReply((Vote("j", 0, None, ""),))]], 2)).all()
+    assert np.isnan(ratings_table([[], [JudgedReply((Vote("j", 0, None, ""),))]], 2, {})).all()

@@ -30,7 +30,7 @@ class Player:
 
 
 def dialogues(*replies):
-    personas = [Persona(id=f"p{i}", profile="a", personality="b") for i in range(len(replies))]
+    personas = [Persona(id=f"p{i}", profile=f"a{i}", personality=f"b{i}") for i in range(len(replies))]
     return [
         Dialogue(persona, [DialogueTurn("hi", CandidateReply(text)) for text in row])
         for persona, row in zip(personas, replies, strict=True)

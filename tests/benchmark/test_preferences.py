@@ -130,6 +130,7 @@ def test_intervals_take_conversations_whole():
         list(scores),
         400,
         PreferencesSettings(output="o", data=HeldOutSettings(path="d"), models={"m": "x"}),
+        {},
     )
     half = 1.96 * 0.5 / np.sqrt(40)
     assert found.accuracy.value == 0.5

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from aloe_jax.benchmark.alignment import alignment_metrics
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.human_ratings import item_id
 from aloe_jax.benchmark.results import Results, as_json, load_results, write_results
 from aloe_jax.benchmark.settings import EvaluateSettings
@@ -66,7 +67,7 @@ def test_numbers_fit_the_transcripts(whole):
     for name, model in whole.models.items():
         cases = whole.cases[name]
         table = np.array([[turn.rating for turn in case.turns] for case in cases], float)
-        level = alignment_metrics(table, 100, 0).model_dump()
+        level = alignment_metrics(table, 100, 0, CaseDesign.of([case.persona for case in cases])).model_dump()
         assert model.average.model_dump() == level["average"] and model.al == level["al"]
         assert sum(map(sum, model.histogram)) == CASES * TURNS * 4
         assert set(model.judges) == {"strict", "kind"} and model.votes_coverage == 1

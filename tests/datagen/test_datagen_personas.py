@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.budget import BudgetError
@@ -97,6 +98,32 @@ def test_draw_is_disjoint_for_any_sizes(data):
         assert train.isdisjoint(held_out)
         assert train | held_out <= set(range(size))
     assert pairs == draw(*sizes, run)
+
+
+def test_benchmark_people_may_share_nothing_with_each_other():
+    wanted = PersonasSettings(
+        profiles=8, personalities=6, personalities_per_profile=2, benchmark_profiles=7, benchmark_personalities=7,
+        benchmark_pairing="distinct",
+    )  # fmt: skip
+    pairs = draw(15, 13, DatagenSettings(output="unused", personas=wanted))
+    profiles, personalities = zip(*pairs["benchmark"], strict=True)
+    assert len(set(profiles)) == len(set(personalities)) == len(pairs["benchmark"]) == 7
+    assert {one for one, _ in pairs["train"]}.isdisjoint(profiles)
+    assert {one for _, one in pairs["train"]}.isdisjoint(personalities)
+
+
+def test_distinct_people_need_as_many_personalities_as_profiles():
+    with pytest.raises(ValidationError, match="20 and 5; give benchmark_profiles and benchmark_personalities the same"):
+        PersonasSettings(benchmark_pairing="distinct")
+
+
+def test_journals_that_name_no_pairing_are_crossed(tmp_path, ledger):
+    settings = small_settings(tmp_path)
+    write_personas(ledger, Cast(settings.roles, ledger), settings, SEEDS)
+    assert "personas.benchmark_pairing" not in ledger.get("pool", "personas")["settings"]
+    people = settings.personas.model_copy(update={"benchmark_pairing": "distinct"})
+    with pytest.raises(AloeError, match=r"personas\.benchmark_pairing=None, the config says 'distinct'"):
+        recorded_personas(ledger, settings.model_copy(update={"personas": people}))
 
 
 def test_an_interrupted_pool_grows_into_the_same_pool(tmp_path, ledger):

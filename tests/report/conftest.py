@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from aloe_jax.benchmark.results import load_results
@@ -33,7 +35,7 @@ def both(runs):
 @pytest.fixture(scope="session")
 def clear(tmp_path_factory):
     """One run without gaps or scripts, whose second model is far above the first and level with the third in IR."""
-    people = sample.personas(20)
+    people = sample.strangers(20)
     spoken = [
         sample.talked("weak", people, 1.6),
         sample.talked("strong", people, 4.2),
@@ -42,6 +44,16 @@ def clear(tmp_path_factory):
     root = tmp_path_factory.mktemp("clear")
     sample.write_results(root, sample.results(spoken, provider="openai"))
     return gather([root])
+
+
+@pytest.fixture(scope="session")
+def undecided(one):
+    """The same, had no corrected test found a difference."""
+    pairs = [
+        replace(pair, by={name: found.model_copy(update={"p_holm": 0.5}) for name, found in pair.by.items()})
+        for pair in one.pairs
+    ]
+    return replace(one, pairs=tuple(pairs))
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,20 @@ CASES, TURNS = 6, 4
 
 
 def personas(cases: int = CASES, seed: int = 0) -> list[Persona]:
+    """Two people to a profile, with two personalities among all."""
     draw = random.Random(seed)
     kinds = [write_personality(draw) for _ in range(2)]
     profiles = [write_profile(draw) for _ in range((cases + 1) // 2)]
     return [Persona(id=f"p{i}", profile=profiles[i // 2], personality=kinds[i % 2]) for i in range(cases)]
+
+
+def strangers(cases: int) -> list[Persona]:
+    """People who share nothing."""
+    draw = random.Random(1)
+    return [
+        Persona(id=f"p{i}", profile=write_profile(draw), personality=f"{write_personality(draw)} Has {i} cats.")
+        for i in range(cases)
+    ]
 
 
 def talked(name, people, level, *, turns=TURNS, rise=0.0, judges=("judge",), gap=None, stop=None, text=None, seed=0):

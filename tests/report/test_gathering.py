@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.errors import AloeError
@@ -93,7 +94,8 @@ def test_only_shared_people_and_turns_are_compared(runs, tmp_path):
         ]
         for entry in (good, brief)
     }
-    (average, *_) = compare_all(tables, bootstrap=60, permutations=400)
+    design = CaseDesign.of([good.cases[key].persona for key in keys])
+    (average, *_) = compare_all(tables, bootstrap=60, permutations=400, design=design)
     assert pair.by["average"].value == pytest.approx(average.value)
     assert pair.by["average"].p == pytest.approx(average.p)
     told = " ".join(unlike(report.runs))
@@ -108,13 +110,13 @@ def test_runs_without_common_people_are_not_compared(runs, tmp_path):
     assert {pair.first for pair in report.pairs} | {pair.second for pair in report.pairs} == {"good", "other"}
 
 
-def test_the_best_stands_out_only_by_the_corrected_test(clear, one):
+def test_the_best_stands_out_only_by_the_corrected_test(clear, undecided):
     strong = clear.best("average")
     assert strong.label == "strong" and clear.stands_out(strong, "average")
     assert not clear.stands_out(clear.entries[2], "average")  # not the best
     assert not clear.stands_out(clear.best("ir"), "ir")  # no slopes that differ
-    best = one.best("average")
-    assert [rival.label for rival in one.rivals(best, "average")] == ["a<b> & $c_1$"]  # too few people
+    best = undecided.best("average")
+    assert [rival.label for rival in undecided.rivals(best, "average")] == ["a<b> & $c_1$"]
 
 
 def test_an_identical_reference_line_is_told_once(runs, tmp_path):
@@ -135,10 +137,12 @@ def test_what_is_simulated_is_told_by_run(one, both, clear):
 def test_what_is_missing_is_told_in_words(one):
     low, _, good = one.entries
     assert missing(low.numbers) == [] and not one.complete
-    rated, stopped, votes = missing(good.numbers)
+    rated, stopped, votes, bounds = missing(good.numbers)
     assert rated == "4 replies of 24 without a rating: 1 at turn 2, 2 at turn 3 and 1 at turn 4"
     assert stopped == "1 dialogue stopped early: turn 2: the model was silent"
     assert votes == "83.3% of the votes asked for are there"
+    least, most = (getattr(good.numbers.bounds["average"], end) for end in ("least", "most"))
+    assert f"Average AL {least:.2f} to {most:.2f}" in bounds and least < good.numbers.average.value < most
 
 
 def test_people_are_compared_run_by_run_and_model_by_model(both):

@@ -85,10 +85,10 @@ def test_below_full_coverage_the_headline_is_marked(one, clear):
     assert "ncomplete" not in words(render(clear))
 
 
-def test_the_headline_says_what_the_corrected_test_says(one, clear):
+def test_the_headline_says_what_the_corrected_test_says(undecided, clear):
     assert "Highest average alignment level: strong , 4." in words(render(clear))
     assert "places it above every other model" in words(render(clear))
-    assert "does not place it above a<b> & $c_1$." in words(render(one))
+    assert "does not place it above a<b> & $c_1$." in words(render(undecided))
 
 
 def test_everything_asked_for_is_there(text):

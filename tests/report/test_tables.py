@@ -11,15 +11,15 @@ def row(text, name):
     return next(line for line in text.splitlines() if name in line)
 
 
-def test_bold_is_the_best_where_the_corrected_test_says_so(clear, one):
+def test_bold_is_the_best_where_the_corrected_test_says_so(clear, undecided):
     text = markdown(clear)
     assert re.search(r"\*\*4\.\d\d\*\* (±|\+)", row(text, "| strong "))
     table, differences = text.split("\n\n")[:2]
     assert table.count("**") == 2  # that cell alone: not IR, nor N-IR and R², which nobody tested
     assert "**" in row(differences, "weak → strong")
-    assert "**" not in markdown(one).split("- Intervals")[0]
+    assert "**" not in markdown(undecided).split("- Intervals")[0]
     assert latex(clear).count(r"\mathbf") == 1 and r"\mathbf" in row(latex(clear), "strong")
-    assert r"\mathbf" not in latex(one)
+    assert r"\mathbf" not in latex(undecided)
 
 
 def test_an_interval_is_plus_minus_only_where_it_is_even():
