@@ -129,7 +129,8 @@ def recipes_of[K](
 ) -> Recipes:
     """The recipes that several of the models are runs of. A run that is there twice, by its seeds, counts once.
 
-    `variance_over` some people is that of a mean over them. Differences are paired by seed where both recipes have the same seeds.
+    `variance_over` some people is that of a mean over them. Differences are paired by seed where both recipes have the
+    same seeds.
     """
     groups: dict[tuple[str, str], dict[tuple[int, ...], TrainedModel[K]]] = {}
     for one in models:
