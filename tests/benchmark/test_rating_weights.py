@@ -1,7 +1,5 @@
 """A judge without bias shows none: in `rate agreement` and in the report, which have one set of weights."""
 
-from statistics import fmean
-
 import numpy as np
 import pytest
 
