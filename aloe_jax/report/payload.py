@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from aloe_jax.benchmark.defects import CUT
 from aloe_jax.benchmark.results import Case, StoredTurn
 from aloe_jax.conversation import Persona
 from aloe_jax.llm.registry import simulates
@@ -98,6 +99,7 @@ def _turn(report: Report, turn: StoredTurn, known: set[str], numbers: Mapping[st
         "leaked": facts(turn.leaked),
         "untrue": turn.untrue,
         "people": people,
+        "ended": turn.ended if turn.ended in (*CUT, "shortened") else [],
     }
     return {name: value for name, value in record.items() if value not in ([], {}) or name == "rating"}
 

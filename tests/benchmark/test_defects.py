@@ -14,6 +14,7 @@ from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import render
+from aloe_jax.report.payload import cases
 from aloe_jax.report.summary_table import table
 from aloe_jax.report.tables import latex, markdown
 from aloe_jax.roles import Cast
@@ -153,6 +154,8 @@ def test_a_run_warns_of_cut_replies_wherever_its_numbers_go(tmp_path):
     for text in (markdown(report), latex(report), render(report), in_terminal(report)):
         plain = " ".join(text.replace("\\_", "_").replace("\\%", "%").split())
         assert warned in plain and "mute: 25.0% of its replies are empty" in plain
+    shown = [turn for case in cases(report) for turn in case["columns"][0]["turns"]]
+    assert [turn.get("ended") for turn in shown] == ["max_new_tokens"] * 4 + [None] * 36
     assert "10.0% / 0% / 0%" in markdown(report) and "10.0% / 0% / 0%" in in_terminal(report)
 
 

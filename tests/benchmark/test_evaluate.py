@@ -139,7 +139,7 @@ def test_a_dry_run_counts_and_asks_nothing(folder):
     calls = {name[:-1]: cells[2] for name, cells in rows.items() if name.endswith("0")}
     assert calls["roles.user"] == str(6 * (1 + 3 * 2))  # one opening for all, then two more turns with each of three
     assert calls["models.far.remote"] == "18" and calls["roles.responder"] == "36"
-    assert calls["roles.judge"] == str(3 * 18 + 30)
+    assert calls["roles.judge"] == str(3 * 18 + 5 * 36)  # ratings, and five replies for everybody of the calibration
     assert not (folder / "out").exists()
 
 

@@ -76,6 +76,7 @@ function cell(entry, number, turn, at) {
     make("div.user", {}, marked(turn.user)),
     turn.new?.length ? make("div.learned", {}, ...turn.new.map((fact) => make("span.fact.new", {}, textOf(entry, fact)))) : null,
     make("div.reply", {}, box, turn.reply ? make("div.text", {}, marked(turn.reply)) : make("div.text.empty", {}, "(empty reply)")),
+    turn.ended ? make("div.beside.leak", {}, make("b", {}, turn.ended === "shortened" ? "Shortened to three sentences" : "Cut: no end of turn")) : null,
     split ? make("div.beside", {}, make("b", {}, "Votes: "), turn.votes.map(([, rating]) => rating ?? "–").join(", ")) : null,
     people.length ? make("div.beside", {}, make("b", {}, "People: "), people.map(([name, rating]) => `${name} ${rating}`).join(", ")) : null,
     line("", "Mentions", turn.used), line(".leak", "Not revealed yet", turn.leaked), line(".leak", "Untrue", turn.untrue),
