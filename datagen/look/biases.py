@@ -105,8 +105,8 @@ def _pairs(conversations: Sequence[Conversation]) -> list[Pair]:
 
 def _ratio(conversations: Sequence[Conversation], pairs: Sequence[Pair], part: np.ndarray, whole: np.ndarray) -> Share:
     owners = [owner for owner, _, _ in pairs]
-    sums = [np.bincount(owners, weights=values, minlength=len(conversations)) for values in (part, whole)]
-    return ratio(*sums, Clusters.of(conversations))
+    parts, wholes = (np.bincount(owners, weights=values, minlength=len(conversations)) for values in (part, whole))
+    return ratio(parts, wholes, Clusters.of(conversations))
 
 
 def _mean(values: Sequence[int]) -> float:
