@@ -17,6 +17,7 @@ from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import compare_with_people, item_id, read_people
 from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.joint_correction import corrected_together
 from aloe_jax.benchmark.judge import JudgedReply, ratings_table, votes_table
 from aloe_jax.benchmark.results import (
     CandidateKind,
@@ -72,6 +73,9 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
     measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
     models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name]) for one in talked}
     cases = {one.name: _cases(one, measured[one.name]) for one in talked}
+    differences, sides = corrected_together(
+        compare_all(tested, settings.bootstrap, settings.permutations, settings.seed), checks.side_by_side
+    )
     results = Results(
         aloe_jax=__version__,
         complete=all(model.complete for model in models.values()),
@@ -80,8 +84,8 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         judges=list(judges),
         votes=settings.judging.votes,
         models=models,
-        differences=compare_all(tested, settings.bootstrap, settings.permutations, settings.seed),
-        side_by_side=list(checks.side_by_side),
+        differences=differences,
+        side_by_side=sides,
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),
         people=_people(settings, cases),

@@ -15,7 +15,7 @@ from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, Sto
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
-from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
+from aloe_jax.report.differences import JudgedPair, ModelPair, pairs_between, pairs_within, with_sides
 from aloe_jax.report.learning import Learning, learned
 from aloe_jax.report.svg import Look, model_look, reference_look
 from aloe_jax.storage.copies import local_copy
@@ -65,6 +65,7 @@ class Report:
     people: tuple[OfPeople, ...] = ()
     learning: tuple[Learning, ...] = ()  # of the models that were trained by RL, where their runs are here
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
+    sides: tuple[JudgedPair, ...] = ()  # dialogues side by side
 
     @property
     def models(self) -> list[Entry]:
@@ -147,7 +148,9 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         pairs = pairs_between(
             {label: (entry.cases, entry.numbers.turns) for label, entry in tested.items()},
             judged[0].settings if judged else {},
+            sum(len(results.side_by_side) for results in judged),
         )
+    pairs, sides = with_sides(pairs, {run.name: run.results for run in runs if run.results is not None})
     ratings = None
     if human:
         from aloe_jax.benchmark.human_ratings import read_people
@@ -155,7 +158,9 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         ratings = read_people(human)
     people = [_people(run, entries, ratings) for run in runs if run.results is not None]
     learning = learned([entry.numbers.source for entry in entries])
-    return Report(tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), learning, ratings)
+    return Report(
+        tuple(runs), tuple(entries), tuple(pairs), tuple(one for one in people if one), learning, ratings, tuple(sides)
+    )
 
 
 def key_of(persona: Persona) -> PersonaKey:

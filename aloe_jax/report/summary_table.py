@@ -11,7 +11,7 @@ from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.faults import one_line
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
-from aloe_jax.report.tables import COLUMNS
+from aloe_jax.report.tables import COLUMNS, assertions
 from aloe_jax.terminal import plain
 
 
@@ -24,6 +24,8 @@ def table(report: Report) -> Table:
         notes.append("* reference line")
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
+    if assertions(report):
+        notes.append("untrue: share of the replies that assert a fact of somebody else, which AL does not show")
     notes += [line for pair in report.pairs if (line := difference(pair))]
     people = counted(len(report.personas), "person", "people")
     grid = Table(
@@ -35,14 +37,15 @@ def table(report: Report) -> Table:
         pad_edge=False,
     )
     grid.add_column("model")
-    for column in ("average", "IR", "N-IR", "R²", "coverage"):
+    untrue = assertions(report)
+    for column in ("average", "IR", "N-IR", "R²", "coverage" + ("\nuntrue" if untrue else "")):
         grid.add_column(column, justify="right", no_wrap=True)
     for entry in report.entries:
         numbers = entry.numbers
         grid.add_row(
             plain(entry.label + (" *" if numbers.reference else "") + ("" if numbers.complete else " †")),
             *(_estimate(getattr(numbers, name), DIGITS[name]) for name in COLUMNS),
-            percent(numbers.coverage),
+            percent(numbers.coverage) + (f"\n{untrue[entry.label]}" if untrue else ""),
         )
     return grid
 

@@ -20,15 +20,28 @@ TESTED = ("average", "ir")
 _NOTE = "\N{DAGGER}"
 
 
+def assertions(report: Report) -> dict[str, str]:
+    """By label of an entry, the share of replies that assert a fact of somebody else; empty where none is known."""
+    shares = {entry.label: entry.numbers.automatic.untrue for entry in report.entries}
+    return (
+        {label: percent(share) for label, share in shares.items()}
+        if any(s is not None for s in shares.values())
+        else {}
+    )
+
+
 def markdown(report: Report) -> str:
     """The models' table, that of their differences where there are two models, and what has to be said with them."""
-    head = ["Model", *(["Run"] if _several(report) else []), "Cases", *(NAMES[name] for name in COLUMNS), "Coverage"]
+    head = ["Model", *(["Run"] if _several(report) else []), "Cases", *(NAMES[name] for name in COLUMNS)]
+    untrue = assertions(report)
+    head += ["Untrue assertions", "Coverage"] if untrue else ["Coverage"]
     rows = [
         [
             _markdown_text(entry.label if not _several(report) else entry.model) + _marks(entry),
             *([_markdown_text(entry.run)] if _several(report) else []),
             str(entry.numbers.cases),
             *(_markdown_cell(report, entry, name) for name in COLUMNS),
+            *([untrue[entry.label]] if untrue else []),
             percent(entry.numbers.coverage),
         ]
         for entry in report.entries
@@ -48,7 +61,9 @@ def markdown(report: Report) -> str:
 def latex(report: Report) -> str:
     """One table environment that needs the packages booktabs and threeparttable, with its notes below it."""
     several = _several(report)
-    head = ["Model", *(["Run"] if several else []), "Cases", "Average AL", "IR", "N-IR", "$R^2$", r"Coverage"]
+    untrue = assertions(report)
+    head = ["Model", *(["Run"] if several else []), "Cases", "Average AL", "IR", "N-IR", "$R^2$"]
+    head += ["Untrue", "Coverage"] if untrue else ["Coverage"]
     lines = [
         r"% \usepackage{booktabs,threeparttable}",
         r"\begin{table}",
@@ -56,7 +71,7 @@ def latex(report: Report) -> str:
         r"\begin{threeparttable}",
         r"\caption{Alignment with individual preferences on the ALOE benchmark.}",
         r"\label{tab:aloe}",
-        rf"\begin{{tabular}}{{l{'l' if several else ''}{'r' * (len(COLUMNS) + 2)}}}",
+        rf"\begin{{tabular}}{{l{'l' if several else ''}{'r' * (len(COLUMNS) + 2 + bool(untrue))}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
         r"\midrule",
@@ -71,6 +86,7 @@ def latex(report: Report) -> str:
             *([_latex_text(entry.run)] if several else []),
             str(entry.numbers.cases),
             *(_latex_cell(report, entry, column) for column in COLUMNS),
+            *([untrue[entry.label].replace("%", r"\%")] if untrue else []),
             percent(entry.numbers.coverage).replace("%", r"\%"),
         ]
         lines.append(" & ".join(cells) + r" \\")
@@ -83,6 +99,8 @@ def latex(report: Report) -> str:
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
     said = ["Intervals: 95%, bootstrap over cases."]
+    if assertions(report):
+        said.append("Untrue assertions: replies that state a fact of somebody else.")
     if len(report.models) > 1:
         said.append(
             "Bold: the best model of a column, where a paired permutation test over cases, corrected by Holm's method "
