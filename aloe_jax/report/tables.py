@@ -86,7 +86,7 @@ def latex(report: Report) -> str:
             *([_latex_text(entry.run)] if several else []),
             str(entry.numbers.cases),
             *(_latex_cell(report, entry, column) for column in COLUMNS),
-            *([untrue[entry.label].replace("%", r"\%")] if untrue else []),
+            *([untrue[entry.label].replace("%", r"\%").replace("\N{EN DASH}", "--")] if untrue else []),
             percent(entry.numbers.coverage).replace("%", r"\%"),
         ]
         lines.append(" & ".join(cells) + r" \\")
