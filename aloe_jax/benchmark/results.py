@@ -228,7 +228,7 @@ class StoredDifference(StoredRecord):
     low: Number
     high: Number
     p: Number  # two-sided, paired: a permutation test of distinct people, else Student's t (see `StoredDesign`)
-    p_holm: Number  # corrected for all tests of this list; `p` itself where there is but one
+    p_holm: Number  # corrected for all tests of the run, those side by side too; `p` itself where there is but one
     cells: int | None = None  # (case, turn) in which both have a rating; None: stored before they were paired so
     bounds: StoredBounds | None = None  # None where no rating is missing
 
@@ -237,7 +237,8 @@ class StoredSideBySide(StoredRecord):
     """What judges prefer of two models' dialogues. Counts are cases; `win_rate` is of `second`, a tie counting half.
 
     `p` is two-sided, of the sign test over the cases that are no ties, or Student's t where people share profiles or
-    personalities. `shown_first` is the share of preferences
+    personalities; `p_holm` is corrected together with the tests of the run's differences (None in results of earlier
+    versions). `shown_first` is the share of preferences
     that went to the dialogue that was read first: 0.5 for a judge without a bias of position. `contradictions` is
     the share of (case, judge) in which swapping the order turned the preference round.
     """
@@ -251,6 +252,7 @@ class StoredSideBySide(StoredRecord):
     low: Number
     high: Number
     p: Number
+    p_holm: Number = None
     shown_first: Number
     contradictions: Number
     coverage: float  # share of the comparisons asked for that could be read

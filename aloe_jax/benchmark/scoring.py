@@ -20,6 +20,7 @@ from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.joint_correction import corrected_together
 from aloe_jax.benchmark.judge import JudgedReply, judge_leniency, ratings_table, votes_table
 from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.rating.analysis import compare_with_people
@@ -82,6 +83,9 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
     measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
     models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name], design) for one in talked}
     cases = {one.name: _cases(one, measured[one.name], leniency) for one in talked}
+    differences, sides = corrected_together(
+        compare_all(tested, settings.bootstrap, settings.permutations, settings.seed, design), checks.side_by_side
+    )
     results = Results(
         aloe_jax=__version__,
         complete=all(model.complete for model in models.values()),
@@ -96,11 +100,11 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
             personalities=design.personalities,
         ),
         models=models,
-        differences=compare_all(tested, settings.bootstrap, settings.permutations, settings.seed, design),
+        differences=differences,
         controls=control_differences(
             tables, settings.models, settings.bootstrap, settings.permutations, settings.seed, design
         ),
-        side_by_side=list(checks.side_by_side),
+        side_by_side=sides,
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),
         people=_people(settings, cases),

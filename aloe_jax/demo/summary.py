@@ -42,6 +42,7 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
         f"Numbers   {root / 'metrics.json'}",
         f"Model     {root / 'export'} (Hugging Face format)",
         "",
+        "Untrue   is the share of replies that assert a fact of somebody else: AL says little of them.",
         "Simulated: the personas, the users, both responders, the verifier and the judge are a scripted world,",
         "and so are the reference lines generic and informed. The numbers say that the line works from end to end;",
         "they say nothing about people. Trained and measured for real: base, sft, dpo and rl.",
@@ -50,7 +51,7 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
 
 
 def alignment(values: dict) -> str:
-    """One model's average AL and improvement rate with their 95% intervals, as text."""
+    """One model's average AL and improvement rate with their 95% intervals, and the share of untrue assertions."""
 
     def text(estimate: dict[str, float | None], form: str) -> str:
         value, low, high = (estimate[key] for key in ("value", "low", "high"))
@@ -58,4 +59,6 @@ def alignment(values: dict) -> str:
             return "undefined"
         return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low is not None else "")
 
-    return f"average AL {text(values['average'], '.2f')}   IR {text(values['ir'], '+.3f')}"
+    share = values["automatic"]["untrue"]
+    untrue = "" if share is None else f"   untrue {share:.1%}"
+    return f"average AL {text(values['average'], '.2f')}   IR {text(values['ir'], '+.3f')}{untrue}"

@@ -46,7 +46,7 @@ def export(
     kind = checkpoints.KIND if form == "maxtext" else peft.KIND if adapter else huggingface.KIND
     check_replaceable(target, kind)
     check_apart(target, source, base)
-    origin = model_card.trace_origin(source)
+    origin = model_card.trace_origin(source, step)
     scores, played = None, list[str]()
     found = as_path(metrics) if metrics is not None else source.parent / "benchmark" / "metrics.json"
     if metrics is not None or found.exists():
@@ -107,6 +107,7 @@ def maxtext_card(origin: Origin, simulated: list[str], ends: tuple[int, ...]) ->
             f"- {'Trained with' if stages else 'Written by'} aloe-jax",
             *([f"- A reply ends with one of the tokens {', '.join(map(str, ends))}"] if ends else []),
             "",
+            *(model_card.training(origin) if stages else ()),
             "MaxText reads it with the arguments in maxtext.txt (load_parameters_path is where it was written):",
             "",
             "    python -m maxtext.trainers.pre_train.train base.yml $(cat maxtext.txt) run_name=...",

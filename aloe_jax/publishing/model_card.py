@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import yaml
 from aloe_jax.data.settings import DataSettings
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
+from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.rollouts.kinship import same_family
@@ -23,6 +24,7 @@ from aloe_jax.training.stages import STAGES
 from aloe_jax.training.stages.stage import stage_of
 
 SCRATCH = "none, trained from scratch"
+LOST = " (not there when this card was written, so what it was made from is not known)"
 SIMULATED = "> **Simulated**:"  # how a line of a card begins that says what a script played
 
 
@@ -34,21 +36,27 @@ class Origin:
     base: str  # the name of its directory, or SCRATCH
     licence: str
     simulated: tuple[str, ...] = ()  # what the card of that model says was simulated
+    reached: tuple[int | None, ...] = ()  # the step of every stage whose weights are meant; None: not known
+    lost: bool = False  # the model that the line ends with is not there, so what it was made from is not known
 
 
-def trace_origin(path: Path) -> Origin:
+def trace_origin(path: Path, step: int | None = None) -> Origin:
     """Follow a run's `model.path` back through runs to the model that the first of them started from.
 
-    A link that is no longer there ends the line; its licence is then not stated.
+    A link that is no longer there ends the line; its licence is then not stated. `step`: the checkpoint of the run in
+    `path` that is meant, None for its newest, which is also what a later stage starts from.
     """
     stages: list[TrainSettings] = []
+    reached: list[int | None] = []
     while (path / "config.yaml").exists() and (path / "spec.json").exists():
         stages.append(load_settings(TrainSettings, path / "config.yaml"))
+        reached.append(max(checkpoint_steps(path), default=None) if step is None or len(stages) > 1 else step)
         if stages[-1].model.path is None:
-            return Origin(tuple(stages), SCRATCH, NOT_STATED)
+            return Origin(tuple(stages), SCRATCH, NOT_STATED, reached=tuple(reached))
         path = as_path(stages[-1].model.path)
     card = path / "README.md"
-    return Origin(tuple(stages), path.name, _licence(card), tuple(_simulated(card)))
+    lost = bool(stages) and not reachable(path)
+    return Origin(tuple(stages), path.name, _licence(card), tuple(_simulated(card)), tuple(reached), lost)
 
 
 def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, simulated: list[str]) -> str:
@@ -64,12 +72,12 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, s
         f"{'An' if family[0] in 'O' else 'A'} {family}-architecture decoder of {spec.parameter_count():,} parameters, "
         + ("trained with aloe-jax to suit the person it talks to." if origin.stages else "written by aloe-jax."),
         "",
-        f"- Base model: {origin.base}",
+        f"- Base model: {origin.base}{LOST if origin.lost else ''}",
         f"- Licence of the base model: {origin.licence}",
         f"- Context: {spec.max_length} tokens",
         *([f"- A reply ends with one of the tokens {', '.join(map(str, spec.eos_ids))}"] if spec.eos_ids else []),
         "",
-        *_training(origin),
+        *training(origin),
         *_results(scores),
     ]
     return front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
@@ -77,10 +85,21 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, s
 
 def simulated(origin: Origin) -> list[str]:
     """Sentences on what a script played in the data of a model's stages, and in what they started from."""
-    paths = {source.path for stage in origin.stages for source in stage.data.sources}
+    paths = [source.path for stage in reversed(origin.stages) for source in stage.data.sources]
+    known = {path: simulated_data(path) for path in paths}
+    played = [path for path, simulated in known.items() if simulated]
+    unknown = [path for path, simulated in known.items() if simulated is None]
     found = []
-    if any(simulated_data(path) for path in paths):
+    if played and len(played) == len(known):
         found.append("the people and replies of the training data were played by a script.")
+    elif played:
+        more = f" Of {', '.join(unknown)} it is not stated." if unknown else ""
+        found.append(
+            f"the people and replies of a part of the training data were played by a script: {', '.join(played)}.{more}"
+        )
+    personas = {stage.rl.personas for stage in origin.stages if not STAGES[stage.stage].needs_data}
+    if any(path is not None and simulated_data(path) for path in personas):
+        found.append("the personas of on-policy training come from a script.")
     if any(simulated_players(stage) for stage in origin.stages):
         found.append("the users, or the judge, of on-policy training were played by a script.")
     if not origin.stages:
@@ -102,7 +121,7 @@ def simulated_data(path: str) -> bool | None:
     """Whether a data set says that a script played its people; None where it does not say or is not there."""
     try:
         return bool(json.loads((as_path(path) / "metadata.json").read_text())["simulated"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -132,21 +151,25 @@ def _licence(readme: Path) -> str:
         return NOT_STATED
 
 
-def _training(origin: Origin) -> Iterator[str]:
+def training(origin: Origin) -> Iterator[str]:
+    """The section on the stages, the first one first: objective, data, length, optimizer."""
     yield "## Training"
     yield ""
     if not origin.stages:
         yield f"{NOT_STATED.capitalize()}."
         yield ""
         return
-    for stage in reversed(origin.stages):
+    steps = origin.reached or (None,) * len(origin.stages)
+    for stage, reached in zip(reversed(origin.stages), reversed(steps), strict=True):
         length = f"{stage.steps} steps" if stage.steps else f"{stage.epochs} epochs"
+        if reached is not None and reached != stage.steps:
+            length = f"{reached} steps (of {length} asked for)" if stage.steps else f"{reached} steps, of {length}"
         yield f"**{stage_of(stage).describe()}**"
         yield ""
         if STAGES[stage.stage].needs_data:
-            yield f"- Data: {', '.join(_data(stage.data))}"
+            yield f"- Data: {'; '.join(_data(stage.data))}"
         else:
-            yield f"- Conversations with the personas of {stage.rl.personas}, {_players(stage)}"
+            yield f"- Conversations with the personas of {_said_of(stage.rl.personas or '')}, {_players(stage)}"
             for sentence in same_family(stage.rl, stage.roles, origin.base):
                 yield f"- Warning: {sentence}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
@@ -167,12 +190,17 @@ def _stage_name(stage: TrainSettings) -> str:
 def _data(data: DataSettings) -> Iterator[str]:
     """Every data set of a stage with what is known of it."""
     for source in data.sources:
-        played = simulated_data(source.path)
         details = [f"weight {source.weight:g}"] if data.mixture else []
         details += [f"its first {source.limit:,} records"] if source.limit else []
-        details += ["simulated"] if played else []
-        details += ["not there when this card was written"] if not reachable(source.path) else []
-        yield f"{source.path} ({', '.join(details)})" if details else source.path
+        yield _said_of(source.path, details)
+
+
+def _said_of(path: str, details: Sequence[str] = ()) -> str:
+    """A data set with details, and what it says of itself."""
+    played = {True: ["simulated"], False: [], None: ["not stated whether simulated"]}[simulated_data(path)]
+    gone = [] if reachable(path) else ["not there when this card was written"]
+    said = [*details, *played, *gone]
+    return f"{path} ({', '.join(said)})" if said else path
 
 
 def simulated_players(stage: TrainSettings) -> bool:
@@ -185,18 +213,27 @@ def _players(stage: TrainSettings) -> str:
     """Who played whom, in a phrase."""
     names = ("user", *roles_of(stage.rl.rewards))
     roles = [(name, getattr(stage.roles, name)) for name in names]
-    return ", ".join(f"{name}: {role.model or role.provider}" for name, role in roles)
+    return ", ".join(f"{name}: {'/'.join(filter(None, (role.provider, role.model)))}" for name, role in roles)
 
 
 OPTIMIZERS = {"adamw": "AdamW", "lion": "Lion", "adafactor": "Adafactor"}
 
 
 def _optimizer(optimizer: OptimizerSettings) -> str:
-    betas = "" if optimizer.name == "adafactor" else f"b1 {optimizer.b1}, b2 {optimizer.b2}, "
+    """The optimizer with the settings that it reads, as `make_optimizer` builds it."""
+    name = OPTIMIZERS[optimizer.name]
+    if optimizer.name == "adafactor":
+        moments = "no first moment, the second factored with decay 1 - t^-0.8, "
+    else:
+        eps = f"eps {optimizer.eps:g}, " if optimizer.name == "adamw" else ""
+        moments = f"b1 {optimizer.b1}, b2 {optimizer.b2}, {eps}first moment in {optimizer.moment_dtype}, "
+    decay = f"weight decay {optimizer.weight_decay}"
+    if optimizer.name == "adamw" and not optimizer.weight_decay:
+        decay += " (so plain Adam)"
+    to = "" if optimizer.schedule == "constant" else f" decay to {optimizer.final_fraction:g} of it"
     return (
-        f"{OPTIMIZERS[optimizer.name]}: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up "
-        f"steps, then {optimizer.schedule}; {betas}weight decay {optimizer.weight_decay}, gradients clipped to norm "
-        f"{optimizer.clip_norm}"
+        f"{name}: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up "
+        f"steps, then {optimizer.schedule}{to}; {moments}{decay}, gradients clipped to norm {optimizer.clip_norm}"
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy as np
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
 from aloe_jax.benchmark.comparison import STATISTICS, compare, holm
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.results import Case, Results, StoredDifference
+from aloe_jax.benchmark.joint_correction import corrected_together
+from aloe_jax.benchmark.results import Case, Results, StoredDifference, StoredSideBySide
 
 LEVEL = 0.05  # of the tests, after correction
 
@@ -46,7 +47,8 @@ def least_p(results: Results) -> float:
     """The smallest corrected p-value that the tests of a run can have: of permutation tests, by their number."""
     if results.design is not None and results.design.kind != "distinct":
         return 0.0  # Student's t
-    return min(1.0, len(results.differences) / (1 + (_count(results.settings, "permutations") or 0)))
+    tests = sum(test.p is not None for test in (*results.differences, *results.side_by_side))
+    return min(1.0, tests / (1 + (_count(results.settings, "permutations") or 0)))
 
 
 def pairs_within(results: Results) -> list[ModelPair]:
@@ -68,15 +70,15 @@ def pairs_within(results: Results) -> list[ModelPair]:
 
 
 def pairs_between[K](
-    models: Mapping[str, tuple[Mapping[K, Case], int]], settings: Mapping[str, object]
+    models: Mapping[str, tuple[Mapping[K, Case], int]], settings: Mapping[str, object], beside: int = 0
 ) -> list[ModelPair]:
     """Of every two models (label -> cases by person, turns), over the people and the turns that both have.
 
     Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`,
     and corrected by Holm's method for all tests together. Permutations are at least as many as it takes for a
-    corrected p-value of LEVEL / 2.
+    corrected p-value of LEVEL / 2, `beside` other tests of the same family included.
     """
-    tests = len(STATISTICS) * math.comb(len(models), 2)
+    tests = len(STATISTICS) * math.comb(len(models), 2) + beside
     bootstrap = _count(settings, "bootstrap") or 2000
     permutations = max(_count(settings, "permutations") or 0, math.ceil(2 * tests / LEVEL))
     seed = _count(settings, "seed") or 0
@@ -112,6 +114,32 @@ def pairs_between[K](
         )
         for first, second, cases, turns, by, kind in made
     ]
+
+
+@dataclass(frozen=True)
+class JudgedPair:
+    """Two models of a run whose dialogues judges read side by side."""
+
+    run: str
+    found: StoredSideBySide
+
+
+def with_sides(pairs: Sequence[ModelPair], runs: Mapping[str, Results]) -> tuple[list[ModelPair], list[JudgedPair]]:
+    """The pairs, and what judges said of dialogues side by side in all runs (by name), corrected as one family.
+
+    Those of a single run are as it stored them, unless it is of a version that corrected its differences alone.
+    """
+    sides = [JudgedPair(name, one) for name, results in runs.items() for one in results.side_by_side]
+    stored = all(side.found.p is None or side.found.p_holm is not None for side in sides)
+    if not sides or (len(runs) == 1 and stored):
+        return list(pairs), sides
+    tests = [(pair, name) for pair in pairs for name in pair.by]
+    differences, found = corrected_together([pair.by[name] for pair, name in tests], [side.found for side in sides])
+    corrected = iter(differences)
+    return (
+        [replace(pair, by={name: next(corrected) for name in pair.by}) for pair in pairs],
+        [JudgedPair(side.run, one) for side, one in zip(sides, found, strict=True)],
+    )
 
 
 def _count(settings: Mapping[str, object], name: str) -> int | None:

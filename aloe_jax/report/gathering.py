@@ -20,7 +20,7 @@ from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.report.coherence import check_preferences, check_results
-from aloe_jax.report.differences import ModelPair, pairs_between, pairs_within
+from aloe_jax.report.differences import JudgedPair, ModelPair, pairs_between, pairs_within, with_sides
 from aloe_jax.report.learning import Learning, learned
 from aloe_jax.report.recipes import NO_RECIPES, Recipes, TrainedModel, recipes_of
 from aloe_jax.report.svg import Look, control_look, model_look, reference_look
@@ -83,6 +83,7 @@ class Report:
     learning: tuple[Learning, ...] = ()  # of the models that were trained by RL, where their runs are here
     ratings: Mapping[str, Mapping[str, int]] | None = None  # people's: rater -> item -> rating
     recipes: Recipes = NO_RECIPES  # those with several training runs
+    sides: tuple[JudgedPair, ...] = ()  # dialogues side by side
 
     @property
     def models(self) -> list[Entry]:
@@ -174,7 +175,9 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         pairs = pairs_between(
             {label: (entry.cases, entry.numbers.turns) for label, entry in tested.items()},
             judged[0].settings if judged else {},
+            sum(len(results.side_by_side) for results in judged),
         )
+    pairs, sides = with_sides(pairs, {run.name: run.results for run in runs if run.results is not None})
     ratings = None
     if human:
         from aloe_jax.benchmark.human_ratings import read_people
@@ -190,6 +193,7 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         learning,
         ratings,
         recipes_of(_trained(runs, entries), _variance_over),
+        tuple(sides),
     )
 
 

@@ -14,7 +14,7 @@ from aloe_jax.report.defects import defect_shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.recipes import conditional_note, said_runs
-from aloe_jax.report.tables import COLUMNS
+from aloe_jax.report.tables import COLUMNS, assertions
 from aloe_jax.terminal import plain
 
 
@@ -28,6 +28,8 @@ def table(report: Report) -> Table:
     notes += [f"* {entry.label}: {entry.beside}" for entry in report.entries if entry.numbers.sees != "history"]
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
+    if assertions(report):
+        notes.append("untrue: share of the replies that assert a fact of somebody else, which AL does not show")
     notes += [*defect_shares(report), *(f"warning: {line}" for line in warnings(report))]
     notes += recipe_lines(report)
     if report.lone:
@@ -45,14 +47,15 @@ def table(report: Report) -> Table:
         pad_edge=False,
     )
     grid.add_column("model", overflow="fold")
-    for column in ("average", "IR", "N-IR", "R²", "coverage"):
+    untrue = assertions(report)
+    for column in ("average", "IR", "N-IR", "R²", "coverage" + ("\nuntrue" if untrue else "")):
         grid.add_column(column, justify="right", no_wrap=True)
     for entry in report.entries:
         numbers = entry.numbers
         grid.add_row(
             plain(entry.label + (" *" if entry.beside else "") + ("" if numbers.complete else " †")),
             *(_estimate(getattr(numbers, name), DIGITS[name]) for name in COLUMNS),
-            percent(numbers.coverage),
+            percent(numbers.coverage) + (f"\n{untrue[entry.label]}" if untrue else ""),
         )
     return grid
 

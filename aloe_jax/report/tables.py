@@ -30,13 +30,25 @@ COMPARABLE = (
 )
 
 
+def assertions(report: Report) -> dict[str, str]:
+    """By label of an entry, the share of replies that assert a fact of somebody else; empty where none is known."""
+    shares = {entry.label: entry.numbers.automatic.untrue for entry in report.entries}
+    return (
+        {label: percent(share) for label, share in shares.items()}
+        if any(s is not None for s in shares.values())
+        else {}
+    )
+
+
 def markdown(report: Report) -> str:
     """The models' table, that of their differences where there are two models, and what has to be said with them."""
+    untrue = assertions(report)
     head = [
         "Model",
         *(["Run"] if _several(report) else []),
         "Cases",
         *(NAMES[name] for name in COLUMNS),
+        *(["Untrue assertions"] if untrue else []),
         "Coverage",
         "Cut / empty / repeated",
     ]
@@ -46,6 +58,7 @@ def markdown(report: Report) -> str:
             *([_markdown_text(entry.run)] if _several(report) else []),
             str(entry.numbers.cases),
             *(_markdown_cell(report, entry, name) for name in COLUMNS),
+            *([untrue[entry.label]] if untrue else []),
             percent(entry.numbers.coverage),
             shares(entry.numbers.replies),
         ]
@@ -75,7 +88,9 @@ def latex(report: Report) -> str:
     Where there are recipes with several training runs, a second one has them and their differences.
     """
     several = _several(report)
-    head = ["Model", *(["Run"] if several else []), "Cases", "Average AL", "IR", "N-IR", "$R^2$", r"Coverage"]
+    untrue = assertions(report)
+    head = ["Model", *(["Run"] if several else []), "Cases", "Average AL", "IR", "N-IR", "$R^2$"]
+    head += ["Untrue", "Coverage"] if untrue else ["Coverage"]
     lines = [
         r"% \usepackage{booktabs,threeparttable}",
         r"\begin{table}",
@@ -83,7 +98,7 @@ def latex(report: Report) -> str:
         r"\begin{threeparttable}",
         r"\caption{Alignment with individual preferences on the ALOE benchmark.}",
         r"\label{tab:aloe}",
-        rf"\begin{{tabular}}{{l{'l' if several else ''}{'r' * (len(COLUMNS) + 2)}}}",
+        rf"\begin{{tabular}}{{l{'l' if several else ''}{'r' * (len(COLUMNS) + 2 + bool(untrue))}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
         r"\midrule",
@@ -98,6 +113,7 @@ def latex(report: Report) -> str:
             *([_latex_text(entry.run)] if several else []),
             str(entry.numbers.cases),
             *(_latex_cell(report, entry, column) for column in COLUMNS),
+            *([untrue[entry.label].replace("%", r"\%").replace("\N{EN DASH}", "--")] if untrue else []),
             percent(entry.numbers.coverage).replace("%", r"\%"),
         ]
         lines.append(" & ".join(cells) + r" \\")
@@ -114,6 +130,8 @@ def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
     said = [" ".join(part for part in (intervals_said(report), holds_for(report)) if part)]
     said.append(COMPARABLE)
+    if assertions(report):
+        said.append("Untrue assertions: replies that state a fact of somebody else.")
     if len(report.models) > 1:
         said.append(
             f"Bold: the best model of a column, where {tests_said(report)}, puts it above every other model "

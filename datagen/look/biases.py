@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,8 +46,8 @@ def length_bias(conversations: Sequence[Conversation]) -> LengthBias:
     unequal = [float(one != other) for one, other in words]
     depths = [depth for _, depth, _ in pairs]
 
-    def share(at: Callable[[int], bool]) -> Share:
-        counted = [at(depth) for depth in depths]
+    def share(turn: int | None = None) -> Share:
+        counted = [turn is None or depth == turn for depth in depths]
         return _ratio(conversations, pairs, np.multiply(longer, counted), np.multiply(unequal, counted))
 
     return LengthBias(
@@ -55,8 +55,8 @@ def length_bias(conversations: Sequence[Conversation]) -> LengthBias:
         unequal=int(sum(unequal)),
         preferred_words=_mean([one for one, _ in words]),
         rejected_words=_mean([other for _, other in words]),
-        longer=share(lambda depth: True),
-        by_turn=tuple(share(lambda depth, turn=turn: depth == turn) for turn in range(max(depths, default=-1) + 1)),
+        longer=share(),
+        by_turn=tuple(share(turn) for turn in range(max(depths, default=-1) + 1)),
     )
 
 
@@ -105,8 +105,8 @@ def _pairs(conversations: Sequence[Conversation]) -> list[Pair]:
 
 def _ratio(conversations: Sequence[Conversation], pairs: Sequence[Pair], part: np.ndarray, whole: np.ndarray) -> Share:
     owners = [owner for owner, _, _ in pairs]
-    sums = [np.bincount(owners, weights=values, minlength=len(conversations)) for values in (part, whole)]
-    return ratio(*sums, Clusters.of(conversations))
+    parts, wholes = (np.bincount(owners, weights=values, minlength=len(conversations)) for values in (part, whole))
+    return ratio(parts, wholes, Clusters.of(conversations))
 
 
 def _mean(values: Sequence[int]) -> float:

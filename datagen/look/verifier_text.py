@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from aloe_jax.conversation import Conversation
@@ -87,7 +88,7 @@ def _skipped(written: int, planned: int | None, skipped: Mapping[str, int]) -> l
         return [f"{said}."]
     return [
         f"{said}, and what they would have said is missing from it:",
-        table(("reason", "conversations"), sorted(skipped.items(), key=lambda item: -item[1])),
+        table(("reason", "conversations"), Counter(skipped).most_common()),
     ]
 
 

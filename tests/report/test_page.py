@@ -94,7 +94,7 @@ def test_the_headline_says_what_the_corrected_test_says(undecided, clear):
 def test_everything_asked_for_is_there(text):
     said = words(text)
     for wanted in (
-        "These runs were not made alike", "correction for all 18 tests", "Side by side", "Krippendorff",
+        "These runs were not made alike", "correction for all 19 tests", "Side by side", "Krippendorff",
         "✗ not passed", "✓ passed", "Agreement with people", "anna and ben", "Average AL by judge, first",
         "Lets out an unrevealed one", "Reward accuracy by turn", "Distinct", "Replies of known quality",
         "By personality: 3 groups", "one vote a reply",

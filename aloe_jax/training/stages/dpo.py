@@ -46,7 +46,9 @@ class DPO(Stage):
         """The loss with its constants."""
         dpo = self.settings.dpo
         smoothing = f"label smoothing {dpo.label_smoothing}"
-        return f"DPO ({dpo.loss}, beta {dpo.beta}, {smoothing}, SFT term {dpo.sft_weight})"
+        gamma = f", gamma {dpo.gamma:g}" if dpo.loss == "simpo" else ""
+        by_turn = f", weights by turn {', '.join(f'{w:g}' for w in dpo.turn_weights)}" if dpo.turn_weights else ""
+        return f"DPO ({dpo.loss}, beta {dpo.beta}{gamma}, {smoothing}, SFT term {dpo.sft_weight}{by_turn})"
 
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
         """The reference's log-probs of both replies of every pair [P, 2], where the loss has a reference."""

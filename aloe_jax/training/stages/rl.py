@@ -47,6 +47,11 @@ class RL(Stage):
         rewards = ", ".join(f"{weight:g} x {name}" for name, weight in rl.weights.items())
         more = f", {rl.branches} branches of the first {rl.branch_turns}" if rl.branches > 1 else ""
         more += f", {rl.lookahead} looked ahead" if rl.lookahead else ""
+        more += f", advantages {rl.advantage}, replies averaged by {rl.normalise}"
+        more += f", clipped to 1 - {rl.clip_low:g} and 1 + {rl.clip_high:g}" if rl.loss in ("grpo", "gspo") else ""
+        more += f", beta {rl.beta:g}" if rl.loss == "dpo" else ""
+        more += f", {rl.updates} updates a step" if rl.updates > 1 else ""
+        more += f", entropy bonus {rl.entropy:g}" if rl.entropy else ""
         return f"RL ({rl.loss}, groups of {rl.group} over {rl.turns} turns{more}, reward {rewards}, KL {rl.kl:g})"
 
     def row_arrays(self, rows: Rows) -> dict[str, jax.ShapeDtypeStruct]:
