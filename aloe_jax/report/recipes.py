@@ -10,6 +10,7 @@ from itertools import combinations, takewhile
 
 import numpy as np
 
+from aloe_jax.benchmark.alignment import HIGHEST, LOWEST
 from aloe_jax.benchmark.comparison import STATISTICS, holm
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.number_text import counted, listed
@@ -26,6 +27,12 @@ from aloe_jax.benchmark.results import Case, Number, Statistic, StoredTraining
 LEVEL = 0.05  # of the tests, after correction
 FEW = 3  # runs below which an interval says little
 
+_SPAN = HIGHEST - LOWEST
+_ENDS: Mapping[Statistic, tuple[float, float]] = {  # what the numbers can be
+    "average": (LOWEST, HIGHEST),
+    "ir": (-_SPAN, _SPAN),
+    "final": (LOWEST, HIGHEST),
+}
 _BEFORE_A_SEED = re.compile(r"[-_ .(\[]+(seed|s)?[-_ .=]*$")
 
 
@@ -96,7 +103,8 @@ class Recipes:
             return []
         said = [
             "By recipe: mean over training runs; intervals include the variance between runs and between people; "
-            "p-values are corrected by Holm's method for all comparisons of recipes (bold: p < 0.05)."
+            "p-values are corrected by Holm's method for all comparisons of recipes (bold: p < 0.05).",
+            "Numbers of single runs are conditional on their weights.",
         ]
         for one in self.results:
             if one.shared:
@@ -123,14 +131,18 @@ def conditional_note(labels: Sequence[str]) -> str:
     )
 
 
+def independent_people(people: Sequence[object]) -> VarianceOfMean:
+    """The variance of a mean over people who were drawn independently of each other."""
+    return independent_cases
+
+
 def recipes_of[K](
-    models: Sequence[TrainedModel[K]],
-    variance_over: Callable[[Sequence[K]], VarianceOfMean] = lambda people: independent_cases,
+    models: Sequence[TrainedModel[K]], design: Callable[[Sequence[K]], VarianceOfMean] = independent_people
 ) -> Recipes:
     """The recipes that several of the models are runs of. A run that is there twice, by its seeds, counts once.
 
-    `variance_over` some people is that of a mean over them. Differences are paired by seed where both recipes have the
-    same seeds.
+    `design` gives the variance of a mean over some people, in their order. Differences are paired by seed where both
+    recipes have the same seeds.
     """
     groups: dict[tuple[str, str], dict[tuple[int, ...], TrainedModel[K]]] = {}
     for one in models:
@@ -139,10 +151,8 @@ def recipes_of[K](
     several = [list(group.values()) for group in groups.values() if len(group) > 1]
     several = [group for group in several if len(_people(group)) > 1]
     names = _names(several)
-    results = tuple(_result(name, group, variance_over) for name, group in zip(names, several, strict=True))
-    compared = [
-        _pair(first, second, variance_over) for first, second in combinations(zip(results, several, strict=True), 2)
-    ]
+    results = tuple(_result(name, group, design) for name, group in zip(names, several, strict=True))
+    compared = [_pair(first, second, design) for first, second in combinations(zip(results, several, strict=True), 2)]
     found = [pair for pair in compared if pair is not None]
     corrected = iter(holm([estimate.p for pair in found for estimate in pair.by.values()]))
     pairs = [
@@ -152,11 +162,11 @@ def recipes_of[K](
 
 
 def _result[K](
-    name: str, group: Sequence[TrainedModel[K]], variance_over: Callable[[Sequence[K]], VarianceOfMean]
+    name: str, group: Sequence[TrainedModel[K]], design: Callable[[Sequence[K]], VarianceOfMean]
 ) -> RecipeResult:
     anew = _trained_anew(group)
     people = _people(group)
-    variance = variance_over(people)
+    variance = design(people)
     shares = _shares(group, people)
     stages = group[0].training.stages
     return RecipeResult(
@@ -166,14 +176,23 @@ def _result[K](
         tuple(f"{_nth(i, stages)} (seed {group[0].training.seeds[i]})" for i in range(len(stages)) if i not in anew),
         len(people),
         {name: tuple(_number(column) for column in values.T) for name, values in shares.items()},
-        {name: of_recipe(values, variance) for name, values in shares.items() if np.isfinite(values).all()},
+        {
+            name: _cut(of_recipe(values, variance), *_ENDS[name])
+            for name, values in shares.items()
+            if np.isfinite(values).all()
+        },
     )
+
+
+def _cut(estimate: OverTraining, least: float, most: float) -> OverTraining:
+    """With an interval that ends where the number can be."""
+    return replace(estimate, low=max(least, estimate.low), high=min(most, estimate.high))
 
 
 def _pair[K](
     first: tuple[RecipeResult, Sequence[TrainedModel[K]]],
     second: tuple[RecipeResult, Sequence[TrainedModel[K]]],
-    variance_over: Callable[[Sequence[K]], VarianceOfMean],
+    design: Callable[[Sequence[K]], VarianceOfMean],
 ) -> RecipePair | None:
     """Over the people, and the cells, that all runs of both have; None where those are too few."""
     (left, ours), (right, theirs) = first, second
@@ -182,17 +201,18 @@ def _pair[K](
     people = _people([*ours, *theirs])
     if len(people) < 2:
         return None
+    variance = design(people)
     ours_by, theirs_by = _by_seed(left, ours), _by_seed(right, theirs)
     paired = ours_by.keys() == theirs_by.keys()
     if paired:
         theirs = [theirs_by[seeds] for seeds in ours_by]
     shares = _shares([*ours, *theirs], people)
-    variance = variance_over(people)
-    by = {
-        name: of_difference(values[:, : len(ours)], values[:, len(ours) :], paired=paired, variance=variance)
-        for name, values in shares.items()
-        if np.isfinite(values).all()
-    }
+    by = {}
+    for name, values in shares.items():
+        if np.isfinite(values).all():
+            found = of_difference(values[:, : len(ours)], values[:, len(ours) :], paired=paired, variance=variance)
+            span = _ENDS[name][1] - _ENDS[name][0]
+            by[name] = _cut(found, -span, span)
     return RecipePair(left.name, right.name, paired, len(people), by, {})
 
 

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from aloe_jax.benchmark.recipes import MeanVariance
 from aloe_jax.benchmark.results import METRICS, StoredTraining, load_results, write_results
 from aloe_jax.errors import AloeError
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import render
+from aloe_jax.report.recipes import TrainedModel, recipes_of
 from aloe_jax.report.summary_table import recipe_lines, table
 from aloe_jax.report.tables import latex, markdown
 from tests.report import sample
@@ -60,10 +62,30 @@ def test_a_recipes_interval_includes_training(sweep):
     between = {(pair.first, pair.second): pair.by["average"].p for pair in report.pairs}
     assert between["dpo-s0", "dpo-s1"] < 0.01
     dpo = report.recipes.results[1].by["average"]
-    assert dpo.low < 1.6 and dpo.high > 4.5
+    assert dpo.low < 1.6 and dpo.high > 4.5 and dpo.low >= 1 and dpo.high <= 5
     (pair,) = report.recipes.pairs
     assert (pair.first, pair.second, pair.paired) == ("sft", "dpo", True)
     assert pair.by["average"].value > 0.5 and not pair.strong("average")
+
+
+def test_the_variance_over_people_is_that_of_their_design(sweep):
+    """Where people share profiles or personalities, a mean over them has another variance."""
+    report = gather([sweep])
+    models = [
+        TrainedModel(entry.label, entry.model, entry.numbers.training, "", entry.cases, entry.numbers.turns)
+        for entry in report.entries
+    ]
+    asked = []
+
+    def design(people):
+        asked.append(tuple(people))
+        return lambda values: MeanVariance(
+            0.04 if values.mean() > 1 else 0.0, 4
+        )  # the runs' own deviations are about 0
+
+    wide, narrow = (found.results[0].by["average"] for found in (recipes_of(models, design), report.recipes))
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low) and wide.value == pytest.approx(narrow.value)
+    assert set(asked) == {tuple(report.personas)}
 
 
 def test_it_is_said_in_page_tables_and_terminal(sweep):

@@ -1,7 +1,6 @@
 """The published sweep through its command, at miniature size: killed, gone on with, found done."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -42,10 +41,7 @@ def arguments(tmp_path_factory):
 def finished(arguments):
     """What the command printed that went on after its first process was killed in the third run."""
     output, command = arguments
-    environment = os.environ | {"XLA_FLAGS": ""}
-    first = subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    first = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not (output / "dpo-s0/config.yaml").exists():
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.05)
@@ -55,8 +51,7 @@ def finished(arguments):
 
 
 def again(command):
-    environment = os.environ | {"XLA_FLAGS": ""}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
