@@ -47,7 +47,8 @@ def least_p(results: Results) -> float:
     """The smallest corrected p-value that the tests of a run can have: of permutation tests, by their number."""
     if results.design is not None and results.design.kind != "distinct":
         return 0.0  # Student's t
-    tests = sum(test.p is not None for test in (*results.differences, *results.side_by_side))
+    tested = [one.p for one in results.differences] + [one.p for one in results.side_by_side]
+    tests = sum(p is not None for p in tested)
     return min(1.0, tests / (1 + (_count(results.settings, "permutations") or 0)))
 
 
