@@ -77,13 +77,14 @@ bench-rl: $(READY)  ## On-policy RL against TRL and Tunix (a quarter of an hour 
 bench-quick: $(READY)  ## Tree rows against our own padded pairs; fails below six times their speed
 	@$(BIN)/python -m tests.benchmarks.quick
 
-bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, remote calls, loading, digests, benchmark overhead
+bench-parts: $(READY)  ## Parts by themselves: the head, the persona filter, remote calls, loading, digests, overheads of benchmark and RL
 	@$(BIN)/python -m tests.benchmarks.head
 	@$(BIN)/python -m tests.benchmarks.persona_filter
 	@$(BIN)/python -m tests.benchmarks.remote_calls
 	@$(BIN)/python -m tests.benchmarks.load_checkpoint
 	@$(BIN)/python -m tests.benchmarks.save_digests
 	@$(BIN)/python -m tests.benchmarks.benchmark_overhead
+	@$(BIN)/python -m tests.benchmarks.rl_latency
 
 lock: $(READY)  ## Resolve requirements.lock anew from setup.cfg
 	@$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.12 --no-emit-index-url \
