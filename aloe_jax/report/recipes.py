@@ -103,7 +103,7 @@ class Recipes:
             return []
         said = [
             "By recipe: mean over training runs; intervals include the variance between runs and between people; "
-            "p-values are corrected by Holm's method for all comparisons of recipes (bold: p < 0.05).",
+            "p-values are corrected by Holm's method for all comparisons of recipes.",
             "Numbers of single runs are conditional on their weights.",
         ]
         for one in self.results:

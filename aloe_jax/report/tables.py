@@ -202,7 +202,7 @@ def _latex_recipes(report: Report) -> list[str]:
         of = "by seed" if pair.paired else "other seeds"
         lines.append(" & ".join([_latex_text(f"{pair.first} → {pair.second}"), of, *bold]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\begin{tablenotes}\footnotesize"]
-    lines += [rf"\item {_latex_text(note)}" for note in [*recipes.notes(), *_simulated(report)]]
+    lines += [rf"\item {_latex_text(note)}" for note in [*recipes.notes(), "Bold: p < 0.05.", *_simulated(report)]]
     return [*lines, r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
 
 
