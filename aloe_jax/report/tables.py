@@ -86,7 +86,7 @@ def latex(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
-    said = [" ".join(part for part in (intervals_said(report), holds_for(report)) if part)]
+    said = [f"Intervals: 95%, {intervals_said(report)}. {holds_for(report)}".strip()]
     if len(report.models) > 1:
         said.append(
             f"Bold: the best model of a column, where {tests_said(report)}, puts it above every other model "
