@@ -14,7 +14,7 @@ is constant, and where fewer than two turns are left, N-IR and R² are undefined
 Intervals are those of `aloe_jax.benchmark.intervals`, by what the people of the cases share. With a single person there
 is none. N-IR and R² describe a trend: where AL is nearly flat they are those of its noise, and no interval of theirs
 that was tried covers the truth (in simulations of 100 cases from 5% to 85% where IR is two to four standard errors from
-0). They get an interval only where IR is at least `CLEAR` standard errors from 0.
+0). They get an interval only where IR is at least `CLEAR` times the half width of its own interval from 0.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from aloe_jax.benchmark.intervals import (
     Array,
     bias_corrected,
     design_intervals,
+    half_widths,
     jackknife_errors,
     left_out,
     resamples,
@@ -35,7 +36,7 @@ from aloe_jax.benchmark.missing import level_bounds
 from aloe_jax.benchmark.results import HIGHEST, LOWEST, Level, StoredEstimate
 from aloe_jax.errors import AloeError
 
-CLEAR = 6.0  # standard errors that IR is from 0 where N-IR and R² have intervals
+CLEAR = 3.0  # half widths of its interval that IR is from 0 where N-IR and R² have intervals
 _FLAT = 1e-9  # an AL that varies by less than this is constant: means differ by rounding alone
 
 
@@ -60,8 +61,8 @@ def alignment_metrics(
     least = np.array([*[LOWEST] * (turns + 1), LOWEST - HIGHEST])
     most = np.array([*[HIGHEST] * (turns + 1), HIGHEST - LOWEST])
     low, high = design_intervals(linear, linear_without, people, bootstrap, seed, least, most)
-    error = jackknife_errors(points["ir"], others["ir"][:, None], people).error[0]
-    clear = abs(points["ir"][0]) >= CLEAR * error  # not where either is NaN
+    half = half_widths(jackknife_errors(points["ir"], others["ir"][:, None], people))[0]
+    clear = abs(points["ir"][0]) >= CLEAR * half  # not where either is NaN
     weights = people.by_case(resamples(people.people, bootstrap, seed)) if clear else np.empty((0, len(rated)))
     spreads = summaries(alignment_level(values[rated], weights))
 

@@ -110,7 +110,7 @@ class CaseDesign:
         ):
             levels = len(set(part))
             if levels < min(FEWEST, self.people):
-                found.append(f"that {name}" if levels == 1 else f"those {levels} {plural}")
+                found.append(f"the one {name}" if levels == 1 else f"the {levels} {plural}")
         return found
 
     def described(self) -> str:

@@ -9,6 +9,9 @@ in the number is its jackknife pseudo-value U·T − (U − 1)·T(without the pe
 value, whatever is missing elsewhere. In simulations of 100 cases with integer ratings these intervals hold the truth
 93–96% of the time; percentile intervals are a little too narrow.
 
+Fewer than `FEW` distinct people: Student's t, which covers as well (94–96% with 3 to 12 cases in simulations) where
+studentised intervals are up to twice as wide, since some resamples have hardly any spread.
+
 People who share profiles or personalities: Student's t with the standard errors of `aloe_jax.benchmark.shared_parts`,
 applied to the pseudo-values.
 
@@ -26,7 +29,7 @@ import warnings
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
 from aloe_jax.benchmark.case_design import CaseDesign
@@ -35,6 +38,7 @@ from aloe_jax.benchmark.shared_parts import Errors, mean_errors
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+FEW = 20  # distinct people below which resamples are too much alike
 _NOTHING = 1e-9  # a spread below this is rounding
 
 
@@ -101,7 +105,7 @@ def bias_corrected(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # columns that are NaN throughout stay NaN
         centre = 2 * value - np.nanmean(samples, axis=0)
-    reach = _reach(jackknife_errors(value, without, design or CaseDesign.distinct(people)))
+    reach = half_widths(jackknife_errors(value, without, design or CaseDesign.distinct(people)))
     ends = np.stack([np.minimum(centre - reach, value), np.maximum(centre + reach, value)])
     rare = np.isnan(samples).mean(axis=0) > 0.5
     return np.where(rare | np.isnan(ends).any(axis=0), np.nan, np.clip(ends, least, most))
@@ -127,9 +131,11 @@ def design_intervals(
 
     Distinct people are resampled `count` times from `seed`. Cut to `least` and `most`; NaN as in `studentised`.
     """
-    if design.kind == "distinct" or design.people < 2:
+    if design.people < 2:
+        return np.full((2, len(value)), np.nan)
+    if design.kind == "distinct" and design.people >= FEW:
         return studentised(value, without, resamples(design.people, count, seed), least, most)
-    reach = _reach(jackknife_errors(value, without, design))
+    reach = half_widths(jackknife_errors(value, without, design))
     return np.clip(np.stack([value - reach, value + reach]), least, most)
 
 
@@ -163,15 +169,14 @@ def interval(
     return value, design_intervals(value, without, design, count, seed, least, most)
 
 
-def _reach(errors: Errors) -> Array:
-    """Half the width of Student's interval."""
-    quantile: Array = stdtrit(errors.freedom, 1 - (1 - CONFIDENCE) / 2)
-    return np.where(errors.error <= _NOTHING, 0.0, quantile * errors.error)
+def half_widths(errors: Errors) -> Array:
+    """Half the widths [M] of Student's 95% intervals."""
+    return np.where(errors.error <= _NOTHING, 0.0, student_quantile(errors.freedom) * errors.error)
 
 
-def student_quantile(freedom: int, tail: float = (1 - CONFIDENCE) / 2) -> float:
-    """The value that Student's t exceeds with probability `tail`."""
-    return float(stdtrit(freedom, 1 - tail))
+def student_quantile(freedom: ArrayLike, tail: float = (1 - CONFIDENCE) / 2) -> Array:
+    """The values that Student's t exceeds with probability `tail`, in the shape of `freedom`."""
+    return np.asarray(stdtrit(freedom, 1 - tail), dtype=np.float64)
 
 
 def _quantiles(t: Array) -> tuple[Array, Array]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import stdtrit
 
 from aloe_jax.benchmark.case_design import CaseDesign
-from aloe_jax.benchmark.intervals import CONFIDENCE
+from aloe_jax.benchmark.intervals import student_quantile
 from aloe_jax.benchmark.shared_parts import mean_errors
 
 
@@ -32,5 +31,5 @@ def detectable_difference(
         values += random.normal(0, deviation, (max(part) + 1, draws))[list(part)]
     error, freedom = mean_errors(values, design)
     # A draw rejects once the difference lifts its mean beyond what it takes; rejections of the wrong sign do not count.
-    needed = stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2) * error - values.mean(axis=0)
+    needed = student_quantile(freedom) * error - values.mean(axis=0)
     return float(np.quantile(needed, power))

@@ -101,7 +101,7 @@ def _draw(report: Report) -> Figure:
         labelcolor=_INK,
         handlelength=3.4,
     )
-    said = "Bands: 95% intervals over cases."
+    said = "Bands: 95% intervals of every turn by itself."
     if report.simulated:
         said += f" Simulated: {report.simulated}."
     figure.supxlabel(_plain(textwrap.fill(said, 120)), fontsize=7, color=_SOFT, x=0.01, ha="left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aloe_jax.benchmark.alignment import CLEAR
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
+from aloe_jax.benchmark.intervals import FEW
 from aloe_jax.benchmark.number_text import DIGITS, NAMES, interval, listed
 from aloe_jax.benchmark.results import ModelResults, Results
 from aloe_jax.report.gathering import Report
@@ -18,12 +19,12 @@ _VARYING: dict[DesignKind, str] = {
 def people_said(report: Report) -> str:
     """Who talks with the models."""
     said = CaseDesign.of(list(report.personas.values())).described()
-    return said + (" talks" if said == "one person" else " talk")
+    return said + (" talks" if said == "one person" else ", talk" if ", " in said else " talk")
 
 
 def intervals_said(report: Report) -> str:
-    """How the intervals of the models were computed, and for which people they hold."""
-    return " ".join(_intervals(kind) for kind in _kinds(report))
+    """How the 95% intervals of the models were computed, and for which people they hold."""
+    return "; ".join(_intervals(kind) for kind in _kinds(report))
 
 
 def tests_said(report: Report) -> str:
@@ -48,8 +49,8 @@ def without_interval(report: Report) -> str:
     if not bare:
         return ""
     return (
-        f"No interval of N-IR and R² for {listed(bare)}: IR is less than {CLEAR:.0f} standard errors from 0 there, so "
-        "that both mostly describe noise."
+        f"No interval of N-IR and R² for {listed(bare)}: IR is less than {CLEAR:.0f} times the half width of its "
+        "interval from 0 there, so that both mostly describe noise."
     )
 
 
@@ -82,15 +83,13 @@ def _design(results: Results) -> CaseDesign:
 def _intervals(kind: DesignKind | None) -> str:
     if kind is None:
         return (
-            "Intervals: 95%, bootstrap over cases taken for independent, though they share profiles or personalities; "
-            "they are too narrow, give the command of the run again."
+            "bootstrap over cases taken for independent, though they share profiles or personalities: too narrow, give "
+            "the command of the run again"
         )
     if kind in _VARYING:
-        return (
-            f"Intervals: 95%, Student's t with the variance between {_VARYING[kind]}: for other people, with other "
-            f"{_VARYING[kind]}."
-        )
-    return "Intervals: 95%, studentised bootstrap over people."
+        varying = _VARYING[kind]
+        return f"Student's t with the variance between {varying}, for other people with other {varying}"
+    return f"studentised bootstrap over people (Student's t for fewer than {FEW})"
 
 
 def _test(kind: DesignKind | None) -> str:

@@ -128,7 +128,7 @@ def latex(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
-    said = [" ".join(part for part in (intervals_said(report), holds_for(report)) if part)]
+    said = [f"Intervals: 95%, {intervals_said(report)}. {holds_for(report)}".strip()]
     said.append(COMPARABLE)
     if assertions(report):
         said.append("Untrue assertions: replies that state a fact of somebody else.")

@@ -139,6 +139,17 @@ def test_holm():
     assert holm([]) == []
 
 
+@pytest.mark.parametrize("cases", [3, 5, 12])
+def test_few_cases_are_covered_too(cases):
+    """As in the report's rows of a profile."""
+    random, curve = np.random.default_rng(9), np.full(TURNS, 3.0)
+    true, hits, count = truth(curve)[0], 0, 400
+    for _ in range(count):
+        found = alignment_metrics(draw(random, curve, cases)).average
+        hits += found.low <= true <= found.high
+    assert hits / count == pytest.approx(0.95, abs=0.02 + 3 * (0.05 * 0.95 / count) ** 0.5)
+
+
 def test_two_cases_say_next_to_nothing_and_one_nothing():
     rising = [[1.0, 2.0, 3.0], [2.0, 4.0, 5.0]]
     found = alignment_metrics(rising)

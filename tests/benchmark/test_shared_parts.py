@@ -5,6 +5,8 @@ simulations is known to about 3·sqrt(p·(1 − p) / S): what is asked for is wi
 """
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from aloe_jax.benchmark.intervals import design_p_values, left_out
 from aloe_jax.benchmark.pairwise import sign_test
 from aloe_jax.benchmark.power import detectable_difference
 from aloe_jax.benchmark.shared_parts import mean_errors
-from tests.benchmark.crossed_ratings import EFFECTS, TURNS, crossed, effects, levels, rated
+from tests.benchmark.crossed_ratings import CASE, EFFECTS, RATING, TURNS, crossed, effects, levels, rated
 
 CURVE = 2.6 + 0.1 * np.arange(TURNS)
 
@@ -215,3 +217,16 @@ def test_what_a_design_detects():
         without = left_out(100) @ column[:, None] / 99
         found += design_p_values(np.array([column.mean()]), without, design)[0] <= 0.05
     assert found / count == pytest.approx(0.8, abs=3 * math.sqrt(0.16 / count))
+
+
+def test_the_documented_power_is_that_of_the_code():
+    """docs/benchmark.md: the rest of a person's mean over ten turns is its own effect and noise, of both models."""
+    text = (Path(__file__).parents[2] / "docs/benchmark.md").read_text()
+    rest = math.sqrt(2 * (CASE**2 + (RATING**2 + 1 / 12) / TURNS))
+    designs = (crossed(), crossed(40), crossed(10, 10), CaseDesign.distinct(100), CaseDesign.distinct(200))
+    rows = re.findall(r"^\| ([\d.]+), ([\d.]+) \| ([\d. |]+) \|$", text, re.M)
+    assert tuple((float(one), float(two)) for one, two, _ in rows) == EFFECTS
+    for profile, personality, documented in rows:
+        deviations = float(profile) * math.sqrt(2), float(personality) * math.sqrt(2)
+        found = [detectable_difference(design, *deviations, rest) for design in designs]
+        assert [float(cell) for cell in documented.split("|")] == pytest.approx(found, abs=0.0051)

@@ -71,11 +71,11 @@ def test_a_figure_has_every_curve_and_says_what_is_simulated(one, tmp_path):
     assert "Simulated: the users, the judges and the reference lines" in text and "good (incomplete)" in text
 
 
-def test_the_summary_fits_a_terminal(one, clear, capsys):
+def test_the_summary_fits_a_terminal(one, undecided, clear, capsys):
     Console(width=80).print(table(one))
     shown = capsys.readouterr().out
     assert "low* *" in shown and "simulated: the users" in shown and "a<b> & $c_1$ → good" in shown
     assert "…\n" not in shown and max(map(len, shown.splitlines())) <= 80
     assert "† incomplete: replies or ratings are missing" in shown and "good †" in shown
-    assert "not significant" in difference(one.pairs[0])
+    assert "not significant" in difference(undecided.pairs[0])
     assert "not significant" not in difference(clear.pairs[0])

@@ -19,9 +19,9 @@ def report_on(tmp_path, people, **more):
 
 def test_distinct_people_are_called_so(clear):
     said = words(render(clear))
-    assert "20 people, each with a profile and a personality of their own talk with every model" in said
+    assert "20 people, each with a profile and a personality of their own, talk with every model" in said
     assert "studentised bootstrap over people" in said and "permutation test over people" in said
-    assert "Student" not in inference.intervals_said(clear) + inference.tests_said(clear)
+    assert "variance between" not in inference.intervals_said(clear) + inference.tests_said(clear)
 
 
 def test_crossed_people_are_called_so_and_tested_so(tmp_path):
@@ -31,7 +31,7 @@ def test_crossed_people_are_called_so_and_tested_so(tmp_path):
         assert "with the variance between profiles and personalities" in text
         assert "permutation" not in text.replace("permutations, seed", "") and "bootstrap over" not in text
     said = words(render(report))
-    assert "24 people, every combination of 6 profiles and 4 personalities talk with every model" in said
+    assert "24 people, every combination of 6 profiles and 4 personalities, talk with every model" in said
     assert "of their own" not in said and "paired Student's t test" in said
 
 
@@ -52,7 +52,7 @@ def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):
 def test_a_number_without_an_interval_has_its_reason(tmp_path):
     report = report_on(tmp_path, product(6, 4))
     assert all(entry.numbers.n_ir.low is None for entry in report.entries)
-    reason = "No interval of N-IR and R² for one and two: IR is less than 6 standard errors from 0"
+    reason = "No interval of N-IR and R² for one and two: IR is less than 3 times the half width"
     assert reason in markdown(report) and reason in words(render(report))
 
 
