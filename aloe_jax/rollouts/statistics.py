@@ -15,7 +15,7 @@ def statistics(rollouts: Sequence[Rollout], turns: int, asked: int | None = None
 
     `asked`: groups that a rollout was to have, where it branches; None: one a turn.
 
-    reward, and by turn and by component; al, the mean reward along the replies that were continued; no_variance, the
+    reward, and by turn and by component; al, the judge's mean rating of the replies that were continued; no_variance, the
     share of groups whose rewards are all equal; cut, the share of replies without an end of turn; coverage, the share
     of the groups that were asked for whose replies have rewards.
     """
@@ -28,9 +28,8 @@ def statistics(rollouts: Sequence[Rollout], turns: int, asked: int | None = None
     if not rated:
         return found
     found["reward"] = mean_reward(rated)
-    found["al"] = float(
-        np.mean([group.rewards[g] for group in rated if group.rewards is not None for g in group.continued])
-    )
+    if "judge" in rated[0].components[0]:
+        found["al"] = float(np.mean([group.components[g]["judge"] for group in rated for g in group.continued]))
     if len(rated[0].siblings) > 1:
         equal = [group.rewards.max() == group.rewards.min() for group in rated if group.rewards is not None]
         found["no_variance"] = float(np.mean(equal))

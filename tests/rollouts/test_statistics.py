@@ -28,3 +28,17 @@ def test_means_are_over_all_groups_that_have_rewards(branches):
     assert found["no_variance"] == pytest.approx(np.mean(equal))
     cut = [not sibling.ended for group in groups for sibling in group.siblings]
     assert found["cut"] == pytest.approx(np.mean(cut))
+
+
+def test_al_is_of_the_judge_whatever_else_is_rewarded():
+    random = np.random.default_rng(0)
+    rollouts = [random_rollout(random, f"r{i}", dropped=0.3) for i in range(6)]
+    alone = statistics(rollouts, 3)
+    for group in (group for rollout in rollouts for group in rollout.groups if group.rewards is not None):
+        group.components = [one | {"belief": 0.5} for one in group.components]
+        group.rewards = group.rewards + 5.0
+    both = statistics(rollouts, 3)
+    assert both["al"] == alone["al"] and both["reward"] == pytest.approx(alone["reward"] + 5.0)
+    for group in (group for rollout in rollouts for group in rollout.groups if group.rewards is not None):
+        group.components = [{"belief": one["belief"]} for one in group.components]
+    assert "al" not in statistics(rollouts, 3)

@@ -21,6 +21,7 @@ class RL(Stage):
     shown = Watched(
         {
             "reward": "reward {:.3f}",
+            "al": "AL {:.2f}",
             "no_variance": "equal {:.0%}",
             "entropy": "entropy {:.3f}",
             "accuracy": "accuracy {:.2f}",
