@@ -341,7 +341,7 @@ class Results(StoredRecord):
     agreement: StoredAgreement | None  # of all judges' votes on all replies; None with a single vote a reply
     calibration: list[StoredCalibration]
     people: StoredWithPeople | None
-    same_family: list[str] = []  # warnings: whose judge is of its own family, in words
+    same_family: list[str] = []  # warnings of self-preference bias, a sentence per judge
     usage: dict[str, StoredUsage]  # "MODEL/ROLE"
     settings: dict[str, object]
     cases: dict[str, list[Case]] = Field(default={}, exclude=True)  # model -> its dialogues, from transcripts.jsonl

@@ -22,7 +22,6 @@ from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.joint_correction import corrected_together
 from aloe_jax.benchmark.judge import JudgedReply, judge_leniency, ratings_table, votes_table
-from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.rating.analysis import compare_with_people
 from aloe_jax.benchmark.rating.weights import whole_key
 from aloe_jax.benchmark.results import (
@@ -42,6 +41,7 @@ from aloe_jax.benchmark.results import (
     StoredWithPeople,
     as_json,
 )
+from aloe_jax.benchmark.self_preference import self_preference_warnings
 from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
 from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
@@ -108,7 +108,7 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),
         people=_people(settings, cases),
-        same_family=same_family(settings),
+        same_family=self_preference_warnings(settings),
         # Without the seconds, which are another every time.
         usage={
             name: StoredUsage.model_validate({key: value for key, value in vars(usage).items() if key != "seconds"})

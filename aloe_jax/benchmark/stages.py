@@ -11,11 +11,11 @@ from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.case_design import CaseDesign, spread_cases
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
-from aloe_jax.benchmark.kinship import same_family
 from aloe_jax.benchmark.pairwise import side_by_side
 from aloe_jax.benchmark.results import StoredCalibration, StoredSideBySide
 from aloe_jax.benchmark.runner import Conversing
 from aloe_jax.benchmark.scoring import Checks, Scored, Talked, judge_roles, score
+from aloe_jax.benchmark.self_preference import self_preference_warnings
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.data.dataset import read_personas
@@ -40,7 +40,7 @@ def evaluate(settings: EvaluateSettings) -> Scored:
         from aloe_jax.sampling.loading import spread
 
         spread(settings.sampling.mesh)  # no judge is asked for a mesh that cannot be
-    warn_of_kinship(settings)
+    warn_of_self_preference(settings)
     budget = Budget(settings.max_cost, settings.max_calls)
     with Ledger(Path(settings.output) / "journal.sqlite", budget=budget) as ledger:
         return run(settings, personas, ledger)
@@ -153,9 +153,9 @@ def _pairs(
 # ---------------------------------------------------------------- before the first dialogue
 
 
-def warn_of_kinship(settings: EvaluateSettings) -> None:
-    """Report in a line each which judges are of the family of somebody else in the run."""
-    for sentence in same_family(settings):
+def warn_of_self_preference(settings: EvaluateSettings) -> None:
+    """Report a line for every judge of the same family as another role or model of the run."""
+    for sentence in self_preference_warnings(settings):
         notices.report(f"warning: {sentence}")
 
 

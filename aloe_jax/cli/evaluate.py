@@ -99,13 +99,13 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
 
 def _show_estimate(settings: EvaluateSettings) -> None:
     from aloe_jax.benchmark.estimate import estimate, table
-    from aloe_jax.benchmark.stages import check_models, read_cases, warn_of_kinship
+    from aloe_jax.benchmark.stages import check_models, read_cases, warn_of_self_preference
     from aloe_jax.llm.ledger import Ledger
     from aloe_jax.terminal import console
 
     check_models(settings)
     personas = read_cases(settings)
-    warn_of_kinship(settings)
+    warn_of_self_preference(settings)
     journal = Path(settings.output) / "journal.sqlite"
     with Ledger(journal, writing=False) if journal.is_file() else nullcontext() as ledger:
         console().print(table(estimate(settings, personas, ledger), ledger.usage() if ledger else {}))

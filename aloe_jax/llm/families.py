@@ -1,6 +1,6 @@
-"""Families of language models, by name: a model that judges its own kind is a poor witness.
+"""Families of language models, by name, for warnings of self-preference bias.
 
-Models rate text of their own higher than people do ("LLM Evaluators Recognize and Favor Their Own Generations", arXiv
+Models rate their own text higher than people do ("LLM Evaluators Recognize and Favor Their Own Generations", arXiv
 2404.13076), and one model in several roles shares its blind spots with itself.
 """
 
@@ -52,16 +52,16 @@ def family_of_name(model: str | None) -> str | None:
     return known_family(model) or model.lower()
 
 
-def kinship(who: str, own: str | None, others: Mapping[str, str | None], remedy: str) -> str | None:
-    """What to say where `who`, who rates, is of the `own` family as some of the `others` (name -> family); or None.
+def self_preference_warning(who: str, own: str | None, others: Mapping[str, str | None], remedy: str) -> str | None:
+    """A sentence where `who`, a rater of the family `own`, shares it with some of `others` (name -> family); else None.
 
     `remedy` says what to set instead.
     """
-    akin = [name for name, theirs in others.items() if theirs is not None and theirs == own]
-    if not akin:
+    same = [name for name, theirs in others.items() if theirs is not None and theirs == own]
+    if not same:
         return None
-    names = akin[0] if len(akin) == 1 else f"{', '.join(akin[:-1])} and {akin[-1]}"
+    names = same[0] if len(same) == 1 else f"{', '.join(same[:-1])} and {same[-1]}"
     return (
-        f"{who} is of the same family as {names} ({own}), and a model favours text of its own family and shares its "
-        f"blind spots; {remedy}"
+        f"{who} is of the same family as {names} ({own}): models rate text of their own family higher "
+        f"(self-preference bias) and share its blind spots; {remedy}"
     )

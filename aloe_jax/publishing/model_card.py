@@ -15,8 +15,8 @@ from aloe_jax.json_value import JSON
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
-from aloe_jax.rollouts.kinship import same_family
 from aloe_jax.rollouts.rewards import roles_of
+from aloe_jax.rollouts.self_preference import self_preference_warnings
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, reachable, resolved
 from aloe_jax.training.settings import OptimizerSettings, TrainSettings
@@ -128,7 +128,7 @@ def simulated_data(path: str) -> bool | None:
 def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] | None, list[str]]:
     """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
 
-    Beside the model's own numbers there is `same_family`, what the run warned of its judges.
+    Beside the model's own numbers there is `same_family`, the run's warnings of self-preference bias.
     Raises AloeError when the file is not a benchmark's.
     """
     try:
@@ -170,7 +170,7 @@ def training(origin: Origin) -> Iterator[str]:
             yield f"- Data: {'; '.join(_data(stage.data))}"
         else:
             yield f"- Conversations with the personas of {_said_of(stage.rl.personas or '')}, {_players(stage)}"
-            for sentence in same_family(stage.rl, stage.roles, origin.base):
+            for sentence in self_preference_warnings(stage.rl, stage.roles, origin.base):
                 yield f"- Warning: {sentence}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
         yield f"- {_optimizer(stage.optimizer)}"

@@ -33,9 +33,9 @@ from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.drawing import Drawing, EndedError
-from aloe_jax.rollouts.kinship import same_family
 from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.rollouts.rollout import Rollout
+from aloe_jax.rollouts.self_preference import self_preference_warnings
 from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.rollouts.watch import Watch, check_watch, watch_casts
 from aloe_jax.sampling.sampler import Sampler
@@ -148,7 +148,7 @@ class RolloutSource(Source):
             f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {groups} x "
             f"{rl.group} replies = {replies:,} replies"
         )
-        for sentence in same_family(rl, settings.roles, settings.model.path):
+        for sentence in self_preference_warnings(rl, settings.roles, settings.model.path):
             text += f"\nwarning: {sentence}"
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))

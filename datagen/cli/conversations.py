@@ -42,11 +42,11 @@ def main(settings: DatagenSettings, dry_run: bool) -> None:
     from datagen.conversations import TALKING_ROLES, write_conversations
     from datagen.dry_run import show_estimate
     from datagen.journal import open_journal, print_if_simulated
-    from datagen.kinship import models_of, same_family
     from datagen.personas import recorded_personas
+    from datagen.self_preference import models_of, self_preference_warnings
     from datagen.waves import write_in_waves
 
-    if sentence := same_family(models_of(settings)):
+    for sentence in self_preference_warnings(models_of(settings)):
         click.echo(f"warning: {sentence}", err=True)
     if dry_run:
         show_estimate(settings, None)

@@ -9,7 +9,6 @@ from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
-from datagen.kinship import same_family
 from datagen.look.clustered import Clusters
 from datagen.look.markdown import table
 from datagen.look.quality import LABELS, Quality, intervals, measure
@@ -17,6 +16,7 @@ from datagen.look.stats import NONE, turn_rows
 from datagen.look.verifier_text import verifier_text
 from datagen.personas import Personas
 from datagen.pool.survey import survey
+from datagen.self_preference import self_preference_warnings
 
 _TITLES = {
     "persona_writer": "persona writer",
@@ -162,8 +162,7 @@ def _making(provenance: Mapping[str, object], hinted: bool) -> str:
     if shown:
         lines.append(table(("role", "model", "temperature"), shown))
     models = {role: roles[role].get("model") for role in _TITLES if role in roles} if isinstance(roles, dict) else {}
-    if sentence := same_family(models):
-        lines.append(f"**Judged by its own kind**: {sentence}.")
+    lines += [f"**Self-preference bias**: {sentence}." for sentence in self_preference_warnings(models)]
     lines.append(f"Seed: {provenance.get('seed', 'not recorded')}. Written by aloe-jax with `python -m datagen`.")
     return "\n\n".join(lines)
 

@@ -136,13 +136,13 @@ def test_results_that_name_a_control_of_nobody_are_refused(tmp_path):
 
 
 def test_a_judge_of_the_family_is_named_beside_the_judges(tmp_path):
-    path = write(tmp_path / "kin") / "metrics.json"
+    path = write(tmp_path / "same") / "metrics.json"
     record = json.loads(path.read_text())
     assert record["same_family"] == [
-        "the judge is of the same family as the users and the reference lines (m-1), and a model favours text of its "
-        "own family and shares its blind spots; name a judge of another family (roles.judge, or several in "
-        "judging.judges)"
+        "the judge is of the same family as the users and the reference lines (m-1): models rate text of their own "
+        "family higher (self-preference bias) and share its blind spots; name a judge of another "
+        "family (roles.judge, or several in judging.judges)"
     ]
-    page = render(gather([tmp_path / "kin"]))
+    page = render(gather([tmp_path / "same"]))
     assert "The judge is of the same family as the users" in page
     assert "of the same family" not in render(gather([write(tmp_path / "scripted", role="scripted")]))

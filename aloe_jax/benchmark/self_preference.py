@@ -1,4 +1,4 @@
-"""Whether a judge is of the family of those whom it should judge from outside: users, candidates, their training."""
+"""Warnings of self-preference bias: a judge of the family of the users, of a model under test, or of its training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.errors import AloeError
-from aloe_jax.llm.families import family, family_of_name, kinship, known_family
+from aloe_jax.llm.families import family, family_of_name, known_family, self_preference_warning
 from aloe_jax.llm.settings import RoleSettings
 from aloe_jax.storage.files import as_path
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 REMEDY = "name a judge of another family (roles.judge, or several in judging.judges)"
 
 
-def same_family(settings: EvaluateSettings) -> list[str]:
-    """A sentence for every judge that is of the family of somebody else in the run; none where all are apart.
+def self_preference_warnings(settings: EvaluateSettings) -> list[str]:
+    """A sentence for every judge of the same family as another role or model of the run; empty where there is none.
 
     Looked at are the users, the models under test, the responder of reference lines, and for model directories the
     verifier of their training data and the judge of on-policy training, as far as these are recorded.
@@ -33,7 +33,10 @@ def same_family(settings: EvaluateSettings) -> list[str]:
         elif candidate.under_test and candidate.path is not None:
             others |= dict(_of_directory(name, candidate.path))
     judges: dict[str, RoleSettings] = dict(settings.judging.judges) or {"": settings.roles.judge}
-    found = (kinship(f"the judge {name}".strip(), family(role), others, REMEDY) for name, role in judges.items())
+    found = (
+        self_preference_warning(f"the judge {name}".strip(), family(role), others, REMEDY)
+        for name, role in judges.items()
+    )
     return [sentence for sentence in found if sentence is not None]
 
 

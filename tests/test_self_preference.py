@@ -1,23 +1,23 @@
-"""Which family a model is of by its name, and what is said where one judges its own kind."""
+"""Families of models by name, and the warnings of self-preference bias."""
 
 import json
 
 import pytest
 from click.testing import CliRunner
 
-from aloe_jax.benchmark.kinship import same_family
+from aloe_jax.benchmark.self_preference import self_preference_warnings
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.evaluate import main as evaluate
-from aloe_jax.llm.families import family, family_of_name, kinship, known_family
+from aloe_jax.llm.families import family, family_of_name, known_family, self_preference_warning
 from aloe_jax.llm.settings import RoleSettings, RolesSettings
 from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.publishing.model_card import Origin, full_card
-from aloe_jax.rollouts import kinship as rollouts
+from aloe_jax.rollouts import self_preference as rollouts
 from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.training.settings import TrainSettings
-from datagen.kinship import models_of
-from datagen.kinship import same_family as of_data
 from datagen.look.card import card
+from datagen.self_preference import models_of
+from datagen.self_preference import self_preference_warnings as data_warnings
 from datagen.settings import DatagenSettings
 from tests.conversations import conversation
 
@@ -56,9 +56,9 @@ def test_an_unknown_model_is_a_family_of_its_own_and_a_script_is_of_none():
     assert family_of_name("Our-Judge") == family_of_name("our-judge") == "our-judge"
     assert family(RoleSettings(provider="scripted")) is None and family_of_name("scripted") is None
     assert family(RoleSettings(provider="openai", model="gpt-5-mini")) == "gpt"
-    assert kinship("a", None, {"b": None}, "r") is None  # two scripts are no family
-    assert kinship("a", "gpt", {"b": "gpt", "c": "llama", "d": "gpt"}, "r").startswith(
-        "a is of the same family as b and d (gpt), and a model favours text of its own family"
+    assert self_preference_warning("a", None, {"b": None}, "r") is None  # two scripts are no family
+    assert self_preference_warning("a", "gpt", {"b": "gpt", "c": "llama", "d": "gpt"}, "r").startswith(
+        "a is of the same family as b and d (gpt): models rate text of their own family higher (self-preference bias)"
     )
 
 
@@ -69,7 +69,7 @@ LLAMA = {"provider": "openai", "model": "meta-llama/Llama-3.1-8B-Instruct"}
 
 def benchmark(roles, models, **judging):
     given = {"output": "o", "personas": "p", "roles": roles, "models": models, "judging": judging}
-    return same_family(EvaluateSettings.model_validate(given))
+    return self_preference_warnings(EvaluateSettings.model_validate(given))
 
 
 def test_a_judge_of_the_family_of_users_or_of_a_model_under_test():
@@ -102,18 +102,21 @@ def test_the_verifier_of_the_training_data_is_somebody_else_too(tmp_path):
 
 
 def test_data_generation_with_one_model_for_all():
-    def sentence(roles):
-        return of_data(models_of(DatagenSettings.model_validate({"output": "o", "roles": roles})))
+    def warnings(roles):
+        return data_warnings(models_of(DatagenSettings.model_validate({"output": "o", "roles": roles})))
 
-    assert sentence(GEMINI).startswith("the verifier is of the same family as the user, the inducer and the responder")
-    assert sentence({**GEMINI, "verifier": GPT}) is None
-    assert sentence({"provider": "scripted"}) is None
-    assert of_data({"verifier": "scripted", "user": "scripted"}) is None  # as data sets store it
+    (sentence,) = warnings(GEMINI)
+    assert sentence.startswith("the verifier is of the same family as the user, the inducer and the responder")
+    assert warnings({**GEMINI, "verifier": GPT}) == []
+    assert warnings({"provider": "scripted"}) == []
+    assert data_warnings({"verifier": "scripted", "user": "scripted"}) == []  # as data sets store it
 
 
 def test_on_policy_training_and_its_watch():
     def said(roles, policy="runs/dpo", **rl):
-        return rollouts.same_family(RLSettings.model_validate(rl), RolesSettings.model_validate(roles), policy)
+        return rollouts.self_preference_warnings(
+            RLSettings.model_validate(rl), RolesSettings.model_validate(roles), policy
+        )
 
     (sentence,) = said(GEMINI)
     assert sentence.startswith("the judge is of the same family as the users (gemini)")
@@ -156,7 +159,9 @@ def test_the_card_of_a_model_repeats_what_was_warned_of():
 
     assert "- Warning: the judge is of the same family as the users (gemini)" in written(GEMINI)
     assert "Warning" not in written({**GEMINI, "judge": GPT})
-    assert "Warning: the judge is kin." in written({**GEMINI, "judge": GPT}, ["the judge is kin"])
+    assert "Warning: the judge is of the same family." in written(
+        {**GEMINI, "judge": GPT}, ["the judge is of the same family"]
+    )
     assert "comparable with those of models that the same judge rated" in written(GEMINI)
 
 
@@ -167,7 +172,7 @@ def test_the_card_of_data_says_who_verified():
         return card({}, trees, {"simulated": False, "seed": 0, "roles": roles}, name="d")
 
     alike = dict.fromkeys(("user", "inducer", "responder", "verifier"), "gemini-3.5-flash-lite")
-    said = "**Judged by its own kind**: the verifier is of the same family as the user, the inducer and the responder"
+    said = "**Self-preference bias**: the verifier is of the same family as the user, the inducer and the responder"
     assert said in written(**alike)
-    assert "Judged by its own kind" not in written(**alike | {"verifier": "gpt-5-mini"})
-    assert "Judged by its own kind" not in written(**dict.fromkeys(alike, "scripted"))
+    assert "Self-preference bias" not in written(**alike | {"verifier": "gpt-5-mini"})
+    assert "Self-preference bias" not in written(**dict.fromkeys(alike, "scripted"))
