@@ -48,7 +48,7 @@ def test_everything_is_there(finished):
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"):
         assert (root / "export" / name).is_file(), name
     assert "Simulated:" in told and "report.html" in told and "base → sft:" in told
-    assert "dpo: IR over its last message only" in told
+    assert "rl: IR over its last message only" in told
 
 
 def test_again_it_only_tells(finished):

@@ -17,7 +17,8 @@ from aloe_jax.storage.files import write_atomically
 @click.option("--output", default="runs/demo", show_default=True, help="Directory for everything the demo makes.")
 @click.option("--miniature", is_flag=True, help="Tiny sizes: every stage runs, nothing is learned. For tests.")
 def main(output: str, miniature: bool) -> None:
-    """Run the whole line on this machine: personas, trees, base model, SFT, DPO, benchmark, report, export.
+    """Run the whole line on this machine: personas, trees, base model, SFT, DPO, RL, benchmark,
+    report, export.
 
     The people in it are simulated: a scripted provider plays users, responders, verifier and judge, offline and
     deterministically. The models are real and trained from scratch. Give the same command again to resume
