@@ -1,5 +1,6 @@
 """All tests of a run are one family: differences and dialogues side by side are corrected together."""
 
+import itertools
 import json
 
 import numpy as np
@@ -42,10 +43,12 @@ def test_families_wise_error_is_kept():
     wrong = before = 0
     runs = 400
     for _ in range(runs):
-        sides = [side("a", "b", wins := int(random.binomial(60, 0.5)), 60 - wins) for _ in range(12)]
-        _, judged = corrected_together([], sides)
-        wrong += any(one.p_holm < 0.05 for one in judged)
-        before += any(one.p < 0.05 for one in judged)
+        differences = compare_all({name: random.integers(1, 6, (20, 3)) for name in "abc"}, 20, 999)
+        sides = [side("a", "b", wins := int(random.binomial(60, 0.5)), 60 - wins) for _ in range(3)]
+        tests = [*itertools.chain(*corrected_together(differences, sides))]
+        assert len(tests) == 12
+        wrong += any(one.p_holm < 0.05 for one in tests)
+        before += any(one.p < 0.05 for one in tests)
     # The standard deviation of a rate of 5% is 1.1%.
     assert wrong / runs < 0.05 + 3 * 0.011 and before / runs > 0.2
 

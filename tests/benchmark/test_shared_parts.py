@@ -16,9 +16,9 @@ from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.comparison import STATISTICS, compare
 from aloe_jax.benchmark.intervals import design_p_values, left_out
 from aloe_jax.benchmark.pairwise import sign_test
-from aloe_jax.benchmark.power import detectable_difference
 from aloe_jax.benchmark.shared_parts import mean_errors
 from tests.benchmark.crossed_ratings import CASE, EFFECTS, RATING, TURNS, crossed, effects, levels, rated
+from tests.benchmark.power import detectable_difference
 
 CURVE = 2.6 + 0.1 * np.arange(TURNS)
 
@@ -57,7 +57,6 @@ def test_crossed_people_are_covered_and_the_level_holds():
     deviations, count = (0.25, 0.35), 200
     assert within(covered(crossed(), deviations, count), 0.93, 0.97, count)
     assert within(rejected(crossed(), deviations, count), 0.04, 0.06, count)
-    assert covered(CaseDesign.distinct(100), deviations, 1).shape == (2 + TURNS,)
     random, true, hits = np.random.default_rng(5), levels(CURVE, deviations).mean(), 0
     for _ in range(count):
         ratings = rated(random, CURVE + effects(random, crossed(), deviations))

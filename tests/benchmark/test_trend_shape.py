@@ -43,10 +43,11 @@ def test_a_flat_level_has_no_interval_of_its_shape_and_a_steep_one_has():
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize("deviations", [None, (0.15, 0.10), (0.25, 0.35)])
 def test_intervals_of_the_shape_of_the_trend_cover_where_they_are_given(name, deviations):
-    """At most 7% of benchmarks have an interval that misses; where most have one at all, it covers at least 90%.
+    """At most 7% of benchmarks have an interval that misses; of a straight rise it covers at least 90%, however few
+    benchmarks have one, and so it does of other curves where most benchmarks have one.
 
-    Where few have one, those whose trend came out steepest have it, and it covers less: of R² of a curve that levels
-    off 82% of the 11% that have one.
+    Where few have one, those whose trend came out steepest have it, and of a curve that is no line it covers less: of
+    R² of a curve that levels off 82% of the 11% that have one.
     """
     count = 600
     design = CaseDesign.distinct(100) if deviations is None else crossed()
@@ -54,5 +55,5 @@ def test_intervals_of_the_shape_of_the_trend_cover_where_they_are_given(name, de
     if name in ("flat", "just rising", "a hump"):
         assert given < 0.05 * count
     assert within((given - hits) / count, 0.0, 0.07, count), (given, hits)
-    if given > count / 2:
-        assert within(hits / given, 0.90, 1.0, given), (given, hits / given)
+    if name in ("rising", "steep") or given > count / 2:
+        assert given and within(hits / given, 0.90, 1.0, given), (given, hits / given)

@@ -84,9 +84,8 @@ def test_a_rise_is_said_to_come_from_history_only_where_the_test_says_so(report,
     assert set(readings) == {"good-persona", "good-last_message"}
     history, oracle = readings["good-last_message"].sentence(), readings["good-persona"].sentence()
     assert re.search(r"AL changes by \+0\.\d+ a turn, and by .* where it sees the last message only", history)
-    assert (
-        "So much of the rise is lost without the history." in history and "p < 0.0" in history
-    ) or "p = 0.0" in history
+    assert "So much of the rise is lost without the history." in history
+    assert re.search(r"p (< 0\.001|= 0\.0[0-4])", history)
     assert "So much would knowing the person add." in oracle
     alike = gather([write(tmp_path / "alike", rise=0.5)])
     (sentence,) = [one.sentence() for one in control_readings(alike) if one.control.label == "good-last_message"]
