@@ -43,7 +43,8 @@ def significant(difference: StoredDifference) -> bool:
 
 def least_p(results: Results) -> float:
     """The smallest corrected p-value that the tests of a run can have: it is bounded by their permutations."""
-    tests = sum(test.p is not None for test in (*results.differences, *results.side_by_side))
+    found = [*(one.p for one in results.differences), *(one.p for one in results.side_by_side)]
+    tests = sum(p is not None for p in found)
     return min(1.0, tests / (1 + (_count(results.settings, "permutations") or 0)))
 
 
