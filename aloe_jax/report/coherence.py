@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences
 from aloe_jax.benchmark.results import METRICS, Case, Level, ModelResults, Number, Results
 from aloe_jax.errors import AloeError
@@ -45,6 +46,10 @@ def _faults(results: Results) -> Iterator[str]:
         for name in names:
             if name not in results.models:
                 yield f"{kind}: there is no model {name}"
+    if results.design is not None:
+        cases = next(iter(results.cases.values()), [])
+        if CaseDesign.of([case.persona for case in cases]).kind != results.design.kind:
+            yield f"design: is {results.design.kind}, the people of its dialogues are not"
     for name, model in results.models.items():
         if model.control_of is not None and model.control_of not in results.models:
             yield f"models.{name}.control_of: there is no model {model.control_of}"
@@ -82,6 +87,8 @@ def _level(level: Level) -> Iterator[str]:
             yield f"{name}: is not between {limits[0]} and {limits[1]}"
     if not 0 <= level.coverage <= 1:
         yield f"coverage: {level.coverage} is no share"
+    if any(not bounds.least <= bounds.most for bounds in level.bounds.values()):
+        yield "bounds: one has its least above its most"
     average = level.average.value
     if average is not None and not 1 - 1e-6 <= average <= 5 + 1e-6:
         yield f"average: {average} is no mean of ratings from 1 to 5"

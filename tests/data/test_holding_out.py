@@ -50,7 +50,7 @@ def test_conversations_one_by_one_where_that_is_asked_for(tmp_path):
     path = lines(tmp_path, GRID)
     train, validation = (opened(path, split, validation_by="conversation") for split in ("train", "validation"))
     assert validation.people.profiles < train.people.profiles  # as all of them would be in a large data set
-    assert "are held out one by one, whoever talks in them is in training too" in validation.remarks[0]
+    assert "are held out one by one, of people who are in training too" in validation.remarks[0]
     said = shared_people(train.people, validation.people)
     assert f"{len(validation.people.profiles)} of " in said and "its loss says little of people" in said
 
@@ -97,8 +97,8 @@ def test_a_profile_of_most_conversations_stays_in_training(tmp_path):
 
 def test_one_profile_cannot_be_divided(tmp_path):
     path = lines(tmp_path, [conversation(1, f"c{k}", profile=1) for k in range(20)])
-    told = r"d\.jsonl: nothing can be held out by profile: its 20 conversation\(s\) are all of one profile; give a"
-    with pytest.raises(AloeError, match=told):
+    refusal = r"d\.jsonl: nothing can be held out by profile: its 20 conversation\(s\) are all of one profile; give a"
+    with pytest.raises(AloeError, match=refusal):
         opened(path, "train")
     assert opened(path, "train", validation_by="conversation").count < 20
 

@@ -1,7 +1,11 @@
 """What the report says of its people, intervals and tests is what was computed."""
 
+import json
 from dataclasses import replace
 
+import pytest
+
+from aloe_jax.errors import AloeError
 from aloe_jax.report import inference
 from aloe_jax.report.gathering import from_runs, gather
 from aloe_jax.report.page import render
@@ -65,3 +69,19 @@ def test_what_missing_ratings_could_change_is_said(tmp_path):
     assert "whatever the missing ratings are" in markdown(report)
     whole = report_on(tmp_path / "whole", product(6, 4))
     assert "whatever the missing ratings" not in words(render(whole)) + markdown(whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"design": {"kind": "distinct", "people": 24, "profiles": 6, "personalities": 4}}, "design: is distinct"),
+        ({"models": {"two": {"bounds": {"ir": {"least": 1.0, "most": 0.0}}}}}, "bounds: one has its least above"),
+    ],
+)
+def test_a_changed_file_is_refused(tmp_path, changed, message):
+    report_on(tmp_path, product(6, 4))
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    record["models"]["two"] |= changed.pop("models", {}).get("two", {})
+    (tmp_path / "metrics.json").write_text(json.dumps(record | changed))
+    with pytest.raises(AloeError, match=message):
+        gather([tmp_path])
