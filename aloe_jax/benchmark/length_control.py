@@ -1,4 +1,4 @@
-"""AL at equal length: what would be left of the differences between models if all replies were equally long.
+"""Length-controlled AL: what would be left of the differences between models if all replies were equally long.
 
 The rating r of the reply of model m in case c at turn k, of x = log(1 + its words), is taken for
 
@@ -10,7 +10,7 @@ elsewhere: whether a model is better, or knows its user better at later turns, d
 least squares (Frisch & Waugh 1933: residuals of r on residuals of x, both after the effects), its interval from the
 variance clustered by persona (Liang & Zeger 1986), over all dialogues with that persona, with Student's quantile.
 
-    AL at equal length of m = mean over k of [ AL(k) - b · (mean of x[m, ·, k] - mean of x over all models) ]
+    length-controlled AL of m = mean over k of [ AL(k) - b · (mean of x[m, ·, k] - mean of x over all models) ]
 
 It says what a judge makes of length, not whether that is wrong: where longer replies are better replies, because they
 say more, taking length out takes that with it. It extrapolates where two models' replies have no lengths in common, one
@@ -43,8 +43,8 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class EqualLength:
-    """A model's average AL at equal length, and the two values that it has where b is at the ends of its interval.
+class LengthControlledAL:
+    """A model's length-controlled average AL, and the two values that it has where b is at the ends of its interval.
 
     `correlation` is the rank correlation (Spearman) of rating and words over all replies of the model, `words` their
     mean length.
@@ -62,7 +62,7 @@ class LengthControl:
     slope: Number
     low: Number
     high: Number
-    models: Mapping[str, EqualLength]
+    models: Mapping[str, LengthControlledAL]
 
     def per_doubling(self) -> StoredEstimate:
         """What twice the words add to a rating, where replies are not very short: b · log 2."""
@@ -81,7 +81,7 @@ def lengths_of(cases: Sequence[Case], turns: int) -> Lengths:
 
 
 def control_length(models: Mapping[str, Lengths]) -> LengthControl:
-    """AL at equal length of models that the same judges rated, by name.
+    """Length-controlled AL of models that the same judges rated, by name.
 
     Undefined (None) where no reply is longer or shorter than others after the effects, and for a model without ratings.
     """
@@ -107,22 +107,22 @@ def control_length(models: Mapping[str, Lengths]) -> LengthControl:
             low, high = slope - reach, slope + reach
     everywhere = np.concatenate([log[~np.isnan(log)] for log in logs.values()] or [np.empty(0)])
     middle = float(everywhere.mean()) if len(everywhere) else 0.0
-    found = {name: _equal(own, logs[name], middle, (slope, low, high)) for name, own in models.items()}
+    found = {name: _controlled(own, logs[name], middle, (slope, low, high)) for name, own in models.items()}
     return LengthControl(slope, low, high, found)
 
 
-def _equal(own: Lengths, logs: Array, middle: float, slopes: tuple[Number, Number, Number]) -> EqualLength:
+def _controlled(own: Lengths, logs: Array, middle: float, slopes: tuple[Number, Number, Number]) -> LengthControlledAL:
     rated = ~np.isnan(own.ratings)
     some = rated.any(axis=0)  # turns
     if not some.any():
-        return EqualLength(StoredEstimate(value=None, low=None, high=None), None, None)
+        return LengthControlledAL(StoredEstimate(value=None, low=None, high=None), None, None)
     average = float(np.nanmean(own.ratings[:, some], axis=0).mean())
     further = float(np.nanmean(logs[:, some], axis=0).mean()) - middle
     value, *ends = (None if slope is None else average - slope * further for slope in slopes)
     known = sorted(end for end in ends if end is not None)
     low, high = known if len(known) == 2 else (None, None)
     correlation = spearman(own.ratings[rated], own.words[rated])
-    return EqualLength(
+    return LengthControlledAL(
         StoredEstimate(value=value, low=low, high=high),
         None if math.isnan(correlation) else correlation,
         float(own.words[rated].mean()),

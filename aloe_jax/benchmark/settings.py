@@ -21,7 +21,8 @@ register(POLICY)
 
 ReferenceLine = Literal["generic", "informed"]
 Control = Literal["persona", "last_message"]
-Sees = Literal["history", Control]  # of what is said: all of it, that and the persona, or the newest message alone
+# What the model is shown: the conversation, the conversation and the persona, or the newest message.
+Sees = Literal["history", Control]
 FEWEST_CALIBRATING = 10  # people: flipping the signs of four conversations has no p-value below 1/16
 MOST_DRAWN = 200_000_000  # numbers of a bootstrap: resamples times cases
 

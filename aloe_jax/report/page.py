@@ -16,11 +16,12 @@ from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
-from aloe_jax.report import defects, equal_length, inference, payload, pictures, svg, tables
+from aloe_jax.report import defects, inference, payload, pictures, svg, tables
 from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
+from aloe_jax.report.length_controlled import length_controlled_runs
 from aloe_jax.report.recipes import conditional_note, said_runs
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
@@ -67,7 +68,7 @@ def render(report: Report) -> str:
             readings=control_readings(report),
             comparable=tables.COMPARABLE,
             defect_warnings=defects.warnings(report),
-            lengths=equal_length.at_equal_length(report),
+            lengths=length_controlled_runs(report),
             inference=inference,
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},

@@ -16,9 +16,9 @@ from aloe_jax.benchmark.recipes import OverTraining
 from aloe_jax.benchmark.results import Statistic, StoredEstimate
 from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
-from aloe_jax.report.equal_length import length_note
 from aloe_jax.report.gathering import Entry, Report
 from aloe_jax.report.inference import bounds_said, holds_for, intervals_said, tests_said, without_interval
+from aloe_jax.report.length_controlled import length_note
 from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, said_runs
 
 COLUMNS = ("average", "ir", "n_ir", "r2")

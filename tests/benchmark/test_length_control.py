@@ -1,4 +1,4 @@
-"""AL at equal length: a judge of length alone has nothing left, one that ignores length keeps its differences."""
+"""Length-controlled AL: a judge of length alone has nothing left, one that ignores length keeps its differences."""
 
 from statistics import fmean
 
@@ -7,8 +7,8 @@ import pytest
 
 from aloe_jax.benchmark.length_control import Lengths, control_length
 from aloe_jax.benchmark.results import write_results
-from aloe_jax.report.equal_length import at_equal_length
 from aloe_jax.report.gathering import Run, from_runs, gather
+from aloe_jax.report.length_controlled import length_controlled_runs
 from aloe_jax.report.page import render
 from aloe_jax.report.tables import latex, markdown
 from tests.report import sample
@@ -109,11 +109,11 @@ def test_it_stands_beside_al_wherever_the_numbers_go(tmp_path):
     first = [sample.talked(name, people, 2.5 + number, judges=("judge",)) for number, name in enumerate(("a", "b*"))]
     write_results(tmp_path / "run", sample.results(first, provider="openai"))
     report = gather([tmp_path / "run"])
-    (found,) = at_equal_length(report)
+    (found,) = length_controlled_runs(report)
     assert list(found.models) == ["a"] and found.differences == ()  # reference lines are not under test
     page = " ".join(render(report).split())
     assert 'id="length"' in page and "Rank correlation of rating and words" in page
-    assert "Average AL at equal length" in markdown(report) and "Average AL at equal length" in latex(report)
+    assert "Length-controlled average AL" in markdown(report) and "Length-controlled average AL" in latex(report)
 
 
 def test_runs_have_slopes_of_their_own():
@@ -125,8 +125,8 @@ def test_runs_have_slopes_of_their_own():
         )
         for name in ("one", "two")
     ]
-    found = at_equal_length(from_runs(runs))
+    found = length_controlled_runs(from_runs(runs))
     assert [one.run for one in found] == ["one", "two"]
     assert list(found[1].models) == ["x (two)", "y (two)"]
     (pair,) = found[1].differences
-    assert pair.rated == pytest.approx(1, abs=0.3) and pair.equal is not None
+    assert pair.rated == pytest.approx(1, abs=0.3) and pair.controlled is not None

@@ -1,4 +1,4 @@
-"""AL at equal length of the models of every run, beside AL: see `aloe_jax.benchmark.length_control`."""
+"""Length-controlled AL of the models of every run, beside AL: see `aloe_jax.benchmark.length_control`."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from aloe_jax.benchmark.length_control import EqualLength, LengthControl, control_length, lengths_of
+from aloe_jax.benchmark.length_control import LengthControl, LengthControlledAL, control_length, lengths_of
 from aloe_jax.benchmark.number_text import number, signed
 from aloe_jax.benchmark.results import Number
 from aloe_jax.report.gathering import Entry, Report
 
 
 @dataclass(frozen=True)
-class AtEqualLength:
+class LengthControlledRun:
     """One run: the slope of rating on length, the models under test by label, and their differences."""
 
     run: str
     control: LengthControl
-    models: Mapping[str, EqualLength]
+    models: Mapping[str, LengthControlledAL]
     differences: tuple[LengthDifference, ...]
 
 
 @dataclass(frozen=True)
 class LengthDifference:
-    """What `second` has more than `first` in average AL, as rated and at equal length."""
+    """What `second` has more than `first` in average AL, as rated and length-controlled."""
 
     first: str
     second: str
     rated: Number
-    equal: Number
+    controlled: Number
 
 
-def at_equal_length(report: Report) -> list[AtEqualLength]:
+def length_controlled_runs(report: Report) -> list[LengthControlledRun]:
     """Every run that has models under test, all of which share a slope: the same judges rated them."""
     found = []
     for run in report.judged:
@@ -43,22 +43,23 @@ def at_equal_length(report: Report) -> list[AtEqualLength]:
             {entry.label: lengths_of([*entry.cases.values()], entry.numbers.turns) for entry in entries}
         )
         pairs = [_difference(control, *pair) for pair in combinations(entries, 2)]
-        found.append(AtEqualLength(run.name, control, control.models, tuple(pairs)))
+        found.append(LengthControlledRun(run.name, control, control.models, tuple(pairs)))
     return found
 
 
 def length_note(report: Report) -> list[str]:
-    """One line with the models' AL at equal length, and what twice the words add to a rating; none without models."""
+    """One line with the models' length-controlled AL, and what twice the words add to a rating; none without models."""
     lines = []
-    for one in at_equal_length(report):
+    for one in length_controlled_runs(report):
         shown = [(label, it.average.value) for label, it in one.models.items() if it.average.value is not None]
         if not shown:
             continue
         of = f" in {one.run}" if len(report.judged) > 1 else ""
+        doubling = one.control.per_doubling().value
         values = ", ".join(f"{label} {number(value)}" for label, value in shown)
         lines.append(
-            f"Average AL at equal length{of}: {values}; twice the words add {signed(one.control.per_doubling().value)} "
-            "to a rating (regression within dialogues; not tested)"
+            f"Length-controlled average AL{of}: {values}; twice the words add {signed(doubling)} to a rating "
+            "(regression within dialogues; not tested)"
         )
     return lines
 
