@@ -1,4 +1,4 @@
-"""Differences between models that talked with the same people: intervals, p-values, correction for many tests.
+"""Differences between models that talked with the same people: intervals and p-values.
 
 Three numbers are compared: the average AL, IR, and AL at the last turn. Models are paired over the cells (case, turn)
 that both have a rating in, so that what is common to a case cancels and a model gains nothing by having no rating
@@ -10,15 +10,15 @@ Intervals and p-values follow the design of the cases (`aloe_jax.benchmark.case_
 studentised bootstraps, and the paired permutation test: under the hypothesis that it makes no difference which of the
 two models a person had, the models' names may be swapped person by person, which flips the signs of the person's
 differences. For people who share profiles or personalities: Student's t (`aloe_jax.benchmark.shared_parts`), so that a
-model is better only where it would be so with other profiles and personalities. Holm's method corrects the p-values for
-all the tests of one list.
+model is better only where it would be so with other profiles and personalities. All p-values here are of single tests:
+`aloe_jax.benchmark.multiple_tests` corrects them, once all tests are known that are read together.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
@@ -28,7 +28,7 @@ from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, check
 from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import Array, design_intervals, design_p_values, left_out
 from aloe_jax.benchmark.missing import difference_bounds
-from aloe_jax.benchmark.results import Number, Statistic, StoredDifference
+from aloe_jax.benchmark.results import Statistic, StoredDifference
 from aloe_jax.errors import AloeError
 
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
@@ -79,7 +79,7 @@ def compare(
             low=low[i],
             high=high[i],
             p=p[i],
-            p_holm=p[i],
+            p_holm=None,
             cells=int(both.sum()),
             bounds=bounds.get(name),
         )
@@ -94,27 +94,12 @@ def compare_all(
     seed: int = 0,
     design: CaseDesign | None = None,
 ) -> list[StoredDifference]:
-    """Every two of the models in `tables` (name -> ratings [N, K]), in their order, with p-values after Holm.
-
-    The correction is for all tests in the list: pairs times statistics.
-    """
-    found = [
+    """Every two of the models in `tables` (name -> ratings [N, K]), in their order; uncorrected."""
+    return [
         difference.model_copy(update={"first": first, "second": second})
         for first, second in itertools.combinations(tables, 2)
         for difference in compare(tables[first], tables[second], bootstrap, permutations, seed, design).values()
     ]
-    corrected = holm([difference.p for difference in found])
-    return [difference.model_copy(update={"p_holm": p}) for difference, p in zip(found, corrected, strict=True)]
-
-
-def holm(p_values: Sequence[Number]) -> list[Number]:
-    """Holm's step-down correction (1979), in the given order; None stands for a test that was not made."""
-    made = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    corrected: list[Number] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(made):
-        largest = corrected[i] = max(largest, min(1.0, (len(made) - rank) * p))
-    return corrected
 
 
 def _of_levels(al: Array) -> Array:

@@ -228,7 +228,7 @@ class StoredDifference(StoredRecord):
     low: Number
     high: Number
     p: Number  # two-sided, paired: a permutation test of distinct people, else Student's t (see `StoredDesign`)
-    p_holm: Number  # corrected for all tests of the run, those side by side too; `p` itself where there is but one
+    p_holm: Number  # corrected for all tests of the run, those side by side too; None before that is done
     cells: int | None = None  # (case, turn) in which both have a rating; None: stored before they were paired so
     bounds: StoredBounds | None = None  # None where no rating is missing
 

@@ -20,8 +20,8 @@ from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.joint_correction import corrected_together
 from aloe_jax.benchmark.judge import JudgedReply, judge_leniency, ratings_table, votes_table
+from aloe_jax.benchmark.multiple_tests import corrected_together
 from aloe_jax.benchmark.rating.analysis import compare_with_people
 from aloe_jax.benchmark.rating.weights import whole_key
 from aloe_jax.benchmark.results import (
@@ -83,9 +83,9 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
     measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
     models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name], design) for one in talked}
     cases = {one.name: _cases(one, measured[one.name], leniency) for one in talked}
-    differences, sides = corrected_together(
-        compare_all(tested, settings.bootstrap, settings.permutations, settings.seed, design), checks.side_by_side
-    )
+    draws = settings.bootstrap, settings.permutations, settings.seed
+    differences, sides = corrected_together(compare_all(tested, *draws, design), checks.side_by_side)
+    controls, _ = corrected_together(control_differences(tables, settings.models, *draws, design))
     results = Results(
         aloe_jax=__version__,
         complete=all(model.complete for model in models.values()),
@@ -101,9 +101,7 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
         ),
         models=models,
         differences=differences,
-        controls=control_differences(
-            tables, settings.models, settings.bootstrap, settings.permutations, settings.seed, design
-        ),
+        controls=controls,
         side_by_side=sides,
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),

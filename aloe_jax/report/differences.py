@@ -10,9 +10,9 @@ from itertools import combinations
 import numpy as np
 
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
-from aloe_jax.benchmark.comparison import STATISTICS, compare, holm
+from aloe_jax.benchmark.comparison import STATISTICS, compare
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.joint_correction import corrected_together
+from aloe_jax.benchmark.multiple_tests import corrected_together
 from aloe_jax.benchmark.results import Case, Results, StoredDifference, StoredSideBySide
 
 LEVEL = 0.05  # of the tests, after correction
@@ -75,15 +75,15 @@ def pairs_between[K](
 ) -> list[ModelPair]:
     """Of every two models (label -> cases by person, turns), over the people and the turns that both have.
 
-    Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`,
-    and corrected by Holm's method for all tests together. Permutations are at least as many as it takes for a
-    corrected p-value of LEVEL / 2, `beside` other tests of the same family included.
+    Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`;
+    uncorrected. Permutations are at least as many as it takes for a corrected p-value of LEVEL / 2, `beside` other
+    tests of the same family included.
     """
     tests = len(STATISTICS) * math.comb(len(models), 2) + beside
     bootstrap = _count(settings, "bootstrap") or 2000
     permutations = max(_count(settings, "permutations") or 0, math.ceil(2 * tests / LEVEL))
     seed = _count(settings, "seed") or 0
-    made = []
+    compared = []
     for first, second in combinations(models, 2):
         (left, longer), (right, other) = models[first], models[second]
         shared, turns = [key for key in left if key in right], min(longer, other)
@@ -99,22 +99,11 @@ def pairs_between[K](
 
         design = CaseDesign.of([left[key].persona for key in shared])
         found = compare(table(left), table(right), bootstrap, permutations, seed, design)
-        made.append((first, second, len(shared), turns, found, design.kind))
-    corrected = iter(holm([by[name].p for *_, by, _ in made for name in STATISTICS]))
-    return [
-        ModelPair(
-            first,
-            second,
-            cases,
-            turns,
-            {
-                name: by[name].model_copy(update={"first": first, "second": second, "p_holm": next(corrected)})
-                for name in STATISTICS
-            },
-            kind,
-        )
-        for first, second, cases, turns, by, kind in made
-    ]
+        by: dict[str, StoredDifference] = {
+            name: found[name].model_copy(update={"first": first, "second": second}) for name in STATISTICS
+        }
+        compared.append(ModelPair(first, second, len(shared), turns, by, design.kind))
+    return compared
 
 
 @dataclass(frozen=True)
@@ -132,7 +121,7 @@ def with_sides(pairs: Sequence[ModelPair], runs: Mapping[str, Results]) -> tuple
     """
     sides = [JudgedPair(name, one) for name, results in runs.items() for one in results.side_by_side]
     stored = all(side.found.p is None or side.found.p_holm is not None for side in sides)
-    if not sides or (len(runs) == 1 and stored):
+    if len(runs) == 1 and stored:
         return list(pairs), sides
     tests = [(pair, name) for pair in pairs for name in pair.by]
     differences, found = corrected_together([pair.by[name] for pair, name in tests], [side.found for side in sides])

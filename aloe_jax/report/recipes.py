@@ -11,8 +11,9 @@ from itertools import combinations, takewhile
 import numpy as np
 
 from aloe_jax.benchmark.alignment import HIGHEST, LOWEST
-from aloe_jax.benchmark.comparison import STATISTICS, holm
+from aloe_jax.benchmark.comparison import STATISTICS
 from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.multiple_tests import holm
 from aloe_jax.benchmark.number_text import counted, listed
 from aloe_jax.benchmark.recipes import (
     OverTraining,

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from aloe_jax.benchmark.comparison import compare_all, holm
-from aloe_jax.benchmark.joint_correction import corrected_together
+from aloe_jax.benchmark.comparison import compare, compare_all
+from aloe_jax.benchmark.multiple_tests import corrected_together, holm
 from aloe_jax.benchmark.pairwise import sign_test
 from aloe_jax.benchmark.results import METRICS, StoredSideBySide, load_results
 from aloe_jax.report.differences import JudgedPair, least_p, pairs_within, with_sides
@@ -33,8 +33,21 @@ def test_one_family():
     tests = [one.p for one in (*alone, *sides)]
     assert tests[-1] is None and len(tests) == 12
     assert [one.p_holm for one in (*differences, *judged)] == holm(tests)
-    assert all(now.p_holm >= before.p_holm for now, before in zip(differences, alone, strict=True))
+    assert all(now.p_holm >= now.p and before.p_holm is None for now, before in zip(differences, alone, strict=True))
     assert judged[0].p_holm > judged[0].p and judged[2].p_holm is None
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm's own steps, by hand
+    assert holm([0.5, None, 0.9])[:2] == [1.0, None]
+    assert holm([]) == []
+
+
+def test_what_compares_leaves_the_correction_to_who_knows_all_tests():
+    random = np.random.default_rng(2)
+    tables = {name: random.integers(1, 6, (12, 3)).astype(float) for name in "abc"}
+    for found in (compare_all(tables, 50, 100), compare(tables["a"], tables["b"], 50, 100).values()):
+        assert all(one.p is not None and one.p_holm is None for one in found)
 
 
 def test_the_error_of_the_family_is_kept():
@@ -55,7 +68,7 @@ def test_the_error_of_the_family_is_kept():
 
 @pytest.fixture
 def runs(tmp_path):
-    people = sample.personas(8)
+    people = sample.strangers(8)
     for number, name in enumerate(("first", "second")):
         spoken = [sample.talked(f"m{number}{k}", people, 2.0 + k / 2) for k in range(2)]
         results = sample.results(spoken, provider="openai")
