@@ -15,9 +15,9 @@ def statistics(rollouts: Sequence[Rollout], turns: int, asked: int | None = None
 
     `asked`: groups that a rollout was to have, where it branches; None: one a turn.
 
-    reward, and by turn and by component; al, the judge's mean rating of the replies that were continued; no_variance, the
-    share of groups whose rewards are all equal; cut, the share of replies without an end of turn; coverage, the share
-    of the groups that were asked for whose replies have rewards.
+    reward, and by turn and by component; al, the judge's mean rating of the replies that were continued; no_variance,
+    the share of groups whose rewards are all equal; cut, the share of replies without an end of turn; coverage, the
+    share of the groups that were asked for whose replies have rewards.
     """
     groups = [group for rollout in rollouts for group in rollout.groups]
     rated = [group for group in groups if group.rewards is not None]
