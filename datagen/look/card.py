@@ -10,7 +10,6 @@ from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
 from datagen.kinship import same_family
-from datagen.look.clustered import Clusters
 from datagen.look.markdown import table
 from datagen.look.quality import LABELS, Quality, intervals, measure
 from datagen.look.stats import NONE, turn_rows
@@ -182,7 +181,7 @@ def _turns(trees: Sequence[Conversation]) -> str:
 
 def _quality(quality: Quality, trees: Sequence[Conversation]) -> str:
     first, last = quality.turns[0], quality.turns[-1]
-    ends = intervals(quality, Clusters.of(trees))
+    ends = intervals(quality, [tree.persona for tree in trees])
     rows = [
         (
             label.label,
