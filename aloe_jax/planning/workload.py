@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from aloe_jax.data.dataset import read_personas
 from aloe_jax.data.packing import PackingReport, Rows, pack
-from aloe_jax.data.people import last_held_out
 from aloe_jax.data.trees import Node, Pair, TokenTree
 from aloe_jax.models.spec import ModelSpec
 from aloe_jax.planning.flops import scores
 from aloe_jax.rollouts.batch import BatchShape, padded
+from aloe_jax.rollouts.personas import read_rollout_personas, steps_of
 from aloe_jax.rollouts.settings import RLSettings
 from aloe_jax.storage.files import is_remote, reachable
 from aloe_jax.training.settings import TrainSettings
@@ -178,7 +177,7 @@ class Conversations:
             packed,
             self.said,
             self.assumed,
-            steps=settings.steps or settings.epochs * math.ceil(self._personas / rl.conversations),
+            steps=settings.steps or steps_of(self._personas, rl, settings.epochs),
             trees=rl.conversations,
             tokens=tokens,
             pairs=0.0,
@@ -212,12 +211,11 @@ class Conversations:
 
 
 def _personas(settings: TrainSettings, shape: Shape) -> int:
-    """Personas to learn from: those that are there, else one a conversation."""
+    """Personas to learn from: those that exist, else one a conversation. Raises AloeError where they are too few."""
     rl = settings.rl
     if not rl.personas or not reachable(rl.personas):
         return max(1, shape.conversations - rl.heldout)
-    by_profile = settings.data.validation_by == "profile"
-    return max(1, len(last_held_out(read_personas(rl.personas, rl.split), rl.heldout, by_profile)[0]))
+    return len(read_rollout_personas(rl, settings.data).training)
 
 
 def missing(settings: TrainSettings) -> str:

@@ -8,11 +8,11 @@ from aloe_jax.benchmark.scoring import judge_roles
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.benchmark.stages import check_model, read_cases
 from aloe_jax.conversation import Persona
-from aloe_jax.data.dataset import read_personas
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.providers import check_role
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.run_directory import is_finished
+from aloe_jax.rollouts.personas import read_rollout_personas
 from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.storage.files import as_path
 from aloe_jax.sweep.plan import SweepPlan, SweepRun
@@ -30,7 +30,7 @@ def check_plan(plan: SweepPlan) -> None:
         except AloeError as error:
             raise AloeError(f"{run.config} (run {run.name}): {error}") from None
     if plan.evaluation is not None:
-        check_evaluation(plan.evaluation, {run.name for run in plan.runs})
+        check_evaluation(plan.evaluation, {run.settings.output for run in plan.runs})
 
 
 def _check_run(run: SweepRun) -> None:
@@ -38,17 +38,15 @@ def _check_run(run: SweepRun) -> None:
     check_output(settings.output)
     check_settings(settings)
     if settings.model.path is not None and run.start is None:
-        _there("model.path", settings.model.path)
+        require_path("model.path", settings.model.path)
     paths = [("model.tokenizer", settings.model.tokenizer), ("rl.personas", rl_personas(run))]
     for key, path in [*paths, *(("data.path", source.path) for source in settings.data.sources)]:
         if path is not None:
-            _there(key, path)
+            require_path(key, path)
     if settings.stage == "rl":
         for role in ("user", *roles_of(settings.rl.weights)):
             check_role(getattr(settings.roles, role), role, priced=settings.rl.max_cost is not None)
-        needed = settings.rl.conversations + settings.rl.heldout
-        if (count := len(training_personas(run))) < needed:
-            raise AloeError(f"rl.personas: {settings.rl.personas} has {count} personas, {needed} are needed")
+        read_rollout_personas(settings.rl, settings.data)
 
 
 def rl_personas(run: SweepRun) -> str | None:
@@ -56,16 +54,14 @@ def rl_personas(run: SweepRun) -> str | None:
     return run.settings.rl.personas if run.settings.stage == "rl" else None
 
 
-def training_personas(run: SweepRun) -> list[Persona]:
-    """Those that a run by RL talks to. Raises AloeError where they cannot be read."""
-    return read_personas(run.settings.rl.personas or "", run.settings.rl.split)
-
-
 def check_evaluation(settings: EvaluateSettings, trained: Iterable[str]) -> list[Persona]:
-    """The benchmark's personas. Raises AloeError for them, for a model that is not `trained` first, and for roles."""
-    runs = set(trained)
+    """The benchmark's personas. Raises AloeError for them, for roles, and for models.
+
+    `trained` are directories of runs that will be there by then.
+    """
+    directories = set(trained)
     for name, candidate in settings.models.items():
-        if candidate.path is not None and name not in runs:
+        if candidate.path is not None and candidate.path not in directories:
             check_model(f"models.{name}", candidate.path)
         if candidate.remote is not None:
             check_role(candidate.remote, "responder", priced=settings.max_cost is not None)
@@ -73,7 +69,7 @@ def check_evaluation(settings: EvaluateSettings, trained: Iterable[str]) -> list
     for role in judge_roles(settings).values():
         check_role(role, "judge", priced=settings.max_cost is not None)
     for path in settings.judging.people:
-        _there("judging.people", path)
+        require_path("judging.people", path)
     return read_cases(settings)
 
 
@@ -85,6 +81,7 @@ def state_of(run: SweepRun) -> str:
     return f"goes on after step {steps[-1]}" if steps else "to do"
 
 
-def _there(key: str, path: str) -> None:
+def require_path(key: str, path: str) -> None:
+    """Raise AloeError where nothing is at the path of a setting."""
     if not as_path(path).exists():
-        raise AloeError(f"{key}: {path} is not there; give what exists, or create it first")
+        raise AloeError(f"{key}: {path} does not exist; give another, or create it first")

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from aloe_jax.benchmark.estimate import estimate
 from aloe_jax.llm.ledger import Ledger
-from aloe_jax.sweep.checks import check_evaluation, state_of, training_personas
+from aloe_jax.rollouts.personas import read_rollout_personas, steps_of
+from aloe_jax.sweep.checks import check_evaluation, state_of
 from aloe_jax.sweep.plan import SweepPlan, SweepRun
 from aloe_jax.terminal import plain
 from aloe_jax.training.rollout_costs import rollout_costs
@@ -43,7 +44,7 @@ def totals(plan: SweepPlan) -> list[str]:
     found = [("trainings", *_training(plan.runs))]
     if plan.evaluation is not None:
         settings = plan.evaluation
-        personas = check_evaluation(settings, {run.name for run in plan.runs})
+        personas = check_evaluation(settings, {run.settings.output for run in plan.runs})
         journal = Path(settings.output) / "journal.sqlite"
         with Ledger(journal, writing=False) if journal.is_file() else nullcontext() as ledger:
             asked = estimate(settings, personas, ledger)
@@ -64,8 +65,9 @@ def _training(runs: Sequence[SweepRun]) -> tuple[int, float | None]:
     for run in runs:
         if run.settings.stage != "rl":
             continue
-        steps = run.settings.steps or 0
-        costs = rollout_costs(run.settings, training_personas(run), {}, steps)
+        personas = read_rollout_personas(run.settings.rl, run.settings.data)
+        steps = run.settings.steps or steps_of(len(personas.training), run.settings.rl, run.settings.epochs)
+        costs = rollout_costs(run.settings, personas.training, {}, steps)
         calls += costs.calls(steps)
         spent = costs.dollars(steps)
         priced = priced and spent is not None

@@ -79,12 +79,12 @@ def _run(
     parts = [*([start.variant] if start is not None and start.variant else []), *map(_part, changes.items())]
     variant = "-".join(parts)
     full = "-".join([name, *parts, *([] if seed is None else [f"s{seed}"])])
-    given: dict[str, object] = {**training.set, **changes, "output": str(output / full)}
+    values: dict[str, object] = {**training.set, **changes, "output": str(output / full)}
     if seed is not None:
-        given["seed"] = seed
+        values["seed"] = seed
     if start is not None:
-        given["model.path"] = str(output / start.name)
-    settings = load_settings(TrainSettings, training.config, overrides(given))
+        values["model.path"] = str(output / start.name)
+    settings = load_settings(TrainSettings, training.config, overrides(values))
     return SweepRun(full, name, variant, seed, start.name if start else None, training.config, settings)
 
 
@@ -95,35 +95,58 @@ def _part(change: tuple[str, object]) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.rpartition('.')[2]}_{text}").strip("_")[:60]
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """A run as a model of the benchmark."""
+
+    name: str
+    path: str
+    seed: int | None
+
+
 def _evaluation(output: Path, evaluation: SweepEvaluation, runs: Sequence[SweepRun]) -> EvaluateSettings:
-    """The settings of the benchmark, with every model that has the name of a training replaced by its runs."""
+    """The settings of the benchmark, with every model that has the name of a training replaced by its runs.
+
+    Other models of the same path, which are its controls, are replaced likewise.
+    """
     changes = overrides({**evaluation.set, "output": str(output / "benchmark")})
-    given = load_settings(EvaluateSettings, evaluation.config, changes)
-    of: dict[str, list[SweepRun]] = {}
-    for run in runs:
-        of.setdefault(run.training, []).append(run)
-    if not of.keys() & given.models.keys():
+    settings = load_settings(EvaluateSettings, evaluation.config, changes)
+    trainings = {run.training for run in runs}
+    paths: dict[str | None, str] = {
+        one.path: name for name, one in settings.models.items() if name in trainings and one.path is not None
+    }
+    if not trainings & settings.models.keys():
         raise AloeError(
-            f"{evaluation.config}: models: none has the name of a training of the sweep ({', '.join(of)}), so that "
-            "nothing of it would be evaluated; give one such a name"
+            f"{evaluation.config}: models: none has the name of a training of the sweep "
+            f"({', '.join(dict.fromkeys(run.training for run in runs))}), so that nothing of it would be evaluated; "
+            "give one such a name"
         )
+    evaluated: dict[str, list[_Evaluated]] = {}
     models: dict[str, object] = {}
-    for name, candidate in given.models.items():
-        added = {run.name: {"path": str(output / run.name)} for run in of.get(name, ())}
-        added = added or {name: candidate.model_dump(exclude_none=True)}
+    for name, candidate in settings.models.items():
+        training = name if name in trainings else paths.get(candidate.path)
+        values = candidate.model_dump(exclude_none=True)
+        added: dict[str, object] = {name: values}
+        if training is not None:
+            evaluated[name] = [
+                _Evaluated(f"{name}{run.name.removeprefix(training)}", str(output / run.name), run.seed)
+                for run in runs
+                if run.training == training
+            ]
+            added = {one.name: {"sees": candidate.sees, "path": one.path} for one in evaluated[name]}
         if twice := models.keys() & added.keys():
             raise AloeError(f"{evaluation.config}: models.{twice.pop()}: is the name of a run, too; rename the model")
         models |= added
-    pairs = [pair for first, second in given.judging.pairs for pair in _pairs(first, second, of)]
-    values = given.model_dump()
-    values |= {"models": models, "judging": {**values["judging"], "pairs": pairs}}
-    return EvaluateSettings.model_validate(values)
+    pairs = [pair for first, second in settings.judging.pairs for pair in _pairs(first, second, evaluated)]
+    dumped = settings.model_dump()
+    dumped |= {"models": models, "judging": {**dumped["judging"], "pairs": pairs}}
+    return EvaluateSettings.model_validate(dumped)
 
 
-def _pairs(first: str, second: str, of: Mapping[str, Sequence[SweepRun]]) -> list[tuple[str, str]]:
+def _pairs(first: str, second: str, evaluated: Mapping[str, Sequence[_Evaluated]]) -> list[tuple[str, str]]:
     """Two models to compare side by side as pairs of runs: of the same seed, where both have one."""
-    left: Sequence[SweepRun | None] = of.get(first, (None,))
-    right: Sequence[SweepRun | None] = of.get(second, (None,))
+    left: Sequence[_Evaluated | None] = evaluated.get(first, (None,))
+    right: Sequence[_Evaluated | None] = evaluated.get(second, (None,))
     return [
         (one.name if one else first, other.name if other else second)
         for one, other in itertools.product(left, right)

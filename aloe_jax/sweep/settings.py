@@ -29,7 +29,10 @@ class SweepTraining(Section):
 
 
 class SweepEvaluation(Section):
-    """The benchmark of all runs: a model of its config with the name of a training stands for all runs of that one."""
+    """The benchmark of all runs: a model of its config with the name of a training stands for all runs of that one.
+
+    So do its controls: other models of the same path.
+    """
 
     config: PathText  # of aloe_jax.evaluate
     set: dict[str, object] = Field(default_factory=dict)

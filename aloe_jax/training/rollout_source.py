@@ -17,10 +17,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from aloe_jax.conversation import Persona
-from aloe_jax.data.dataset import read_personas
 from aloe_jax.data.loader import Batch
 from aloe_jax.data.packing import Rows
-from aloe_jax.data.people import People, last_held_out, shared_people
+from aloe_jax.data.people import People, shared_people
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
@@ -33,6 +32,7 @@ from aloe_jax.roles import Cast
 from aloe_jax.rollouts.batch import BatchShape, batch_of
 from aloe_jax.rollouts.collect import RolloutCollector, check_template
 from aloe_jax.rollouts.drawing import Drawing, EndedError
+from aloe_jax.rollouts.personas import read_rollout_personas, steps_of
 from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.rollouts.rollout import Rollout
 from aloe_jax.rollouts.self_preference import self_preference_warnings
@@ -72,8 +72,6 @@ class RolloutSource(Source):
         rl = settings.rl
         if jax.process_count() > 1:
             raise AloeError("stage: rl draws its conversations in one process; run it on one host")
-        if rl.split == "benchmark":
-            raise AloeError("rl.split: the personas of the benchmark are not for training; name another split")
         if (why := spec.uncached()) is not None:
             raise AloeError(f"model: no reply can be drawn from it: {why}")
         check_template(template)
@@ -83,17 +81,8 @@ class RolloutSource(Source):
             check_role(getattr(settings.roles, role), role, priced=rl.max_cost is not None)
         if rl.watch is not None:
             check_watch(rl, rl.watch, settings.roles)
-        personas = read_personas(rl.personas or "", rl.split)
-        by_profile = settings.data.validation_by == "profile"
-        self._personas, self._heldout = last_held_out(personas, rl.heldout, by_profile)
-        if len(self._personas) < rl.conversations:
-            others = len(personas) - len(self._personas) - len(self._heldout)
-            also = f" with {others} more of the same profiles (data.validation_by)" if others else ""
-            raise AloeError(
-                f"rl.personas: {rl.personas} has {len(personas)} personas in its split {rl.split}; a step takes "
-                f"{rl.conversations} (rl.conversations), and {rl.heldout} are kept for validation (rl.heldout){also}: "
-                "lower them, or give more"
-            )
+        personas = read_rollout_personas(rl, settings.data)
+        self._personas, self._heldout = personas.training, personas.heldout
         self.shape = BatchShape(
             settings.data.rows,
             settings.data.row_length,
@@ -166,7 +155,7 @@ class RolloutSource(Source):
 
     def steps(self) -> int:
         """Those in which every persona talks `epochs` times."""
-        return -(-self._settings.epochs * len(self._personas) // self._settings.rl.conversations)
+        return steps_of(len(self._personas), self._settings.rl, self._settings.epochs)
 
     # ------------------------------------------------------------ drawing
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aloe_jax.benchmark.automatic import words_of
 from aloe_jax.conversation import Conversation, Turn
-from datagen.look.clustered import Clusters, Share, ratio
+from datagen.look.shares import Share, shares
 
 PROBLEM = 0.05  # how far from a half a share has to be for a warning that models may learn it
 
@@ -39,24 +40,22 @@ class PositionBias:
 
 
 def length_bias(conversations: Sequence[Conversation]) -> LengthBias:
-    """Of all pairs. Intervals know that conversations share profiles and personalities (see clustered.py)."""
+    """Of all pairs. Words are counted as the report counts them; intervals are those of `shares`."""
     pairs = _pairs(conversations)
-    words = [(len(turn.preferred.split()), len((turn.rejected or "").split())) for _, _, turn in pairs]
-    longer = [float(one > other) for one, other in words]
-    unequal = [float(one != other) for one, other in words]
-    depths = [depth for _, depth, _ in pairs]
-
-    def share(turn: int | None = None) -> Share:
-        counted = [turn is None or depth == turn for depth in depths]
-        return _ratio(conversations, pairs, np.multiply(longer, counted), np.multiply(unequal, counted))
-
+    words = [(len(words_of(turn.preferred)), len(words_of(turn.rejected or ""))) for _, _, turn in pairs]
+    longer = np.array([float(one > other) for one, other in words])
+    unequal = np.array([float(one != other) for one, other in words])
+    depths = np.array([depth for _, depth, _ in pairs], int)
+    turns = range(depths.max(initial=-1) + 1)
+    counted = np.stack([np.ones(len(pairs)), *((depths == turn).astype(float) for turn in turns)], axis=1)
+    overall, *by_turn = _ratios(conversations, pairs, longer[:, None] * counted, unequal[:, None] * counted)
     return LengthBias(
         pairs=len(pairs),
         unequal=int(sum(unequal)),
         preferred_words=_mean([one for one, _ in words]),
         rejected_words=_mean([other for _, other in words]),
-        longer=share(),
-        by_turn=tuple(share(turn) for turn in range(max(depths, default=-1) + 1)),
+        longer=overall,
+        by_turn=tuple(by_turn),
     )
 
 
@@ -79,7 +78,7 @@ def position_bias(conversations: Sequence[Conversation]) -> PositionBias:
     return PositionBias(
         pairs=len(pairs),
         recorded=sum(turn.shown_first is not None for turn in turns),
-        first=_ratio(conversations, pairs, np.array(first), np.array(answers)),
+        first=_ratios(conversations, pairs, np.array([first]).T, np.array([answers]).T)[0],
         asked_twice=sum(turn.favoured_first is not None for turn in turns),
         redrawn=favoured + sum(turn.favoured_second or 0 for turn in turns),
         favoured_first=favoured,
@@ -103,10 +102,17 @@ def _pairs(conversations: Sequence[Conversation]) -> list[Pair]:
     ]
 
 
-def _ratio(conversations: Sequence[Conversation], pairs: Sequence[Pair], part: np.ndarray, whole: np.ndarray) -> Share:
-    owners = [owner for owner, _, _ in pairs]
-    parts, wholes = (np.bincount(owners, weights=values, minlength=len(conversations)) for values in (part, whole))
-    return ratio(parts, wholes, Clusters.of(conversations))
+def _ratios(
+    conversations: Sequence[Conversation], pairs: Sequence[Pair], part: np.ndarray, whole: np.ndarray
+) -> list[Share]:
+    """Of columns [P pairs, M]."""
+    owners = np.array([owner for owner, _, _ in pairs], int)
+    sums = []
+    for values in (part, whole):
+        of_conversation = np.zeros((len(conversations), values.shape[1]))
+        np.add.at(of_conversation, owners, values)
+        sums.append(of_conversation)
+    return shares(sums[0], sums[1], [tree.persona for tree in conversations])
 
 
 def _mean(values: Sequence[int]) -> float:

@@ -9,7 +9,6 @@ from aloe_jax.conversation import Conversation, Persona
 from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
-from datagen.look.clustered import Clusters
 from datagen.look.markdown import table
 from datagen.look.quality import LABELS, Quality, intervals, measure
 from datagen.look.stats import NONE, turn_rows
@@ -181,7 +180,7 @@ def _turns(trees: Sequence[Conversation]) -> str:
 
 def _quality(quality: Quality, trees: Sequence[Conversation]) -> str:
     first, last = quality.turns[0], quality.turns[-1]
-    ends = intervals(quality, Clusters.of(trees))
+    ends = intervals(quality, [tree.persona for tree in trees])
     rows = [
         (
             label.label,

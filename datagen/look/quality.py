@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from aloe_jax.conversation import Branch, Conversation
-from datagen.look.clustered import Clusters, ratio
+from aloe_jax.benchmark.automatic import words_of
+from aloe_jax.conversation import Branch, Conversation, Persona
 from datagen.look.sentences import content_words, sentences, stems, words
+from datagen.look.shares import shares
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -37,7 +38,7 @@ class Measures:
         when it has at least 60% of its content words; revealed is what the inferred persona of the turn or the user's
         messages so far, taken together, state.
     revealed: share of the persona's sentences that the inferred persona states.
-    user_words, reply_words: length.
+    user_words, reply_words: length, counted as the report counts it.
     hint_won: share of turns where the reply with the hint is the preferred one, of those that record it.
     """
 
@@ -139,16 +140,13 @@ def measure(conversations: Sequence[Conversation]) -> Quality:
     )
 
 
-def intervals(quality: Quality, clusters: Clusters) -> dict[str, tuple[float, float]]:
-    """95% intervals of the means over conversations, by measure, for conversations that share people (clustered.py)."""
+def intervals(quality: Quality, personas: Sequence[Persona]) -> dict[str, tuple[float, float]]:
+    """95% intervals of the means over conversations, by measure, with the conversations' `personas`; see `shares`."""
     table = np.array([[getattr(one, name) for name in NAMES] for one in quality.conversations])
-    found = {}
-    for name, values in zip(NAMES, table.T, strict=True):
-        known = ~np.isnan(values)
-        most = np.inf if name.endswith("words") else 1.0
-        share = ratio(np.where(known, values, 0.0), known, clusters, most=most)
-        found[name] = share.low, share.high
-    return found
+    known = ~np.isnan(table)
+    most = [np.inf if name.endswith("words") else 1.0 for name in NAMES]
+    found = shares(np.where(known, table, 0.0), known, personas, most=most)
+    return {name: (share.low, share.high) for name, share in zip(NAMES, found, strict=True)}
 
 
 def _measures(row: np.ndarray) -> Measures:
@@ -186,7 +184,7 @@ class _Batch:
         self._has_rejected = np.array([turn.rejected is not None for turn in turns])
         self._hinted = np.array([{"preferred": 1.0, "rejected": 0.0, None: np.nan}[turn.hinted] for turn in turns])
         tokens = {name: [words(text) for text in column] for name, column in texts.items()}
-        self._lengths = {name: np.array([len(text) for text in column]) for name, column in tokens.items()}
+        self._lengths = {name: np.array([len(words_of(text)) for text in column]) for name, column in texts.items()}
         self._words = {name: _count(stems, column) for name, column in tokens.items()}  # [T, C]
         self._grams = {name: _count(_four_grams, column) for name, column in tokens.items()}  # [T, G]
         self._inferred = _count(

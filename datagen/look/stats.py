@@ -10,6 +10,7 @@ from statistics import fmean
 
 from rich.table import Table
 
+from aloe_jax.benchmark.automatic import words_of
 from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.llm.ledger import Ledger
 from datagen.conversations import plan, recorded_conversations
@@ -193,4 +194,4 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _words(text: str) -> int:
-    return len(text.split())
+    return len(words_of(text))

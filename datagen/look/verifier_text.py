@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from aloe_jax.conversation import Conversation
 from datagen.look.biases import LengthBias, PositionBias, is_clear, length_bias, position_bias
-from datagen.look.clustered import Share
 from datagen.look.markdown import table
+from datagen.look.shares import Share
 
 
 def verifier_text(

@@ -6,12 +6,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from aloe_jax.conversation import Conversation, Turn
+import datagen.look.shares as shares_module
+from aloe_jax.benchmark.automatic import words_of
+from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.intervals import interval
+from aloe_jax.conversation import Conversation, Persona, Turn
 from datagen.journal import CONVERSATION, SKIP, open_skips
 from datagen.look.biases import is_clear, length_bias, position_bias
-from datagen.look.clustered import Clusters, Share, ratio
 from datagen.look.quality import intervals, measure
-from datagen.look.stats import bias_table
+from datagen.look.shares import Share, shares
+from datagen.look.stats import bias_table, turn_stats
 from datagen.look.verifier_text import verifier_text
 from tests.conversations import another, conversation
 
@@ -23,6 +27,19 @@ def grid(profiles, each, pool, seed=0):
     return np.repeat(np.arange(profiles), each), np.concatenate(chosen)
 
 
+def people(profiles, personalities):
+    """Personas with these profiles and personalities."""
+    return [
+        Persona(id=f"{one}/{other}", profile=f"Profile {one}.", personality=f"Personality {other}.")
+        for one, other in zip(profiles, personalities, strict=True)
+    ]
+
+
+def share(parts, wholes, personas):
+    """Of one column."""
+    return shares(np.array([parts]).T, np.array([wholes]).T, personas)[0]
+
+
 def covered(profiles, each, pool, of_profile, of_personality, runs, seed=0):
     """How often the interval has the truth, 0.58, and how often one that takes conversations for independent has it."""
     random = np.random.default_rng(seed)
@@ -32,10 +49,10 @@ def covered(profiles, each, pool, of_profile, of_personality, runs, seed=0):
         effects = random.normal(0, of_profile, profiles)[profile]
         effects = effects + random.normal(0, of_personality, pool)[personality]
         longer = random.binomial(pairs, np.clip(0.58 + effects, 0, 1))
-        found = ratio(longer, np.full(len(longer), pairs), Clusters.by(profile.tolist(), personality.tolist()))
+        found = share(longer, np.full(len(longer), pairs), people(profile, personality))
         right += found.low <= 0.58 <= found.high
-        share = longer / pairs
-        naive += abs(share.mean() - 0.58) <= 1.96 * share.std(ddof=1) / np.sqrt(len(share))
+        part = longer / pairs
+        naive += abs(part.mean() - 0.58) <= 1.96 * part.std(ddof=1) / np.sqrt(len(part))
     return right / runs, naive / runs
 
 
@@ -54,30 +71,54 @@ def test_intervals_cover_what_they_say(profiles, effects):
     assert 0.92 <= right <= 0.985
 
 
-def test_without_effects_of_people_the_interval_is_that_of_the_pairs():
-    """Clusters of one conversation each: the variance is that of a mean, times N / (N - 1)."""
-    values = np.random.default_rng(0).integers(0, 2, 50).astype(float)
-    found = ratio(values, np.ones(50), Clusters.by(range(50), range(50)))
-    spread = values.std(ddof=1) / np.sqrt(50)
-    from scipy.stats import t
+def test_intervals_are_those_of_the_benchmark():
+    """Conversations with one pair each: the share is a mean of 0 and 1, and its interval that of any mean."""
+    profile, personality = grid(12, 5, 8)
+    personas = people(profile, personality)
+    values = np.random.default_rng(0).integers(0, 2, 60).astype(float)
 
-    np.testing.assert_allclose(found.high - found.value, t.ppf(0.975, 49) * spread)
-    assert found.count == 50
+    def mean(weights):
+        return weights @ values[:, None] / weights.sum(axis=1, keepdims=True)
+
+    _, ends = interval(mean, CaseDesign.of(personas), 2000, 0, 0.0, 1.0)
+    found = share(values, np.ones(60), personas)
+    np.testing.assert_allclose([found.low, found.high], ends[:, 0], rtol=1e-9)
+    assert found.count == 60 and found.value == values.mean()
 
 
-def test_a_cluster_is_one_observation():
+def test_a_person_is_one_observation():
     """Each conversation ten times over says no more than once."""
     values = np.random.default_rng(1).integers(0, 2, 30).astype(float)
-    once = ratio(values, np.ones(30), Clusters.by(range(30), range(30)))
-    often = ratio(np.repeat(values, 10), np.ones(300), Clusters.by(np.repeat(range(30), 10), np.repeat(range(30), 10)))
+    once = share(values, np.ones(30), people(range(30), range(30)))
+    often = share(np.repeat(values, 10), np.ones(300), people(np.repeat(range(30), 10), np.repeat(range(30), 10)))
     np.testing.assert_allclose([often.low, often.high], [once.low, once.high])
 
 
+def test_columns_count_those_who_have_something():
+    """A share of ten people's pairs has the interval of these ten, whoever else is in another column."""
+    values = np.random.default_rng(2).integers(0, 2, 30).astype(float)
+    personas, few = people(range(30), range(30)), np.arange(30) < 10
+    both = shares(np.stack([values, values * few], 1), np.stack([np.ones(30), few], 1), personas)
+    assert both[1] == share(values[:10], np.ones(10), personas[:10])
+    assert both[0] == share(values, np.ones(30), personas)
+
+
+def test_of_many_people_the_interval_is_that_of_the_first(monkeypatch):
+    """Around the share of all, and no narrower than that of all."""
+    values = np.random.default_rng(3).integers(0, 2, 60).astype(float)
+    personas = people(range(60), range(60))
+    exact = share(values, np.ones(60), personas)
+    first = share(values[:15], np.ones(15), personas[:15])
+    monkeypatch.setattr(shares_module, "MOST", 15)
+    found = share(values, np.ones(60), personas)
+    assert found.value == exact.value and found.high - found.low > exact.high - exact.low
+    np.testing.assert_allclose(found.low - found.value, first.low - first.value)
+
+
 def test_nothing_to_count_and_nobody_to_compare():
-    clusters = Clusters.by([0, 0], [0, 0])
-    alone = ratio([1, 1], [1, 2], clusters)
+    alone = share([2], [3], people([0], [0]))
     assert alone.value == 2 / 3 and math.isnan(alone.low) and alone.written() == "66.7%"
-    assert ratio([0, 0], [0, 0], clusters).written() == "\u2013"
+    assert share([0, 0], [0, 0], people([0, 1], [0, 1])).written() == "\u2013"
 
 
 # ---------------------------------------------------------------- length
@@ -104,6 +145,17 @@ def test_the_share_of_pairs_whose_preferred_reply_is_longer():
     assert math.isnan(found.by_turn[2].value)
     assert (found.preferred_words, found.rejected_words) == (11 / 6, 10 / 6)
     assert found.longer.low < 3 / 5 < found.longer.high
+
+
+def test_words_are_counted_as_in_the_report():
+    """A dash between spaces is no word, and a hyphen parts two: the second reply is the longer one, by words."""
+    preferred, rejected = "well - yes - no", "a well-known old one"
+    trees = [tree(number, turn(preferred, rejected)) for number in range(3)]
+    found = length_bias(trees)
+    assert (found.preferred_words, found.rejected_words) == (3, 5)
+    assert (len(words_of(preferred)), len(words_of(rejected))) == (3, 5)
+    assert turn_stats(trees)[0].preferred_words == 3
+    assert measure(trees).overall.reply_words == 4
 
 
 def longer_later(count=60):
@@ -196,8 +248,8 @@ def test_intervals_of_the_measures_are_over_people():
             turns = [Turn(user=words, preferred="a", rejected="b", continued="preferred")]
             talks.append(Conversation(id=f"{number}-{k}", persona=person, turns=turns))
     quality = measure(talks)
-    low, high = intervals(quality, Clusters.of(talks))["user_words"]
+    low, high = intervals(quality, [talk.persona for talk in talks])["user_words"]
     lengths = np.array([one.user_words for one in quality.conversations])
     assert (high - low) / 2 > 3 * 1.96 * lengths.std(ddof=1) / np.sqrt(40)
     assert low < lengths.mean() < high
-    assert all(map(math.isnan, intervals(quality, Clusters.of(talks))["drift"]))
+    assert all(map(math.isnan, intervals(quality, [talk.persona for talk in talks])["drift"]))

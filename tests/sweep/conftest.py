@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workspace(tmp_path, monkeypatch):
     """A directory with configs, data and a tokenizer."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tok").mkdir()

@@ -4,10 +4,10 @@ from aloe_jax.sweep.settings import SweepSettings
 
 
 def settings(**changes):
-    given = {
+    values = {
         "output": "sweep",
         "seeds": [0, 1],
         "train": {"sft": {"config": "sft.yaml"}, "dpo": {"config": "dpo.yaml", "start": "sft"}},
         "evaluate": {"config": "evaluate.yaml"},
     }
-    return SweepSettings.model_validate(given | changes)
+    return SweepSettings.model_validate(values | changes)

@@ -18,7 +18,7 @@ from tests.sweep.lines import settings
 
 
 @pytest.fixture
-def commands(here, monkeypatch):
+def commands(workspace, monkeypatch):
     """Stand-ins that leave what a finished training and a benchmark leave, or end as `ends` says, by name."""
     called, ends = [], {}
 
@@ -27,7 +27,7 @@ def commands(here, monkeypatch):
         called.append(config.stem)
         status, finishes = ends.get(config.stem, (0, True))
         if config.stem == "benchmark":
-            sample.write_plain(here / "sweep/benchmark", names=("sft-s0", "dpo-s0"), provider="scripted")
+            sample.write_plain(workspace / "sweep/benchmark", names=("sft-s0", "dpo-s0"), provider="scripted")
             return status
         given = load_settings(TrainSettings, config)
         directory = Path(given.output)
@@ -51,15 +51,15 @@ def go():
     return parts.run_sweep(plan_of(settings()), {})
 
 
-def test_all_in_order_and_nothing_twice(here, commands, capsys):
+def test_all_in_order_and_nothing_twice(workspace, commands, capsys):
     called, _ = commands
     assert go() == 0 and called == [*NAMES, "benchmark"]
-    assert (here / "sweep/report.html").exists() and "[5/5] benchmark" in capsys.readouterr().out
+    assert (workspace / "sweep/report.html").exists() and "[5/5] benchmark" in capsys.readouterr().out
     assert go() == 0 and called == [*NAMES, "benchmark"]
     assert capsys.readouterr().out.count("done before") == 5
 
 
-def test_a_failure_ends_it_and_the_rest_follows_later(here, commands):
+def test_a_failure_ends_it_and_the_rest_follows_later(workspace, commands):
     called, ends = commands
     ends["dpo-s0"] = (1, False)
     with pytest.raises(AloeError, match="run dpo-s0 stopped with status 1; the same command goes on from there"):
@@ -72,48 +72,48 @@ def test_a_failure_ends_it_and_the_rest_follows_later(here, commands):
     assert called == ["sft-s0", "dpo-s0", "dpo-s0", *NAMES[1:], "benchmark"]
 
 
-def test_missing_ratings_are_asked_for_again(here, commands):
+def test_missing_ratings_are_asked_for_again(workspace, commands):
     called, ends = commands
     ends["benchmark"] = (4, True)
-    assert go() == 4 and (here / "sweep/report.html").exists()
+    assert go() == 4 and (workspace / "sweep/report.html").exists()
     del ends["benchmark"]
     assert go() == 0 and called.count("benchmark") == 2
 
 
-def test_a_benchmark_that_stops_has_no_report(here, commands):
+def test_a_benchmark_that_stops_has_no_report(workspace, commands):
     _, ends = commands
     ends["benchmark"] = (3, True)  # a limit
-    assert go() == 3 and not (here / "sweep/report.html").exists()
+    assert go() == 3 and not (workspace / "sweep/report.html").exists()
     ends["benchmark"] = (1, True)
     with pytest.raises(AloeError, match="the benchmark stopped with status 1; the same command goes on from there"):
         go()
 
 
-def test_other_weights_are_evaluated_again(here, commands):
+def test_other_weights_are_evaluated_again(workspace, commands):
     called, _ = commands
     go()
-    (here / "sweep/dpo-s0/checkpoints/4/params/weights").write_text("other weights")
+    (workspace / "sweep/dpo-s0/checkpoints/4/params/weights").write_text("other weights")
     go()
     assert called.count("benchmark") == 2 and len(called) == 6
 
 
-def test_a_run_whose_beginning_was_trained_anew_is_refused(here, commands):
+def test_a_run_whose_beginning_was_trained_anew_is_refused(workspace, commands):
     go()
-    (here / "sweep/sft-s0/checkpoints/4/params/weights").write_text("other weights")
+    (workspace / "sweep/sft-s0/checkpoints/4/params/weights").write_text("other weights")
     with pytest.raises(AloeError, match=r"sft-s0 is not what this run began with"):
         go()
 
 
-def test_two_sweeps_do_not_write_into_one_directory(here, commands):
-    (here / "sweep").mkdir()
-    lock = Lock(here / "sweep" / parts.LOCK, str)
+def test_two_sweeps_do_not_write_into_one_directory(workspace, commands):
+    (workspace / "sweep").mkdir()
+    lock = Lock(workspace / "sweep" / parts.LOCK, str)
     with pytest.raises(AloeError, match="another sweep is writing into it"):
         go()
     lock.release()
 
 
-def test_a_config_of_every_run_is_kept(here, commands):
+def test_a_config_of_every_run_is_kept(workspace, commands):
     go()
-    kept = load_settings(TrainSettings, here / "sweep/configs/dpo-s1.yaml")
+    kept = load_settings(TrainSettings, workspace / "sweep/configs/dpo-s1.yaml")
     assert kept == plan_of(settings()).runs[3].settings
-    assert json.loads((here / "sweep/dpo-s1/base.json").read_text())["model.path"]["path"] == "sweep/sft-s1"
+    assert json.loads((workspace / "sweep/dpo-s1/base.json").read_text())["model.path"]["path"] == "sweep/sft-s1"

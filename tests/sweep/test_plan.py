@@ -5,6 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from aloe_jax.benchmark.controls import control_of
 from aloe_jax.cli.sweep import main
 from aloe_jax.errors import AloeError
 from aloe_jax.settings import dump_settings, load_settings
@@ -15,7 +16,7 @@ from aloe_jax.training.settings import TrainSettings
 from tests.sweep.lines import settings
 
 
-def test_every_seed_has_a_line_of_its_own(here):
+def test_every_seed_has_a_line_of_its_own(workspace):
     plan = plan_of(settings())
     assert [(run.name, run.seed, run.start) for run in plan.runs] == [
         ("sft-s0", 0, None), ("dpo-s0", 0, "sft-s0"), ("sft-s1", 1, None), ("dpo-s1", 1, "sft-s1"),
@@ -28,13 +29,32 @@ def test_every_seed_has_a_line_of_its_own(here):
     assert plan.evaluation.output == "sweep/benchmark"
 
 
-def test_what_is_written_for_a_run_reads_back(here):
+def test_controls_are_those_of_the_runs(workspace):
+    """A control of a training's model is evaluated of every run, from the run's own directory; pairs follow."""
+    config = json.loads((workspace / "evaluate.yaml").read_text())
+    config["models"]["dpo-blind"] = {"path": "y", "sees": "last_message"}
+    config["judging"]["pairs"] = [["dpo", "dpo-blind"], ["low", "dpo-blind"]]
+    (workspace / "evaluate.yaml").write_text(json.dumps(config))
+    found = plan_of(settings()).evaluation
+    assert [name for name in found.models if "blind" in name] == ["dpo-blind-s0", "dpo-blind-s1"]
+    check_plan(plan_of(settings()))
+    for seed in (0, 1):
+        control, model = found.models[f"dpo-blind-s{seed}"], found.models[f"dpo-s{seed}"]
+        assert (control.path, control.sees) == (f"sweep/dpo-s{seed}", "last_message")
+        assert (model.path, model.sees) == (f"sweep/dpo-s{seed}", "history")
+        assert control_of(f"dpo-blind-s{seed}", found.models) == f"dpo-s{seed}"
+    assert found.judging.pairs == (
+        ("dpo-s0", "dpo-blind-s0"), ("dpo-s1", "dpo-blind-s1"), ("low", "dpo-blind-s0"), ("low", "dpo-blind-s1"),
+    )  # fmt: skip
+
+
+def test_what_is_written_for_a_run_reads_back(workspace):
     run = plan_of(settings()).runs[1]
-    (here / "again.yaml").write_text(dump_settings(run.settings))
+    (workspace / "again.yaml").write_text(dump_settings(run.settings))
     assert load_settings(TrainSettings, "again.yaml") == run.settings
 
 
-def test_once_is_trained_with_its_own_seed_for_all(here):
+def test_once_is_trained_with_its_own_seed_for_all(workspace):
     train = {"sft": {"config": "sft.yaml", "once": True}, "dpo": {"config": "dpo.yaml", "start": "sft"}}
     plan = plan_of(settings(train=train))
     assert [(run.name, run.settings.seed, run.start) for run in plan.runs] == [
@@ -44,7 +64,7 @@ def test_once_is_trained_with_its_own_seed_for_all(here):
     assert plan.evaluation.judging.pairs == (("sft", "dpo-s0"), ("sft", "dpo-s1"))
 
 
-def test_variants_are_recipes_of_their_own_and_go_on(here):
+def test_variants_are_recipes_of_their_own_and_go_on(workspace):
     train = {
         "sft": {"config": "sft.yaml", "set": {"steps": 2}, "vary": {"optimizer.learning_rate": [0.1, 1e-5]}},
         "dpo": {"config": "dpo.yaml", "start": "sft", "vary": {"dpo.loss": ["ipo", "hinge"], "dpo.beta": [0.3]}},
@@ -88,21 +108,21 @@ def test_settings_that_contradict_themselves(changes, message):
         ({"train": {"sft": {"config": "nothing.yaml"}}}, "nothing.yaml: cannot read the config"),
     ],
 )
-def test_configs_that_do_not_fit(here, changes, message):
+def test_configs_that_do_not_fit(workspace, changes, message):
     with pytest.raises(AloeError, match=message):
         plan_of(settings(**changes))
 
 
-def test_paths_are_looked_for_at_the_door(here):
+def test_paths_are_looked_for_at_the_door(workspace):
     """The last run's data are missing: nothing starts, not even the first run."""
     check_plan(plan_of(settings()))
     broken = settings(train={
         "sft": {"config": "sft.yaml"},
         "dpo": {"config": "dpo.yaml", "start": "sft", "set": {"data.path": "gone"}},
     })  # fmt: skip
-    with pytest.raises(AloeError, match=r"dpo.yaml \(run dpo-s0\): data.path: gone is not there"):
+    with pytest.raises(AloeError, match=r"dpo.yaml \(run dpo-s0\): data.path: gone does not exist"):
         check_plan(plan_of(broken))
-    with pytest.raises(AloeError, match=r"run dpo-s0.*model.path: nowhere is not there"):
+    with pytest.raises(AloeError, match=r"run dpo-s0.*model.path: nowhere does not exist"):
         check_plan(plan_of(settings(train={"dpo": {"config": "dpo.yaml"}})))
     with pytest.raises(AloeError, match="has 4 benchmark personas, cases asks for 5"):
         check_plan(plan_of(settings(evaluate={"config": "evaluate.yaml", "set": {"cases": 5}})))
@@ -111,9 +131,35 @@ def test_paths_are_looked_for_at_the_door(here):
         check_plan(plan_of(settings(evaluate={"config": "evaluate.yaml", "set": change})))
 
 
-def test_a_run_of_other_settings_is_refused_at_the_door(here):
+def test_personas_of_a_held_out_profile_do_not_count(workspace):
+    """Six personas are enough for two a step and two held out, but four of them share the held-out profile."""
+    profiles = ["Has goats.", "Has a boat.", "Has goats.", "Has goats.", "Has goats.", "Has goats."]
+    people = [{"id": f"p{i}", "profile": text, "personality": f"Calm {i}."} for i, text in enumerate(profiles)]
+    (workspace / "people.jsonl").write_text("\n".join(map(json.dumps, people)))
+
+    def sweep(**changes):
+        return plan_of(settings(train={"rl": {"config": "rl.yaml", "set": changes}}, evaluate=None))
+
+    message = r"has 6 personas.* 2 \(rl.conversations\), and 2 are .* with 3 more of the same profiles"
+    for count in (check_plan, totals):
+        with pytest.raises(AloeError, match=message):
+            count(sweep())
+    check_plan(sweep(**{"data.validation_by": "conversation"}))
+    check_plan(sweep(**{"rl.conversations": 1}))
+
+
+def test_epochs_of_rl_are_counted_in_steps(workspace):
+    """Two of four personas are held out and two talk in a step: three epochs are three steps."""
+    asked = []
+    for length in ({"steps": 3}, {"steps": None, "epochs": 3}):
+        plan = plan_of(settings(train={"rl": {"config": "rl.yaml", "set": length}}, evaluate=None))
+        asked.append(totals(plan)[0])
+    assert asked[0] == asked[1] and " 0 calls" not in asked[0]
+
+
+def test_a_run_of_other_settings_is_refused_at_the_door(workspace):
     run = plan_of(settings()).runs[3]
-    directory = here / "sweep/dpo-s1"
+    directory = workspace / "sweep/dpo-s1"
     (directory / "checkpoints/2/params").mkdir(parents=True)
     before = run.settings.model_copy(update={"steps": 9})
     (directory / "config.yaml").write_text(dump_settings(before))
@@ -126,18 +172,18 @@ def test_a_run_of_other_settings_is_refused_at_the_door(here):
     assert state_of(run) == "done"
 
 
-def test_a_dry_run_shows_runs_calls_and_dollars_and_starts_nothing(here):
-    (here / "sweep.yaml").write_text(json.dumps(settings().model_dump(mode="json", exclude_none=True)))
-    before = sorted(here.rglob("*"))
+def test_a_dry_run_shows_runs_calls_and_dollars_and_starts_nothing(workspace):
+    (workspace / "sweep.yaml").write_text(json.dumps(settings().model_dump(mode="json", exclude_none=True)))
+    before = sorted(workspace.rglob("*"))
     done = CliRunner().invoke(main, ["--config", "sweep.yaml", "--dry-run"])
     assert done.exit_code == 0, done.output
     assert "4 trainings into sweep; nothing was started" in done.output
     for name in ("sft-s0", "dpo-s1", "to do", "trainings: 0 calls, $0.00"):
         assert name in done.output
-    assert sorted(here.rglob("*")) == before
+    assert sorted(workspace.rglob("*")) == before
 
 
-def test_calls_of_trainings_are_counted(here):
+def test_calls_of_trainings_are_counted(workspace):
     """Two runs by RL ask twice what one asks; users and judges that have no price have no sum of dollars."""
     priced = {"provider": "openai", "model": "m", "price": {"input": 1.0, "output": 1.0}}
     asked = []
