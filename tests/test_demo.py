@@ -31,14 +31,14 @@ def finished(tmp_path_factory):
 
 
 def test_everything_is_there(finished):
-    root, told, _ = finished
+    root, printed, _ = finished
     numbers = json.loads((root / "metrics.json").read_text())
     assert set(numbers["models"]) == {"generic", "base", "sft", "dpo", "rl", "rl-last_message", "informed"}
     for values in numbers["models"].values():
         assert values["coverage"] == 1.0 and len(values["al"]) == 3
     page = (root / "report.html").read_text()
     assert "Here the users, the judge and the reference lines are played by a script" in page
-    sections = "summary levels learning differences ratings people automatic judges transcripts"
+    sections = "summary levels learning differences controls ratings people automatic length judges transcripts"
     for section in sections.split():
         assert f'<section id="{section}"' in page
     assert page.count('<script type="application/json" class="case">') == 4
@@ -47,11 +47,11 @@ def test_everything_is_there(finished):
         assert "model.embed_tokens.weight" in weights.keys()  # noqa: SIM118 - not a dict
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja", "README.md"):
         assert (root / "export" / name).is_file(), name
-    assert "Simulated:" in told and "report.html" in told and "base → sft:" in told
-    assert "rl: IR over its last message only" in told
+    assert "[10/10]" in printed and "Simulated:" in printed and "report.html" in printed and "base → sft:" in printed
+    assert "rl: IR over its last message only" in printed
 
 
-def test_again_it_only_tells(finished):
+def test_again_it_only_reports(finished):
     root, _, first = finished
     before = (root / "metrics.json").read_bytes()
     start = time.perf_counter()
@@ -65,4 +65,4 @@ def test_other_settings_are_refused(finished):
     root, _, _ = finished
     stamp = root / "stages" / "personas.json"
     with pytest.raises(AloeError, match="made with other settings"):
-        run_stage(stages(root)[0], ["-m", "datagen"], stamp, "0" * 16, "1/9")
+        run_stage(stages(root)[0], ["-m", "datagen"], stamp, "0" * 16, "1/10")
