@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
-from aloe_jax.benchmark.case_design import DesignKind
+from aloe_jax.benchmark.case_design import Array, DesignKind
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
@@ -345,6 +346,15 @@ class Results(StoredRecord):
     usage: dict[str, StoredUsage]  # "MODEL/ROLE"
     settings: dict[str, object]
     cases: dict[str, list[Case]] = Field(default={}, exclude=True)  # model -> its dialogues, from transcripts.jsonl
+
+
+def ratings_of_cases(cases: Sequence[Case], turns: int) -> Array:
+    """The ratings [N cases, `turns`] of the first turns of dialogues; NaN where one has no rating, or no such turn."""
+    ratings = np.full((len(cases), turns), np.nan)
+    for row, case in enumerate(cases):
+        for column, turn in enumerate(case.turns[:turns]):
+            ratings[row, column] = np.nan if turn.rating is None else turn.rating
+    return ratings
 
 
 def write_results(directory: str | Path, results: Results) -> None:

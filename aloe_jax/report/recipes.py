@@ -23,7 +23,7 @@ from aloe_jax.benchmark.recipes import (
     of_difference,
     of_recipe,
 )
-from aloe_jax.benchmark.results import Case, Number, Statistic, StoredTraining
+from aloe_jax.benchmark.results import Case, Number, Statistic, StoredTraining, ratings_of_cases
 
 LEVEL = 0.05  # of the tests, after correction
 FEW = 3  # runs below which an interval says little
@@ -234,11 +234,7 @@ def _people[K](group: Sequence[TrainedModel[K]]) -> list[K]:
 def _shares[K](group: Sequence[TrainedModel[K]], people: Sequence[K]) -> dict[Statistic, Array]:
     """Per-case values [N people, models] by statistic, of the ratings that all models have."""
     turns = min(one.turns for one in group)
-    rated = np.full((len(group), len(people), turns), np.nan)
-    for number, one in enumerate(group):
-        for row, key in enumerate(people):
-            for turn, exchange in enumerate(one.cases[key].turns[:turns]):
-                rated[number, row, turn] = np.nan if exchange.rating is None else exchange.rating
+    rated = np.stack([ratings_of_cases([one.cases[key] for key in people], turns) for one in group])
     rated = np.where(np.isnan(rated).any(axis=0), np.nan, rated)
     shares = [case_shares(table) for table in rated]
     return {name: np.stack([own[name] for own in shares], axis=1) for name in STATISTICS}
