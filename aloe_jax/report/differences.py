@@ -86,9 +86,9 @@ def pairs_between[K](
         shared, turns = [key for key in left if key in right], min(longer, other)
         if not shared or not turns:
             continue
-        tables = (ratings_of_cases([cases[key] for key in shared], turns) for cases in (left, right))
+        one, two = (ratings_of_cases([cases[key] for key in shared], turns) for cases in (left, right))
         design = CaseDesign.of([left[key].persona for key in shared])
-        found = compare(*tables, bootstrap, permutations, seed, design)
+        found = compare(one, two, bootstrap, permutations, seed, design)
         by: dict[str, StoredDifference] = {
             name: found[name].model_copy(update={"first": first, "second": second}) for name in STATISTICS
         }

@@ -12,7 +12,7 @@ from aloe_jax.benchmark.comparison import STATISTICS
 from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, UNDEFINED, interval, listed, p_value, percent, signed
 from aloe_jax.benchmark.number_text import number as written
 from aloe_jax.benchmark.number_text import spread as reach
-from aloe_jax.benchmark.recipes import OverTraining
+from aloe_jax.benchmark.recipes import RecipeEstimate
 from aloe_jax.benchmark.results import Statistic, StoredEstimate
 from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
@@ -164,7 +164,7 @@ def _markdown_recipes(recipes: Recipes) -> list[str]:
     """The table of recipes, and that of their differences where there are two."""
     head = ["Recipe", "Training runs", *(f"{NAMES[name]}, SD over runs" for name in STATISTICS)]
     rows = [
-        [_markdown_text(one.name), said_runs(one), *(_over_training(one.by.get(name), name) for name in STATISTICS)]
+        [_markdown_text(one.name), said_runs(one), *(_recipe_estimate(one.by.get(name), name) for name in STATISTICS)]
         for one in recipes.results
     ]
     parts = [_markdown_table(head, rows, 2)]
@@ -190,7 +190,7 @@ def _latex_recipes(report: Report) -> list[str]:
         r"\midrule",
     ]
     for one in recipes.results:
-        cells = [_latex_text(_over_training(one.by.get(name), name)) for name in STATISTICS]
+        cells = [_latex_text(_recipe_estimate(one.by.get(name), name)) for name in STATISTICS]
         lines.append(" & ".join([_latex_text(one.name), _latex_text(said_runs(one)), *cells]) + r" \\")
     if recipes.pairs:
         lines.append(r"\midrule")
@@ -206,7 +206,7 @@ def _latex_recipes(report: Report) -> list[str]:
     return [*lines, r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
 
 
-def _over_training(found: OverTraining | None, name: Statistic) -> str:
+def _recipe_estimate(found: RecipeEstimate | None, name: Statistic) -> str:
     if found is None:
         return written(None)
     ends = interval(found.low, found.high, DIGITS[name])
