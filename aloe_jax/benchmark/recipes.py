@@ -33,10 +33,10 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from aloe_jax.benchmark.alignment import alignment_level, checked, summaries
+from aloe_jax.benchmark.alignment import alignment_level, checked, statistics_of
 from aloe_jax.benchmark.case_design import CaseDesign, design_of
-from aloe_jax.benchmark.intervals import CONFIDENCE, Array, left_out
-from aloe_jax.benchmark.results import Statistic
+from aloe_jax.benchmark.intervals import CONFIDENCE, Array, left_out, pseudo_values
+from aloe_jax.benchmark.results import STATISTICS, Statistic
 from aloe_jax.benchmark.shared_parts import mean_errors
 from aloe_jax.errors import AloeError
 
@@ -111,20 +111,16 @@ def compare_recipes(first: Array, second: Array, design: CaseDesign | None = Non
 def case_pseudo_values(ratings: Array) -> dict[Statistic, Array]:
     """What every case contributes to the numbers of a model with ratings [N, K]: per-case values [N], by statistic.
 
-    They are jackknife pseudo-values (N·T − (N − 1)·T without the case; Efron & Tibshirani 1993, chapter 11): for
-    complete ratings a case's own average, slope and last rating. NaN throughout where a number is undefined.
-    Raises AloeError as `alignment_metrics` does.
+    They are jackknife pseudo-values (`aloe_jax.benchmark.intervals.pseudo_values`): for complete ratings a case's own
+    average, slope and last rating. NaN throughout where a number is undefined. Raises AloeError as `alignment_metrics`
+    does.
     """
     values = checked(ratings)
     cases = len(values)
-
-    def numbers(weights: Array) -> dict[Statistic, Array]:
-        al = alignment_level(values, weights)
-        found = summaries(al)
-        return {"average": found["average"], "ir": found["ir"], "final": al[:, -1]}
-
-    whole, without = numbers(np.ones((1, cases))), numbers(left_out(cases))
-    return {name: cases * whole[name][0] - (cases - 1) * without[name] for name in whole}
+    whole, without = (
+        statistics_of(alignment_level(values, weights)) for weights in (np.ones((1, cases)), left_out(cases))
+    )
+    return dict(zip(STATISTICS, pseudo_values(whole[0], without).T, strict=True))
 
 
 def _check(values: Array) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -32,6 +32,7 @@ LOWEST, HIGHEST = 1.0, 5.0  # ratings
 
 FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.automatic`
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
 # Why there is no more of a reply: an end of turn, a limit, a full context, or the number of sentences that the

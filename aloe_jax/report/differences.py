@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
-from aloe_jax.benchmark.comparison import STATISTICS, compare
+from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.multiple_tests import corrected_together
-from aloe_jax.benchmark.results import Case, Results, StoredDifference, StoredSideBySide, ratings_of_cases
+from aloe_jax.benchmark.results import STATISTICS, Case, Results, StoredDifference, StoredSideBySide, ratings_of_cases
 
 LEVEL = 0.05  # of the tests, after correction
 

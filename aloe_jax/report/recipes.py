@@ -12,12 +12,11 @@ import numpy as np
 
 from aloe_jax.benchmark.alignment import HIGHEST, LOWEST
 from aloe_jax.benchmark.case_design import CaseDesign
-from aloe_jax.benchmark.comparison import STATISTICS
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.multiple_tests import holm
 from aloe_jax.benchmark.number_text import counted, listed
 from aloe_jax.benchmark.recipes import RecipeEstimate, case_pseudo_values, compare_recipes, estimate_recipe
-from aloe_jax.benchmark.results import Case, Number, Statistic, StoredTraining, ratings_of_cases
+from aloe_jax.benchmark.results import STATISTICS, Case, Number, Statistic, StoredTraining, ratings_of_cases
 
 LEVEL = 0.05  # of the tests, after correction
 FEW = 3  # runs below which an interval says little

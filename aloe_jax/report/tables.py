@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from aloe_jax.benchmark.comparison import STATISTICS
 from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, UNDEFINED, interval, listed, p_value, percent, signed
 from aloe_jax.benchmark.number_text import number as written
 from aloe_jax.benchmark.number_text import spread as reach
 from aloe_jax.benchmark.recipes import RecipeEstimate
-from aloe_jax.benchmark.results import Statistic, StoredEstimate
+from aloe_jax.benchmark.results import STATISTICS, Statistic, StoredEstimate
 from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.equal_length import length_note

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.intervals import pseudo_values
 from aloe_jax.benchmark.recipes import case_pseudo_values, compare_recipes, estimate_recipe
 from aloe_jax.errors import AloeError
 
@@ -89,6 +90,12 @@ def test_pseudo_values_of_complete_ratings_are_the_cases_own_numbers():
     np.testing.assert_allclose(found["average"], ratings.mean(axis=1))
     np.testing.assert_allclose(found["final"], ratings[:, -1])
     np.testing.assert_allclose(found["ir"], [np.polyfit(range(4), row, 1)[0] for row in ratings], atol=1e-12)
+
+
+def test_pseudo_values_of_a_mean_are_the_values():
+    values = np.random.default_rng(5).normal(0, 1, (7, 2))
+    without = (values.sum(axis=0) - values) / 6
+    np.testing.assert_allclose(pseudo_values(values.mean(axis=0), without), values)
 
 
 @pytest.mark.parametrize(
