@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, UNDEFINED, interval, listed, p_value, percent, signed
+from aloe_jax.benchmark.number_text import (
+    DIGITS,
+    MINUS,
+    NAMES,
+    UNDEFINED,
+    interval,
+    listed,
+    p_equation,
+    percent,
+    signed,
+)
 from aloe_jax.benchmark.number_text import number as written
 from aloe_jax.benchmark.number_text import spread as reach
 from aloe_jax.benchmark.recipes import RecipeEstimate
@@ -224,9 +234,8 @@ def _recipe_difference(pair: RecipePair, name: Statistic) -> str:
     """Such as "+0.74 (+0.51 to +0.97), p = 0.002"."""
     if (found := pair.by.get(name)) is None:
         return written(None)
-    p = p_value(pair.p_holm[name])
     ends = interval(found.low, found.high, DIGITS[name], sign=True)
-    return f"{signed(found.value, DIGITS[name])} ({ends}), p {p if p.startswith('<') else f'= {p}'}"
+    return f"{signed(found.value, DIGITS[name])} ({ends}), {p_equation(pair.p_holm[name])}"
 
 
 def _several(report: Report) -> bool:
@@ -263,8 +272,7 @@ def _markdown_pair(pair: ModelPair) -> list[str]:
         text = signed(found.value, DIGITS[name])
         text = f"**{text}**" if significant(found) else text
         ends = interval(found.low, found.high, DIGITS[name], sign=True)
-        p = p_value(found.p_holm)
-        cells.append(f"{text} ({ends}), p {p if p.startswith('<') else f'= {p}'}" if ends else text)
+        cells.append(f"{text} ({ends}), {p_equation(found.p_holm)}" if ends else text)
     return [_markdown_text(f"{pair.first} → {pair.second}"), *cells]
 
 
