@@ -56,11 +56,10 @@ def alignment_metrics(
     al = alignment_level(values, np.ones((1, cases)))
     without = alignment_level(values[rated], people.by_case(left_out(people.people)))
     points, others = summaries(al), summaries(without)
-    linear = np.concatenate([al[0], points["average"], points["ir"]])
-    linear_without = np.concatenate([without, others["average"][:, None], others["ir"][:, None]], axis=1)
+    linear, linear_without = (np.concatenate([one, statistics_of(one)[:, :2]], axis=1) for one in (al, without))
     least = np.array([*[LOWEST] * (turns + 1), LOWEST - HIGHEST])
     most = np.array([*[HIGHEST] * (turns + 1), HIGHEST - LOWEST])
-    low, high = design_intervals(linear, linear_without, people, bootstrap, seed, least, most)
+    low, high = design_intervals(linear[0], linear_without, people, bootstrap, seed, least, most)
     half = half_widths(jackknife_errors(points["ir"], others["ir"][:, None], people))[0]
     clear = abs(points["ir"][0]) >= CLEAR * half  # not where either is NaN
     weights = people.by_case(resamples(people.people, bootstrap, seed)) if clear else np.empty((0, len(rated)))
@@ -111,6 +110,12 @@ def alignment_level(values: Array, weights: Array) -> Array:
     count = weights @ rated
     total = weights @ np.where(rated, values, 0.0)
     return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def statistics_of(al: Array) -> Array:
+    """What models are compared by, of AL [S, K]: average, IR and AL at the last turn, [S, 3] as in `STATISTICS`."""
+    found = summaries(al)
+    return np.stack([found["average"], found["ir"], al[:, -1]], axis=1)
 
 
 def summaries(al: Array) -> dict[str, Array]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aloe_jax.conversation import Persona
+from aloe_jax.errors import AloeError
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.intp]
@@ -125,6 +126,20 @@ class CaseDesign:
         if min(profiles, personalities) > 1 and profiles * personalities == people:
             return f"{people:,} people, every combination of {combined}"
         return f"{people:,} people with {combined} among them"
+
+
+def design_of(cases: int, design: CaseDesign | None) -> CaseDesign:
+    """`design`, or without one that of so many cases of distinct people.
+
+    Raises AloeError where it is of another number of cases.
+    """
+    if design is None:
+        return CaseDesign.distinct(cases)
+    if len(design.person) != cases:
+        raise AloeError(
+            f"design: is of {len(design.person)} cases, the ratings are of {cases}; give that of the same cases"
+        )
+    return design
 
 
 def spread_cases(design: CaseDesign, count: int) -> list[int]:

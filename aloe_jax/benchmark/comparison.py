@@ -19,19 +19,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, summaries
+from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, statistics_of
 from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import Array, design_intervals, design_p_values, left_out
 from aloe_jax.benchmark.missing import difference_bounds
-from aloe_jax.benchmark.results import Statistic, StoredDifference
+from aloe_jax.benchmark.results import STATISTICS, Statistic, StoredDifference
 from aloe_jax.errors import AloeError
-
-STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
 def compare(
@@ -59,7 +56,7 @@ def compare(
         table = np.where(both, right - left, np.nan)[cases]
 
         def differences(weights: Array) -> Array:
-            return _of_levels(alignment_level(table, people.by_case(weights)))
+            return statistics_of(alignment_level(table, people.by_case(weights)))
 
         value = differences(np.ones((1, people.people)))[0]
         without = differences(left_out(people.people))
@@ -102,17 +99,11 @@ def compare_all(
     ]
 
 
-def _of_levels(al: Array) -> Array:
-    """Average, IR and last AL [S, 3] of AL [S, K]."""
-    found = summaries(al)
-    return np.stack([found["average"], found["ir"], al[:, -1]], axis=1)
-
-
 def _flipped(table: Array, signs: Array) -> Array:
     """The statistics [S, 3] of differences [N, K] whose cases have these signs [S, N]."""
     rated = (~np.isnan(table)).sum(axis=0)
     total = signs @ np.nan_to_num(table)
-    return _of_levels(np.where(rated > 0, total / np.maximum(rated, 1), np.nan))
+    return statistics_of(np.where(rated > 0, total / np.maximum(rated, 1), np.nan))
 
 
 def _p_values(value: Array, swapped: Array) -> Array:

@@ -57,6 +57,14 @@ def left_out(cases: int) -> Array:
     return 1.0 - np.eye(cases)
 
 
+def pseudo_values(value: Array, without: Array) -> Array:
+    """The jackknife's pseudo-values [U, M] of `value` [M]: U·T − (U − 1)·T(without), `without` each of U people [U, M].
+
+    For a mean they are the people's own values (Efron & Tibshirani 1993, chapter 11).
+    """
+    return len(without) * (value - without) + without
+
+
 def studentised(
     value: Array, without: Array, weights: Array, least: Array | float = -np.inf, most: Array | float = np.inf
 ) -> Array:
@@ -68,8 +76,7 @@ def studentised(
     cases = len(without)
     if cases < 2 or not len(weights):
         return np.full((2, len(value)), np.nan)
-    shares = cases * value - (cases - 1) * without  # pseudo-values
-    around = shares - value
+    around = pseudo_values(value, without) - value
     spread = around.std(axis=0, ddof=1) / np.sqrt(cases)
     moved = weights @ around / cases  # [S, M]
     squares = weights @ around**2 / cases - moved**2
@@ -113,8 +120,7 @@ def bias_corrected(
 
 def jackknife_errors(value: Array, without: Array, design: CaseDesign) -> Errors:
     """Standard errors of `value` [M] from the same without each person [U, M]; NaN where some is undefined."""
-    people = len(without)
-    error, freedom = mean_errors(people * (value - without) + without, design)
+    error, freedom = mean_errors(pseudo_values(value, without), design)
     return Errors(np.where(np.isnan(without).any(axis=0) | np.isnan(value), np.nan, error), freedom)
 
 

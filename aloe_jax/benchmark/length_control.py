@@ -28,7 +28,7 @@ import numpy as np
 
 from aloe_jax.benchmark.agreement import spearman
 from aloe_jax.benchmark.intervals import Array, student_quantile
-from aloe_jax.benchmark.results import Case, Number, StoredEstimate
+from aloe_jax.benchmark.results import Case, Number, StoredEstimate, ratings_of_cases
 
 _NOTHING = 1e-9  # variation below this is rounding
 
@@ -72,12 +72,11 @@ class LengthControl:
 
 def lengths_of(cases: Sequence[Case], turns: int) -> Lengths:
     """Ratings and words of one model's dialogues; a reply without a rating counts as missing."""
-    ratings, words = (np.full((len(cases), turns), np.nan) for _ in range(2))
+    ratings = ratings_of_cases(cases, turns)
+    words = np.full(ratings.shape, np.nan)
     for row, case in enumerate(cases):
-        for turn, one in enumerate(case.turns):
-            if one.rating is not None:
-                ratings[row, turn], words[row, turn] = one.rating, one.words
-    return Lengths([case.persona.id for case in cases], ratings, words)
+        words[row, : len(case.turns)] = [one.words for one in case.turns[:turns]]
+    return Lengths([case.persona.id for case in cases], ratings, np.where(np.isnan(ratings), np.nan, words))
 
 
 def control_length(models: Mapping[str, Lengths]) -> LengthControl:

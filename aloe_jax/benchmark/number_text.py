@@ -53,6 +53,12 @@ def p_value(p: Number) -> str:
     return "< 0.001" if p < 0.001 else f"{min(p, 0.999):.3f}" if p < 0.9995 else "1"
 
 
+def p_equation(p: Number) -> str:
+    """Such as `p = 0.012` or `p < 0.001`."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") or text == UNDEFINED else f"p = {text}"
+
+
 def spread(estimate: StoredEstimate, digits: int) -> tuple[str, str] | None:
     """How far the interval's ends are below and above the printed value, in its digits; None without an interval."""
     if estimate.value is None or estimate.low is None or estimate.high is None:

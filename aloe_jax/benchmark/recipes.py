@@ -27,17 +27,16 @@ Nothing can be said of a recipe with one run: its numbers are conditional on tho
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from aloe_jax.benchmark.alignment import alignment_level, checked, summaries
-from aloe_jax.benchmark.case_design import CaseDesign
-from aloe_jax.benchmark.intervals import CONFIDENCE, Array, left_out
-from aloe_jax.benchmark.results import Statistic
+from aloe_jax.benchmark.alignment import alignment_level, checked, statistics_of
+from aloe_jax.benchmark.case_design import CaseDesign, design_of
+from aloe_jax.benchmark.intervals import CONFIDENCE, Array, left_out, pseudo_values
+from aloe_jax.benchmark.results import STATISTICS, Statistic
 from aloe_jax.benchmark.shared_parts import mean_errors
 from aloe_jax.errors import AloeError
 
@@ -47,34 +46,14 @@ _LEAST_P = 1e-12
 
 @dataclass(frozen=True)
 class MeanVariance:
-    """The variance of a mean over cases, and its degrees of freedom."""
+    """The variance of a mean over cases or runs, and its degrees of freedom."""
 
     variance: float
     freedom: float
 
 
-VarianceOfMean = Callable[[Array], MeanVariance]  # of values [N cases]; NaN in none of them
-
-
-def independent_cases(values: Array) -> MeanVariance:
-    """Of the mean of values [N] whose cases are drawn independently of each other; N is at least 2."""
-    return MeanVariance(float(values.var(ddof=1)) / len(values), len(values) - 1)
-
-
-def cases_of_design(design: CaseDesign) -> VarianceOfMean:
-    """Of the mean of values [N] of the cases of `design`, whose people may share profiles or personalities."""
-
-    def variance(values: Array) -> MeanVariance:
-        person = np.array(design.person)
-        own = np.bincount(person, values) / np.bincount(person)
-        found = mean_errors(own[:, None], design)
-        return MeanVariance(float(found.error[0]) ** 2, float(found.freedom[0]))
-
-    return variance
-
-
 @dataclass(frozen=True)
-class OverTraining:
+class RecipeEstimate:
     """A number over the training runs of a recipe, or over those of two, with its 95% interval.
 
     `runs` are those of each recipe, one number or two; `spread` is the standard deviation of the number over the runs
@@ -89,24 +68,23 @@ class OverTraining:
     spread: float | None
 
 
-def of_recipe(values: Array, variance: VarianceOfMean = independent_cases) -> OverTraining:
+def estimate_recipe(values: Array, design: CaseDesign | None = None) -> RecipeEstimate:
     """The mean of a recipe from per-case values [N cases, n runs], n ≥ 2.
 
-    Raises AloeError with fewer than two runs or cases, and for a value that is not finite.
+    `design` says who the cases are of; without it every case is of a person of its own. Raises AloeError with fewer
+    than two runs or cases, for a value that is not finite, and for a `design` of another number of cases.
     """
     _check(values)
-    shared, own = _parts(values, variance)
+    shared, own = _parts(values, design_of(len(values), design))
     training = _training(values)
     value = float(values.mean())
     return _with_interval(value, training, _beyond(shared, own), (values.shape[1],), _spread(values))
 
 
-def of_difference(
-    first: Array, second: Array, *, paired: bool, variance: VarianceOfMean = independent_cases
-) -> OverTraining:
+def compare_recipes(first: Array, second: Array, design: CaseDesign | None = None, *, paired: bool) -> RecipeEstimate:
     """`second` − `first` of two recipes, from per-case values [N, n] and [N, m] of the same cases; n, m ≥ 2.
 
-    `paired`: column i of both is of the same training seed. Raises AloeError as `of_recipe` does, and where the
+    `paired`: column i of both is of the same training seed. Raises AloeError as `estimate_recipe` does, and where the
     cases, or paired runs, are not the same in number.
     """
     _check(first)
@@ -117,11 +95,12 @@ def of_difference(
     if paired:
         if len(set(runs)) > 1:
             raise AloeError(f"runs: {runs[0]} of the first recipe, {runs[1]} of the second cannot be paired")
-        one = of_recipe(second - first, variance)
-        return OverTraining(one.value, one.low, one.high, one.p, runs, one.spread)
+        one = estimate_recipe(second - first, design)
+        return RecipeEstimate(one.value, one.low, one.high, one.p, runs, one.spread)
     value = float(second.mean() - first.mean())
-    of_both = variance(second.mean(axis=1) - first.mean(axis=1))
-    own = _parts(first, variance)[1] + _parts(second, variance)[1]
+    people = design_of(len(first), design)
+    of_both = _over_cases(second.mean(axis=1) - first.mean(axis=1), people)
+    own = _parts(first, people)[1] + _parts(second, people)[1]
     left, right = _training(first), _training(second)
     total = left.variance + right.variance
     split = left.variance**2 / left.freedom + right.variance**2 / right.freedom
@@ -129,23 +108,19 @@ def of_difference(
     return _with_interval(value, MeanVariance(total, freedom), _beyond(of_both, own), runs, None)
 
 
-def case_shares(ratings: Array) -> dict[Statistic, Array]:
+def case_pseudo_values(ratings: Array) -> dict[Statistic, Array]:
     """What every case contributes to the numbers of a model with ratings [N, K]: per-case values [N], by statistic.
 
-    They are jackknife pseudo-values (N·T − (N − 1)·T without the case; Efron & Tibshirani 1993, chapter 11): for
-    complete ratings a case's own average, slope and last rating. NaN throughout where a number is undefined.
-    Raises AloeError as `alignment_metrics` does.
+    They are jackknife pseudo-values (`aloe_jax.benchmark.intervals.pseudo_values`): for complete ratings a case's own
+    average, slope and last rating. NaN throughout where a number is undefined. Raises AloeError as `alignment_metrics`
+    does.
     """
     values = checked(ratings)
     cases = len(values)
-
-    def numbers(weights: Array) -> dict[Statistic, Array]:
-        al = alignment_level(values, weights)
-        found = summaries(al)
-        return {"average": found["average"], "ir": found["ir"], "final": al[:, -1]}
-
-    whole, without = numbers(np.ones((1, cases))), numbers(left_out(cases))
-    return {name: cases * whole[name][0] - (cases - 1) * without[name] for name in whole}
+    whole, without = (
+        statistics_of(alignment_level(values, weights)) for weights in (np.ones((1, cases)), left_out(cases))
+    )
+    return dict(zip(STATISTICS, pseudo_values(whole[0], without).T, strict=True))
 
 
 def _check(values: Array) -> None:
@@ -157,13 +132,21 @@ def _check(values: Array) -> None:
         raise AloeError("recipe: every case needs a value in every run; leave out the cases that lack one")
 
 
-def _parts(values: Array, variance: VarianceOfMean) -> tuple[MeanVariance, float]:
+def _over_cases(values: Array, design: CaseDesign) -> MeanVariance:
+    """Of the mean of values [N] of the cases of `design`."""
+    person = np.array(design.person)
+    own = np.bincount(person, values) / np.bincount(person)
+    found = mean_errors(own[:, None], design)
+    return MeanVariance(float(found.error[0]) ** 2, float(found.freedom[0]))
+
+
+def _parts(values: Array, design: CaseDesign) -> tuple[MeanVariance, float]:
     """C of values [N, n], and E: the part of C that comes from the runs' deviations from each other, case by case."""
     runs = values.shape[1]
     own = values - values.mean(axis=1, keepdims=True)
     # A deviation from a mean of n has (n − 1)/n of the variance.
-    of_one = sum(variance(own[:, run]).variance for run in range(runs)) / (runs - 1)
-    return variance(values.mean(axis=1)), of_one / runs
+    of_one = sum(_over_cases(own[:, run], design).variance for run in range(runs)) / (runs - 1)
+    return _over_cases(values.mean(axis=1), design), of_one / runs
 
 
 def _training(values: Array) -> MeanVariance:
@@ -181,11 +164,11 @@ def _spread(values: Array) -> float:
 
 def _with_interval(
     value: float, training: MeanVariance, people: MeanVariance, runs: tuple[int, ...], spread: float | None
-) -> OverTraining:
+) -> RecipeEstimate:
     total = training.variance + people.variance
     error = math.sqrt(total)
     if total <= _NOTHING:  # all runs give the same in every case
-        return OverTraining(value, value, value, 1.0 if abs(value) <= math.sqrt(_NOTHING) else 0.0, runs, spread)
+        return RecipeEstimate(value, value, value, 1.0 if abs(value) <= math.sqrt(_NOTHING) else 0.0, runs, spread)
     weight = (training.variance / total) ** min(1.5, (1 + training.freedom) / 2)
 
     def critical(p: float) -> float:
@@ -195,4 +178,4 @@ def _with_interval(
     reach = critical(1 - CONFIDENCE) * error
     distance = min(abs(value) / error, critical(_LEAST_P))
     p = float(brentq(lambda p: critical(p) - distance, _LEAST_P, 1.0))
-    return OverTraining(value, value - reach, value + reach, p, runs, spread)
+    return RecipeEstimate(value, value - reach, value + reach, p, runs, spread)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
-from aloe_jax.benchmark.case_design import DesignKind
+from aloe_jax.benchmark.case_design import Array, DesignKind
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
@@ -31,6 +32,7 @@ LOWEST, HIGHEST = 1.0, 5.0  # ratings
 
 FactSearch = Literal["exact", "overlap"]  # how facts are found in a text; see `aloe_jax.benchmark.automatic`
 Statistic = Literal["average", "ir", "final"]  # that models are compared by
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 Outcome = Literal["first", "second", "tie"]  # of two dialogues side by side
 CandidateKind = Literal["model", "remote", "reference"]
 # Why there is no more of a reply: an end of turn, a limit, a full context, or the number of sentences that the
@@ -345,6 +347,15 @@ class Results(StoredRecord):
     usage: dict[str, StoredUsage]  # "MODEL/ROLE"
     settings: dict[str, object]
     cases: dict[str, list[Case]] = Field(default={}, exclude=True)  # model -> its dialogues, from transcripts.jsonl
+
+
+def ratings_of_cases(cases: Sequence[Case], turns: int) -> Array:
+    """The ratings [N cases, `turns`] of the first turns of dialogues; NaN where one has no rating, or no such turn."""
+    ratings = np.full((len(cases), turns), np.nan)
+    for row, case in enumerate(cases):
+        for column, turn in enumerate(case.turns[:turns]):
+            ratings[row, column] = np.nan if turn.rating is None else turn.rating
+    return ratings
 
 
 def write_results(directory: str | Path, results: Results) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aloe_jax.benchmark.number_text import DIGITS, interval, number, p_value, signed
+from aloe_jax.benchmark.number_text import DIGITS, interval, number, p_equation, signed
 from aloe_jax.benchmark.results import Statistic, StoredDifference
 from aloe_jax.report.differences import significant
 from aloe_jax.report.gathering import Entry, Report
@@ -47,10 +47,8 @@ class ControlReading:
         digits = DIGITS[self.statistic]
         if found.value is None:
             return "that is not defined"
-        p = p_value(found.p_holm)
         ends = interval(found.low, found.high, digits, sign=True)
-        test = f"p {p if p.startswith('<') else f'= {p}'}"
-        return f"{signed(found.value, digits)} ({f'{ends}, ' if ends else ''}{test})"
+        return f"{signed(found.value, digits)} ({f'{ends}, ' if ends else ''}{p_equation(found.p_holm)})"
 
     def _verdict(self) -> str:
         found = self.by[self.statistic]

@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import numpy as np
-
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
-from aloe_jax.benchmark.comparison import STATISTICS, compare
-from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.multiple_tests import corrected_together
-from aloe_jax.benchmark.results import Case, Results, StoredDifference, StoredSideBySide
+from aloe_jax.benchmark.results import STATISTICS, Case, Results, StoredDifference, StoredSideBySide, ratings_of_cases
 
 LEVEL = 0.05  # of the tests, after correction
 
@@ -89,16 +86,9 @@ def pairs_between[K](
         shared, turns = [key for key in left if key in right], min(longer, other)
         if not shared or not turns:
             continue
-
-        def table(cases: Mapping[K, Case], keys: list[K] = shared, length: int = turns) -> Array:
-            rated = np.full((len(keys), length), np.nan)
-            for row, key in enumerate(keys):
-                for column, turn in enumerate(cases[key].turns[:length]):
-                    rated[row, column] = np.nan if turn.rating is None else turn.rating
-            return rated
-
+        one, two = (ratings_of_cases([cases[key] for key in shared], turns) for cases in (left, right))
         design = CaseDesign.of([left[key].persona for key in shared])
-        found = compare(table(left), table(right), bootstrap, permutations, seed, design)
+        found = compare(one, two, bootstrap, permutations, seed, design)
         by: dict[str, StoredDifference] = {
             name: found[name].model_copy(update={"first": first, "second": second}) for name in STATISTICS
         }

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.number_text import listed
 from aloe_jax.benchmark.preference_file import PREFERENCES, Preferences, load_preferences
 from aloe_jax.benchmark.rating.figures import OfModel
-from aloe_jax.benchmark.recipes import VarianceOfMean, cases_of_design
 from aloe_jax.benchmark.results import METRICS, Case, ModelResults, Results, StoredWithPeople, load_results
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona
@@ -192,7 +190,7 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
         tuple(one for one in people if one),
         learning,
         ratings,
-        recipes_of(_trained(runs, entries), _variance_over),
+        recipes_of(_trained(runs, entries)),
         tuple(sides),
     )
 
@@ -320,12 +318,6 @@ def _trained(runs: Sequence[Run], entries: Sequence[Entry]) -> list[TrainedModel
         for entry in entries
         if entry.numbers.training is not None and entry.numbers.under_test
     ]
-
-
-def _variance_over(people: Sequence[PersonaKey]) -> VarianceOfMean:
-    """Of a mean over people who may share profiles or personalities."""
-    personas = [Persona(id=id, profile=profile, personality=personality) for id, profile, personality in people]
-    return cases_of_design(CaseDesign.of(personas))
 
 
 def _evaluation(results: Results) -> str:

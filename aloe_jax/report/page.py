@@ -154,7 +154,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    forms = ("number", "signed", "percent", "interval", "p_value", "listed", "sentence")
+    forms = ("number", "signed", "percent", "interval", "p_value", "p_equation", "listed", "sentence")
     environment.filters |= {name: getattr(number_text, name) for name in forms}
     environment.filters |= {
         "heat": heat,

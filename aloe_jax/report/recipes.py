@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, takewhile
 
 import numpy as np
 
 from aloe_jax.benchmark.alignment import HIGHEST, LOWEST
-from aloe_jax.benchmark.comparison import STATISTICS
+from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.multiple_tests import holm
 from aloe_jax.benchmark.number_text import counted, listed
-from aloe_jax.benchmark.recipes import (
-    OverTraining,
-    VarianceOfMean,
-    case_shares,
-    independent_cases,
-    of_difference,
-    of_recipe,
-)
-from aloe_jax.benchmark.results import Case, Number, Statistic, StoredTraining
+from aloe_jax.benchmark.recipes import RecipeEstimate, case_pseudo_values, compare_recipes, estimate_recipe
+from aloe_jax.benchmark.results import STATISTICS, Case, Number, Statistic, StoredTraining, ratings_of_cases
 
 LEVEL = 0.05  # of the tests, after correction
 FEW = 3  # runs below which an interval says little
@@ -59,7 +52,7 @@ class RecipeResult:
     shared: tuple[str, ...]  # stages that all of them have in common, seed included
     cases: int  # that all of them talked with
     numbers: Mapping[Statistic, tuple[Number, ...]]  # of every run, over those cases
-    by: Mapping[Statistic, OverTraining]
+    by: Mapping[Statistic, RecipeEstimate]
 
     @property
     def said_seeds(self) -> str:
@@ -75,7 +68,7 @@ class RecipePair:
     second: str
     paired: bool  # run by run of the same seed
     cases: int
-    by: Mapping[Statistic, OverTraining]
+    by: Mapping[Statistic, RecipeEstimate]
     p_holm: Mapping[Statistic, float]
 
     def strong(self, statistic: Statistic) -> bool:
@@ -132,18 +125,10 @@ def conditional_note(labels: Sequence[str]) -> str:
     )
 
 
-def independent_people(people: Sequence[object]) -> VarianceOfMean:
-    """The variance of a mean over people who were drawn independently of each other."""
-    return independent_cases
-
-
-def recipes_of[K](
-    models: Sequence[TrainedModel[K]], design: Callable[[Sequence[K]], VarianceOfMean] = independent_people
-) -> Recipes:
+def recipes_of[K](models: Sequence[TrainedModel[K]]) -> Recipes:
     """The recipes that several of the models are runs of. A run that is there twice, by its seeds, counts once.
 
-    `design` gives the variance of a mean over some people, in their order. Differences are paired by seed where both
-    recipes have the same seeds.
+    Differences are paired by seed where both recipes have the same seeds.
     """
     groups: dict[tuple[str, str], dict[tuple[int, ...], TrainedModel[K]]] = {}
     for one in models:
@@ -152,8 +137,8 @@ def recipes_of[K](
     several = [list(group.values()) for group in groups.values() if len(group) > 1]
     several = [group for group in several if len(_people(group)) > 1]
     names = _names(several)
-    results = tuple(_result(name, group, design) for name, group in zip(names, several, strict=True))
-    compared = [_pair(first, second, design) for first, second in combinations(zip(results, several, strict=True), 2)]
+    results = tuple(_result(name, group) for name, group in zip(names, several, strict=True))
+    compared = [_pair(first, second) for first, second in combinations(zip(results, several, strict=True), 2)]
     found = [pair for pair in compared if pair is not None]
     corrected = iter(holm([estimate.p for pair in found for estimate in pair.by.values()]))
     pairs = [
@@ -162,13 +147,11 @@ def recipes_of[K](
     return Recipes(results, tuple(pairs))
 
 
-def _result[K](
-    name: str, group: Sequence[TrainedModel[K]], design: Callable[[Sequence[K]], VarianceOfMean]
-) -> RecipeResult:
+def _result[K](name: str, group: Sequence[TrainedModel[K]]) -> RecipeResult:
     anew = _trained_anew(group)
     people = _people(group)
-    variance = design(people)
-    shares = _shares(group, people)
+    design = _design(group[0], people)
+    every = _pseudo_values(group, people)
     stages = group[0].training.stages
     return RecipeResult(
         name,
@@ -176,16 +159,16 @@ def _result[K](
         tuple(tuple(one.training.seeds[i] for i in anew) for one in group),
         tuple(f"{_nth(i, stages)} (seed {group[0].training.seeds[i]})" for i in range(len(stages)) if i not in anew),
         len(people),
-        {name: tuple(_number(column) for column in values.T) for name, values in shares.items()},
+        {name: tuple(_number(column) for column in values.T) for name, values in every.items()},
         {
-            name: _cut(of_recipe(values, variance), *_ENDS[name])
-            for name, values in shares.items()
+            name: _cut(estimate_recipe(values, design), *_ENDS[name])
+            for name, values in every.items()
             if np.isfinite(values).all()
         },
     )
 
 
-def _cut(estimate: OverTraining, least: float, most: float) -> OverTraining:
+def _cut(estimate: RecipeEstimate, least: float, most: float) -> RecipeEstimate:
     """With an interval that ends where the number can be."""
     return replace(estimate, low=max(least, estimate.low), high=min(most, estimate.high))
 
@@ -193,7 +176,6 @@ def _cut(estimate: OverTraining, least: float, most: float) -> OverTraining:
 def _pair[K](
     first: tuple[RecipeResult, Sequence[TrainedModel[K]]],
     second: tuple[RecipeResult, Sequence[TrainedModel[K]]],
-    design: Callable[[Sequence[K]], VarianceOfMean],
 ) -> RecipePair | None:
     """Over the people, and the cells, that all runs of both have; None where those are too few."""
     (left, ours), (right, theirs) = first, second
@@ -202,16 +184,15 @@ def _pair[K](
     people = _people([*ours, *theirs])
     if len(people) < 2:
         return None
-    variance = design(people)
+    design = _design(ours[0], people)
     ours_by, theirs_by = _by_seed(left, ours), _by_seed(right, theirs)
     paired = ours_by.keys() == theirs_by.keys()
     if paired:
         theirs = [theirs_by[seeds] for seeds in ours_by]
-    shares = _shares([*ours, *theirs], people)
     by = {}
-    for name, values in shares.items():
+    for name, values in _pseudo_values([*ours, *theirs], people).items():
         if np.isfinite(values).all():
-            found = of_difference(values[:, : len(ours)], values[:, len(ours) :], paired=paired, variance=variance)
+            found = compare_recipes(values[:, : len(ours)], values[:, len(ours) :], design, paired=paired)
             span = _ENDS[name][1] - _ENDS[name][0]
             by[name] = _cut(found, -span, span)
     return RecipePair(left.name, right.name, paired, len(people), by, {})
@@ -231,17 +212,17 @@ def _people[K](group: Sequence[TrainedModel[K]]) -> list[K]:
     return [key for key in group[0].cases if all(key in one.cases for one in group)]
 
 
-def _shares[K](group: Sequence[TrainedModel[K]], people: Sequence[K]) -> dict[Statistic, Array]:
+def _design[K](model: TrainedModel[K], people: Sequence[K]) -> CaseDesign:
+    return CaseDesign.of([model.cases[key].persona for key in people])
+
+
+def _pseudo_values[K](group: Sequence[TrainedModel[K]], people: Sequence[K]) -> dict[Statistic, Array]:
     """Per-case values [N people, models] by statistic, of the ratings that all models have."""
     turns = min(one.turns for one in group)
-    rated = np.full((len(group), len(people), turns), np.nan)
-    for number, one in enumerate(group):
-        for row, key in enumerate(people):
-            for turn, exchange in enumerate(one.cases[key].turns[:turns]):
-                rated[number, row, turn] = np.nan if exchange.rating is None else exchange.rating
+    rated = np.stack([ratings_of_cases([one.cases[key] for key in people], turns) for one in group])
     rated = np.where(np.isnan(rated).any(axis=0), np.nan, rated)
-    shares = [case_shares(table) for table in rated]
-    return {name: np.stack([own[name] for own in shares], axis=1) for name in STATISTICS}
+    found = [case_pseudo_values(table) for table in rated]
+    return {name: np.stack([own[name] for own in found], axis=1) for name in STATISTICS}
 
 
 def _number(values: Array) -> Number:

@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_value, percent, signed
+from aloe_jax.benchmark.number_text import DIGITS, counted, interval, number, p_equation, percent, signed
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.faults import one_line
 from aloe_jax.report.controls import control_readings
@@ -66,8 +66,7 @@ def difference(pair: ModelPair) -> str:
     if found is None or found.value is None:
         return ""
     ends = interval(found.low, found.high, sign=True)
-    p = p_value(found.p_holm)
-    test = f", p {p if p.startswith('<') else f'= {p}'}" + ("" if significant(found) else ", not significant")
+    test = f", {p_equation(found.p_holm)}" + ("" if significant(found) else ", not significant")
     return f"{pair.first} → {pair.second}: {signed(found.value)}" + (f" ({ends})" if ends else "") + test
 
 
@@ -80,8 +79,7 @@ def recipe_lines(report: Report) -> list[str]:
             lines.append(f"{one.name}, {said_runs(one)}: {number(found.value)} ({ends}), SD {number(found.spread)}")
     for pair in report.recipes.pairs:
         if (found := pair.by.get("average")) is not None:
-            p = p_value(pair.p_holm["average"])
-            test = f"p {p if p.startswith('<') else f'= {p}'}" + ("" if pair.strong("average") else ", not significant")
+            test = p_equation(pair.p_holm["average"]) + ("" if pair.strong("average") else ", not significant")
             ends = interval(found.low, found.high, sign=True)
             lines.append(f"recipe {pair.first} → {pair.second}: {signed(found.value)} ({ends}), {test}")
     return lines + report.recipes.notes()

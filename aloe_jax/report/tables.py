@@ -8,12 +8,21 @@ from __future__ import annotations
 
 from itertools import zip_longest
 
-from aloe_jax.benchmark.comparison import STATISTICS
-from aloe_jax.benchmark.number_text import DIGITS, MINUS, NAMES, UNDEFINED, interval, listed, p_value, percent, signed
+from aloe_jax.benchmark.number_text import (
+    DIGITS,
+    MINUS,
+    NAMES,
+    UNDEFINED,
+    interval,
+    listed,
+    p_equation,
+    percent,
+    signed,
+)
 from aloe_jax.benchmark.number_text import number as written
 from aloe_jax.benchmark.number_text import spread as reach
-from aloe_jax.benchmark.recipes import OverTraining
-from aloe_jax.benchmark.results import Statistic, StoredEstimate
+from aloe_jax.benchmark.recipes import RecipeEstimate
+from aloe_jax.benchmark.results import STATISTICS, Statistic, StoredEstimate
 from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
@@ -164,7 +173,7 @@ def _markdown_recipes(recipes: Recipes) -> list[str]:
     """The table of recipes, and that of their differences where there are two."""
     head = ["Recipe", "Training runs", *(f"{NAMES[name]}, SD over runs" for name in STATISTICS)]
     rows = [
-        [_markdown_text(one.name), said_runs(one), *(_over_training(one.by.get(name), name) for name in STATISTICS)]
+        [_markdown_text(one.name), said_runs(one), *(_recipe_estimate(one.by.get(name), name) for name in STATISTICS)]
         for one in recipes.results
     ]
     parts = [_markdown_table(head, rows, 2)]
@@ -190,7 +199,7 @@ def _latex_recipes(report: Report) -> list[str]:
         r"\midrule",
     ]
     for one in recipes.results:
-        cells = [_latex_text(_over_training(one.by.get(name), name)) for name in STATISTICS]
+        cells = [_latex_text(_recipe_estimate(one.by.get(name), name)) for name in STATISTICS]
         lines.append(" & ".join([_latex_text(one.name), _latex_text(said_runs(one)), *cells]) + r" \\")
     if recipes.pairs:
         lines.append(r"\midrule")
@@ -206,7 +215,7 @@ def _latex_recipes(report: Report) -> list[str]:
     return [*lines, r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
 
 
-def _over_training(found: OverTraining | None, name: Statistic) -> str:
+def _recipe_estimate(found: RecipeEstimate | None, name: Statistic) -> str:
     if found is None:
         return written(None)
     ends = interval(found.low, found.high, DIGITS[name])
@@ -225,9 +234,8 @@ def _recipe_difference(pair: RecipePair, name: Statistic) -> str:
     """Such as "+0.74 (+0.51 to +0.97), p = 0.002"."""
     if (found := pair.by.get(name)) is None:
         return written(None)
-    p = p_value(pair.p_holm[name])
     ends = interval(found.low, found.high, DIGITS[name], sign=True)
-    return f"{signed(found.value, DIGITS[name])} ({ends}), p {p if p.startswith('<') else f'= {p}'}"
+    return f"{signed(found.value, DIGITS[name])} ({ends}), {p_equation(pair.p_holm[name])}"
 
 
 def _several(report: Report) -> bool:
@@ -264,8 +272,7 @@ def _markdown_pair(pair: ModelPair) -> list[str]:
         text = signed(found.value, DIGITS[name])
         text = f"**{text}**" if significant(found) else text
         ends = interval(found.low, found.high, DIGITS[name], sign=True)
-        p = p_value(found.p_holm)
-        cells.append(f"{text} ({ends}), p {p if p.startswith('<') else f'= {p}'}" if ends else text)
+        cells.append(f"{text} ({ends}), {p_equation(found.p_holm)}" if ends else text)
     return [_markdown_text(f"{pair.first} → {pair.second}"), *cells]
 
 

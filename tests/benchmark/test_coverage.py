@@ -5,9 +5,10 @@ import pytest
 
 from aloe_jax.benchmark.alignment import alignment_metrics, summaries
 from aloe_jax.benchmark.case_design import CaseDesign
-from aloe_jax.benchmark.comparison import STATISTICS, compare, compare_all
+from aloe_jax.benchmark.comparison import compare, compare_all
 from aloe_jax.benchmark.intervals import interval, left_out, resamples, student_quantile, studentised
 from aloe_jax.benchmark.multiple_tests import corrected_together
+from aloe_jax.benchmark.results import STATISTICS
 from aloe_jax.errors import AloeError
 
 CASES, TURNS, SIMULATIONS = 100, 10, 1000

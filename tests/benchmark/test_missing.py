@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from aloe_jax.benchmark.alignment import alignment_metrics
-from aloe_jax.benchmark.comparison import STATISTICS, compare
+from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.judge import JudgedReply, Vote, judge_leniency, ratings_table
+from aloe_jax.benchmark.results import STATISTICS
 from tests.benchmark.crossed_ratings import TURNS, crossed, rated
 from tests.benchmark.test_shared_parts import within
 

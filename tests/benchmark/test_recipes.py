@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from aloe_jax.benchmark.recipes import MeanVariance, case_shares, of_difference, of_recipe
+from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.intervals import pseudo_values
+from aloe_jax.benchmark.recipes import case_pseudo_values, compare_recipes, estimate_recipe
 from aloe_jax.errors import AloeError
 
 CASES = 100
@@ -37,18 +39,18 @@ def of_zero(estimate):
 def test_without_people_it_is_students_test_over_runs():
     """Cases that all say the same: what is left is a t-test of the runs' numbers."""
     values = np.tile([[1.0, 1.2, 1.7]], (10, 1))
-    found = of_recipe(values)
+    found = estimate_recipe(values)
     numbers = values[0]
     reach = 4.302653 * numbers.std(ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom, from a table
     assert (found.low, found.high) == pytest.approx((1.3 - reach, 1.3 + reach), abs=1e-5)
     assert found.spread == pytest.approx(0.360555, abs=1e-5) and found.runs == (3,)
-    against = of_recipe(values - 1.3 + reach)  # at the edge of its interval
+    against = estimate_recipe(values - 1.3 + reach)  # at the edge of its interval
     assert against.p == pytest.approx(0.05, abs=1e-6)
 
 
 def test_without_training_it_is_students_test_over_cases():
     values = np.repeat(np.random.default_rng(0).normal(0, 1, (30, 1)), 2, axis=1)
-    found = of_recipe(values)
+    found = estimate_recipe(values)
     reach = 2.045230 * values[:, 0].std(ddof=1) / np.sqrt(30)  # 29 degrees of freedom
     assert found.high - found.value == pytest.approx(reach, rel=1e-5)
 
@@ -58,33 +60,42 @@ def test_a_difference_by_seed_does_not_see_what_a_seed_gives_both():
     seeds = np.array([[0.0, 0.9, -0.7]])  # what the runs of a seed share: one starts from the other
     first = seeds + 0.01 * draw.standard_normal((40, 3))
     second = first + 0.2 + 0.01 * draw.standard_normal((40, 3))
-    paired = of_difference(first, second, paired=True)
+    paired = compare_recipes(first, second, paired=True)
     assert paired.value == pytest.approx(0.2, abs=0.01) and paired.p < 0.001
-    unpaired = of_difference(first, second, paired=False)
+    unpaired = compare_recipes(first, second, paired=False)
     assert unpaired.value == pytest.approx(paired.value) and unpaired.p > 0.5
     assert unpaired.spread is None and unpaired.runs == (3, 3)
 
 
-def test_the_variance_over_cases_is_the_callers():
-    """A design in which people share a profile has another variance of the mean."""
-    values = drawn(np.random.default_rng(2), 3, 0.0)
-    asked = []
+def test_the_variance_over_cases_follows_their_design():
+    """Ten people to a profile that all of them are rated by: there are as many to count as profiles."""
+    draw = np.random.default_rng(2)
+    design = CaseDesign(tuple(range(CASES)), tuple(n // 10 for n in range(CASES)), tuple(range(CASES)))
+    values = np.repeat(draw.normal(0, 1, (10, 1)), 10, axis=0) + 0.01 * draw.standard_normal((CASES, 2))
+    wide, narrow = estimate_recipe(values, design), estimate_recipe(values)
+    profiles = values.mean(axis=1).reshape(10, 10).mean(axis=1)
+    reach = 2.262157 * profiles.std(ddof=1) / np.sqrt(10)  # t of 9 degrees of freedom, from a table
+    assert wide.high - wide.value == pytest.approx(reach, rel=0.01) and wide.value == pytest.approx(narrow.value)
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+    second = values[:, ::-1] + 0.1
+    both = [compare_recipes(values, second, one, paired=False) for one in (design, None)]
+    assert all(one.value == pytest.approx(0.1) for one in both)
+    with pytest.raises(AloeError, match="design: is of 100 cases, the ratings are of 5"):
+        estimate_recipe(values[:5], design)
 
-    def four_times(of):
-        asked.append(of.shape)
-        return MeanVariance(4 * of.var(ddof=1) / len(of), 9)
 
-    wide, narrow = of_recipe(values, four_times), of_recipe(values)
-    assert wide.high - wide.low > 1.7 * (narrow.high - narrow.low)
-    assert set(asked) == {(CASES,)}
-
-
-def test_shares_of_complete_ratings_are_the_cases_own_numbers():
+def test_pseudo_values_of_complete_ratings_are_the_cases_own_numbers():
     ratings = np.random.default_rng(3).integers(1, 6, (20, 4)).astype(float)
-    found = case_shares(ratings)
+    found = case_pseudo_values(ratings)
     np.testing.assert_allclose(found["average"], ratings.mean(axis=1))
     np.testing.assert_allclose(found["final"], ratings[:, -1])
     np.testing.assert_allclose(found["ir"], [np.polyfit(range(4), row, 1)[0] for row in ratings], atol=1e-12)
+
+
+def test_pseudo_values_of_a_mean_are_the_values():
+    values = np.random.default_rng(5).normal(0, 1, (7, 2))
+    without = (values.sum(axis=0) - values) / 6
+    np.testing.assert_allclose(pseudo_values(values.mean(axis=0), without), values)
 
 
 @pytest.mark.parametrize(
@@ -97,19 +108,19 @@ def test_shares_of_complete_ratings_are_the_cases_own_numbers():
 )
 def test_one_run_is_no_recipe(values, message):
     with pytest.raises(AloeError, match=message):
-        of_recipe(values)
+        estimate_recipe(values)
 
 
 def test_what_cannot_be_paired():
     with pytest.raises(AloeError, match="cannot be paired"):
-        of_difference(np.zeros((5, 2)), np.zeros((5, 3)), paired=True)
+        compare_recipes(np.zeros((5, 2)), np.zeros((5, 3)), paired=True)
     with pytest.raises(AloeError, match="same cases"):
-        of_difference(np.zeros((5, 2)), np.zeros((4, 2)), paired=False)
+        compare_recipes(np.zeros((5, 2)), np.zeros((4, 2)), paired=False)
 
 
 def test_equal_runs_are_no_difference():
     same = np.ones((5, 2))
-    assert of_difference(same, same, paired=True).p == 1 and of_difference(same, same + 1, paired=False).p == 0
+    assert compare_recipes(same, same, paired=True).p == 1 and compare_recipes(same, same + 1, paired=False).p == 0
 
 
 # ---------------------------------------------------------------- by simulation
@@ -125,7 +136,7 @@ def test_two_runs_of_one_recipe_differ_and_no_recipe_does():
     for _ in range(500):
         values = drawn(draw, 6, 0.1)
         singles.append(ttest_rel(values[:, 0], values[:, 1]).pvalue < 0.05)
-        recipes.append(of_difference(values[:, :3], values[:, 3:], paired=False).p < 0.05)
+        recipes.append(compare_recipes(values[:, :3], values[:, 3:], paired=False).p < 0.05)
     assert share(singles) > 30
     assert share(recipes) < 9.5
 
@@ -143,10 +154,10 @@ def test_level_and_coverage(runs, least, most, between, design):
     missed = []
     for _ in range(DRAWS):
         if design == "recipe":
-            found = of_recipe(drawn(draw, runs, between))
+            found = estimate_recipe(drawn(draw, runs, between))
         else:
             betweens = (0.0, between) if design == "unequal" else (between, between)
-            found = of_difference(*two_recipes(draw, runs, betweens, 0.2), paired=design == "paired")
+            found = compare_recipes(*two_recipes(draw, runs, betweens, 0.2), paired=design == "paired")
         assert of_zero(found) == (found.p >= 0.05)
         missed.append(not of_zero(found))
     print(f"{design} {runs} runs, SD {between}: {share(missed):.2f}%")

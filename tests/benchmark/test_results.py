@@ -9,7 +9,7 @@ import pytest
 from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.human_ratings import item_id
-from aloe_jax.benchmark.results import Results, as_json, load_results, write_results
+from aloe_jax.benchmark.results import Results, as_json, load_results, ratings_of_cases, write_results
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.benchmark.stages import evaluate
 from aloe_jax.errors import AloeError
@@ -17,6 +17,7 @@ from aloe_jax.llm.protocol import Completion
 from aloe_jax.llm.scripted import Scripted
 from aloe_jax.llm.world.persona_texts import write_personality, write_profile
 from aloe_jax.llm.world.user_messages import revealed
+from tests.report import sample
 
 CASES, TURNS = 6, 3
 MODELS = {
@@ -231,3 +232,15 @@ def test_what_does_not_fit_is_refused(whole, tmp_path, change, message):
 def test_json_values():
     assert as_json((1.0, float("nan"), np.array([np.inf, 2]), {"a": None})) == [1.0, None, [None, 2.0], {"a": None}]
     assert Results.model_fields["version"].default == 2
+
+
+def test_ratings_of_cases_are_nan_where_there_is_none():
+    spoken = [sample.talked("m", sample.strangers(5), 3.0, gap=(1, 2), stop=3)]
+    cases = sample.results(spoken, provider="openai").cases["m"]
+    found = ratings_of_cases(cases, sample.TURNS + 1)
+    assert found.shape == (5, sample.TURNS + 1)
+    expected = np.zeros(found.shape, bool)
+    expected[:, -1] = expected[1, 2] = expected[3, 1:] = True
+    assert (np.isnan(found) == expected).all()
+    assert found[0, :2].tolist() == [turn.rating for turn in cases[0].turns[:2]]
+    np.testing.assert_array_equal(ratings_of_cases(cases, 2), found[:, :2])

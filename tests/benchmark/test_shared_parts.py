@@ -13,9 +13,10 @@ import pytest
 
 from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.case_design import CaseDesign
-from aloe_jax.benchmark.comparison import STATISTICS, compare
+from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.intervals import design_p_values, left_out
 from aloe_jax.benchmark.pairwise import sign_test
+from aloe_jax.benchmark.results import STATISTICS
 from aloe_jax.benchmark.shared_parts import mean_errors
 from tests.benchmark.crossed_ratings import CASE, EFFECTS, RATING, TURNS, crossed, effects, levels, rated
 from tests.benchmark.power import detectable_difference

@@ -2,16 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from aloe_jax.benchmark.recipes import MeanVariance
-from aloe_jax.benchmark.results import METRICS, StoredTraining, load_results, write_results
+from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.recipes import case_pseudo_values, estimate_recipe
+from aloe_jax.benchmark.results import METRICS, StoredTraining, load_results, ratings_of_cases, write_results
 from aloe_jax.errors import AloeError
+from aloe_jax.report import recipes
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import render
-from aloe_jax.report.recipes import TrainedModel, recipes_of
 from aloe_jax.report.summary_table import recipe_lines, table
 from aloe_jax.report.tables import latex, markdown
+from tests.benchmark.test_case_design import product
 from tests.report import sample
 
 CONDITIONAL = "conditional on these weights: another training seed would give other weights"
@@ -68,24 +71,28 @@ def test_a_recipes_interval_includes_training(sweep):
     assert pair.by["average"].value > 0.5 and not pair.strong("average")
 
 
-def test_the_variance_over_people_is_that_of_their_design(sweep):
+def test_the_variance_over_people_is_that_of_their_design(tmp_path, monkeypatch):
     """Where people share profiles or personalities, a mean over them has another variance."""
-    report = gather([sweep])
-    models = [
-        TrainedModel(entry.label, entry.model, entry.numbers.training, "", entry.cases, entry.numbers.turns)
-        for entry in report.entries
-    ]
+    people = product(6, 4)
+    models = {f"{name}-s{seed}": (2.5, name * 16, (seed,)) for name in "ab" for seed in range(2)}
     asked = []
 
-    def design(people):
-        asked.append(tuple(people))
-        return lambda values: MeanVariance(
-            0.04 if values.mean() > 1 else 0.0, 4
-        )  # the runs' own deviations are about 0
+    def spied(function):
+        def call(*arguments, **more):
+            asked.append(arguments[-1])
+            return function(*arguments, **more)
 
-    wide, narrow = (found.results[0].by["average"] for found in (recipes_of(models, design), report.recipes))
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low) and wide.value == pytest.approx(narrow.value)
-    assert set(asked) == {tuple(report.personas)}
+        return call
+
+    for name in ("estimate_recipe", "compare_recipes"):
+        monkeypatch.setattr(recipes, name, spied(getattr(recipes, name)))
+    found = gather([trained(tmp_path, models, people=people)]).recipes
+    assert len(found.results) == 2 and len(found.pairs) == 1
+    assert len(asked) == 9 and set(asked) == {CaseDesign.of(people)}
+    cases = load_results(tmp_path).cases
+    tables = [case_pseudo_values(ratings_of_cases(cases[label], sample.TURNS)) for label in found.results[0].labels]
+    expected = estimate_recipe(np.stack([one["ir"] for one in tables], axis=1), CaseDesign.of(people))
+    assert found.results[0].by["ir"] == expected
 
 
 def test_it_is_said_in_page_tables_and_terminal(sweep):

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from aloe_jax.benchmark.number_text import number, p_value, percent, signed, spread
+from aloe_jax.benchmark.number_text import number, p_equation, p_value, percent, signed, spread
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.report.tables import latex, markdown
 
@@ -82,6 +82,8 @@ def test_undefined_numbers_are_dashes(one):
         (signed, 0.001, "0.00"), (signed, -0.001, "0.00"), (signed, 0.5, "+0.50"), (signed, None, "\N{EN DASH}"),
         (percent, 1.0, "100%"), (percent, 0.99999, "99.9%"), (percent, 0.00001, "0.1%"), (percent, 0.0, "0%"),
         (p_value, 0.0002, "< 0.001"), (p_value, 0.0123, "0.012"), (p_value, 1.0, "1"), (p_value, None, "\N{EN DASH}"),
+        (p_equation, 0.0002, "p < 0.001"), (p_equation, 0.0123, "p = 0.012"), (p_equation, 1.0, "p = 1"),
+        (p_equation, None, "p \N{EN DASH}"),
     ],
 )  # fmt: skip
 def test_numbers_as_written(form, value, text):
