@@ -130,7 +130,7 @@ def _hold_out(opened: Opened, data: DataSettings, path: str) -> tuple[NDArray[np
     people = People.of(opened.personas)
     if data.validation_by == "conversation" or not people.profiles:
         held = held_out(opened.digests, data.validation_fraction, path)
-        why = "whoever talks in them is in training too" if people.profiles else "as the records have no personas"
+        why = "their personas are in training too" if people.profiles else "as the records have no personas"
         return held, f"{held.sum()} of {total} conversations are held out one by one, {why}"
     owners = [
         text_digest(persona.profile) if persona is not None and is_recorded(persona) else digest

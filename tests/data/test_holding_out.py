@@ -50,7 +50,7 @@ def test_conversations_one_by_one_where_that_is_asked_for(tmp_path):
     path = lines(tmp_path, GRID)
     train, validation = (opened(path, split, validation_by="conversation") for split in ("train", "validation"))
     assert validation.people.profiles < train.people.profiles  # as all of them would be in a large data set
-    assert "are held out one by one, whoever talks in them is in training too" in validation.remarks[0]
+    assert "are held out one by one, their personas are in training too" in validation.remarks[0]
     said = shared_people(train.people, validation.people)
     assert f"{len(validation.people.profiles)} of " in said and "its loss says little of people" in said
 
