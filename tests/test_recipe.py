@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 
+from aloe_jax.errors import AloeError
 from aloe_jax.publishing.recipe import recipe_of
 from aloe_jax.settings import dump_settings, load_settings
 from aloe_jax.training.base import check_base
+from aloe_jax.training.claim import check_settings
 from aloe_jax.training.settings import TrainSettings
 
 SFT = {
@@ -59,6 +62,32 @@ def test_seeds_and_directories_are_not_part_of_a_recipe(run):
 )
 def test_everything_else_is(run, change):
     assert recipe_of(run("one", SFT)).digest != recipe_of(run("other", SFT | change)).digest
+
+
+RL = {"stage": "rl", "model": {"path": "sft"}, "steps": 4, "rl": {"personas": "p", "conversations": 2}}
+
+
+@pytest.mark.parametrize(
+    ("change", "free"),
+    [
+        ({"log_every": 3}, True),
+        ({"rl": {"max_calls": 99}}, True),
+        ({"rl": {"watch": {"every": 7, "personas": 4, "roles": {"judge": {"model": "m"}}}, "heldout": 4}}, True),
+        ({"rl": {"draw": {"rows": 8}}}, True),
+        ({"rl": {"draw": {"temperature": 0.5}}}, False),
+        ({"rl": {"turns": 3}}, False),
+    ],
+)
+def test_what_a_resumed_run_may_change_is_not_part_of_a_recipe(run, change, free):
+    """One function says so for both."""
+    run("sft", SFT)
+    begun = RL | {"rl": {**RL["rl"], "heldout": 4}}
+    values = {name: begun.get(name, {}) | part if isinstance(part, dict) else part for name, part in change.items()}
+    one, other = run("one", begun), run("other", {**begun, **values})
+    assert (recipe_of(one).digest == recipe_of(other).digest) == free
+    resumed = TrainSettings.model_validate({**begun, **values, "output": "one"})
+    with nullcontext() if free else pytest.raises(AloeError, match="restore the setting to resume"):
+        check_settings(resumed)
 
 
 def test_how_far_a_run_came_is(run):

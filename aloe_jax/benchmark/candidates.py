@@ -11,7 +11,7 @@ from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, NoReply
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Message, Persona
 from aloe_jax.roles import Cast, RoleError, persistent, prompt_digest, render
-from aloe_jax.sampling.settings import SamplingSettings
+from aloe_jax.sampling.settings import PLACEMENT, SamplingSettings
 from aloe_jax.storage.files import as_path, resolved
 
 if TYPE_CHECKING:
@@ -32,9 +32,7 @@ class ModelCandidate:
         from aloe_jax.models.fingerprint import fingerprint  # which loads JAX
 
         self.path, self.sampling, self.sees = as_path(path), sampling, sees
-        # A reply is never cut by max_length (a case stops before that), and rows draw for themselves wherever they are:
-        # what they say does not depend on these three, but for rounding.
-        settings = sampling.model_dump(exclude={"max_length", "rows", "mesh"})
+        settings = sampling.model_dump(exclude=set(PLACEMENT))
         self.identity: dict[str, object] = {
             "path": str(resolved(self.path)),
             "files": fingerprint(path),

@@ -169,7 +169,7 @@ def training(origin: Origin) -> Iterator[str]:
         if STAGES[stage.stage].needs_data:
             yield f"- Data: {'; '.join(_data(stage.data))}"
         else:
-            yield f"- Conversations with the personas of {_said_of(stage.rl.personas or '')}, {_players(stage)}"
+            yield f"- Conversations with the personas of {describe_data(stage.rl.personas or '')}, {_players(stage)}"
             for sentence in self_preference_warnings(stage.rl, stage.roles, origin.base):
                 yield f"- Warning: {sentence}"
         yield f"- Length: {length} of {stage.data.rows} rows of {stage.data.row_length} tokens, seed {stage.seed}"
@@ -192,10 +192,10 @@ def _data(data: DataSettings) -> Iterator[str]:
     for source in data.sources:
         details = [f"weight {source.weight:g}"] if data.mixture else []
         details += [f"its first {source.limit:,} records"] if source.limit else []
-        yield _said_of(source.path, details)
+        yield describe_data(source.path, details)
 
 
-def _said_of(path: str, details: Sequence[str] = ()) -> str:
+def describe_data(path: str, details: Sequence[str] = ()) -> str:
     """A data set with details, and what it says of itself."""
     played = {True: ["simulated"], False: [], None: ["not stated whether simulated"]}[simulated_data(path)]
     gone = [] if reachable(path) else ["not there when this card was written"]

@@ -1,7 +1,7 @@
 """The recipe of a trained model: what a training would have to repeat for another run of the same kind.
 
 That is all settings of its run and of the runs that it starts from, but for the seeds, the directories that runs are
-written to, and what changes nothing that is learned (`aloe_jax.training.claim.FREE`). A model that no run of ours
+written to, and what changes nothing that is learned (`aloe_jax.training.claim.is_free`). A model that no run of ours
 trained is known by its content.
 """
 
@@ -20,13 +20,12 @@ from aloe_jax.publishing.ancestry import working_directory
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, is_remote
 from aloe_jax.training.base import RECORD
-from aloe_jax.training.claim import CONFIG, FREE, FREE_OF_RL, WATCH
+from aloe_jax.training.claim import CONFIG, is_free, is_of
 from aloe_jax.training.settings import TrainSettings
 
 # A digest of these and of `stages` names a recipe. The model and the tokenizer that a run began with go in by what they
 # are, and reference log-probs follow from the model.
-_LEFT_OUT = FREE | {"seed"}
-_LEFT_OUT_BELOW = FREE_OF_RL | {WATCH, "model.path", "model.tokenizer", "dpo.reference_cache"}
+_LEFT_OUT = ("seed", "model.path", "model.tokenizer", "dpo.reference_cache")
 _DEEPEST = 50  # runs in a chain
 
 
@@ -58,25 +57,19 @@ def _recipe(directory: Path, depth: int) -> Recipe | None:
         return None
     begun = _begun_with(directory)
     base: Recipe | None = None
-    given: dict[str, str | None] = {"model.path": settings.model.path, "model.tokenizer": settings.model.tokenizer}
-    content = {key: begun.get(key, path) for key, path in given.items()}
+    paths: dict[str, str | None] = {"model.path": settings.model.path, "model.tokenizer": settings.model.tokenizer}
+    content = {key: begun.get(key, path) for key, path in paths.items()}
     if settings.model.path is not None:
         base = _base(directory, settings.model.path, begun.get("model.path"), depth)
         if base is not None:
             content["model.path"] = base.digest
     values = _flat(settings.model_dump(mode="json", exclude_defaults=True))
-    learned = {key: value for key, value in values.items() if not _left_out(key)}
+    learned = {key: value for key, value in values.items() if not is_free(key) and not is_of(key, _LEFT_OUT)}
     # The newest checkpoint is the model: a run that has not come as far is another one.
     described = json.dumps([learned, content, steps[-1:]], sort_keys=True)
     stages, seeds = (base.stages, base.seeds) if base else ((), ())
     digest = hashlib.sha256(described.encode()).hexdigest()[:16]
     return Recipe(digest, (*stages, settings.stage), (*seeds, settings.seed))
-
-
-def _left_out(key: str) -> bool:
-    if key.partition(".")[0] in _LEFT_OUT:
-        return True
-    return any(key == name or key.startswith(f"{name}.") for name in _LEFT_OUT_BELOW)
 
 
 def _base(directory: Path, path: str, recorded: str | None, depth: int) -> Recipe | None:

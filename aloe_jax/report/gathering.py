@@ -22,6 +22,7 @@ from aloe_jax.report.differences import JudgedPair, ModelPair, pairs_between, pa
 from aloe_jax.report.learning import Learning, learned
 from aloe_jax.report.recipes import NO_RECIPES, Recipes, TrainedModel, recipes_of
 from aloe_jax.report.svg import Look, control_look, model_look, reference_look
+from aloe_jax.sampling.settings import PLACEMENT
 from aloe_jax.storage.copies import local_copy
 from aloe_jax.storage.files import absolute, as_path, is_remote
 
@@ -31,7 +32,6 @@ SEES: Mapping[Sees, str] = {
     "persona": "with the persona in its prompt",
     "last_message": "last message only",
 }
-_PLACING = ("rows", "mesh", "max_length")  # of sampling: where replies are drawn, not what is drawn
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,9 @@ def _evaluation(results: Results) -> str:
     """What has to be the same in two runs for ratings of one to stand beside those of the other."""
     settings = results.settings
     sampling = settings.get("sampling")
-    drawn = {key: value for key, value in sampling.items() if key not in _PLACING} if isinstance(sampling, dict) else {}
+    drawn = (
+        {key: value for key, value in sampling.items() if key not in PLACEMENT} if isinstance(sampling, dict) else {}
+    )
     same = [drawn, settings.get("seed"), settings.get("roles"), results.providers, results.judges, results.votes]
     turns = sorted({model.turns for model in results.models.values()})
     return json.dumps([*same, turns], sort_keys=True, default=str)

@@ -16,7 +16,7 @@ _VARYING: dict[DesignKind, str] = {
 }
 
 
-def people_said(report: Report) -> str:
+def describe_people(report: Report) -> str:
     """Who talks with the models."""
     said = CaseDesign.of(list(report.personas.values())).described()
     return said + (" talks" if said == "one person" else ", talk" if ", " in said else " talk")

@@ -61,6 +61,11 @@ class SamplingSettings(ReplySettings):
     mesh: MeshSettings = MeshSettings(data=-1, fsdp=1)
 
 
+# They say where replies are drawn, not what is drawn: a reply is never cut by max_length (a case stops before that),
+# and rows draw for themselves wherever they are. But for rounding, replies do not depend on them.
+PLACEMENT = frozenset({"max_length", "rows", "mesh"})
+
+
 class ChatSettings(ReplySettings):
     """How replies are drawn in a conversation in the terminal."""
 

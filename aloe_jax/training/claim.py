@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import jax
@@ -22,12 +22,14 @@ LOCK = "train.lock"  # inside the run directory, whose parent may belong to some
 # What a directory has that is no run: an export or another model, adapters, a data set.
 OTHERS = ("config.json", "adapter_config.json", "model.safetensors", "digests.json", "dataset_info.json")
 # What a resumed run may change; anything else would make it another run.
-FREE = {"output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"}
-FREE_OF_RL = {"rl.max_calls", "rl.max_cost", "rl.concurrency", "rl.draw.rows"}
+FREE = {
+    *("output", "log_every", "evaluate_every", "checkpoints", "mesh", "profile", "wandb"),
+    *("rl.max_calls", "rl.max_cost", "rl.concurrency", "rl.draw.rows"),
+    "rl.watch",  # nothing is learned from what is watched
+}
 # The rows that a run learns from follow from it, and a run goes on with the same rows only (data/loader.py); so one
 # that an earlier version began, which did not have the setting, can be given the value that it was begun with.
 BOUND_BY_ROWS = {"data.validation_by"}
-WATCH = "rl.watch"  # all of it: nothing is learned from what is watched
 
 
 def check_output(output: str) -> None:
@@ -126,12 +128,21 @@ def check_settings(settings: TrainSettings) -> None:
     if saved.exists() and checkpoint_steps(directory):
         before = load_settings(TrainSettings, saved)
         for key, (old, new) in differences(before.model_dump(), settings.model_dump()).items():
-            free = key.split(".")[0] in FREE or key in FREE_OF_RL | BOUND_BY_ROWS or key.startswith(WATCH)
-            if not free:
+            if not is_free(key) and key not in BOUND_BY_ROWS:
                 raise AloeError(
                     f"{saved}: this run has {key}: {old!r}, now it would be {new!r}; "
                     "give another output, or restore the setting to resume"
                 )
+
+
+def is_free(key: str) -> bool:
+    """Whether a dotted setting changes nothing that is learned, so that a resumed run may change it."""
+    return is_of(key, FREE)
+
+
+def is_of(key: str, settings: Collection[str]) -> bool:
+    """Whether a dotted setting is one of `settings`, or in a section that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in settings)
 
 
 def differences(old: object, new: object, key: str = "") -> dict[str, tuple[object, object]]:

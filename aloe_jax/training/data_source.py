@@ -83,8 +83,8 @@ class DataSource(Source):
             return self._loader.resume(position)
         except AloeError as error:
             data = self._settings.data
-            held = any(not has_split(source.path, "validation") for source in data.sources)
-            if not held or data.validation_by != "profile" or not self._material.train.people.profiles:
+            lacks_validation = any(not has_split(source.path, "validation") for source in data.sources)
+            if not lacks_validation or data.validation_by != "profile" or not self._material.train.people.profiles:
                 raise
             raise AloeError(
                 f"{error}; a run that an earlier version began, which held conversations out one by one, goes on with "
@@ -104,5 +104,5 @@ def data_summary(train: Prepared, validation: Prepared, work: Work, size: int) -
     tokens, pairs, flops = work.mean_step(shown, size)
     parts = {part.name: report for part, report in zip(train.parts, train.reports, strict=True)}
     passes = size / float(shown.sum())
-    held = f"{validation.describe()}\n{shared_people(train.people, validation.people)}"
-    return SourceSummary(train.describe(), held, tokens, pairs, flops, passes, parts)
+    validation_text = f"{validation.describe()}\n{shared_people(train.people, validation.people)}"
+    return SourceSummary(train.describe(), validation_text, tokens, pairs, flops, passes, parts)

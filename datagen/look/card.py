@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aloe_jax.conversation import Conversation, Persona
+from aloe_jax.data.people import People, shared_people
 from aloe_jax.storage.disk import refusals
 from aloe_jax.storage.files import write_atomically
 from datagen.journal import SIMULATED
@@ -127,19 +128,11 @@ def _shared(conversations: Mapping[str, Sequence[Conversation]]) -> str:
     """What training and validation have in common."""
     if not {"train", "validation"} <= conversations.keys():
         return ""
-    ways = {"profile": Personas.profile_id, "personality": Personas.personality_id}
-    found = {
-        what: [{way(tree.persona) for tree in conversations[split]} for split in ("train", "validation")]
-        for what, way in ways.items()
-    }
-    profiles, traits = (f"{len(train & held):,} of {len(held):,}" for train, held in found.values())
-    return (
-        f" Of the validation conversations' profiles {profiles} are in training too, of their personalities {traits}: "
-        "a validation loss is of people whom training has not met, with manners that it has."
-        if not found["profile"][0] & found["profile"][1]
-        else f" Of the validation conversations' profiles {profiles} are in training too, of their personalities "
-        f"{traits}: a validation loss says little of people whom training has not met."
-    )
+    train, validation = (People.of(tree.persona for tree in conversations[split]) for split in ("train", "validation"))
+    compared = f" Validation's {shared_people(train, validation)}."
+    if train.profiles & validation.profiles:  # which the line says
+        return compared
+    return f"{compared} A validation loss is of people whom training has not met, with manners that it has."
 
 
 def _making(provenance: Mapping[str, object], hinted: bool) -> str:

@@ -20,7 +20,7 @@ from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.models.weights import nested
 from aloe_jax.sampling.generation import Generation
 from aloe_jax.sampling.session import Session
-from aloe_jax.sampling.settings import SamplingSettings
+from aloe_jax.sampling.settings import PLACEMENT, SamplingSettings
 from tests.data.families import loaded
 
 DRAW = random.Random(0)
@@ -54,6 +54,16 @@ def folder(tmp_path, tokenizer):
 
 def run(folder, output, *more):
     return CliRunner().invoke(main, ["--config", f"{folder}/eval.yaml", f"output={folder}/{output}", *more])
+
+
+def test_where_replies_are_drawn_is_no_part_of_who_replies(folder):
+    """The three settings that `PLACEMENT` names, and no other."""
+    plain = ModelCandidate(folder / "model", SamplingSettings()).identity
+    changes = {"rows": 3, "max_length": 2048, "mesh": {"data": 1}, "temperature": 0.5, "max_new_tokens": 7}
+    assert changes.keys() > PLACEMENT
+    for name, value in changes.items():
+        changed = ModelCandidate(folder / "model", SamplingSettings.model_validate({name: value})).identity
+        assert (changed == plain) == (name in PLACEMENT), name
 
 
 def test_a_real_model_interrupted_and_resumed(folder, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from aloe_jax.conversation import Persona, Turn
+from aloe_jax.data.people import People, shared_people
 from datagen.look.card import card, write_card
 from tests.conversations import conversation
 from tests.players import some_personas
@@ -61,7 +62,7 @@ def test_the_body_states_the_data():
         "6 of 6 training personas have a conversation",
         "Seed: 7.",
         "once with that as a hidden hint and once without",
-        "profiles 0 of 1 are in training too, of their personalities 2 of 2",
+        "Validation's people: 0 of 1 profile are in training too; 2 of 2 personalities are in training too. A",
         "## What the preferences go with",
         "| measure | mean | 95% interval |",
     ):
@@ -69,6 +70,19 @@ def test_the_body_states_the_data():
     assert "no part in it" not in body
     assert "2410.03642" in body and "@inproceedings" in body
     assert text == card(*data(), PROVENANCE, name="small")
+
+
+def test_people_that_validation_shares_are_counted_as_the_log_counts_them():
+    """By their texts, whatever ids the personas have: here validation has one profile of training under another id."""
+    personas, conversations = data()
+    train, validation = conversations["train"], conversations["validation"]
+    known = train[0].persona
+    first = validation[0].model_copy(update={"persona": known.model_copy(update={"id": "another-id"})})
+    shared = {**conversations, "validation": [first, *validation[1:]]}
+    line = shared_people(*(People.of(tree.persona for tree in shared[split]) for split in ("train", "validation")))
+    assert "1 of 2 profiles is in training too (its loss says little" in line
+    body = card(personas, shared, PROVENANCE, name="small")
+    assert f" Validation's {line}." in body and "has not met, with manners" not in body
 
 
 def test_every_table_is_whole():

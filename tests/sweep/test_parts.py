@@ -29,10 +29,10 @@ def commands(workspace, monkeypatch):
         if config.stem == "benchmark":
             sample.write_plain(workspace / "sweep/benchmark", names=("sft-s0", "dpo-s0"), provider="scripted")
             return status
-        given = load_settings(TrainSettings, config)
-        directory = Path(given.output)
+        run_settings = load_settings(TrainSettings, config)
+        directory = Path(run_settings.output)
         directory.mkdir(parents=True, exist_ok=True)
-        check_base(given, directory)
+        check_base(run_settings, directory)
         (directory / "spec.json").write_text("{}")
         (directory / "checkpoints/4/params").mkdir(parents=True, exist_ok=True)
         (directory / "checkpoints/4/params/weights").write_text(config.stem)

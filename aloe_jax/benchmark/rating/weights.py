@@ -24,16 +24,16 @@ from aloe_jax.benchmark.results import Case
 
 def run_weights(key: Key, items: Sequence[str]) -> Array:
     """The weight of each of the rated `items` of a key, [U]."""
-    there = _in_runs(key)
+    counts = _in_runs(key)
     rated = Counter(cell_of(key.items[item].places) for item in items)
-    return np.array([there[cell] / rated[cell] for item in items for cell in [cell_of(key.items[item].places)]])
+    return np.array([counts[cell] / rated[cell] for item in items for cell in [cell_of(key.items[item].places)]])
 
 
 def unrated(key: Key, items: Sequence[str]) -> tuple[int, int]:
     """How many replies of the runs no rated one stands for, of how many."""
-    there = _in_runs(key)
+    counts = _in_runs(key)
     rated = {cell_of(key.items[item].places) for item in items}
-    return round(sum(count for cell, count in there.items() if cell not in rated)), round(sum(there.values()))
+    return round(sum(count for cell, count in counts.items() if cell not in rated)), round(sum(counts.values()))
 
 
 def whole_key(cases: Mapping[str, Sequence[Case]]) -> Key:
@@ -50,7 +50,7 @@ def whole_key(cases: Mapping[str, Sequence[Case]]) -> Key:
                 for vote in turn.votes:
                     if vote.rating is not None:
                         votes.setdefault(vote.judge, []).append(vote.rating)
-                judges = {judge: sum(given) / len(given) for judge, given in votes.items()}
+                judges = {judge: sum(ratings) / len(ratings) for judge, ratings in votes.items()}
                 place = ReplyPlace(model=model, turn=number, rating=turn.rating, judges=judges)
                 places.setdefault(turn.item, []).append(place)
                 owners[turn.item] = owner
@@ -60,8 +60,8 @@ def whole_key(cases: Mapping[str, Sequence[Case]]) -> Key:
 
 def _in_runs(key: Key) -> dict[Cell, float]:
     """Replies in the runs, by model and rating: the weights of those drawn add up to them."""
-    there: dict[Cell, float] = {}
+    counts: dict[Cell, float] = {}
     for item in key.items.values():
         cell = cell_of(item.places)
-        there[cell] = there.get(cell, 0.0) + item.weight
-    return there
+        counts[cell] = counts.get(cell, 0.0) + item.weight
+    return counts
