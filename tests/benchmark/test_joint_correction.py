@@ -55,7 +55,7 @@ def test_the_error_of_the_family_is_kept():
 
 @pytest.fixture
 def runs(tmp_path):
-    people = sample.personas(8)
+    people = sample.strangers(8)
     for number, name in enumerate(("first", "second")):
         spoken = [sample.talked(f"m{number}{k}", people, 2.0 + k / 2) for k in range(2)]
         results = sample.results(spoken, provider="openai")
