@@ -58,7 +58,7 @@ def test_an_unknown_model_is_a_family_of_its_own_and_a_script_is_of_none():
     assert family(RoleSettings(provider="openai", model="gpt-5-mini")) == "gpt"
     assert self_preference_warning("a", None, {"b": None}, "r") is None  # two scripts are no family
     assert self_preference_warning("a", "gpt", {"b": "gpt", "c": "llama", "d": "gpt"}, "r").startswith(
-        "a is of the same family as b and d (gpt): models rate text of their own family higher (self-preference bias)"
+        "a is of the same family as b and d (gpt): models rate text from their own family higher (self-preference bias)"
     )
 
 

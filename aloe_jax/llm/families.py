@@ -62,6 +62,6 @@ def self_preference_warning(who: str, own: str | None, others: Mapping[str, str 
         return None
     names = same[0] if len(same) == 1 else f"{', '.join(same[:-1])} and {same[-1]}"
     return (
-        f"{who} is of the same family as {names} ({own}): models rate text of their own family higher "
+        f"{who} is of the same family as {names} ({own}): models rate text from their own family higher "
         f"(self-preference bias) and share its blind spots; {remedy}"
     )

@@ -138,7 +138,7 @@ def test_a_judge_of_the_family_is_named_beside_the_judges(tmp_path):
     path = write(tmp_path / "same") / "metrics.json"
     record = json.loads(path.read_text())
     assert record["same_family"] == [
-        "the judge is of the same family as the users and the reference lines (m-1): models rate text of their own "
+        "the judge is of the same family as the users and the reference lines (m-1): models rate text from their own "
         "family higher (self-preference bias) and share its blind spots; name a judge of another "
         "family (roles.judge, or several in judging.judges)"
     ]
