@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from aloe_jax.benchmark.results import inference_design
 from aloe_jax.report import inference
 from aloe_jax.report.gathering import from_runs, gather
 from aloe_jax.report.page import render
@@ -45,6 +46,8 @@ def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):
     report = report_on(tmp_path, product(6, 4))
     (run,) = report.runs
     old = from_runs([replace(run, results=run.results.model_copy(update={"design": None}))])
+    assert [pair.kind for pair in old.pairs] == [None] and inference_design(old.runs[0].results) is None
+    assert inference_design(run.results) == "crossed"
     assert "too narrow, give the command of the run again" in markdown(old)
     assert "cases taken for independent" in words(render(old))
 
