@@ -162,7 +162,7 @@ def test_it_stands_beside_al_wherever_the_numbers_go(tmp_path):
     write_results(tmp_path / "run", sample.results(first, provider="openai"))
     report = gather([tmp_path / "run"])
     (found,) = at_equal_length(report)
-    assert list(found.models) == ["a"] and found.differences == ()  # reference lines are not under test
+    assert list(found.control.models) == ["a"] and found.differences == ()  # reference lines are not under test
     page = " ".join(render(report).split())
     assert 'id="length"' in page and "Rank correlation of rating and words" in page
     assert "Average AL at equal length" in markdown(report) and "Average AL at equal length" in latex(report)
@@ -179,6 +179,6 @@ def test_runs_have_slopes_of_their_own():
     ]
     found = at_equal_length(from_runs(runs))
     assert [one.run for one in found] == ["one", "two"]
-    assert list(found[1].models) == ["x (two)", "y (two)"]
+    assert list(found[1].control.models) == ["x (two)", "y (two)"]
     (pair,) = found[1].differences
     assert pair.rated == pytest.approx(1, abs=0.3) and pair.equal is not None
