@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.case_design import CaseDesign, design_of
 from aloe_jax.benchmark.intervals import (
     Array,
     bias_corrected,
@@ -47,12 +47,12 @@ def alignment_metrics(
 
     `design` says who the cases are of; without it every case is of a person of its own. `bootstrap` resamples of the
     people, drawn from `seed`, give intervals where people are distinct. Raises AloeError for another shape, for no
-    cases or turns, and for a rating outside 1–5.
+    cases or turns, for a rating outside 1–5, and for a `design` of another number of cases.
     """
     values = checked(ratings)
     cases, turns = values.shape
     rated = np.flatnonzero(~np.isnan(values).all(axis=1))
-    people = (design or CaseDesign.distinct(cases)).subset(rated.tolist())
+    people = design_of(cases, design).subset(rated.tolist())
     al = alignment_level(values, np.ones((1, cases)))
     without = alignment_level(values[rated], people.by_case(left_out(people.people)))
     points, others = summaries(al), summaries(without)

@@ -29,11 +29,24 @@ DesignKind = Literal["distinct", "crossed", "shared profiles", "shared personali
 
 @dataclass(frozen=True)
 class CaseDesign:
-    """Who the cases are of, in numbers from 0: the person of every case, profile and personality of every person."""
+    """Who the cases are of, in numbers from 0: the person of every case, profile and personality of every person.
+
+    Raises AloeError where people differ in number between the three, and where a number below the largest is not there.
+    """
 
     person: tuple[int, ...]  # [N cases]
     profile: tuple[int, ...]  # [U people]
     personality: tuple[int, ...]  # [U people]
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("person", self.person), ("profile", self.profile), ("personality", self.personality)):
+            if set(numbers) != set(range(len(set(numbers)))):
+                raise AloeError(f"design: {name} has to be numbered from 0 without gaps, found {sorted(set(numbers))}")
+        if not len(set(self.person)) == len(self.profile) == len(self.personality):
+            raise AloeError(
+                f"design: has cases of {len(set(self.person))} people, profiles of {len(self.profile)} and "
+                f"personalities of {len(self.personality)}; give one of each for every person"
+            )
 
     @classmethod
     def distinct(cls, cases: int) -> CaseDesign:

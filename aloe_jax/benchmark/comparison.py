@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from aloe_jax.benchmark.alignment import HIGHEST, LOWEST, alignment_level, checked, statistics_of
-from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.case_design import CaseDesign, design_of
 from aloe_jax.benchmark.intervals import Array, design_intervals, design_p_values, left_out
 from aloe_jax.benchmark.missing import difference_bounds
 from aloe_jax.benchmark.results import STATISTICS, Statistic, StoredDifference
@@ -47,12 +47,13 @@ def compare(
     left, right = checked(first), checked(second)
     if left.shape != right.shape:
         raise AloeError(f"ratings: cannot pair {left.shape} with {right.shape}: rate the same cases")
+    every = design_of(len(left), design)
     both = ~np.isnan(left) & ~np.isnan(right)
     bounds = difference_bounds(left, right)
     cases = np.flatnonzero(both.any(axis=1))
     value = low = high = p = np.full(len(STATISTICS), np.nan)
     if len(cases):
-        people = (design or CaseDesign.distinct(len(left))).subset(cases.tolist())
+        people = every.subset(cases.tolist())
         table = np.where(both, right - left, np.nan)[cases]
 
         def differences(weights: Array) -> Array:

@@ -7,8 +7,10 @@ The rating r of the reply of model m in case c at turn k, of x = log(1 + its wor
 with an effect of every turn of a model (a) and one of every dialogue (d), and one slope b for all models together. So
 b comes from replies of the same dialogue that are longer or shorter than that model's replies at that turn are
 elsewhere: whether a model is better, or knows its user better at later turns, does not enter it. It is estimated by
-least squares (Frisch & Waugh 1933: residuals of r on residuals of x, both after the effects), its interval from the
-variance clustered by persona (Liang & Zeger 1986), over all dialogues with that persona, with Student's quantile.
+least squares (Frisch & Waugh 1933: residuals of r on residuals of x, both after the effects). Its interval is Student's
+t with the sandwich variance (Liang & Zeger 1986): what every person, over all dialogues with it, has in the slope's
+error is added up, and the variance of that sum follows from what the people share, as everywhere
+(`aloe_jax.benchmark.shared_parts`). Of distinct people it is the variance clustered by person.
 
     length-controlled AL of m = mean over k of [ AL(k) - b · (mean of x[m, ·, k] - mean of x over all models) ]
 
@@ -27,17 +29,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from aloe_jax.benchmark.agreement import spearman
-from aloe_jax.benchmark.intervals import Array, student_quantile
+from aloe_jax.benchmark.case_design import CaseDesign
+from aloe_jax.benchmark.intervals import Array, half_widths
 from aloe_jax.benchmark.results import Case, Number, StoredEstimate, ratings_of_cases
+from aloe_jax.benchmark.shared_parts import mean_errors
+from aloe_jax.conversation import Persona
 
 _NOTHING = 1e-9  # variation below this is rounding
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """One model's ratings and words [N cases, K turns], NaN = missing; row n is of the persona `cases[n]`."""
+    """One model's ratings and words [N cases, K turns], NaN = missing; row n is of `personas[n]`."""
 
-    cases: Sequence[str]
+    personas: Sequence[Persona]
     ratings: Array
     words: Array
 
@@ -76,7 +81,7 @@ def lengths_of(cases: Sequence[Case], turns: int) -> Lengths:
     words = np.full(ratings.shape, np.nan)
     for row, case in enumerate(cases):
         words[row, : len(case.turns)] = [one.words for one in case.turns[:turns]]
-    return Lengths([case.persona.id for case in cases], ratings, np.where(np.isnan(ratings), np.nan, words))
+    return Lengths([case.persona for case in cases], ratings, np.where(np.isnan(ratings), np.nan, words))
 
 
 def control_length(models: Mapping[str, Lengths]) -> LengthControl:
@@ -85,29 +90,35 @@ def control_length(models: Mapping[str, Lengths]) -> LengthControl:
     Undefined (None) where no reply is longer or shorter than others after the effects, and for a model without ratings.
     """
     logs = {name: np.log1p(own.words) for name, own in models.items()}
-    scores: dict[str, float] = {}  # by persona: its part of the sum of residuals' products
+    scores: dict[Persona, float] = {}  # its part of the sum of residuals' products
     parts = []
     for name, own in models.items():
         x, r = _within(logs[name]), _within(own.ratings)
-        parts.append((own.cases, x, r))
+        parts.append((own.personas, x, r))
     size = sum(float(np.nansum(x**2)) for _, x, _ in parts)
     if size <= _NOTHING:
         slope = low = high = None
     else:
         slope = sum(float(np.nansum(x * r)) for _, x, r in parts) / size
-        for cases, x, r in parts:
-            for case, part in zip(cases, np.nansum(x * (r - slope * x), axis=1), strict=True):
-                scores[case] = scores.get(case, 0.0) + float(part)
-        count = len(scores)
+        for personas, x, r in parts:
+            for persona, part in zip(personas, np.nansum(x * (r - slope * x), axis=1), strict=True):
+                scores[persona] = scores.get(persona, 0.0) + float(part)
         low = high = None
-        if count > 1:
-            error = (count / (count - 1) * sum(part**2 for part in scores.values())) ** 0.5 / size
-            reach = student_quantile(count - 1) * error
-            low, high = slope - reach, slope + reach
+        if (reach := _half_width(scores)) is not None:
+            low, high = slope - reach / size, slope + reach / size
     everywhere = np.concatenate([log[~np.isnan(log)] for log in logs.values()] or [np.empty(0)])
     middle = float(everywhere.mean()) if len(everywhere) else 0.0
     found = {name: _controlled(own, logs[name], middle, (slope, low, high)) for name, own in models.items()}
     return LengthControl(slope, low, high, found)
+
+
+def _half_width(scores: Mapping[Persona, float]) -> Number:
+    """Half the width of the 95% interval of the sum of scores; None with fewer than two people."""
+    design = CaseDesign.of([*scores])
+    if design.people < 2:
+        return None
+    of_people = np.bincount(np.array(design.person), [*scores.values()])
+    return float(design.people * half_widths(mean_errors(of_people[:, None], design))[0])
 
 
 def _controlled(own: Lengths, logs: Array, middle: float, slopes: tuple[Number, Number, Number]) -> LengthControlledAL:

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
-from aloe_jax.benchmark.case_design import Array, DesignKind
+from aloe_jax.benchmark.case_design import Array, CaseDesign, DesignKind
 from aloe_jax.benchmark.settings import Sees
 from aloe_jax.conversation import Persona, first_fault
 from aloe_jax.errors import AloeError
@@ -136,6 +136,18 @@ class StoredDesign(StoredRecord):
     people: int
     profiles: int
     personalities: int
+
+
+def inference_design(results: Results) -> DesignKind | None:
+    """The design by which intervals and p-values of a run were computed.
+
+    None where an earlier version took all cases for independent, and some share a person, a profile or a personality.
+    """
+    if results.design is not None:
+        return results.design.kind
+    cases = next(iter(results.cases.values()), [])
+    kind = CaseDesign.of([case.persona for case in cases]).kind
+    return kind if kind == "distinct" else None
 
 
 class CaseGroup(StoredRecord):

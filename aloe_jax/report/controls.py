@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aloe_jax.benchmark.number_text import DIGITS, interval, number, p_equation, signed
+from aloe_jax.benchmark.number_text import DIGITS, NAMES, interval, number, p_equation, signed
 from aloe_jax.benchmark.results import Statistic, StoredDifference
 from aloe_jax.report.differences import significant
 from aloe_jax.report.gathering import Entry, Report
@@ -22,24 +22,29 @@ class ControlReading:
     @property
     def statistic(self) -> Statistic:
         """What the control is for: the rise over the turns, or the height that knowing the person would reach."""
-        return "ir" if self.control.numbers.sees == "last_message" else "average"
+        return "ir" if self._without_history else "average"
+
+    @property
+    def _without_history(self) -> bool:
+        return self.control.numbers.sees == "last_message"
 
     def line(self) -> str:
         """For a terminal: the difference that the control is for."""
-        about = "over its last message only" if self.statistic == "ir" else "that knowing the persona would add"
-        return f"{self.model.label}: {'IR' if self.statistic == 'ir' else 'average AL'} {about} {self._difference()}"
+        about = "over its last message only" if self._without_history else "that knowing the persona would add"
+        return f"{self.model.label}: {NAMES[self.statistic]} {about} {self._difference()}"
 
     def sentence(self) -> str:
         """What the control is for, with both values, their difference and what the test says of it."""
         own, other = (getattr(one.numbers, self.statistic).value for one in (self.model, self.control))
         digits = DIGITS[self.statistic]
-        if self.statistic == "ir":
+        if self._without_history:
             values = (
                 f"AL changes by {signed(own, digits)} a turn, and by {signed(other, digits)} where it sees the last "
                 "message only"
             )
         else:
-            values = f"average AL is {number(own, digits)}, and {number(other, digits)} with the persona in its prompt"
+            values = f"{NAMES[self.statistic]} is {number(own, digits)}, "
+            values += f"and {number(other, digits)} with the persona in its prompt"
         return f"{values}: a difference of {self._difference()}. {self._verdict()}"
 
     def _difference(self) -> str:
@@ -53,7 +58,7 @@ class ControlReading:
     def _verdict(self) -> str:
         found = self.by[self.statistic]
         clear, more = significant(found), (found.value or 0.0) > 0
-        if self.statistic == "ir":
+        if self._without_history:
             if not clear:
                 return "The test does not show that the rise comes from the history."
             return (

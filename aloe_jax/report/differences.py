@@ -10,7 +10,15 @@ from itertools import combinations
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
 from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.multiple_tests import corrected_together
-from aloe_jax.benchmark.results import STATISTICS, Case, Results, StoredDifference, StoredSideBySide, ratings_of_cases
+from aloe_jax.benchmark.results import (
+    STATISTICS,
+    Case,
+    Results,
+    StoredDifference,
+    StoredSideBySide,
+    inference_design,
+    ratings_of_cases,
+)
 
 LEVEL = 0.05  # of the tests, after correction
 
@@ -55,12 +63,7 @@ def pairs_within(results: Results) -> list[ModelPair]:
     for difference in results.differences:
         found.setdefault((difference.first, difference.second), {})[difference.statistic] = difference
     models = results.models
-    kind = results.design.kind if results.design is not None else None
-    if (
-        kind is None
-        and CaseDesign.of([case.persona for case in next(iter(results.cases.values()), [])]).kind == "distinct"
-    ):
-        kind = "distinct"
+    kind = inference_design(results)
     return [
         ModelPair(first, second, models[first].cases, models[first].turns, by, kind)
         for (first, second), by in found.items()

@@ -6,7 +6,7 @@ from aloe_jax.benchmark.alignment import CLEAR
 from aloe_jax.benchmark.case_design import CaseDesign, DesignKind
 from aloe_jax.benchmark.intervals import FEW
 from aloe_jax.benchmark.number_text import DIGITS, NAMES, interval, listed
-from aloe_jax.benchmark.results import ModelResults, Results
+from aloe_jax.benchmark.results import ModelResults, inference_design
 from aloe_jax.report.gathering import Report
 
 _VARYING: dict[DesignKind, str] = {
@@ -54,11 +54,6 @@ def without_interval(report: Report) -> str:
     )
 
 
-def outdated(results: Results) -> bool:
-    """Whether a run was stored with every case taken for a person of its own, though some share a part."""
-    return results.design is None and _design(results).kind != "distinct"
-
-
 def bounds_said(numbers: ModelResults) -> str:
     """Between what a model's numbers would be if all missing ratings were known; nothing where none is missing."""
     parts = []
@@ -71,13 +66,8 @@ def bounds_said(numbers: ModelResults) -> str:
 
 def _kinds(report: Report) -> list[DesignKind | None]:
     """Of the designs that the runs were computed by; None where a run took people for independent who are not."""
-    found = [None if outdated(one) else _design(one).kind for run in report.judged if (one := run.results) is not None]
+    found = [inference_design(run.results) for run in report.judged if run.results is not None]
     return list(dict.fromkeys(found))
-
-
-def _design(results: Results) -> CaseDesign:
-    cases = next(iter(results.cases.values()), [])
-    return CaseDesign.of([case.persona for case in cases])
 
 
 def _intervals(kind: DesignKind | None) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
-from aloe_jax.benchmark.length_control import LengthControl, LengthControlledAL, control_length, lengths_of
+from aloe_jax.benchmark.length_control import LengthControl, control_length, lengths_of
 from aloe_jax.benchmark.number_text import number, signed
 from aloe_jax.benchmark.results import Number
 from aloe_jax.report.gathering import Entry, Report
@@ -14,11 +13,10 @@ from aloe_jax.report.gathering import Entry, Report
 
 @dataclass(frozen=True)
 class LengthControlledRun:
-    """One run: the slope of rating on length, the models under test by label, and their differences."""
+    """One run: the slope of rating on length with the models under test by label, and their differences."""
 
     run: str
     control: LengthControl
-    models: Mapping[str, LengthControlledAL]
     differences: tuple[LengthDifference, ...]
 
 
@@ -43,7 +41,7 @@ def length_controlled_runs(report: Report) -> list[LengthControlledRun]:
             {entry.label: lengths_of([*entry.cases.values()], entry.numbers.turns) for entry in entries}
         )
         pairs = [_difference(control, *pair) for pair in combinations(entries, 2)]
-        found.append(LengthControlledRun(run.name, control, control.models, tuple(pairs)))
+        found.append(LengthControlledRun(run.name, control, tuple(pairs)))
     return found
 
 
@@ -51,7 +49,7 @@ def length_note(report: Report) -> list[str]:
     """One line with the models' length-controlled AL, and what twice the words add to a rating; none without models."""
     lines = []
     for one in length_controlled_runs(report):
-        shown = [(label, it.average.value) for label, it in one.models.items() if it.average.value is not None]
+        shown = [(label, it.average.value) for label, it in one.control.models.items() if it.average.value is not None]
         if not shown:
             continue
         of = f" in {one.run}" if len(report.judged) > 1 else ""

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from aloe_jax import __version__
 from aloe_jax.benchmark import number_text
+from aloe_jax.benchmark.rating.figures import INTERVALS
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
 from aloe_jax.report import defects, inference, payload, pictures, svg, tables
@@ -164,5 +165,7 @@ def _environment() -> jinja2.Environment:
         "means": StoredCalibration.means,
         "missing": lambda entry: missing(entry.numbers),
     }
-    environment.globals.update(counted=number_text.counted, NAMES=number_text.NAMES, DIGITS=number_text.DIGITS)
+    environment.globals.update(
+        counted=number_text.counted, NAMES=number_text.NAMES, DIGITS=number_text.DIGITS, INTERVALS=INTERVALS
+    )
     return environment

@@ -5,10 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.case_design import CaseDesign, spread_cases
+from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.benchmark.stages import read_cases
 from aloe_jax.conversation import Persona
+from aloe_jax.errors import AloeError
 from tests.data.jsonl import write_jsonl
 
 
@@ -55,6 +58,27 @@ def test_parts_with_one_or_two_levels_are_given():
 def test_few_people_are_given_and_their_cases_independent():
     design = CaseDesign.of(people((0, 0), (1, 1), (0, 0), (1, 1)))
     assert (design.people, design.kind, design.given()) == (4, "distinct", ["the 2 profiles", "the 2 personalities"])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        (((0, 2), (0, 1), (0, 1)), r"person has to be numbered from 0 without gaps, found \[0, 2\]"),
+        (((0, 1), (0, 3), (0, 1)), r"profile has to be numbered"),
+        (((0, 1), (0, 1), (-1, 0)), r"personality has to be numbered"),
+        (((0, 1, 0), (0, 1, 2), (0, 1)), "cases of 2 people, profiles of 3 and personalities of 2"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_no_design_are_refused(numbers, message):
+    with pytest.raises(AloeError, match=message):
+        CaseDesign(*numbers)
+
+
+def test_ratings_of_other_cases_are_refused():
+    ratings, design = np.full((5, 3), 3.0), CaseDesign.of(product(2, 3))
+    for call in (alignment_metrics, lambda ratings, design: compare(ratings, ratings, 2, 2, design=design)):
+        with pytest.raises(AloeError, match="design: is of 6 cases, the ratings are of 5; give that of the same cases"):
+            call(ratings, design=design)
 
 
 def test_cases_of_one_person_are_weighted_together():

@@ -7,6 +7,7 @@ import pytest
 
 from aloe_jax.benchmark.length_control import Lengths, control_length
 from aloe_jax.benchmark.results import write_results
+from aloe_jax.conversation import Persona
 from aloe_jax.report.gathering import Run, from_runs, gather
 from aloe_jax.report.length_controlled import length_controlled_runs
 from aloe_jax.report.page import render
@@ -15,6 +16,11 @@ from tests.report import sample
 
 CASES, TURNS = 100, 10
 LENGTHS = {"short": 15, "middle": 25, "long": 40}  # words a reply of each model, about
+
+
+def strangers(count):
+    """People who share nothing."""
+    return [Persona(id=f"p{n}", profile=f"profile {n}", personality=f"kind {n}") for n in range(count)]
 
 
 def drawn(seed, quality, slope, growth=0.0, missing=0.0, link=0.0):
@@ -33,7 +39,7 @@ def drawn(seed, quality, slope, growth=0.0, missing=0.0, link=0.0):
         ratings = np.clip(np.round(level + slope * (np.log1p(words) - np.log(26))), 1, 5)
         lost = random.random((CASES, TURNS)) < missing
         ratings[lost], words[lost] = np.nan, np.nan
-        models[name] = Lengths([f"p{n}" for n in range(CASES)], ratings, words)
+        models[name] = Lengths(strangers(CASES), ratings, words)
     return models
 
 
@@ -80,15 +86,61 @@ def test_over_many_runs_the_slope_s_interval_holds_it_and_nothing_is_left():
         assert fmean(equal for _, equal, _ in found) == pytest.approx(expected, abs=0.05)
 
 
+def judged_by_profile(seed, people):
+    """Two models whose judge rewards length more with some profiles than with others: 0.4 ± 0.4 by profile."""
+    random = np.random.default_rng(seed)
+    slopes = {profile: random.normal(0.4, 0.4) for profile in dict.fromkeys(one.profile for one in people)}
+    slope = np.array([slopes[one.profile] for one in people])[:, None]
+    models = {}
+    for name in "ab":
+        logs = random.normal(3.2, 0.4, (len(people), 6))
+        ratings = 3 + slope * (logs - 3.2) + random.normal(0, 0.3, logs.shape)
+        models[name] = Lengths(people, ratings, np.exp(logs) - 1)
+    return models
+
+
+def test_the_slope_s_interval_is_for_other_profiles_where_people_share_them():
+    """10 profiles with 4 people each, 150 draws: 95% is known to 3 × 1.8 points.
+
+    Taken for 40 people who share nothing, the same intervals hold the truth for two draws in three.
+    """
+    shared = [Persona(id=f"p{n}", profile=f"profile {n // 4}", personality=f"kind {n}") for n in range(40)]
+    held = {"shared": [], "taken for strangers": []}
+    for seed in range(150):
+        models = judged_by_profile(seed, shared)
+        apart = {name: Lengths(strangers(40), own.ratings, own.words) for name, own in models.items()}
+        for name, of in zip(held, (models, apart), strict=True):
+            found = control_length(of)
+            held[name].append(found.low <= 0.4 <= found.high)
+    assert fmean(held["shared"]) > 0.895
+    assert fmean(held["taken for strangers"]) < 0.8
+
+
+def test_the_interval_of_distinct_people_is_clustered_by_person():
+    """Liang & Zeger's sandwich by hand: U / (U − 1) · Σ score² over the squared sum of squares, U − 1 degrees."""
+    random = np.random.default_rng(3)
+    words = random.integers(5, 60, (12, 4)).astype(float)
+    ratings = np.clip(np.round(1 + 0.6 * np.log1p(words) + random.normal(0, 0.5, words.shape)), 1, 5)
+    found = control_length({"a": Lengths(strangers(12), ratings, words)})
+
+    def within(values):
+        return values - values.mean(axis=1, keepdims=True) - values.mean(axis=0) + values.mean()
+
+    x, r = within(np.log1p(words)), within(ratings)
+    scores = (x * (r - found.slope * x)).sum(axis=1)
+    error = np.sqrt(12 / 11 * (scores**2).sum()) / (x**2).sum()
+    assert found.high - found.slope == pytest.approx(2.200985 * error, rel=1e-6)  # t of 11 degrees, from a table
+
+
 def test_by_hand():
     # One dialogue, two turns, two models: after the effects nothing is left to estimate a slope from.
-    one = Lengths(["p"], np.array([[3.0, 4.0]]), np.array([[10.0, 20.0]]))
+    one = Lengths(strangers(1), np.array([[3.0, 4.0]]), np.array([[10.0, 20.0]]))
     nothing = control_length({"a": one, "b": one})
     assert nothing.slope is None and nothing.models["a"].average.value is None
     assert nothing.models["a"].words == 15
     # Ratings that are 1 + log2(1 + words) exactly: a slope of 1 / log 2, all models level.
     words = {"a": np.array([[1.0, 3.0], [3.0, 1.0]]), "b": np.array([[7.0, 3.0], [3.0, 7.0]])}
-    models = {name: Lengths(["p", "q"], 1 + np.log2(1 + own), own) for name, own in words.items()}
+    models = {name: Lengths(strangers(2), 1 + np.log2(1 + own), own) for name, own in words.items()}
     exact = control_length(models)
     assert exact.slope == pytest.approx(1 / np.log(2)) and exact.per_doubling().value == pytest.approx(1)
     assert exact.models["a"].average.value == pytest.approx(exact.models["b"].average.value) == pytest.approx(3)
@@ -96,8 +148,8 @@ def test_by_hand():
 
 
 def test_models_without_ratings_or_words_are_undefined():
-    empty = Lengths(["p", "q"], np.full((2, 2), np.nan), np.full((2, 2), np.nan))
-    mute = Lengths(["p", "q"], np.array([[2.0, 3.0], [3.0, 1.0]]), np.zeros((2, 2)))
+    empty = Lengths(strangers(2), np.full((2, 2), np.nan), np.full((2, 2), np.nan))
+    mute = Lengths(strangers(2), np.array([[2.0, 3.0], [3.0, 1.0]]), np.zeros((2, 2)))
     found = control_length({"empty": empty, "mute": mute})
     assert found.slope is None and found.models["empty"].average.value is None
     assert found.models["empty"].words is None and found.models["mute"].correlation is None
@@ -110,7 +162,7 @@ def test_it_stands_beside_al_wherever_the_numbers_go(tmp_path):
     write_results(tmp_path / "run", sample.results(first, provider="openai"))
     report = gather([tmp_path / "run"])
     (found,) = length_controlled_runs(report)
-    assert list(found.models) == ["a"] and found.differences == ()  # reference lines are not under test
+    assert list(found.control.models) == ["a"] and found.differences == ()  # reference lines are not under test
     page = " ".join(render(report).split())
     assert 'id="length"' in page and "Rank correlation of rating and words" in page
     assert "Length-controlled average AL" in markdown(report) and "Length-controlled average AL" in latex(report)
@@ -127,6 +179,6 @@ def test_runs_have_slopes_of_their_own():
     ]
     found = length_controlled_runs(from_runs(runs))
     assert [one.run for one in found] == ["one", "two"]
-    assert list(found[1].models) == ["x (two)", "y (two)"]
+    assert list(found[1].control.models) == ["x (two)", "y (two)"]
     (pair,) = found[1].differences
     assert pair.rated == pytest.approx(1, abs=0.3) and pair.controlled is not None

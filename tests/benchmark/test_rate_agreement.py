@@ -19,7 +19,7 @@ from aloe_jax.benchmark.agreement import (
 )
 from aloe_jax.benchmark.human_ratings import HumanRating, HumanRatings, by_rater, read_people
 from aloe_jax.benchmark.rating.analysis import ALL_JUDGES, compare, compare_with_people
-from aloe_jax.benchmark.rating.figures import PeopleAgreement
+from aloe_jax.benchmark.rating.figures import INTERVALS, PeopleAgreement
 from aloe_jax.benchmark.rating.key import Check, Item, Key, Page, ReplyPlace
 from aloe_jax.benchmark.rating.pages import write_pages
 from aloe_jax.benchmark.rating.sample import RatedReply, draw
@@ -236,6 +236,7 @@ def test_from_the_run_to_the_numbers(tmp_path, monkeypatch):
     for words in ("people with each other", "sternjudge: one person", "zebramodel", "100%", "simulated"):
         assert words in told.output
     assert "missing:" not in told.output
+    assert INTERVALS in " ".join(told.output.split())
     found = PeopleAgreement.model_validate_json((tmp_path / "rate.agreement.json").read_text())
     assert found.items == 45 and found.as_drawn.people.units == 15
     assert found.as_drawn.people.alpha.value == pytest.approx(1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from aloe_jax.benchmark.results import inference_design
 from aloe_jax.errors import AloeError
 from aloe_jax.report import inference
 from aloe_jax.report.gathering import from_runs, gather
@@ -49,6 +50,8 @@ def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):
     report = report_on(tmp_path, product(6, 4))
     (run,) = report.runs
     old = from_runs([replace(run, results=run.results.model_copy(update={"design": None}))])
+    assert [pair.kind for pair in old.pairs] == [None] and inference_design(old.runs[0].results) is None
+    assert inference_design(run.results) == "crossed"
     assert "too narrow, give the command of the run again" in markdown(old)
     assert "cases taken for independent" in words(render(old))
 

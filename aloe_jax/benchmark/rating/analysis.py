@@ -270,7 +270,11 @@ def _missing(
 
 
 class Draws:
-    """Weights of U items: as they are, without each case, and in resamples, which draw cases with all their items."""
+    """Weights of U items: as they are, without each case, and in resamples, which draw cases with all their items.
+
+    A key does not say which profiles and personalities its cases share: they are taken as given, and intervals are for
+    other cases of these (`figures.INTERVALS`).
+    """
 
     def __init__(self, cases: Sequence[str], weights: Array, bootstrap: int, seed: int) -> None:
         """`cases` name the case of each item."""

@@ -14,6 +14,7 @@ from aloe_jax.benchmark.results import Number, StoredEstimate, StoredRecord
 
 FORMAT: Literal["aloe-people-agreement"] = "aloe-people-agreement"
 VERSION: Literal[1] = 1
+INTERVALS = "95% intervals over cases; profiles and personalities that cases share are taken as given"
 
 
 class Agreed(StoredRecord):

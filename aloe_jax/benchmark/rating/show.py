@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aloe_jax.benchmark.number_text import UNDEFINED, interval, number, signed
-from aloe_jax.benchmark.rating.figures import Agreed, Agreements, PeopleAgreement
+from aloe_jax.benchmark.rating.figures import INTERVALS, Agreed, Agreements, PeopleAgreement
 from aloe_jax.benchmark.results import StoredEstimate
 from aloe_jax.terminal import plain
 
@@ -28,7 +28,7 @@ def tables(found: PeopleAgreement) -> Group:
 def _parts(found: PeopleAgreement) -> Iterator[RenderableType]:
     if found.simulated:
         yield plain(f"simulated in the runs: {', '.join(found.simulated)}", style="yellow")
-    yield Text(f"{found.items} replies of {found.cases} cases; 95% intervals over cases")
+    yield Text(f"{found.items} replies of {found.cases} cases; {INTERVALS}")
     yield _raters(found)
     yield Text("Agreement, replies counted as they fall in the runs", style="bold")
     yield _agreement(found.in_runs)
