@@ -63,9 +63,10 @@ def training_personas(run: SweepRun) -> list[Persona]:
 
 def check_evaluation(settings: EvaluateSettings, trained: Iterable[str]) -> list[Persona]:
     """The benchmark's personas. Raises AloeError for them, for a model that is not `trained` first, and for roles."""
-    runs = set(trained)
+    beside = as_path(settings.output).parent  # where the runs of the sweep are
+    runs = {str(beside / name) for name in trained}
     for name, candidate in settings.models.items():
-        if candidate.path is not None and name not in runs:
+        if candidate.path is not None and candidate.path not in runs:
             check_model(f"models.{name}", candidate.path)
         if candidate.remote is not None:
             check_role(candidate.remote, "responder", priced=settings.max_cost is not None)
