@@ -37,6 +37,8 @@ def main(settings: SweepSettings, dry_run: bool) -> None:
 
     plan = plan_of(settings)
     check_plan(plan)
+    for note in plan.notes:
+        click.echo(note)
     if dry_run:
         from aloe_jax.sweep.expected import plan_table
         from aloe_jax.terminal import console

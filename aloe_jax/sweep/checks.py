@@ -14,13 +14,15 @@ from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.run_directory import is_finished
 from aloe_jax.rollouts.personas import read_rollout_personas
 from aloe_jax.rollouts.rewards import roles_of
+from aloe_jax.rollouts.watch import check_watch
 from aloe_jax.storage.files import as_path
+from aloe_jax.sweep.devices import check_mesh
 from aloe_jax.sweep.plan import SweepPlan, SweepRun
 from aloe_jax.training.claim import check_output, check_settings
 
 
 def check_plan(plan: SweepPlan) -> None:
-    """Raise AloeError for the first run whose paths, roles or directory are wrong, and for the benchmark's.
+    """Raise AloeError for the first run whose paths, roles, mesh or directory are wrong, and for the benchmark's.
 
     A run that another version, or other settings, left in a directory of the sweep is refused.
     """
@@ -37,6 +39,9 @@ def _check_run(run: SweepRun) -> None:
     settings = run.settings
     check_output(settings.output)
     check_settings(settings)
+    check_mesh(settings.mesh)
+    if settings.stage == "rl" and settings.rl.watch is not None:
+        check_watch(settings.rl, settings.rl.watch, settings.roles)
     if settings.model.path is not None and run.start is None:
         require_path("model.path", settings.model.path)
     paths = [("model.tokenizer", settings.model.tokenizer), ("rl.personas", rl_personas(run))]
@@ -55,17 +60,26 @@ def rl_personas(run: SweepRun) -> str | None:
 
 
 def check_evaluation(settings: EvaluateSettings, trained: Iterable[str]) -> list[Persona]:
-    """The benchmark's personas. Raises AloeError for them, for roles, and for models.
+    """The benchmark's personas. Raises AloeError for them, for a model not `trained` first, for roles and the mesh.
 
-    `trained` are directories of runs that will be there by then.
+    `trained` are the names of the sweep's runs.
     """
-    directories = set(trained)
+    beside = as_path(settings.output).parent  # where the runs of the sweep are
+    runs = {str(beside / name) for name in trained}
     for name, candidate in settings.models.items():
-        if candidate.path is not None and candidate.path not in directories:
+        if candidate.path is not None and candidate.path not in runs:
             check_model(f"models.{name}", candidate.path)
         if candidate.remote is not None:
             check_role(candidate.remote, "responder", priced=settings.max_cost is not None)
+    candidates = settings.models.values()
+    if any(candidate.path is not None for candidate in candidates):
+        try:
+            check_mesh(settings.sampling.mesh, alone=False)
+        except AloeError as error:
+            raise AloeError(f"sampling.{error}" if str(error).startswith("mesh") else str(error)) from None
     check_role(settings.roles.user, "user", priced=settings.max_cost is not None)
+    if any(candidate.scripted is not None for candidate in candidates):
+        check_role(settings.roles.responder, "responder", priced=settings.max_cost is not None)
     for role in judge_roles(settings).values():
         check_role(role, "judge", priced=settings.max_cost is not None)
     for path in settings.judging.people:

@@ -14,6 +14,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import is_remote
 from aloe_jax.sweep.settings import SweepEvaluation, SweepSettings, SweepTraining, overrides
+from aloe_jax.sweep.trained_models import trained_models
 from aloe_jax.training.settings import TrainSettings
 
 
@@ -37,6 +38,7 @@ class SweepPlan:
     output: Path
     runs: tuple[SweepRun, ...]
     evaluation: EvaluateSettings | None
+    notes: tuple[str, ...] = ()  # what of the benchmark's config is left out, and why
 
 
 def plan_of(settings: SweepSettings) -> SweepPlan:
@@ -60,8 +62,9 @@ def plan_of(settings: SweepSettings) -> SweepPlan:
             if other.settings != run.settings:
                 raise AloeError(f"train.{name}.vary: two variants would be called {run.name}; give one another name")
     runs = tuple(found.values())
-    evaluation = None if settings.evaluate is None else _evaluation(output, settings.evaluate, runs)
-    return SweepPlan(output, runs, evaluation)
+    if settings.evaluate is None:
+        return SweepPlan(output, runs, None)
+    return SweepPlan(output, runs, *_evaluation(output, settings.evaluate, settings.train, runs))
 
 
 def _variants(vary: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
@@ -79,12 +82,12 @@ def _run(
     parts = [*([start.variant] if start is not None and start.variant else []), *map(_part, changes.items())]
     variant = "-".join(parts)
     full = "-".join([name, *parts, *([] if seed is None else [f"s{seed}"])])
-    values: dict[str, object] = {**training.set, **changes, "output": str(output / full)}
+    given: dict[str, object] = {**training.set, **changes, "output": str(output / full)}
     if seed is not None:
-        values["seed"] = seed
+        given["seed"] = seed
     if start is not None:
-        values["model.path"] = str(output / start.name)
-    settings = load_settings(TrainSettings, training.config, overrides(values))
+        given["model.path"] = str(output / start.name)
+    settings = load_settings(TrainSettings, training.config, overrides(given))
     return SweepRun(full, name, variant, seed, start.name if start else None, training.config, settings)
 
 
@@ -95,60 +98,61 @@ def _part(change: tuple[str, object]) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", f"{key.rpartition('.')[2]}_{text}").strip("_")[:60]
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """A run as a model of the benchmark."""
+def _evaluation(
+    output: Path, evaluation: SweepEvaluation, train: Mapping[str, SweepTraining], runs: Sequence[SweepRun]
+) -> tuple[EvaluateSettings, tuple[str, ...]]:
+    """The settings of the benchmark, with a model of every run for each that stands for trainings, and notes.
 
-    name: str
-    path: str
-    seed: int | None
-
-
-def _evaluation(output: Path, evaluation: SweepEvaluation, runs: Sequence[SweepRun]) -> EvaluateSettings:
-    """The settings of the benchmark, with every model that has the name of a training replaced by its runs.
-
-    Other models of the same path, which are its controls, are replaced likewise.
+    A model of a run that sees something else than the history has a name that says so: `dpo-s0-last_message`.
     """
     changes = overrides({**evaluation.set, "output": str(output / "benchmark")})
-    settings = load_settings(EvaluateSettings, evaluation.config, changes)
-    trainings = {run.training for run in runs}
-    paths: dict[str | None, str] = {
-        one.path: name for name, one in settings.models.items() if name in trainings and one.path is not None
-    }
-    if not trainings & settings.models.keys():
+    given = load_settings(EvaluateSettings, evaluation.config, changes)
+    found = trained_models(evaluation.config, given, train)
+    if not found.trainings:
         raise AloeError(
-            f"{evaluation.config}: models: none has the name of a training of the sweep "
-            f"({', '.join(dict.fromkeys(run.training for run in runs))}), so that nothing of it would be evaluated; "
-            "give one such a name"
+            f"{evaluation.config}: models: none has the name of a training of the sweep ({', '.join(train)}) or the "
+            "output of its config as path, so that nothing of it would be evaluated; give one such a name"
         )
-    evaluated: dict[str, list[_Evaluated]] = {}
     models: dict[str, object] = {}
-    for name, candidate in settings.models.items():
-        training = name if name in trainings else paths.get(candidate.path)
-        values = candidate.model_dump(exclude_none=True)
-        added: dict[str, object] = {name: values}
-        if training is not None:
-            evaluated[name] = [
-                _Evaluated(f"{name}{run.name.removeprefix(training)}", str(output / run.name), run.seed)
-                for run in runs
-                if run.training == training
-            ]
-            added = {one.name: {"sees": candidate.sees, "path": one.path} for one in evaluated[name]}
-        if twice := models.keys() & added.keys():
-            raise AloeError(f"{evaluation.config}: models.{twice.pop()}: is the name of a run, too; rename the model")
+    of: dict[str, dict[str, SweepRun]] = {}  # model of the config -> name of a model of the benchmark -> its run
+    for name, candidate in given.models.items():
+        if name in found.left_out:
+            continue
+        added: dict[str, object] = {name: candidate.model_dump(exclude_none=True)}
+        if name in found.trainings:
+            suffix = "" if candidate.sees == "history" else f"-{candidate.sees}"
+            trainings = found.trainings[name]
+            of[name] = {run.name + suffix: run for run in runs if run.training in trainings}
+            added = {one: {"path": str(output / run.name), "sees": candidate.sees} for one, run in of[name].items()}
+        if twice := sorted(models.keys() & added.keys()):
+            raise AloeError(
+                f"{evaluation.config}: models.{name}: there is another model {twice[0]} in the benchmark; rename this "
+                "one, or leave it out where both stand for the same runs"
+            )
         models |= added
-    pairs = [pair for first, second in settings.judging.pairs for pair in _pairs(first, second, evaluated)]
-    dumped = settings.model_dump()
-    dumped |= {"models": models, "judging": {**dumped["judging"], "pairs": pairs}}
-    return EvaluateSettings.model_validate(dumped)
+    pairs, notes = [], [f"models.{name}: {why}" for name, why in found.left_out.items()]
+    for first, second in given.judging.pairs:
+        if gone := sorted({first, second} & found.left_out.keys()):
+            notes.append(f"judging.pairs: {first} and {second} are not compared, because {gone[0]} is left out")
+        else:
+            pairs += _pairs(of.get(first, {first: None}), of.get(second, {second: None}))
+    values = given.model_dump()
+    values |= {"models": models, "judging": {**values["judging"], "pairs": pairs}}
+    return EvaluateSettings.model_validate(values), tuple(notes)
 
 
-def _pairs(first: str, second: str, evaluated: Mapping[str, Sequence[_Evaluated]]) -> list[tuple[str, str]]:
-    """Two models to compare side by side as pairs of runs: of the same seed, where both have one."""
-    left: Sequence[_Evaluated | None] = evaluated.get(first, (None,))
-    right: Sequence[_Evaluated | None] = evaluated.get(second, (None,))
-    return [
-        (one.name if one else first, other.name if other else second)
-        for one, other in itertools.product(left, right)
-        if one is None or other is None or None in (one.seed, other.seed) or one.seed == other.seed
-    ]
+def _pairs(left: Mapping[str, SweepRun | None], right: Mapping[str, SweepRun | None]) -> list[tuple[str, str]]:
+    """Two models to compare side by side as pairs: of the same seed, where both have one.
+
+    A model and its control are compared run by run.
+    """
+
+    def belong(one: SweepRun | None, other: SweepRun | None) -> bool:
+        if one is None or other is None:
+            return True
+        if one.training == other.training:
+            return one is other
+        return None in (one.seed, other.seed) or one.seed == other.seed
+
+    both = itertools.product(left.items(), right.items())
+    return [(first, second) for (first, one), (second, other) in both if belong(one, other)]

@@ -29,10 +29,7 @@ class SweepTraining(Section):
 
 
 class SweepEvaluation(Section):
-    """The benchmark of all runs: a model of its config with the name of a training stands for all runs of that one.
-
-    So do its controls: other models of the same path.
-    """
+    """The benchmark of all runs: a model of its config with a training's name or output stands for all runs of it."""
 
     config: PathText  # of aloe_jax.evaluate
     set: dict[str, object] = Field(default_factory=dict)
