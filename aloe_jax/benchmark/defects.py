@@ -9,7 +9,8 @@ looping   some sequence of 1 to LONGEST words stands TIMES times or more in a ro
 repeated  earlier or looping
 
 Words are what is between spaces and punctuation: loops in scripts without spaces are not found. Why a reply ended is
-known of replies that this version journaled; where it is unknown of all of them, so is the share that was cut.
+known of replies that this version journaled, and of a local model's by their tokens (`Journal`); where it is unknown of
+all of them, so is the share that was cut, and of how many it is unknown stands beside the share.
 """
 
 from __future__ import annotations

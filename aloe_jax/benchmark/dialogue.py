@@ -8,9 +8,11 @@ one's.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from pydantic import BaseModel
@@ -118,19 +120,50 @@ class Journal:
     ) -> None:
         """`candidate` is its identity; `user` describes the user simulator (`Cast.describe`)."""
         self._ledger = ledger
+        sampling = candidate.get("sampling")  # of a model on this machine
+        most = sampling.get("max_new_tokens") if isinstance(sampling, dict) else None
+        self._most = most if isinstance(most, int) else None
         self._keys = [digest(candidate, user, seed, persona.model_dump()) for persona in personas]
 
     def read(self, case: int, turns: int) -> list[DialogueTurn]:
         """The first turns of a case, as far as they are stored without a gap."""
         exchanges: list[DialogueTurn] = []
         for turn in range(turns):
-            id = f"{self._keys[case]}/{turn}"
-            record = self._ledger.get("exchange", id)
-            if record is None:
+            found = self._stored(case, turn)
+            if found is None:
                 break
-            found = self._ledger.read(_JournaledTurn, "exchange", id, record)
-            exchanges.append(DialogueTurn(found.user, CandidateReply(found.reply, tuple(found.ids), found.ended)))
+            reply = CandidateReply(found.reply, tuple(found.ids), self._ended(found))
+            exchanges.append(DialogueTurn(found.user, reply))
         return exchanges
+
+    def _stored(self, case: int, turn: int) -> _JournaledTurn | None:
+        id = f"{self._keys[case]}/{turn}"
+        record = self._ledger.get("exchange", id)
+        return None if record is None else self._ledger.read(_JournaledTurn, "exchange", id, record)
+
+    def _ended(self, stored: _JournaledTurn) -> ReplyEnd:
+        """Why a reply ended. Where an earlier version did not store it, a sampled one's tokens say so.
+
+        `max_length` cuts no reply (`ModelCandidate`): one of fewer than `max_new_tokens` tokens ended by itself.
+        """
+        if stored.ended != "unknown" or self._most is None or not stored.ids:
+            return stored.ended
+        if len(stored.ids) < self._most or stored.ids[-1] in self._last_tokens:
+            return "stop"
+        return "max_new_tokens"
+
+    @cached_property
+    def _last_tokens(self) -> frozenset[int]:
+        """What replies of fewer than `max_new_tokens` tokens end with: the model's ends of turn, as far as they occur."""
+        found = set()
+        for case in range(len(self._keys)):
+            for turn in itertools.count():
+                stored = self._stored(case, turn)
+                if stored is None:
+                    break
+                if self._most is not None and 0 < len(stored.ids) < self._most and stored.ended in ("unknown", "stop"):
+                    found.add(stored.ids[-1])
+        return frozenset(found)
 
     def write(self, turn: int, exchanges: Iterable[tuple[int, DialogueTurn]]) -> None:
         """Store one turn of some cases, all of them or none."""

@@ -9,10 +9,13 @@ from aloe_jax.report.gathering import Report
 
 
 def shares(found: StoredReplies | None) -> str:
-    """Cut, empty and repeated, in this order; a dash for what is not known."""
+    """Cut, empty and repeated, in this order; a dash for what is not known, and of how many replies it is not."""
     if found is None:
         return percent(None)
-    return " / ".join(percent(share) for share in (found.cut, found.empty, found.repeated))
+    cut = percent(found.cut)
+    if 0 < found.unknown < found.replies:
+        cut += f" ({found.unknown:,} of {found.replies:,} unknown)"
+    return " / ".join((cut, percent(found.empty), percent(found.repeated)))
 
 
 def defect_shares(report: Report) -> list[str]:

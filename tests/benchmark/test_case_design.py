@@ -31,7 +31,7 @@ def product(profiles, personalities):
     [
         (people(*[(i, i) for i in range(9)]), "distinct", "9 people, each with a profile and a personality"),
         (product(20, 5), "crossed", "100 people, every combination of 20 profiles and 5 personalities"),
-        (product(4, 4)[1:], "crossed", "15 people with 4 profiles and 4 personalities among them"),
+        (product(6, 5)[1:], "crossed", "29 people with 6 profiles and 5 personalities among them"),
         (people(*[(i // 3, i) for i in range(12)]), "shared profiles", "12 people with 4 profiles and 12 pers"),
         (people(*[(i, i % 4) for i in range(12)]), "shared personalities", "12 people with 12 profiles and 4 personal"),
         (product(6, 2), "shared profiles", "12 people, every combination of 6 profiles and 2 personalities"),
@@ -53,6 +53,16 @@ def test_parts_with_one_or_two_levels_are_given():
     assert CaseDesign.of(product(7, 1)).given() == ["the one personality"]
     assert CaseDesign.of(people((0, 0), (0, 0))).given() == ["the one profile", "the one personality"]
     assert CaseDesign.of(product(2, 5)).given() == ["the 2 profiles"]
+
+
+def test_three_or_four_levels_are_given_where_the_other_part_is_shared():
+    for some, kind in ((product(20, 4), "shared profiles"), (product(3, 20), "shared personalities")):
+        assert CaseDesign.of(some).kind == kind
+    assert CaseDesign.of(product(20, 4)).given() == ["the 4 personalities"]
+    both = CaseDesign.of(product(4, 3))
+    assert (both.kind, both.given()) == ("distinct", ["the 4 profiles", "the 3 personalities"])
+    alone = CaseDesign.of(people(*[(i, i % 4) for i in range(12)]))
+    assert (alone.kind, alone.given()) == ("shared personalities", [])
 
 
 def test_few_people_are_given_and_their_cases_independent():

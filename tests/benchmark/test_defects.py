@@ -12,6 +12,7 @@ from aloe_jax.benchmark.results import METRICS, TRANSCRIPTS, load_results, write
 from aloe_jax.benchmark.scoring import Talked
 from aloe_jax.llm.ledger import Ledger
 from aloe_jax.llm.protocol import Completion
+from aloe_jax.report.defects import shares
 from aloe_jax.report.gathering import gather
 from aloe_jax.report.page import render
 from aloe_jax.report.payload import cases
@@ -113,11 +114,47 @@ def test_an_old_journal_opens_and_does_not_know_why_replies_ended(tmp_path):
     assert turn.reply == CandidateReply("hello", (72, END), "unknown")
 
 
-def cut_run(directory, share):
-    """A model whose replies are rated 4 or 5, of which `share` is cut, and one whose every third is empty."""
+def test_an_old_journal_of_a_local_model_says_by_its_tokens_which_replies_were_cut(tmp_path):
+    """Fewer than max_new_tokens ended by themselves, and so did as many where the last token ends other replies."""
+    who, user = {"path": "m", "sampling": {"max_new_tokens": 3}}, {"model": "y"}
+    stored = [[72, END], [72, 73, 74], [72, 73, END]]
+    with Ledger(tmp_path / "j") as ledger:
+        for turn, ids in enumerate(stored):
+            old = {"user": "hi", "reply": "hello", "ids": ids}
+            ledger.put("exchange", f"{digest(who, user, 0, PERSONAS[1].model_dump())}/{turn}", old)
+        ledger.put(
+            "exchange",
+            f"{digest(who, user, 0, PERSONAS[0].model_dump())}/0",
+            {"user": "hi", "reply": "hello", "ids": [72, 73, END]},
+        )
+        journal = Journal(ledger, who, user, 0, PERSONAS[:2])
+        assert [turn.reply.ended for turn in journal.read(0, 3)] == ["stop"]
+        assert [turn.reply.ended for turn in journal.read(1, 3)] == ["stop", "max_new_tokens", "stop"]
+
+
+def test_a_share_of_cut_replies_says_of_how_many_the_end_is_unknown(tmp_path):
+    """A resumed journal of before: 0% of 10 replies is not 0% of 1,000."""
+    found = reply_defects([dialogue(*[said(f"{n}", "unknown" if n else "stop") for n in range(1000)])])
+    assert shares(found) == "0% (999 of 1,000 unknown) / 0% / 0%"
+    none = reply_defects([dialogue(*[said(f"{n}", "unknown") for n in range(20)])])
+    assert shares(none) == "\N{EN DASH} / 0% / 0%"
+    assert shares(reply_defects([dialogue(said("x"))])) == "0% / 0% / 0%"
+    report = gather([cut_run(tmp_path, 0.1, unknown=30)])
+    for text in (markdown(report), latex(report).replace("\\%", "%"), in_terminal(report)):
+        assert "(30 of 40 unknown)" in " ".join(text.split())
+
+
+def cut_run(directory, share, unknown=0):
+    """A model whose replies are rated 4 or 5, of which `share` is cut, and one whose every third is empty.
+
+    Of the last `unknown` replies of the first model it is not known why they ended.
+    """
     people = sample.personas(10)
     every = [(case, turn) for case in range(10) for turn in range(4)]
-    cut = set(every[: round(share * len(every))])
+    cut, lost = set(every[: round(share * len(every))]), set(every[len(every) - unknown :])
+
+    def end(case, turn):
+        return "unknown" if (case, turn) in lost else "max_new_tokens" if (case, turn) in cut else "stop"
 
     def spoken(name, reply):
         dialogues = [
@@ -128,9 +165,7 @@ def cut_run(directory, share):
         return Talked(name, dialogues, verdicts)
 
     models = [
-        spoken(
-            "fine", lambda case, turn: said(f"{case} and {turn}", "max_new_tokens" if (case, turn) in cut else "stop")
-        ),
+        spoken("fine", lambda case, turn: said(f"{case} and {turn}", end(case, turn))),
         spoken("mute", lambda case, turn: said("" if turn == 2 else f"{case} or {turn}")),
     ]
     write_results(directory, sample.results(models, sampling={"max_new_tokens": 8}))

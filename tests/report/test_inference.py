@@ -30,13 +30,13 @@ def test_distinct_people_are_called_so(clear):
 
 
 def test_crossed_people_are_called_so_and_tested_so(tmp_path):
-    report = report_on(tmp_path, product(6, 4))
+    report = report_on(tmp_path, product(6, 5))
     assert report.runs[0].results.design.kind == "crossed"
     for text in (words(render(report)), markdown(report), latex(report)):
         assert "with the variance between profiles and personalities" in text
         assert "permutation" not in text.replace("permutations, seed", "") and "bootstrap over" not in text
     said = words(render(report))
-    assert "24 people, every combination of 6 profiles and 4 personalities, talk with every model" in said
+    assert "30 people, every combination of 6 profiles and 5 personalities, talk with every model" in said
     assert "of their own" not in said and "paired Student's t test" in said
 
 

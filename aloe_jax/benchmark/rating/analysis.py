@@ -19,8 +19,8 @@ from aloe_jax.benchmark.agreement import (
 from aloe_jax.benchmark.human_ratings import HumanRatings, by_rater, ratings_of
 from aloe_jax.benchmark.intervals import Array, bias_corrected, left_out, resamples, studentised
 from aloe_jax.benchmark.rating.figures import Agreed, Agreements, Checked, OfJudge, OfModel, OfRater, PeopleAgreement
-from aloe_jax.benchmark.rating.key import Key
-from aloe_jax.benchmark.rating.weights import run_weights, unrated
+from aloe_jax.benchmark.rating.key import Key, cell_of
+from aloe_jax.benchmark.rating.weights import drawn_cells, run_weights, unrated
 from aloe_jax.benchmark.results import StoredAgreement, StoredEstimate, StoredWithPeople
 from aloe_jax.errors import AloeError
 
@@ -158,9 +158,10 @@ def _units(first: Array, second: Array) -> int:
 
 
 def _models(key: Key, items: Sequence[str], mean: Array, draws: Draws) -> list[OfModel]:
-    judged, rated = {}, {}
+    judged, rated, drawn = {}, {}, drawn_cells(key, items)
     for model in key.models():
-        there = [[place.rating for place in key.items[item].places if place.model == model] for item in items]
+        own = [[place for place in key.items[item].places if place.model == model] for item in items]
+        there = [[place.rating for place in some if cell_of([place]) in drawn] for some in own]
         judged[model] = np.array([fmean(given) if given else np.nan for given in there])
         rated[model] = np.where(np.isnan(judged[model]), np.nan, mean)
     bias = {model: WeightedMean(judged[model] - rated[model]) for model in judged}

@@ -1,17 +1,24 @@
-"""For how many replies of the runs a rated one stands: one set of weights for `rate agreement` and for the report.
+"""For how many replies of the runs a rated one stands, in `rate agreement` and in the report.
 
-The replies that people rate are drawn evenly over models and over the judges' ratings. So a rated reply of a model m
-that the judges gave the rating r, rounded, has the weight
+The replies that people rate are drawn evenly over models and over the judges' ratings. Rated replies are weighted back
+within strata, so that in each stratum the weights of the rated replies add up to its replies (post-stratification;
+Holt & Smith 1979):
 
-    w(m, r) = replies of m with rating r in the runs / replies of m with rating r that people rated
+    w(i) = weight of i x weights of the stratum's replies / weights of those of them that people rated
 
-(post-stratification; Holt & Smith 1979). Where everybody rated all that was drawn, that is the weight of the key.
-Ratings of m and r of which people rated no reply are not represented: `unrated` counts their replies.
+With the key of pages the strata are the cells that were drawn from, model and rating, and the weights are the key's:
+where everybody rated all that was drawn, that is the weight of the key. Cells of which people rated no reply are not
+represented: `unrated` counts their replies.
+
+Without it, in the report, every reply of the run is in the key with weight 1 (`whole_key`), and nothing says of which
+models the pages were. A stratum is then the models that gave a reply, together, and its rating. A stratum of several
+models without a rated reply is counted to one of those models alone. A model's replies of a rating were drawn if one
+that it alone gave was rated, or if it gave none alone; where not, the replies that it has in common with another model
+say nothing of it (`drawn_cells`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,19 +28,39 @@ from aloe_jax.benchmark.intervals import Array
 from aloe_jax.benchmark.rating.key import Cell, Item, Key, ReplyPlace, cell_of
 from aloe_jax.benchmark.results import Case
 
+_Stratum = tuple[tuple[str, ...], int]  # models and rating
+
 
 def run_weights(key: Key, items: Sequence[str]) -> Array:
     """The weight of each of the rated `items` of a key, [U]."""
-    counts = _in_runs(key)
-    rated = Counter(cell_of(key.items[item].places) for item in items)
-    return np.array([counts[cell] / rated[cell] for item in items for cell in [cell_of(key.items[item].places)]])
+    counts = _in_runs(key, items)
+    strata = [_stratum(key, item) for item in items]
+    rated = dict.fromkeys(strata, 0.0)
+    for item, own in zip(items, strata, strict=True):
+        rated[own] += key.items[item].weight
+    return np.array([key.items[item].weight * counts[own] / rated[own] for item, own in zip(items, strata, strict=True)])
 
 
 def unrated(key: Key, items: Sequence[str]) -> tuple[int, int]:
     """How many replies of the runs no rated one stands for, of how many."""
-    counts = _in_runs(key)
-    rated = {cell_of(key.items[item].places) for item in items}
-    return round(sum(count for cell, count in counts.items() if cell not in rated)), round(sum(counts.values()))
+    counts = _in_runs(key, items)
+    rated = {_stratum(key, item) for item in items}
+    return round(sum(count for own, count in counts.items() if own not in rated)), round(sum(counts.values()))
+
+
+def drawn_cells(key: Key, items: Sequence[str]) -> set[Cell]:
+    """The models and ratings of which the rated `items` are a sample; a model has no numbers from others."""
+    if key.pages:
+        return {cell_of([place]) for item in items for place in key.items[item].places}
+    rated, alone, common, present = set(items), set[Cell](), set[Cell](), set[Cell]()
+    for item, one in key.items.items():
+        cells = {cell_of([place]) for place in one.places}
+        is_alone = len({model for model, _ in cells}) == 1
+        if is_alone:
+            present |= cells
+        if item in rated:
+            (alone if is_alone else common).update(cells)
+    return alone | (common - present)
 
 
 def whole_key(cases: Mapping[str, Sequence[Case]]) -> Key:
@@ -58,10 +85,24 @@ def whole_key(cases: Mapping[str, Sequence[Case]]) -> Key:
     return Key(seed=0, simulated=[], pages=[], items=items)
 
 
-def _in_runs(key: Key) -> dict[Cell, float]:
-    """Replies in the runs, by model and rating: the weights of those drawn add up to them."""
-    counts: dict[Cell, float] = {}
-    for item in key.items.values():
-        cell = cell_of(item.places)
-        counts[cell] = counts.get(cell, 0.0) + item.weight
+def _stratum(key: Key, item: str) -> _Stratum:
+    """What a reply is weighted within."""
+    places = key.items[item].places
+    model, rating = cell_of(places)
+    if key.pages:
+        return (model,), rating
+    return tuple(dict.fromkeys(place.model for place in places)), rating
+
+
+def _in_runs(key: Key, items: Sequence[str]) -> dict[_Stratum, float]:
+    """Replies in the runs by stratum; those of several models of which no item is rated count as one model's."""
+    counts: dict[_Stratum, float] = {}
+    for item in key.items:
+        own = _stratum(key, item)
+        counts[own] = counts.get(own, 0.0) + key.items[item].weight
+    rated = {_stratum(key, item) for item in items}
+    for models, rating in [own for own in counts if len(own[0]) > 1 and own not in rated]:
+        taken = next((((model,), rating) for model in models if ((model,), rating) in rated), None)
+        if taken is not None:
+            counts[taken] += counts.pop((models, rating))
     return counts
