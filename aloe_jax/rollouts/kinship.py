@@ -8,7 +8,11 @@ from aloe_jax.rollouts.settings import RLSettings
 
 
 def same_family(rl: RLSettings, roles: RolesSettings, policy: str | None) -> list[str]:
-    """A sentence for every role that rates or watches and is of the family of another; `policy` is its directory."""
+    """A sentence for every role that rates or watches and is of the family of another.
+
+    `policy`: the name of the model that the policy's runs started from (`publishing.model_card.Origin.base`). A whole
+    path names who stored it, too, and is no name of a model.
+    """
     found = []
     if "judge" in rl.rewards:
         others = {"the users": family(roles.user), "the policy": known_family(policy or "")}

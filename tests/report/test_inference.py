@@ -49,7 +49,7 @@ def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):
     report = report_on(tmp_path, product(6, 4))
     (run,) = report.runs
     old = from_runs([replace(run, results=run.results.model_copy(update={"design": None}))])
-    assert "too narrow, give the command of the run again" in markdown(old)
+    assert "too narrow; aloe evaluate --rescore OUTPUT computes them anew" in markdown(old)
     assert "cases taken for independent" in words(render(old))
 
 
