@@ -13,6 +13,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from aloe_jax.benchmark.intervals import Array, design_p_values, interval, left_
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.results import Outcome, StoredSideBySide
 from aloe_jax.benchmark.runner import WorkerPool
+from aloe_jax.conversation import Persona
 from aloe_jax.coverage import why
 
 _EMPTY = "of dialogues without a turn"
-_WINNER: dict[float, Outcome] = {-1.0: "first", 0.0: "tie", 1.0: "second"}
+_SCORE: dict[Outcome, float] = {"first": -1.0, "tie": 0.0, "second": 1.0}
+_WINNER: dict[float, Outcome] = {score: outcome for outcome, score in _SCORE.items()}
 
 
 def side_by_side(
@@ -77,14 +80,54 @@ def side_by_side(
             turned += {straight, swapped} == {"first", "second"}
     read = ~np.isnan(scores)
     decided = np.where(read.any(axis=1), np.sign(np.nansum(scores, axis=1)), np.nan)
+    found = _summary(decided, [side.persona for side in dialogues[0]], bootstrap, seed)
+    return StoredSideBySide(
+        first=names[0],
+        second=names[1],
+        wins=found.wins,
+        ties=found.ties,
+        losses=found.losses,
+        win_rate=found.win_rate,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        shown_first=float(np.mean(first_shown)) if first_shown else math.nan,
+        contradictions=turned / int(read.sum()) if read.any() else math.nan,
+        coverage=sum(answer is not None for answer in answers.values()) / len(answers),
+        outcomes=tuple(_WINNER.get(float(score)) for score in decided),
+        missing=Counter(missing),
+    )
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What decided cases say of the second model; NaN where it is undefined."""
+
+    wins: int
+    ties: int
+    losses: int
+    win_rate: float
+    low: float
+    high: float
+    p: float
+
+
+def recomputed(
+    stored: StoredSideBySide, personas: Sequence[Persona], bootstrap: int = 2000, seed: int = 0
+) -> StoredSideBySide:
+    """A stored comparison with interval and p-value from its outcomes anew; `personas` are those of its cases."""
+    decided = np.array([math.nan if one is None else _SCORE[one] for one in stored.outcomes])
+    return stored.model_copy(update={**asdict(_summary(decided, personas, bootstrap, seed)), "p_holm": None})
+
+
+def _summary(decided: Array, personas: Sequence[Persona], bootstrap: int, seed: int) -> _Summary:
+    """Of cases [N]: 1 where the second model wins, -1 where the first does, 0 for ties, NaN where nothing is known."""
     given = decided[~np.isnan(decided)]
     wins, losses = int((given > 0).sum()), int((given < 0).sum())
     value = low = high = math.nan
     p = sign_test(wins, losses)
     if len(given):
-        people = CaseDesign.of(
-            [side.persona for side, one in zip(dialogues[0], decided, strict=True) if not math.isnan(one)]
-        )
+        people = CaseDesign.of([persona for persona, one in zip(personas, decided, strict=True) if not math.isnan(one)])
 
         def win_rate(weights: Array) -> Array:
             return weights @ (given[:, None] + 1) / 2 / weights.sum(axis=1, keepdims=True)
@@ -94,22 +137,7 @@ def side_by_side(
         if people.kind != "distinct" and people.people > 1:
             without = win_rate(people.by_case(left_out(people.people)))
             p = float(design_p_values(point - 0.5, without - 0.5, people)[0])
-    return StoredSideBySide(
-        first=names[0],
-        second=names[1],
-        wins=wins,
-        ties=len(given) - wins - losses,
-        losses=losses,
-        win_rate=value,
-        low=low,
-        high=high,
-        p=p,
-        shown_first=float(np.mean(first_shown)) if first_shown else math.nan,
-        contradictions=turned / int(read.sum()) if read.any() else math.nan,
-        coverage=sum(answer is not None for answer in answers.values()) / len(answers),
-        outcomes=tuple(_WINNER.get(float(score)) for score in decided),
-        missing=Counter(missing),
-    )
+    return _Summary(wins, len(given) - wins - losses, losses, value, low, high, p)
 
 
 def sign_test(wins: int, losses: int) -> float:

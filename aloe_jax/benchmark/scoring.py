@@ -55,6 +55,7 @@ class Talked:
     name: str
     dialogues: list[Dialogue]
     verdicts: list[list[JudgedReply]]
+    measured: list[list[Measured]] | None = None  # what was counted in them before; None: it is to be counted
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
     tables = {one.name: ratings_table(one.verdicts, settings.turns, leniency) for one in talked}
     design = CaseDesign.of([dialogue.persona for dialogue in talked[0].dialogues])
     tested = {name: table for name, table in tables.items() if settings.models[name].under_test}
-    measured = {one.name: [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked}
+    measured = {
+        one.name: one.measured or [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked
+    }
     models = {one.name: _model(settings, judges, one, tables[one.name], measured[one.name], design) for one in talked}
     cases = {one.name: _cases(one, measured[one.name], leniency) for one in talked}
     draws = settings.bootstrap, settings.permutations, settings.seed

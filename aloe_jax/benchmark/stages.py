@@ -10,6 +10,7 @@ from aloe_jax.benchmark.calibration import QUALITY, calibrate, known_replies, re
 from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
 from aloe_jax.benchmark.case_design import CaseDesign, spread_cases
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
+from aloe_jax.benchmark.earlier_dialogues import report_unused
 from aloe_jax.benchmark.judge import Judge, Ratings, judges_of, named
 from aloe_jax.benchmark.pairwise import side_by_side
 from aloe_jax.benchmark.results import StoredCalibration, StoredSideBySide
@@ -52,6 +53,8 @@ def run(settings: EvaluateSettings, personas: list[Persona], ledger: Ledger) -> 
     references = any(candidate.scripted for candidate in settings.models.values())
     cast = Cast(settings.roles, ledger, only=("user", *(["responder"] if references else [])))
     candidates = {name: _candidate(name, settings, cast, ledger) for name in settings.models}
+    for name, candidate in candidates.items():
+        report_unused(ledger, name, candidate.identity, cast.describe("user"), settings.seed, personas)
     with Progress(ledger) as progress:
         calibrations = _calibrations(settings, judges, progress)
         talked = _talk(settings, personas, cast, candidates, judges, ledger, progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aloe_jax.benchmark.settings import EvaluateSettings, PreferencesSettings
-from aloe_jax.cli.command import Command
+from aloe_jax.cli.command import Command, one_line_errors
 from aloe_jax.cli.configured import LIMITS, configured, end, stop_at_limit
 from aloe_jax.settings import dump_settings
 from aloe_jax.storage.files import is_remote
@@ -21,10 +21,35 @@ if TYPE_CHECKING:
     from aloe_jax.coverage import Coverage
 
 
+def _rescore(context: click.Context, _: click.Parameter, output: str | None) -> None:
+    """The option --rescore, which needs no config: the run's own results have its settings."""
+    if output is None or context.resilient_parsing:
+        return
+    with one_line_errors():
+        from aloe_jax.benchmark.rescoring import rescored
+        from aloe_jax.benchmark.results import write_results
+        from aloe_jax.storage.mirror import Mirror
+
+        with Mirror(output, begins=None) as mirror:
+            with rescored(mirror.local) as results:
+                write_results(mirror.local, results)
+            _write_report(mirror.local)
+            mirror.publish()
+        context.exit()
+
+
 @click.command(cls=Command)
 @configured(EvaluateSettings, *LIMITS, instead={"preferences": PreferencesSettings})
 @click.option(
     "--preferences", is_flag=True, help="Score held-out pairs of replies instead; no language model is asked."
+)
+@click.option(
+    "--rescore",
+    metavar="OUTPUT",
+    is_eager=True,
+    expose_value=False,
+    callback=_rescore,
+    help="Compute the numbers of a finished run anew from its transcripts and settings. Asks nothing, needs no config.",
 )
 @click.option("--dry-run", is_flag=True, help="Show expected calls, tokens and cost; ask nothing.")
 def main(settings: EvaluateSettings | PreferencesSettings, preferences: bool, dry_run: bool) -> None:
@@ -46,6 +71,7 @@ def main(settings: EvaluateSettings | PreferencesSettings, preferences: bool, dr
       python -m aloe_jax.evaluate --config configs/eval/scripted.yaml cases=20
       python -m aloe_jax.evaluate --config configs/eval/gemini.yaml --dry-run
       python -m aloe_jax.evaluate --preferences --config configs/eval/preferences.yaml
+      python -m aloe_jax.evaluate --rescore runs/eval
     """
     if isinstance(settings, PreferencesSettings):
         if dry_run:
@@ -78,9 +104,6 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
     from aloe_jax.benchmark.results import write_results
     from aloe_jax.benchmark.stages import evaluate
     from aloe_jax.llm.budget import BudgetError
-    from aloe_jax.report.gathering import gather
-    from aloe_jax.report.page import write_page
-    from aloe_jax.report.summary_table import table
     from aloe_jax.storage.disk import refusals
     from aloe_jax.storage.files import write_atomically
 
@@ -91,10 +114,19 @@ def _run_benchmark(settings: EvaluateSettings) -> tuple[Coverage, ...]:
     with refusals(Path(settings.output)):
         write_results(settings.output, scored.results)
         write_atomically(Path(settings.output) / "config.yaml", dump_settings(settings))
-        report = gather([settings.output], settings.judging.people)
-        write_page(report, f"{settings.output}/report.html")
-    _print(table(report), f"{settings.output}/report.html")
+        _write_report(Path(settings.output), settings.judging.people)
     return scored.coverage
+
+
+def _write_report(output: Path, people: Sequence[str] = ()) -> None:
+    """The page of a finished run, and its table on the terminal."""
+    from aloe_jax.report.gathering import gather
+    from aloe_jax.report.page import write_page
+    from aloe_jax.report.summary_table import table
+
+    report = gather([output], people)
+    write_page(report, f"{output}/report.html")
+    _print(table(report), f"{output}/report.html")
 
 
 def _show_estimate(settings: EvaluateSettings) -> None:

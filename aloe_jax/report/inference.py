@@ -73,8 +73,8 @@ def _kinds(report: Report) -> list[DesignKind | None]:
 def _intervals(kind: DesignKind | None) -> str:
     if kind is None:
         return (
-            "bootstrap over cases taken for independent, though they share profiles or personalities: too narrow, give "
-            "the command of the run again"
+            "bootstrap over cases taken for independent, though they share profiles or personalities: too narrow; "
+            "aloe evaluate --rescore OUTPUT computes them anew and asks nothing"
         )
     if kind in _VARYING:
         varying = _VARYING[kind]

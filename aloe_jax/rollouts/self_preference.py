@@ -8,7 +8,11 @@ from aloe_jax.rollouts.settings import RLSettings
 
 
 def self_preference_warnings(rl: RLSettings, roles: RolesSettings, policy: str | None) -> list[str]:
-    """A sentence for every rating or watching role of the same family as another; `policy` is its directory."""
+    """A sentence for every rating or watching role of the same family as another.
+
+    `policy`: the name of the model that the policy's runs started from (`publishing.model_card.Origin.base`). A whole
+    path names who stored it, too, and is no name of a model.
+    """
     found = []
     if "judge" in rl.rewards:
         others = {"the users": family(roles.user), "the policy": known_family(policy or "")}

@@ -52,7 +52,7 @@ def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):
     old = from_runs([replace(run, results=run.results.model_copy(update={"design": None}))])
     assert [pair.kind for pair in old.pairs] == [None] and inference_design(old.runs[0].results) is None
     assert inference_design(run.results) == "crossed"
-    assert "too narrow, give the command of the run again" in markdown(old)
+    assert "too narrow; aloe evaluate --rescore OUTPUT computes them anew" in markdown(old)
     assert "cases taken for independent" in words(render(old))
 
 

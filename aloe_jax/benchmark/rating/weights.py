@@ -38,7 +38,8 @@ def run_weights(key: Key, items: Sequence[str]) -> Array:
     rated = dict.fromkeys(strata, 0.0)
     for item, own in zip(items, strata, strict=True):
         rated[own] += key.items[item].weight
-    return np.array([key.items[item].weight * counts[own] / rated[own] for item, own in zip(items, strata, strict=True)])
+    pairs = zip(items, strata, strict=True)
+    return np.array([key.items[item].weight * counts[own] / rated[own] for item, own in pairs])
 
 
 def unrated(key: Key, items: Sequence[str]) -> tuple[int, int]:
