@@ -1,10 +1,11 @@
 """The published sweep through its command, at miniature size: killed, gone on with, found done."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
+from itertools import combinations
 
 import pytest
 
@@ -14,7 +15,26 @@ from aloe_jax.models.run_directory import is_finished
 from aloe_jax.report.gathering import gather
 from aloe_jax.sweep.process import run_command
 
-RUNS = ("base-s0", "sft-s0", "dpo-s0", "base-s1", "sft-s1", "dpo-s1")
+TRAININGS = ("base", "sft", "dpo", "rl")
+RUNS = tuple(f"{name}-s{seed}" for seed in (0, 1) for name in TRAININGS)
+CONTROLS = ("rl-last_message-s0", "rl-last_message-s1")
+LIMIT = 1800.0  # seconds that all of it may take on a slow machine; a command that hangs fails the test
+
+# Python runs this as it starts. The process that trains dpo-s0 kills the sweep, and itself, where it first writes into
+# its directory after its config: it has begun and is not finished, however fast or slow the machine is.
+KILL = """
+import os, signal, sys
+from pathlib import Path
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], str) and "dpo-s0" in Path(arguments[0]).parts:
+        if arguments[2] & (os.O_WRONLY | os.O_RDWR) and Path(DIRECTORY, "config.yaml").exists():
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.orig_argv[-1].endswith("configs/dpo-s0.yaml"):
+    sys.addaudithook(watch)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +45,9 @@ def arguments(tmp_path_factory):
     for name in ("personas", "conversations", "build", "tokenizer"):
         assert run_command(command_line(line[name], miniature=True), {}) == 0
     tiny = {}
-    for name in ("base", "sft", "dpo"):
-        given = [part for part in (*line[name].arguments, *line[name].miniature) if "=" in part]
-        kept = [part for part in given if not part.startswith(("output=", "model.path="))]
+    for name in TRAININGS:
+        changed = [part for part in (*line[name].arguments, *line[name].miniature) if "=" in part]
+        kept = [part for part in changed if not part.startswith(("output=", "model.path="))]
         tiny[name] = (
             "{" + ", ".join(f"{key}: {value}" for key, _, value in (part.partition("=") for part in kept)) + "}"
         )
@@ -38,37 +58,45 @@ def arguments(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(arguments):
+def finished(arguments, tmp_path_factory):
     """What the command printed that went on after its first process was killed in the third run."""
     output, command = arguments
-    first = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (output / "dpo-s0/config.yaml").exists():
-        assert first.poll() is None, first.stdout.read()
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    killing = tmp_path_factory.mktemp("killing")
+    (killing / "sitecustomize.py").write_text(KILL.replace("DIRECTORY", repr(str(output / "dpo-s0"))))
+    paths = os.pathsep.join([str(killing), *filter(None, [os.environ.get("PYTHONPATH")])])
+    first = start(command, {"PYTHONPATH": paths})
+    assert first.returncode == -signal.SIGKILL, first.stdout + first.stderr
+    assert (output / "dpo-s0/config.yaml").exists() and not is_finished(output / "dpo-s0")
     return output, again(command)
 
 
 def again(command):
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    done = start(command, {})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def start(command, environment):
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=LIMIT,
+    )  # fmt: skip
+
+
 def test_a_killed_sweep_goes_on(finished):
     output, printed = finished
-    assert "[1/7] base-s0: done before" in printed and "[2/7] sft-s0: done before" in printed
-    assert printed.count("done before") == 2 and "[6/7] dpo-s1: done in " in printed
+    assert "[1/9] base-s0: done before" in printed and "[2/9] sft-s0: done before" in printed
+    assert printed.count("done before") == 2 and "[8/9] rl-s1: done in " in printed
     assert all(is_finished(output / name) for name in RUNS)
-    assert "dpo, 2 runs, seeds 0, 1: " in printed and "With two runs (base, sft and dpo)" in printed
+    assert "rl, 2 runs, seeds 0, 1: " in printed and "With two runs (base, sft, dpo and rl)" in printed
     assert "Simulated: the users, the judge and the reference lines" in printed
 
 
 def test_every_run_has_its_seed_and_starts_from_its_own(finished):
     output, _ = finished
     trained = {name: model.training for name, model in load_results(output / "benchmark").models.items()}
-    assert trained["generic"] is None and set(trained) == {*RUNS, "generic", "informed"}
+    assert trained["generic"] is None and set(trained) == {*RUNS, *CONTROLS, "generic", "informed"}
+    assert trained["rl-s1"].stages == ("sft", "sft", "dpo", "rl") and trained["rl-s1"].seeds == (1, 1, 1, 1)
     assert trained["dpo-s1"].stages == ("sft", "sft", "dpo") and trained["dpo-s1"].seeds == (1, 1, 1)
     assert trained["dpo-s0"].recipe == trained["dpo-s1"].recipe != trained["sft-s1"].recipe
     weights = {name: json.loads((output / name / "base.json").read_text()) for name in ("dpo-s0", "dpo-s1")}
@@ -78,10 +106,10 @@ def test_every_run_has_its_seed_and_starts_from_its_own(finished):
 def test_the_report_is_by_recipe(finished):
     output, _ = finished
     found = gather([output / "benchmark"]).recipes
-    assert [one.name for one in found.results] == ["base", "sft", "dpo"]
+    assert [one.name for one in found.results] == list(TRAININGS)
     assert {(pair.first, pair.second, pair.paired) for pair in found.pairs} == {
-        ("base", "sft", True), ("base", "dpo", True), ("sft", "dpo", True),
-    }  # fmt: skip
+        (first, second, True) for first, second in combinations(TRAININGS, 2)
+    }
     assert '<section id="recipes"' in (output / "report.html").read_text()
     assert "| Recipe | Training runs" in (output / "report.md").read_text()
 
@@ -90,10 +118,10 @@ def test_what_is_done_is_not_done_again(finished, arguments):
     output, _ = finished
     before = (output / "benchmark/metrics.json").stat().st_mtime_ns
     printed = again(arguments[1])
-    assert printed.count("done before") == 7 and "[7/7] benchmark: done before" in printed
+    assert printed.count("done before") == 9 and "[9/9] benchmark: done before" in printed
     assert (output / "benchmark/metrics.json").stat().st_mtime_ns == before
 
 
 def test_a_dry_run_says_so(finished, arguments):
     printed = again([*arguments[1], "--dry-run"])
-    assert printed.count("done") == 6 and "benchmark of 8 models, 4 cases" in printed
+    assert printed.count("done") == 8 and "benchmark of 12 models, 4 cases" in printed
