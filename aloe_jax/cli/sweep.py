@@ -23,7 +23,8 @@ def main(settings: SweepSettings, dry_run: bool) -> None:
     before the first run starts; every run is a process of its own.
 
     OUTPUT gets a directory for every run (NAME-sSEED), benchmark/, configs/ with what was run, and report.html. The
-    same command goes on from a stop or a kill; what is done is not done again.
+    same command goes on from a stop or a kill: no run is trained twice, and results are computed anew from the
+    benchmark's journal, which asks for what it lacks only.
 
     Exit status: 0 when all is there; 4 when ratings of the benchmark are missing; 3 when its limit stopped it.
 

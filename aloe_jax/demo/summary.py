@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aloe_jax.demo.pipeline import DemoStage, read_stamp
 from aloe_jax.report.controls import control_readings
+from aloe_jax.report.defects import warnings
 from aloe_jax.report.gathering import Report, gather
 from aloe_jax.report.page import write_page
 from aloe_jax.report.recipes import conditional_note
@@ -34,6 +35,7 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
     for name, values in models.items():
         lines.append(f"{name:<{width}}" + alignment(values))
     lines += [f"{'Average' if number == 0 else '':<10}{difference(pair)}" for number, pair in enumerate(report.pairs)]
+    lines += [f"Warning   {warning}" for warning in warnings(report)]
     lines += [f"{'Control':<10}{reading.line()}" for reading in control_readings(report)]
     if report.lone:
         lines.append(f"Weights   {conditional_note(report.lone)}")

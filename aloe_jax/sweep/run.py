@@ -1,9 +1,7 @@
-"""A sweep from its plan to its report: every part is a command of ours in a process of its own, and is done once."""
+"""A sweep from plan to report: every part is a command of ours in a process of its own; runs are trained once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -11,11 +9,9 @@ from pathlib import Path
 
 import click
 
-from aloe_jax.benchmark.results import METRICS
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.coverage import INCOMPLETE
 from aloe_jax.errors import AloeError
-from aloe_jax.models.fingerprint import fingerprint
 from aloe_jax.models.run_directory import is_finished
 from aloe_jax.settings import dump_settings
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
@@ -26,7 +22,6 @@ from aloe_jax.training.base import check_base
 
 LOCK = "sweep.lock"
 LIMITED = 3  # exit status of a benchmark that a limit of calls or dollars stopped
-STAMP = "benchmark.done"  # a digest of models and settings of the finished benchmark: of others it is another one
 
 
 def run_sweep(plan: SweepPlan, environment: Mapping[str, str]) -> int:
@@ -55,6 +50,7 @@ def run_sweep(plan: SweepPlan, environment: Mapping[str, str]) -> int:
 
 def write_report(output: Path) -> None:
     """report.html, and its tables as report.md and report.tex, from the benchmark of a sweep."""
+    from aloe_jax.report.defects import warnings
     from aloe_jax.report.gathering import gather
     from aloe_jax.report.page import write_page
     from aloe_jax.report.summary_table import recipe_lines
@@ -67,6 +63,8 @@ def write_report(output: Path) -> None:
     click.echo("")
     for line in recipe_lines(report):
         click.echo(line)
+    for line in warnings(report):
+        click.echo(f"warning: {line}")
     if report.simulated:
         click.echo(f"Simulated: {report.simulated}. The numbers say nothing about people.")
     click.echo(f"{output / 'report.html'} (its tables in report.md and report.tex)")
@@ -89,24 +87,13 @@ def _train(run: SweepRun, output: Path, title: str, environment: Mapping[str, st
 
 
 def _evaluate(settings: EvaluateSettings, output: Path, title: str, environment: Mapping[str, str]) -> int:
-    stamp, digest = output / STAMP, _digest(settings)
-    if stamp.exists() and stamp.read_text() == digest and (as_path(settings.output) / METRICS).exists():
-        click.echo(f"{title}: done before")
-        return 0
+    """Always, whatever was finished before: its numbers depend on personas, ratings by people and this version, too."""
     config = _write_config(output, "benchmark", dump_settings(settings))
+    title += ": results are computed anew; what its journal has is not asked again"
     status = _command(title, ["-m", "aloe_jax.evaluate", "--config", str(config)], environment)
     if status not in (0, INCOMPLETE, LIMITED):
         raise AloeError(f"the benchmark stopped with status {status}; the same command goes on from there")
-    if status == 0:
-        write_atomically(stamp, digest)
     return status
-
-
-def _digest(settings: EvaluateSettings) -> str:
-    """Of the benchmark's settings and of the content of all models in it."""
-    models = {name: fingerprint(one.path) for name, one in settings.models.items() if one.path is not None}
-    text = json.dumps([settings.model_dump(mode="json"), models], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write_config(output: Path, name: str, text: str) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from aloe_jax.benchmark.results import write_results
 from aloe_jax.errors import AloeError
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import write_atomically
@@ -51,12 +52,42 @@ def go():
     return parts.run_sweep(plan_of(settings()), {})
 
 
-def test_all_in_order_and_nothing_twice(workspace, commands, capsys):
+def test_all_in_order_and_no_run_twice(workspace, commands, capsys):
     called, _ = commands
     assert go() == 0 and called == [*NAMES, "benchmark"]
     assert (workspace / "sweep/report.html").exists() and "[5/5] benchmark" in capsys.readouterr().out
-    assert go() == 0 and called == [*NAMES, "benchmark"]
-    assert capsys.readouterr().out.count("done before") == 5
+    assert go() == 0 and called == [*NAMES, "benchmark", "benchmark"]
+    assert capsys.readouterr().out.count("done before") == 4
+
+
+@pytest.mark.parametrize("changed", ["people.jsonl", "ratings.json", "nothing"])
+def test_the_benchmark_follows_what_it_reads(workspace, commands, capsys, changed):
+    """Personas, ratings by people, or another version of the package: its results are never taken from before."""
+    called, _ = commands
+    (workspace / "ratings.json").write_text("[]")
+    plan = plan_of(settings(evaluate={"config": "evaluate.yaml", "set": {"judging.people": ["ratings.json"]}}))
+    parts.run_sweep(plan, {})
+    if changed != "nothing":
+        (workspace / changed).write_text("other")
+    parts.run_sweep(plan, {})
+    assert called.count("benchmark") == 2 and len(called) == 6
+    assert "computed anew; what its journal has is not asked again" in capsys.readouterr().out
+
+
+def test_replies_with_defects_are_named_at_the_end(workspace, commands, capsys, monkeypatch):
+    """As `aloe evaluate` does: the lines of recipes alone would hide that every reply repeats itself."""
+
+    def same(arguments, environment):
+        spoken = [sample.talked(name, sample.personas(), 2.0, text="Yes.") for name in ("sft-s0", "dpo-s0")]
+        write_results(workspace / "sweep/benchmark", sample.results(spoken))
+        return 0
+
+    go()
+    assert "warning: " not in capsys.readouterr().out
+    monkeypatch.setattr(parts, "run_command", same)
+    (workspace / "sweep/report.html").unlink()
+    go()
+    assert "warning: dpo-s0: 75.0% of its replies repeat themselves or an earlier one" in capsys.readouterr().out
 
 
 def test_a_failure_ends_it_and_the_rest_follows_later(workspace, commands):
