@@ -154,7 +154,7 @@ class Journal:
 
     @cached_property
     def _last_tokens(self) -> frozenset[int]:
-        """What replies of fewer than `max_new_tokens` tokens end with: the model's ends of turn, as far as they occur."""
+        """What replies of fewer than `max_new_tokens` tokens end with: the model's ends of turn, where they occur."""
         found = set()
         for case in range(len(self._keys)):
             for turn in itertools.count():
