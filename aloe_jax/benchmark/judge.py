@@ -13,6 +13,8 @@ from pydantic import BaseModel, Field
 
 from aloe_jax.benchmark.dialogue import Dialogue, digest
 from aloe_jax.benchmark.intervals import Array
+from aloe_jax.benchmark.missing import RatingRange
+from aloe_jax.benchmark.results import HIGHEST, LOWEST
 from aloe_jax.benchmark.runner import WorkerPool
 from aloe_jax.benchmark.settings import EvaluateSettings
 from aloe_jax.conversation import Message, Persona
@@ -44,11 +46,25 @@ class JudgedReply:
         return fmean(given) if given else None
 
     def adjusted(self, leniency: Mapping[str, float]) -> float | None:
-        """The same where a vote is missing, less the `leniency` of the judges who gave the others, within 1 to 5."""
+        """The same where a vote is missing, less the `leniency` of the judges who gave the others, within 1 to 5.
+
+        That assumes that a judge is as lenient with every model and reply (the additive model of `judge_leniency`):
+        where its leniency differs by model and it fails for one model more often, the numbers are off by that. `range`
+        assumes nothing.
+        """
         given = [vote.rating - leniency.get(vote.judge, 0.0) for vote in self.votes if vote.rating is not None]
         if len(given) in (0, len(self.votes)):
             return self.rating
         return min(5.0, max(1.0, fmean(given)))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the most that the mean of all votes may be, missing ones between 1 and 5."""
+        if not self.votes:
+            return LOWEST, HIGHEST
+        given = sum(vote.rating for vote in self.votes if vote.rating is not None)
+        missing = sum(vote.rating is None for vote in self.votes)
+        return (given + missing * LOWEST) / len(self.votes), (given + missing * HIGHEST) / len(self.votes)
 
     @property
     def reason(self) -> str:
@@ -202,6 +218,15 @@ def ratings_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int, lenienc
             if rating is not None:
                 table[case, turn] = rating
     return table
+
+
+def range_table(verdicts: Sequence[Sequence[JudgedReply]], turns: int) -> RatingRange:
+    """What the mean of all votes may be on every reply (`JudgedReply.range`), [N cases, K turns] of each end."""
+    found = RatingRange.of(np.full((len(verdicts), turns), np.nan))
+    for case, row in enumerate(verdicts):
+        for turn, verdict in enumerate(row):
+            found.least[case, turn], found.most[case, turn] = verdict.range
+    return found
 
 
 def judge_leniency(verdicts: Iterable[JudgedReply]) -> dict[str, float]:

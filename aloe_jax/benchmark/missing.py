@@ -1,9 +1,12 @@
 """What missing ratings could do to a number: its least and its most over all ratings from 1 to 5 that they may be.
 
-Worst-case bounds (Manski 1990): they assume nothing about why a rating is missing, and are as wide as that deserves.
+Worst-case bounds (Manski 1990): they assume nothing about why a rating is missing, and are as wide as that deserves. A
+reply is rated by the mean of its votes; where some of them are missing, bounds are over these votes.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,42 +14,43 @@ from aloe_jax.benchmark.case_design import Array
 from aloe_jax.benchmark.results import HIGHEST, LOWEST, Statistic, StoredBounds
 
 
-def level_bounds(values: Array) -> dict[Statistic, StoredBounds]:
-    """Of average AL, IR and AL at the last turn of ratings [N, K], NaN = missing; nothing where none is missing.
+class RatingRange(NamedTuple):
+    """The least and the most that every rating [N, K] may be: the rating twice where no vote is missing."""
 
-    All three are sums of ratings with fixed weights, least where every missing rating is at the end of the scale that
-    its weight asks for.
-    """
-    missing = np.isnan(values)
-    if not missing.any():
-        return {}
-    cases = len(values)
-    found: dict[Statistic, StoredBounds] = {}
-    for name, weights in turn_weights(values.shape[1]).items():
-        known = (np.where(missing, 0.0, values) * weights).sum() / cases
-        share = missing.sum(axis=0) * weights / cases  # [K]
-        ends = np.stack([share * LOWEST, share * HIGHEST])
-        found[name] = StoredBounds(
-            least=float(known + ends.min(axis=0).sum()), most=float(known + ends.max(axis=0).sum())
-        )
-    return found
+    least: Array
+    most: Array
+
+    @classmethod
+    def of(cls, ratings: Array) -> RatingRange:
+        """Of ratings [N, K] that are there as a whole or, NaN, not at all."""
+        missing = np.isnan(ratings)
+        return cls(np.where(missing, LOWEST, ratings), np.where(missing, HIGHEST, ratings))
 
 
-def difference_bounds(first: Array, second: Array) -> dict[Statistic, StoredBounds]:
+def level_bounds(ratings: Array | RatingRange) -> dict[Statistic, StoredBounds]:
+    """Of average AL, IR and AL at the last turn of ratings [N, K], NaN = missing; nothing where none is missing."""
+    return _bounds(_range(ratings))
+
+
+def difference_bounds(first: Array | RatingRange, second: Array | RatingRange) -> dict[Statistic, StoredBounds]:
     """Of the differences `second` − `first` of ratings [N, K]; nothing where none is missing in either."""
-    if not np.isnan(first).any() and not np.isnan(second).any():
+    one, other = _range(first), _range(second)
+    return _bounds(RatingRange(other.least - one.most, other.most - one.least))
+
+
+def _range(ratings: Array | RatingRange) -> RatingRange:
+    return ratings if isinstance(ratings, RatingRange) else RatingRange.of(ratings)
+
+
+def _bounds(values: RatingRange) -> dict[Statistic, StoredBounds]:
+    """All three are sums with fixed weights, least where every value is at the end that its weight asks for."""
+    if (values.least == values.most).all():
         return {}
-    known = np.where(np.isnan(first) | np.isnan(second), 0.0, second - first)
+    cases, turns = values.least.shape
     found: dict[Statistic, StoredBounds] = {}
-    for name, weights in turn_weights(first.shape[1]).items():
-        least = most = (known * weights).sum() / len(first)
-        for weight, left, right in zip(weights, first.T, second.T, strict=True):
-            unknown = np.isnan(left) | np.isnan(right)
-            lowest = np.where(np.isnan(right), LOWEST, right) - np.where(np.isnan(left), HIGHEST, left)
-            highest = np.where(np.isnan(right), HIGHEST, right) - np.where(np.isnan(left), LOWEST, left)
-            ends = weight / len(first) * np.array([lowest[unknown].sum(), highest[unknown].sum()])
-            least, most = least + ends.min(), most + ends.max()
-        found[name] = StoredBounds(least=float(least), most=float(most))
+    for name, weights in turn_weights(turns).items():
+        ends = np.stack([values.least.sum(axis=0), values.most.sum(axis=0)]) * weights / cases  # [2, K]
+        found[name] = StoredBounds(least=float(ends.min(axis=0).sum()), most=float(ends.max(axis=0).sum()))
     return found
 
 

@@ -40,6 +40,7 @@ from aloe_jax.data.dataset import read_conversations
 from aloe_jax.data.loader import evaluation_batches
 from aloe_jax.data.messages import MessageTree
 from aloe_jax.data.packing import pack
+from aloe_jax.data.people import is_recorded
 from aloe_jax.data.template import ChatTemplate, UnstableTemplateError
 from aloe_jax.data.tokenizer import load_tokenizer
 from aloe_jax.data.trees import TokenTree
@@ -216,7 +217,8 @@ def summarise(
     def means(weights: Array) -> Array:
         return weights @ sums / (weights @ counts)[:, None]
 
-    design = CaseDesign.of([personas.get(conversation) for conversation in names])
+    known = [personas.get(conversation) for conversation in names]
+    design = CaseDesign.of([one if one is not None and is_recorded(one) else None for one in known])
     value, (low, high) = interval(means, design, settings.bootstrap, settings.seed)
     undefined = np.isnan(table).any(axis=0)
     ends = np.where(undefined, np.nan, [value, low, high]).T  # [numbers, 3]

@@ -20,7 +20,8 @@ from aloe_jax.benchmark.defects import reply_defects
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.human_ratings import item_id, read_people
 from aloe_jax.benchmark.intervals import Array
-from aloe_jax.benchmark.judge import JudgedReply, judge_leniency, ratings_table, votes_table
+from aloe_jax.benchmark.judge import JudgedReply, judge_leniency, range_table, ratings_table, votes_table
+from aloe_jax.benchmark.missing import RatingRange, difference_bounds, level_bounds
 from aloe_jax.benchmark.multiple_tests import corrected_together
 from aloe_jax.benchmark.rating.analysis import compare_with_people
 from aloe_jax.benchmark.rating.weights import whole_key
@@ -35,6 +36,7 @@ from aloe_jax.benchmark.results import (
     StoredAgreement,
     StoredCalibration,
     StoredDesign,
+    StoredDifference,
     StoredSideBySide,
     StoredTraining,
     StoredUsage,
@@ -80,6 +82,7 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
     leniency = judge_leniency(verdict for one in talked for verdicts in one.verdicts for verdict in verdicts)
     tables = {one.name: ratings_table(one.verdicts, settings.turns, leniency) for one in talked}
     design = CaseDesign.of([dialogue.persona for dialogue in talked[0].dialogues])
+    ranges = {one.name: range_table(one.verdicts, settings.turns) for one in talked}
     tested = {name: table for name, table in tables.items() if settings.models[name].under_test}
     measured = {
         one.name: one.measured or [measure(dialogue, _way(settings)) for dialogue in one.dialogues] for one in talked
@@ -103,8 +106,8 @@ def score(settings: EvaluateSettings, judges: Sequence[str], talked: Sequence[Ta
             personalities=design.personalities,
         ),
         models=models,
-        differences=differences,
-        controls=controls,
+        differences=_bounded(differences, ranges),
+        controls=_bounded(controls, ranges),
         side_by_side=sides,
         agreement=_agreement(talked, settings.turns),
         calibration=list(checks.calibrations),
@@ -208,6 +211,7 @@ def _model(
     turns = range(settings.turns)
     record = {
         **dict(_level(settings, table, design)),
+        "bounds": level_bounds(range_table(talked.verdicts, settings.turns)),
         "kind": kind_of(candidate),
         "reference": candidate.scripted is not None,
         "sees": candidate.sees,
@@ -225,6 +229,14 @@ def _model(
         "replies": reply_defects(talked.dialogues),
     }
     return ModelResults.model_validate(record)
+
+
+def _bounded(found: Sequence[StoredDifference], ranges: Mapping[str, RatingRange]) -> list[StoredDifference]:
+    """Differences of models with their bounds over missing votes."""
+    return [
+        one.model_copy(update={"bounds": difference_bounds(ranges[one.first], ranges[one.second]).get(one.statistic)})
+        for one in found
+    ]
 
 
 def _training(candidate: CandidateSettings) -> StoredTraining | None:

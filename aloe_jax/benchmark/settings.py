@@ -53,6 +53,9 @@ class CandidateSettings(Section):
         return self
 
 
+WRITTEN_CALIBRATING = 36  # people in calibration.json, of whom real judges rate replies
+
+
 class JudgingSettings(Section):
     """Who rates the replies, how often, and what makes sure that the ratings mean something."""
 
@@ -61,7 +64,9 @@ class JudgingSettings(Section):
     # Before anything else the judges rate replies of known quality (`aloe_jax.benchmark.calibration`). require: one
     # that does not pass stops the run; report: it is only reported.
     calibrate: Literal["require", "report", "skip"] = "require"
-    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = 36  # two to a conversation; that many are written
+    calibration_personas: Annotated[int, Field(gt=1, le=10_000)] = (
+        36  # two to a conversation; at most that for real judges
+    )
     # Least rank correlation with the known quality: a condition besides the two paired tests.
     threshold: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.6
     # Models whose dialogues are also compared side by side, in both orders.
@@ -125,7 +130,14 @@ class EvaluateSettings(Section):
                     raise ValueError(f"judging.pairs: there is no model {name}; choose from {', '.join(self.models)}")
             if pair[0] == pair[1]:
                 raise ValueError(f"judging.pairs: {pair[0]} cannot be compared with itself")
-        for name, judge in (self.judging.judges or {"roles.judge": self.roles.judge}).items():
+        judging = self.judging
+        for name, judge in (judging.judges or {"roles.judge": self.roles.judge}).items():
+            calibrates = judging.calibrate != "skip" and not judge.entry.simulated
+            if calibrates and judging.calibration_personas > WRITTEN_CALIBRATING:
+                raise ValueError(
+                    f"judging.calibration_personas: {WRITTEN_CALIBRATING} people are written for judges that are not "
+                    f"simulated, such as {name}; give at most that many, not {judging.calibration_personas:,}"
+                )
             if self.judging.votes > 1 and judge.temperature == 0 and not judge.entry.simulated:
                 raise ValueError(
                     f"judging.votes: {name} at temperature 0 gives the same vote again; raise its temperature, "

@@ -5,6 +5,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from aloe_jax.benchmark.automatic import facts_of, words_of
 from aloe_jax.benchmark.calibration import (
@@ -18,7 +19,7 @@ from aloe_jax.benchmark.calibration import (
 )
 from aloe_jax.benchmark.judge import Judge
 from aloe_jax.benchmark.results import StoredCalibration
-from aloe_jax.benchmark.settings import JudgingSettings
+from aloe_jax.benchmark.settings import WRITTEN_CALIBRATING, EvaluateSettings, JudgingSettings
 from aloe_jax.conversation import Persona
 from aloe_jax.errors import AloeError
 from aloe_jax.llm.ledger import Ledger
@@ -220,6 +221,23 @@ def test_too_few_people_are_refused_in_one_line(count):
     with pytest.raises(AloeError, match=rf"calibration_personas: with {count} no judge can pass.*even number from 10"):
         load_settings(JudgingSettings, None, values)
     assert load_settings(JudgingSettings, None, (*values, "calibrate=skip")).calibration_personas == count
+
+
+def test_more_people_than_are_written_are_refused_for_real_judges():
+    assert len(known_replies(False, 10_000)) == WRITTEN_CALIBRATING == ALL
+    given = {"output": "o", "personas": "p", "models": {"m": {"path": "x"}}}
+    real = {"roles": {"user": {"provider": "scripted"}, "judge": {"provider": "openai", "model": "m"}}}
+
+    def with_people(count, roles, **judging):
+        judging = {"calibration_personas": count} | judging
+        return EvaluateSettings.model_validate(given | roles | {"judging": judging}).judging.calibration_personas
+
+    with pytest.raises(
+        ValidationError, match=r"calibration_personas: 36 people are written.*at most that many, not 48"
+    ):
+        with_people(48, real)
+    assert with_people(36, real) == 36 and with_people(48, real, calibrate="skip") == 48
+    assert with_people(48, {"roles": {"provider": "scripted"}}) == 48
 
 
 def test_a_calibration_of_the_earlier_rule_is_still_read():

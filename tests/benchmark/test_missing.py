@@ -7,10 +7,14 @@ import pytest
 
 from aloe_jax.benchmark.alignment import alignment_metrics
 from aloe_jax.benchmark.comparison import compare
-from aloe_jax.benchmark.judge import JudgedReply, Vote, judge_leniency, ratings_table
+from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
+from aloe_jax.benchmark.judge import JudgedReply, Vote, judge_leniency, range_table, ratings_table
+from aloe_jax.benchmark.missing import level_bounds
+from aloe_jax.benchmark.scoring import Talked
 from aloe_jax.benchmark.results import STATISTICS
 from tests.benchmark.crossed_ratings import TURNS, crossed, rated
 from tests.benchmark.test_shared_parts import within
+from tests.report import sample
 
 NAN = np.nan
 
@@ -103,6 +107,50 @@ def test_the_mean_does_not_shift_when_a_lenient_judge_fails():
     assert bare.mean() < complete.mean() - 0.2
     kept = np.array([[v.votes[1].rating is not None for v in row] for row in gaps])
     assert (adjusted[kept] == complete[kept]).all()
+
+
+def voted(least, most=None):
+    """A reply on which one of two judges rates `least` and the other `most`, or gives no answer."""
+    return JudgedReply((Vote("a", 0, least, ""), Vote("b", 0, most, "" if most else "blocked")))
+
+
+def test_bounds_are_over_missing_votes_and_not_over_replies_without_any():
+    """Two judges, one missing on 40% of the replies: every reply has a rating, and 40% of them are adjusted."""
+    random = np.random.default_rng(0)
+    people = sample.personas(10)
+
+    def spoken(name, fails):
+        dialogues = [
+            Dialogue(one, [DialogueTurn("hi", CandidateReply(f"{name} {t}")) for t in range(4)]) for one in people
+        ]
+        rows = [
+            [voted(int(random.integers(1, 6)), None if random.random() < fails else 3) for _ in range(4)]
+            for _ in people
+        ]
+        return Talked(name, dialogues, rows)
+
+    one, two = spoken("one", 0.0), spoken("two", 0.4)
+    found = sample.results([one, two], judges=("a", "b"))
+    assert not found.models["one"].bounds and found.models["two"].coverage == 1.0
+    lost = sum(vote.rating is None for row in two.verdicts for verdict in row for vote in verdict.votes)
+    bounds = found.models["two"].bounds["average"]
+    assert lost > 8 and bounds.most - bounds.least == pytest.approx(4 * lost / 80)
+    (difference,) = [each for each in found.differences if each.statistic == "average"]
+    assert difference.bounds.most - difference.bounds.least == pytest.approx(4 * lost / 80)
+    assert difference.bounds.least <= difference.value <= difference.bounds.most
+
+
+def test_a_judge_that_fails_for_one_model_and_likes_it_is_within_the_bounds():
+    """The additive model takes the judge's leniency of all models for that of this one: off; bounds say by how much."""
+    fair = [[voted(3, 3)] for _ in range(50)]
+    liked = [[voted(2, 5)] for _ in range(50)]
+    gaps = [[voted(2)] if case < 40 else row for case, row in enumerate(liked)]
+    leniency = judge_leniency(v for row in fair + gaps for v in row)
+    table, whole = ratings_table(gaps, 1, leniency), ratings_table(liked, 1, {})
+    bounds = level_bounds(range_table(gaps, 1))["average"]
+    assert abs(table.mean() - whole.mean()) > 0.5
+    assert bounds.least <= whole.mean() <= bounds.most
+    assert voted(2).range == (1.5, 3.5) and voted(2, 5).range == (3.5, 3.5)
 
 
 def test_leniency_of_three_judges_is_that_of_the_additive_model():

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from aloe_jax.benchmark.preference_scores import PairScore, score_preferences, summarise, write_preferences
 from aloe_jax.benchmark.settings import HeldOutSettings, PreferencesSettings
+from aloe_jax.conversation import NOT_RECORDED, Persona
 from aloe_jax.data.template import ChatTemplate
 from aloe_jax.data.tokenizer import train_tokenizer
 from aloe_jax.errors import AloeError
@@ -135,6 +136,17 @@ def test_intervals_take_conversations_whole():
     half = 1.96 * 0.5 / np.sqrt(40)
     assert found.accuracy.value == 0.5
     assert found.accuracy.high - found.accuracy.low == pytest.approx(2 * half, rel=0.15)
+
+
+def test_people_who_are_not_recorded_are_not_one_person():
+    """Fifty converted conversations are as many people, beside ten who are known."""
+    random = np.random.default_rng(0)
+    scores = {(f"c{i}", 0): PairScore(1, float(random.normal()), 0.0, 3, 3) for i in range(60)}
+    settings = PreferencesSettings(output="o", data=HeldOutSettings(path="d"), models={"m": "x"})
+    known = {f"c{i}": Persona(id=f"p{i}", profile=f"profile {i}", personality=f"kind {i}") for i in range(10)}
+    unknown = {f"c{i}": NOT_RECORDED for i in range(10, 60)}
+    found = summarise(scores, None, list(scores), 60, settings, known | unknown)
+    assert found == summarise(scores, None, list(scores), 60, settings, {})
 
 
 def test_the_command(folder):

@@ -16,7 +16,7 @@ NO_MODEL = {"provider": "openai", "endpoint": "http://localhost:1"}
 
 
 @pytest.fixture
-def trained(here):
+def trained(workspace):
     """Whether a check passes, of a plan with these changes."""
 
     def check(evaluate=None, **train):
@@ -29,19 +29,19 @@ def trained(here):
 
 
 @pytest.mark.parametrize("line", ["generic", "informed"])
-def test_who_writes_reference_lines(here, trained, line):
+def test_who_writes_reference_lines(workspace, trained, line):
     with pytest.raises(AloeError, match=r"roles.responder.model: provider openai needs a model"):
         trained({"models.low.scripted": line, "roles.responder": NO_MODEL})
     with pytest.raises(AloeError, match=r"roles.responder.price: max_cost needs the price"):
         trained({"models.low.scripted": line, "roles.responder": NO_MODEL | {"model": "m"}, "max_cost": 1.0})
-    given = json.loads((here / "evaluate.yaml").read_text())
+    given = json.loads((workspace / "evaluate.yaml").read_text())
     del given["models"]["low"]
-    (here / "evaluate.yaml").write_text(json.dumps(given))
+    (workspace / "evaluate.yaml").write_text(json.dumps(given))
     trained({"roles.responder": NO_MODEL})  # whom nothing asks
 
 
 @pytest.mark.parametrize("role", ["judge", "user"])
-def test_who_watches_a_run_by_rl(here, trained, role):
+def test_who_watches_a_run_by_rl(workspace, trained, role):
     watch = {"personas": 1, "roles": {role: NO_MODEL}}
     with pytest.raises(AloeError, match=rf"run sft-s0.*rl.watch.roles.{role}.model: provider openai needs a model"):
         trained(sft={"config": "rl.yaml", "set": {"rl.watch": watch}})
@@ -73,9 +73,9 @@ def test_devices_that_cannot_be_opened_are_one_line(trained, monkeypatch):
         trained({"sampling.mesh": {"data": 1, "fsdp": 3}})
 
 
-def test_a_sweep_leaves_the_devices_to_its_runs(here):
+def test_a_sweep_leaves_the_devices_to_its_runs(workspace):
     """A process that has opened a TPU, or the memory of a GPU, keeps it from the runs, which are others."""
-    (here / "sweep.yaml").write_text(
+    (workspace / "sweep.yaml").write_text(
         json.dumps(
             settings(evaluate={"config": "evaluate.yaml", "set": {"sampling.mesh": {"data": 2, "fsdp": 4}}}).model_dump(
                 mode="json", exclude_none=True

@@ -20,11 +20,11 @@ LINE = ("base", "sft", "dpo", "rl")
 
 
 @pytest.fixture
-def configs(here):
+def configs(workspace):
     """Configs of a line whose outputs differ, and a directory for its files."""
     for name in LINE:
-        text = (here / ("rl.yaml" if name == "rl" else "sft.yaml")).read_text()
-        (here / f"{name}.yaml").write_text(json.dumps({**json.loads(text), "output": f"runs/{name}"}))
+        text = (workspace / ("rl.yaml" if name == "rl" else "sft.yaml")).read_text()
+        (workspace / f"{name}.yaml").write_text(json.dumps({**json.loads(text), "output": f"runs/{name}"}))
     return here
 
 
