@@ -287,9 +287,14 @@ class Cast:
         return self.written_reply(history, hint, seed, faithful).reply
 
     def written_reply(
-        self, history: Sequence[Message], hint: tuple[str, str] | None, seed: int, faithful: bool = False
+        self,
+        history: Sequence[Message],
+        hint: tuple[str, str] | None,
+        seed: int,
+        faithful: bool = False,
+        system_of: str | None = None,
     ) -> WrittenReply:
-        """`reply`, with whether it was shortened."""
+        """`reply`, with whether it was shortened. `system_of`: the prompt of another name whose system text it gets."""
         known, traits = hint or ("", "")
         inputs = {
             "history": list(history),
@@ -298,7 +303,7 @@ class Cast:
             "personality": traits,
             "faithful": faithful,
         }
-        return self._ask("responder", inputs, WrittenReply, seed, _short)
+        return self._ask("responder", inputs, WrittenReply, seed, _short, system_of=system_of)
 
     def verify(self, persona: Persona, history: Sequence[Message], first: str, second: str, seed: int) -> Literal[0, 1]:
         """Which of two replies to `history` the persona would prefer: 0 the first, 1 the second."""
@@ -325,6 +330,7 @@ class Cast:
         seed: int,
         mend: Mend[A] | None = None,
         player: str | None = None,
+        system_of: str | None = None,
     ) -> A:
         """Ask once, and once more when the answer cannot be read or `mend` finds a fault in it.
 
@@ -333,6 +339,8 @@ class Cast:
         """
         llm, settings = self._roles[player or role]
         system, prompt = render(role, inputs)
+        if system_of is not None:
+            system, _ = render(system_of, inputs)
         request = Request(
             role, inputs, system, prompt, _schema(form), settings.temperature, seed, settings.thinking_budget
         )

@@ -19,7 +19,7 @@ from aloe_jax.errors import AloeError
 from aloe_jax.json_value import JSON
 from aloe_jax.storage.disk import refusals
 from datagen.conversations import recorded_conversations
-from datagen.journal import is_simulated, open_skips
+from datagen.journal import is_simulated, lost_pairs, open_skips
 from datagen.look.card import card, write_card
 from datagen.output_files import alone
 from datagen.personas import Personas, recorded_personas
@@ -59,9 +59,10 @@ def build(ledger: Ledger, settings: DatagenSettings) -> dict[Path, dict[str, int
         written = {}
         for name, splits in (("aloe_personas", described), ("aloe_trees", records)):
             written[write_tfds(name, splits, root, provenance)] = {split: len(part) for split, part in splits.items()}
-        planned, skipped = settings.conversations.count, open_skips(ledger)
+        planned, skipped, lost = settings.conversations.count, open_skips(ledger), lost_pairs(ledger)
         name = Path(settings.output).name
-        write_card(root / "README.md", card(people, trees, provenance, name=name, planned=planned, skipped=skipped))
+        text = card(people, trees, provenance, name=name, planned=planned, skipped=skipped, lost=lost)
+        write_card(root / "README.md", text)
     return written
 
 

@@ -77,6 +77,9 @@ def plan(personas: list[Persona], count: int, seed: int) -> list[tuple[str, Pers
     return list(itertools.islice(rounds, count))
 
 
+Position = Literal["first", "second"]  # in which the verifier read a reply
+
+
 def write_conversation(
     cast: Cast,
     conversation_id: str,
@@ -85,15 +88,19 @@ def write_conversation(
     seed: int,
     *,
     attempts: int = TURN_ATTEMPTS,
+    given_up: Counter[Position] | None = None,
 ) -> Conversation:
     """Write one conversation; it depends on its arguments only.
 
     With `wanted.branch` "both", the user answers both replies of the first `branch_depth` turns, so the tree has
     2 to the power of `branch_depth` lines of `wanted.turns` turns.
+    `given_up`, if given, gets the pairs of which the verifier preferred the same position in both orders, also those of
+    turns that could not be had.
     More attempts never change a conversation that fewer could finish. Raises RoleError when a turn cannot be
     had in `attempts` attempts.
     """
     turns: list[Turn] = []
+    given_up = Counter[Position]() if given_up is None else given_up
     lines: deque[tuple[int, Branch] | None] = deque([None])  # the replies from which a line is still to be written
     while lines:
         start = lines.popleft()
@@ -101,7 +108,7 @@ def write_conversation(
         line = [] if start is None else [f"{start[0]}-{start[1]}"]  # part of the seed of a side line's turns
         while len(history) < 2 * wanted.turns:
             depth = len(history) // 2
-            turn = _turn(cast, persona, history, wanted, attempts, [seed, conversation_id, *line, depth])
+            turn = _turn(cast, persona, history, wanted, attempts, [seed, conversation_id, *line, depth], given_up)
             if start is not None:
                 turn = turn.model_copy(update={"follows": start[0], "after": start[1]})
                 start = None
@@ -120,14 +127,18 @@ def _turn(
     wanted: ConversationsSettings,
     attempts: int,
     name: list[str | int],
+    all_given_up: Counter[Position],
 ) -> Turn:
-    given_up = Counter[Literal["first", "second"]]()
-    for attempt in range(attempts):
-        try:
-            return _attempt(cast, persona, history, wanted, derive_seed(*name, attempt), given_up)
-        except RoleError:
-            if attempt == attempts - 1:
-                raise
+    given_up = Counter[Position]()
+    try:
+        for attempt in range(attempts):
+            try:
+                return _attempt(cast, persona, history, wanted, derive_seed(*name, attempt), given_up)
+            except RoleError:
+                if attempt == attempts - 1:
+                    raise
+    finally:
+        all_given_up.update(given_up)
     raise AssertionError("no attempts")
 
 
@@ -137,7 +148,7 @@ def _attempt(
     history: list[Message],
     wanted: ConversationsSettings,
     seed: int,
-    given_up: Counter[Literal["first", "second"]],
+    given_up: Counter[Position],
 ) -> Turn:
     """One turn. `given_up` counts the pairs of which the verifier preferred the same position in both orders."""
     rng = random.Random(seed)
@@ -230,11 +241,14 @@ def write_or_skip(
     ledger: Ledger, cast: Cast, name: str, persona: Persona, settings: DatagenSettings, skips: int
 ) -> str | None:
     """Write one conversation and journal it, or else why it is skipped, which is returned. `skips`: of earlier runs."""
-    wanted, attempts = settings.conversations, TURN_ATTEMPTS * (skips + 1)
+    wanted, attempts, given_up = settings.conversations, TURN_ATTEMPTS * (skips + 1), Counter[Position]()
     try:
-        conversation = write_conversation(cast, name, persona, wanted, settings.seed, attempts=attempts)
+        conversation = write_conversation(
+            cast, name, persona, wanted, settings.seed, attempts=attempts, given_up=given_up
+        )
     except RoleError as error:
-        ledger.put(SKIP, f"{name}/{skips}", {"conversation": name, "reason": str(error)}, replacing=True)
+        favoured = {f"favoured_{position}": count for position, count in given_up.items()}
+        ledger.put(SKIP, f"{name}/{skips}", {"conversation": name, "reason": str(error), **favoured}, replacing=True)
         return str(error)
     ledger.put(CONVERSATION, name, conversation.record())
     return None

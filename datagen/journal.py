@@ -42,6 +42,9 @@ class Skip(BaseModel):
 
     conversation: str
     reason: str
+    # Pairs that were redrawn because the verifier favoured this position in both orders; 0 where nobody counted them.
+    favoured_first: int = 0
+    favoured_second: int = 0
 
 
 def recorded_skips(ledger: Ledger) -> list[Skip]:
@@ -54,6 +57,19 @@ def open_skips(ledger: Ledger) -> Counter[str]:
     finished = ledger.all(CONVERSATION).keys()
     last = {skip.conversation: skip.reason for skip in recorded_skips(ledger)}
     return Counter(whole_reason(reason) for name, reason in last.items() if name not in finished)
+
+
+def lost_pairs(ledger: Ledger) -> Counter[str]:
+    """Pairs that were redrawn for a contradiction in conversations that are given up as yet, by the favoured position.
+
+    The last run that tried a conversation counts those of earlier runs again, from the journal.
+    """
+    finished = ledger.all(CONVERSATION).keys()
+    last = {skip.conversation: skip for skip in recorded_skips(ledger) if skip.conversation not in finished}
+    found = Counter[str]()
+    for skip in last.values():
+        found.update(first=skip.favoured_first, second=skip.favoured_second)
+    return found
 
 
 def same_settings(path: Path, what: str, recorded: dict[str, object], wanted: dict[str, object]) -> None:

@@ -145,3 +145,38 @@ def test_a_checkpoint_for_maxtext_says_the_same(tmp_path):
     origin = Origin((stage(data=DataSettings(path=scripted)),), "base", "apache-2.0")
     text = maxtext_card(origin, simulated(origin), (1,))
     assert f"- Data: {scripted} (simulated)" in text and "AdamW: learning rate" in text and "**Simulated**" in text
+
+
+# ---------------------------------------------------------------- what stands against the benchmark's numbers
+
+SCORES = {"cases": 10, "turns": 2, "al": [2.0, 3.0], "complete": True, "kind": "model"}
+REPLIES = {"cut": 0.25, "shortened": 0.0, "empty": 0.01, "repeated": 0.5, "earlier": 0.5, "looping": 0.0}
+
+
+def scored(**more):
+    return full_card(SPEC, Origin((), "base", "mit"), SCORES | more, [])
+
+
+def test_the_card_names_defects_of_replies_wherever_the_numbers_go():
+    said = scored(replies=REPLIES, automatic={"untrue": 0.125})
+    assert "Replies: cut 25.0%, empty 1.0%, repeated 50.0%, with untrue assertions 12.5%.\n" in said
+    assert "Warning: 25.0% of its replies were cut.\n" in said
+    assert "Warning: 50.0% of its replies repeat themselves or an earlier one.\n" in said
+    assert "replies are empty" not in said  # 1%
+    assert "untrue assertions n/a" in scored(replies=REPLIES, automatic={"untrue": None})
+    assert "did not count those that were cut" in scored()
+
+
+def test_the_card_says_for_whom_and_for_which_weights_the_numbers_hold():
+    said = scored(design={"kind": "crossed", "people": 40, "profiles": 20, "personalities": 2})
+    assert "40 people, 20 profiles and 2 personalities (design: crossed)" in said
+    assert "The numbers hold for these personalities alone" in said and "conditional on these weights" in said
+    distinct = scored(design={"kind": "distinct", "people": 40, "profiles": 40, "personalities": 40})
+    assert "alone" not in distinct
+    assert "was not stored by the version that wrote the results" in scored()
+
+
+def test_the_card_says_what_is_missing():
+    said = scored(complete=False, votes_coverage=0.875, stopped={"p1": "turn 2: no reply"})
+    assert "**Incomplete**: 87.5% of the votes are there, 1 dialogues ended early.\n" in said
+    assert "Incomplete" not in scored()

@@ -14,6 +14,7 @@ from aloe_jax.models.native.decoder import DecoderSpec
 from aloe_jax.publishing.model_card import Origin, full_card
 from aloe_jax.rollouts import self_preference as rollouts
 from aloe_jax.rollouts.settings import RLSettings
+from aloe_jax.training.base import base_name
 from aloe_jax.training.settings import TrainSettings
 from datagen.look.card import card
 from datagen.self_preference import models_of
@@ -128,6 +129,20 @@ def test_on_policy_training_and_its_watch():
     (sentence,) = said({**GEMINI, "judge": GPT}, watch=watch)
     assert sentence.startswith("the judge of the watch is of the same family as the training's judge (gpt)")
     assert said({**GEMINI, "judge": LLAMA}, watch=watch) == []
+
+
+def test_a_policy_is_of_the_family_of_what_its_runs_started_from(tmp_path):
+    for folder, base in (("gemini", "/models/llama/base-7b"), ("runs", "/gemini/Meta-Llama-3-8B")):
+        sft, dpo = tmp_path / folder / "sft", tmp_path / folder / "dpo"
+        for run, start in ((sft, base), (dpo, str(sft))):
+            run.mkdir(parents=True)
+            (run / "spec.json").write_text("{}")
+            (run / "config.yaml").write_text(f"stage: sft\noutput: o\nmodel: {{path: {start}}}\ndata: {{path: d}}\n")
+    assert base_name(str(tmp_path / "gemini/dpo")) == "base-7b"  # who stored it says nothing
+    assert base_name(str(tmp_path / "runs/dpo")) == "Meta-Llama-3-8B"
+    assert base_name("google/gemini-x") == "gemini-x" and base_name(None) is None
+    (tmp_path / "runs/dpo/config.yaml").write_text("stage: of another version")
+    assert base_name(str(tmp_path / "runs/dpo")) == "dpo"
 
 
 # ---------------------------------------------------------------- where a person meets it

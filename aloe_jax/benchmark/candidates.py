@@ -132,7 +132,8 @@ class ResponderCandidate:
     """A responder of a cast: a remote model under test, or a scripted reference line.
 
     It is asked with the responder's prompt. `informed` knows the whole persona; otherwise it knows nothing but the
-    messages. `forgetful` sees the newest of them alone.
+    messages. `forgetful` sees the newest of them alone. `system_of`: the prompt whose system text replaces the
+    responder's, `known_persona` for the control that local models have, too.
     """
 
     rows: int | None = None
@@ -144,10 +145,11 @@ class ResponderCandidate:
         informed: bool = False,
         setting: str = "roles.responder",
         forgetful: bool = False,
+        system_of: str | None = None,
     ) -> None:
         """`setting` is the name of the responder's settings."""
         self.cast, self.identity, self._setting = cast, identity, setting
-        self.informed, self.forgetful = informed, forgetful
+        self.informed, self.forgetful, self._system_of = informed, forgetful, system_of
 
     def partner(self, rows: int) -> ResponderCandidate:
         """Itself: it remembers nothing."""
@@ -165,7 +167,10 @@ class ResponderCandidate:
         history = [] if self.forgetful else dialogue.history()
         path: list[Message] = [*history, {"role": "user", "content": user}]
         try:
-            written = persistent(lambda s: self.cast.written_reply(path, hint, s, faithful=self.informed), seed)
+            written = persistent(
+                lambda s: self.cast.written_reply(path, hint, s, faithful=self.informed, system_of=self._system_of),
+                seed,
+            )
             # What a server cut off is no reply: the form of the answer has to be whole (`Cast`).
             return CandidateReply(written.reply, ended="shortened" if written.shortened else "stop")
         except RoleError as error:

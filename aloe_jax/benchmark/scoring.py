@@ -48,6 +48,7 @@ from aloe_jax.benchmark.settings import CandidateSettings, EvaluateSettings
 from aloe_jax.coverage import Coverage, asked_again, who_and_why, why
 from aloe_jax.llm.ledger import Usage
 from aloe_jax.llm.settings import RoleSettings
+from aloe_jax.llm.world import VERSION as WORLD_VERSION
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,14 @@ def providers(settings: EvaluateSettings) -> dict[str, str]:
     if any(candidate.scripted for candidate in settings.models.values()):
         roles["responder"] = settings.roles.responder
     roles |= {name: candidate.remote for name, candidate in settings.models.items() if candidate.remote is not None}
-    return {name: f"{role.provider}/{role.model}" if role.model else role.provider for name, role in roles.items()}
+    return {name: _player(role) for name, role in roles.items()}
+
+
+def _player(role: RoleSettings) -> str:
+    """Provider and model, of a script its version: results of before that was stored have the provider alone."""
+    if role.entry.simulated:
+        return f"{role.provider}/world {WORLD_VERSION}"
+    return f"{role.provider}/{role.model}" if role.model else role.provider
 
 
 def _model(

@@ -46,7 +46,7 @@ def _of_directory(name: str, path: str) -> Iterator[tuple[str, str | None]]:
     try:
         origin = trace_origin(as_path(path))
     except AloeError:  # of another version: then only its name is known
-        yield f"the model {name}", known_family(path)
+        yield f"the model {name}", known_family(as_path(path).name)
         return
     yield f"the model {name}", known_family(origin.base)
     yield from _of_training(name, origin)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aloe_jax.benchmark.calibration import QUALITY, calibrate, known_replies, require
-from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate
+from aloe_jax.benchmark.candidates import ModelCandidate, ResponderCandidate, identity_of
 from aloe_jax.benchmark.case_design import CaseDesign, spread_cases
 from aloe_jax.benchmark.dialogue import Candidate, Dialogue, Journal
 from aloe_jax.benchmark.earlier_dialogues import report_unused
@@ -73,9 +73,10 @@ def _candidate(name: str, settings: EvaluateSettings, cast: Cast, ledger: Ledger
         setting = f"models.{name}.remote"
         with named(setting, "responder"):
             remote = Cast(roles, ledger, only=("responder",))
-        identity = {"remote": remote.describe("responder")} | ({} if source.under_test else {"sees": source.sees})
+        identity = {"remote": remote.describe("responder"), **identity_of(source.sees)}
         informed, forgetful = source.sees == "persona", source.sees == "last_message"
-        return ResponderCandidate(remote, identity, informed, setting, forgetful)
+        system_of = "known_persona" if informed else None
+        return ResponderCandidate(remote, identity, informed, setting, forgetful, system_of)
     identity = {"reference": source.scripted, "responder": cast.describe("responder")}
     return ResponderCandidate(cast, identity, informed=source.scripted == "informed")
 

@@ -15,6 +15,7 @@ from aloe_jax.json_value import JSON
 from aloe_jax.models.checkpoint_files import checkpoint_steps
 from aloe_jax.models.huggingface import NOT_STATED, front_matter
 from aloe_jax.models.spec import ModelSpec
+from aloe_jax.publishing.card_results import results_section
 from aloe_jax.rollouts.rewards import roles_of
 from aloe_jax.rollouts.self_preference import self_preference_warnings
 from aloe_jax.settings import load_settings
@@ -78,7 +79,7 @@ def full_card(spec: ModelSpec, origin: Origin, scores: dict[str, JSON] | None, s
         *([f"- A reply ends with one of the tokens {', '.join(map(str, spec.eos_ids))}"] if spec.eos_ids else []),
         "",
         *training(origin),
-        *_results(scores),
+        *results_section(scores),
     ]
     return front_matter(origin.licence) + "\n".join(lines).rstrip() + "\n"
 
@@ -128,7 +129,7 @@ def simulated_data(path: str) -> bool | None:
 def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] | None, list[str]]:
     """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
 
-    Beside the model's own numbers there is `same_family`, the run's warnings of self-preference bias.
+    Beside the model's own numbers there are `same_family`, the run's warnings of self-preference bias, and its `design`.
     Raises AloeError when the file is not a benchmark's.
     """
     try:
@@ -136,7 +137,8 @@ def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] |
         for name, source in values["settings"]["models"].items():
             tested = source.get("sees", "history") == "history"  # not a control: those are the same model seeing else
             if tested and source["path"] is not None and resolved(source["path"]) == resolved(checkpoint):
-                return {**values["models"][name], "same_family": values.get("same_family", [])}, values["simulated"]
+                more = {"same_family": values.get("same_family", []), "design": values.get("design")}
+                return {**values["models"][name], **more}, values["simulated"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AloeError(f"{metrics}: not the metrics.json of a benchmark ({error!r})") from None
     return None, []
@@ -235,31 +237,3 @@ def _optimizer(optimizer: OptimizerSettings) -> str:
         f"{name}: learning rate {optimizer.learning_rate}, {optimizer.warmup_steps} warm-up "
         f"steps, then {optimizer.schedule}{to}; {moments}{decay}, gradients clipped to norm {optimizer.clip_norm}"
     )
-
-
-def _results(scores: dict[str, JSON] | None) -> Iterator[str]:
-    if scores is None:
-        return
-    yield "## ALOE benchmark"
-    yield ""
-    yield f"{scores['cases']} held-out personas, {scores['turns']} turns, ratings from 1 to 5, 95% intervals."
-    yield "Values are comparable with those of models that the same judge rated, and with no others."
-    yield ""
-    warnings = scores.get("same_family")
-    for sentence in warnings if isinstance(warnings, list) else ():
-        yield f"Warning: {sentence}."
-        yield ""
-    yield "| metric | value | from | to |"
-    yield "| --- | --- | --- | --- |"
-    for name, value in scores.items():
-        if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
-            yield f"| {name} | " + " | ".join(_number(value[key]) for key in ("value", "low", "high")) + " |"
-    yield ""
-    levels = scores["al"]
-    assert isinstance(levels, list)
-    yield "Mean rating by turn: " + ", ".join(map(_number, levels)) + "."
-    yield ""
-
-
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) else "n/a"

@@ -19,13 +19,16 @@ from aloe_jax.models.run_directory import SPEC
 from aloe_jax.publishing.ancestry import working_directory
 from aloe_jax.settings import load_settings
 from aloe_jax.storage.files import as_path, is_remote
-from aloe_jax.training.base import RECORD
+from aloe_jax.training.base import RECORD, WORLD
 from aloe_jax.training.claim import CONFIG, is_free, is_of
 from aloe_jax.training.settings import TrainSettings
+from aloe_jax.yaml_text import parse_yaml
 
 # A digest of these and of `stages` names a recipe. The model and the tokenizer that a run began with go in by what they
 # are, and reference log-probs follow from the model.
 _LEFT_OUT = ("seed", "model.path", "model.tokenizer", "dpo.reference_cache")
+# Versions before it was a setting held out conversations; a run's config has all settings, so that it is missing there.
+_HELD_OUT = "validation_by"
 _DEEPEST = 50  # runs in a chain
 
 
@@ -52,6 +55,7 @@ def _recipe(directory: Path, depth: int) -> Recipe | None:
         if not depth or not (directory / SPEC).exists() or not (directory / CONFIG).exists():
             return None
         settings = load_settings(TrainSettings, directory / CONFIG)
+        recorded = parse_yaml((directory / CONFIG).read_bytes())
         steps = checkpoint_steps(directory)
     except (AloeError, OSError):
         return None
@@ -63,8 +67,13 @@ def _recipe(directory: Path, depth: int) -> Recipe | None:
         base = _base(directory, settings.model.path, begun.get("model.path"), depth)
         if base is not None:
             content["model.path"] = base.digest
+    if WORLD in begun:
+        content[WORLD] = begun[WORLD]
     values = _flat(settings.model_dump(mode="json", exclude_defaults=True))
     learned = {key: value for key, value in values.items() if not is_free(key) and not is_of(key, _LEFT_OUT)}
+    data = recorded.get("data") if isinstance(recorded, dict) else None
+    if not isinstance(data, dict) or _HELD_OUT not in data:
+        learned[f"data.{_HELD_OUT}"] = "conversation"
     # The newest checkpoint is the model: a run that has not come as far is another one.
     described = json.dumps([learned, content, steps[-1:]], sort_keys=True)
     stages, seeds = (base.stages, base.seeds) if base else ((), ())

@@ -32,6 +32,11 @@ SEES: Mapping[Sees, str] = {
     "persona": "with the persona in its prompt",
     "last_message": "last message only",
 }
+<<<<<<< HEAD
+=======
+_JUDGING = ("temperature", "thinking_budget")  # of a judge's settings
+_PLACING = ("rows", "mesh", "max_length")  # of sampling: where replies are drawn, not what is drawn
+>>>>>>> fixg
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,7 @@ def unlike(runs: Sequence[Run]) -> list[str]:
     sources = {
         "users": lambda r: r.providers.get("user", "unknown"),
         "judges": lambda r: listed([f"{name} ({r.providers.get(name, 'unknown')})" for name in r.judges]),
+        "settings of judges": lambda r: "; ".join(f"{name} {said}" for name, said in _judge_settings(r).items()),
         "votes of each judge": lambda r: str(r.votes),
         "turns": lambda r: str(max((model.turns for model in r.models.values()), default=0)),
         "cases": lambda r: str(max((model.cases for model in r.models.values()), default=0)),
@@ -328,8 +334,24 @@ def _evaluation(results: Results) -> str:
         {key: value for key, value in sampling.items() if key not in PLACEMENT} if isinstance(sampling, dict) else {}
     )
     same = [drawn, settings.get("seed"), settings.get("roles"), results.providers, results.judges, results.votes]
+    same.append(_judge_settings(results))
     turns = sorted({model.turns for model in results.models.values()})
     return json.dumps([*same, turns], sort_keys=True, default=str)
+
+
+def _judge_settings(results: Results) -> dict[str, str]:
+    """By judge, what its ratings depend on besides its model, in words."""
+    judging, roles = results.settings.get("judging"), results.settings.get("roles")
+    given = judging.get("judges") if isinstance(judging, dict) else None
+    if not given and isinstance(roles, dict):
+        given = {"judge": roles.get("judge")}
+    found = {}
+    for name, role in given.items() if isinstance(given, dict) else ():
+        if isinstance(role, dict):
+            found[str(name)] = ", ".join(
+                f"{key.replace('_', ' ')} {role[key]}" for key in _JUDGING if role.get(key) is not None
+            )
+    return found
 
 
 def _same_reference(model: str, results: Results, earlier: Results) -> bool:

@@ -40,6 +40,7 @@ from aloe_jax.rollouts.statistics import missing, statistics
 from aloe_jax.rollouts.watch import Watch, check_watch, watch_casts
 from aloe_jax.sampling.sampler import Sampler
 from aloe_jax.storage.mirror import Mirror
+from aloe_jax.training.base import base_name
 from aloe_jax.training.callback import Callback, NoBatchError, Reached
 from aloe_jax.training.fit import check_fit
 from aloe_jax.training.policy_losses import needs_reference
@@ -137,7 +138,11 @@ class RolloutSource(Source):
             f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {groups} x "
             f"{rl.group} replies = {replies:,} replies"
         )
+<<<<<<< HEAD
         for sentence in self_preference_warnings(rl, settings.roles, settings.model.path):
+=======
+        for sentence in same_family(rl, settings.roles, base_name(settings.model.path)):
+>>>>>>> fixg
             text += f"\nwarning: {sentence}"
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))

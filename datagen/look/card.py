@@ -43,12 +43,14 @@ def card(
     name: str,
     planned: int | None = None,
     skipped: Mapping[str, int] | None = None,
+    lost: Mapping[str, int] | None = None,
 ) -> str:
     """The card of the data sets of one run, as Markdown with YAML front matter.
 
     `personas` and `conversations` are by split, `provenance` is what the data sets store (simulated, seed, roles:
     role -> settings). `planned`: how many conversations were to be written, and `skipped` how many of them were given
-    up, by reason; None where the journal is not at hand.
+    up, by reason; `lost`: pairs that were redrawn in those for a contradiction, by the position ("first", "second")
+    that the verifier favoured. None where the journal is not at hand.
     Raises ValueError when there are no conversations.
     """
     trees = [tree for part in conversations.values() for tree in part]
@@ -63,7 +65,7 @@ def card(
         _contents(personas, conversations),
         _making(provenance, hinted=any(turn.hinted for tree in trees for turn in tree.turns)),
         _turns(trees),
-        verifier_text(trees, planned, skipped),
+        verifier_text(trees, planned, skipped, lost),
         _quality(measured, trees),
         _coverage(personas, trees, measured),
         _loading(conversations),
@@ -128,11 +130,28 @@ def _shared(conversations: Mapping[str, Sequence[Conversation]]) -> str:
     """What training and validation have in common."""
     if not {"train", "validation"} <= conversations.keys():
         return ""
+<<<<<<< HEAD
     train, validation = (People.of(tree.persona for tree in conversations[split]) for split in ("train", "validation"))
     compared = f" Validation's {shared_people(train, validation)}."
     if train.profiles & validation.profiles:  # which the line says
         return compared
     return f"{compared} A validation loss is of people whom training has not met, with manners that it has."
+=======
+    ways = {"profile": Personas.profile_id, "personality": Personas.personality_id}
+    found = {
+        what: [{way(tree.persona) for tree in conversations[split]} for split in ("train", "validation")]
+        for what, way in ways.items()
+    }
+    profiles, traits = (f"{len(train & held):,} of {len(held):,}" for train, held in found.values())
+    manners = "with manners that it has" if found["personality"][0] & found["personality"][1] else "nor their manners"
+    return (
+        f" Of the validation conversations' profiles {profiles} are in training too, of their personalities {traits}: "
+        f"a validation loss is of people whom training has not met, {manners}."
+        if not found["profile"][0] & found["profile"][1]
+        else f" Of the validation conversations' profiles {profiles} are in training too, of their personalities "
+        f"{traits}: a validation loss says little of people whom training has not met."
+    )
+>>>>>>> fixg
 
 
 def _making(provenance: Mapping[str, object], hinted: bool) -> str:

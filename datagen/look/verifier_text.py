@@ -13,10 +13,13 @@ from datagen.look.shares import Share
 
 
 def verifier_text(
-    trees: Sequence[Conversation], planned: int | None = None, skipped: Mapping[str, int] | None = None
+    trees: Sequence[Conversation],
+    planned: int | None = None,
+    skipped: Mapping[str, int] | None = None,
+    lost: Mapping[str, int] | None = None,
 ) -> str:
-    """The section on what preferences go with besides the persona. `planned` and `skipped` are those of `card`."""
-    parts = ["## What the preferences go with", *_length(length_bias(trees)), *_position(position_bias(trees))]
+    """The section on what preferences go with besides the persona. The other arguments are those of `card`."""
+    parts = ["## What the preferences go with", *_length(length_bias(trees)), *_position(position_bias(trees), lost)]
     if skipped is not None:
         parts += _skipped(len(trees), planned, skipped)
     return "\n\n".join(parts)
@@ -59,7 +62,25 @@ def _lesson(found: LengthBias, first: Share, last: Share) -> str:
     )
 
 
-def _position(found: PositionBias) -> list[str]:
+def _noise(found: PositionBias) -> str:
+    """What the bias means for the preferences that are in the data."""
+    once = found.recorded - found.asked_twice
+    if not found.asked_twice:
+        return "a part of the preferences is noise, which asking in both orders takes out"
+    if not once:
+        return "pairs that it decided were given up, since all were asked about in both orders, and it is counted here"
+    return f"of the {once:,} pairs that were asked about in one order a part is noise; in both orders it cancels out"
+
+
+def _lost_pairs(lost: Mapping[str, int] | None) -> str:
+    """Pairs that were redrawn in conversations that are not in the data. `lost`: by the position that was favoured."""
+    if lost is None:
+        return ""
+    total, first = sum(lost.values()), lost.get("first", 0)
+    return f", and {total:,} more in conversations that were given up ({first:,} times for it)" if total else ""
+
+
+def _position(found: PositionBias, lost: Mapping[str, int] | None = None) -> list[str]:
     if not found.recorded:
         return ["Position: which reply the verifier read first is not recorded in this data."]
     part = "" if found.recorded == found.pairs else f" ({found.recorded:,} of {found.pairs:,} pairs record it)"
@@ -68,12 +89,12 @@ def _position(found: PositionBias) -> list[str]:
         "verifier without a bias of position gives 50%, as the order is drawn at random."
     )
     if is_clear(found.first):
-        said += " This one has such a bias: a part of the preferences is noise, which asking in both orders takes out."
+        said += f" This one has such a bias: {_noise(found)}."
     if found.asked_twice:
         said += (
             f" {found.asked_twice:,} pairs were asked about in both orders; before them {found.redrawn:,} pairs were "
             f"given up and drawn again because the two answers contradicted each other ({found.favoured_first:,} times "
-            "for the reply read first)."
+            f"for the reply read first){_lost_pairs(lost)}."
         )
     else:
         said += " It was asked in one order only (`conversations.verify_twice` asks in both)."

@@ -140,8 +140,9 @@ def test_a_remote_model_sees_as_much(tmp_path):
     with Ledger(tmp_path / "journal.sqlite") as ledger:
         cast = Cast(RolesSettings(), ledger, only=("responder",), model=lambda role, name: Noting())
         for informed, forgetful in ((False, False), (True, False), (False, True)):
+            system_of = "known_persona" if informed else None
             candidate, dialogue = (
-                ResponderCandidate(cast, {}, informed, "models.far.remote", forgetful),
+                ResponderCandidate(cast, {}, informed, "models.far.remote", forgetful, system_of),
                 Dialogue(PERSONA),
             )
             for user in USERS:
@@ -150,6 +151,7 @@ def test_a_remote_model_sees_as_much(tmp_path):
     history, known, last = (f"{request.system}\n{request.prompt}" for request in (asked[2], asked[5], asked[-1]))
     assert all(user in history for user in USERS) and "nine goats" not in history
     assert all(user in known for user in USERS) and "nine goats" in known
+    assert asked[5].system == known_persona(PERSONA)["content"]  # what a model on this machine is shown
     assert USERS[2] in last and "nine goats" not in last and USERS[0] not in last and "of course" not in last
 
 
@@ -216,7 +218,7 @@ def test_the_card_of_a_model_has_its_numbers_and_not_those_of_a_control(folder):
     assert run(folder, "out", f"models={models}", "permutations=20", "judging.calibrate=skip").exit_code == 0
     scores, _ = benchmark_scores(folder / "out/metrics.json", folder / "model")
     own = json.loads((folder / "out/metrics.json").read_text())["models"]["own"]
-    assert own["sees"] == "history" and scores == {**own, "same_family": []}
+    assert own["sees"] == "history" and scores == {**own, "same_family": [], "design": scores["design"]}
 
 
 def test_an_estimate_counts_controls_and_what_they_see():

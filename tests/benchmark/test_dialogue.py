@@ -38,7 +38,7 @@ class Cast:
             raise RoleError("user: unusable answer twice")
         return number([persona.model_dump(), history, seed])[:4]
 
-    def written_reply(self, history, hint, seed, faithful=False):
+    def written_reply(self, history, hint, seed, faithful=False, system_of=None):
         return WrittenReply(reply=number([history, hint, seed, faithful])[:5])
 
 
@@ -318,7 +318,7 @@ def test_an_error_of_a_user_ends_the_run_and_keeps_what_is_done(model, tmp_path)
 
 def test_a_candidate_that_cannot_reply_stops_its_own_case_only(tmp_path):
     class Blocked(Cast):
-        def written_reply(self, history, hint, seed, faithful=False):
+        def written_reply(self, history, hint, seed, faithful=False, system_of=None):
             if len(history) == 5 and history[0]["content"] == first:
                 raise RoleError("responder: blocked reply")
             return super().written_reply(history, hint, seed, faithful)

@@ -10,8 +10,8 @@ from aloe_jax.benchmark.comparison import compare
 from aloe_jax.benchmark.dialogue import CandidateReply, Dialogue, DialogueTurn
 from aloe_jax.benchmark.judge import JudgedReply, Vote, judge_leniency, range_table, ratings_table
 from aloe_jax.benchmark.missing import level_bounds
-from aloe_jax.benchmark.scoring import Talked
 from aloe_jax.benchmark.results import STATISTICS
+from aloe_jax.benchmark.scoring import Talked
 from tests.benchmark.crossed_ratings import TURNS, crossed, rated
 from tests.benchmark.test_shared_parts import within
 from tests.report import sample

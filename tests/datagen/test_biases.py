@@ -6,12 +6,18 @@ from collections import Counter
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 import datagen.look.shares as shares_module
 from aloe_jax.benchmark.automatic import words_of
 from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import interval
 from aloe_jax.conversation import Conversation, Persona, Turn
 from datagen.journal import CONVERSATION, SKIP, open_skips
+=======
+from aloe_jax.conversation import Conversation, Turn
+from aloe_jax.llm.ledger import Ledger
+from datagen.journal import CONVERSATION, SKIP, lost_pairs, open_skips
+>>>>>>> fixg
 from datagen.look.biases import is_clear, length_bias, position_bias
 from datagen.look.quality import intervals, measure
 from datagen.look.shares import Share, shares
@@ -252,4 +258,38 @@ def test_intervals_of_the_measures_are_over_people():
     lengths = np.array([one.user_words for one in quality.conversations])
     assert (high - low) / 2 > 3 * 1.96 * lengths.std(ddof=1) / np.sqrt(40)
     assert low < lengths.mean() < high
+<<<<<<< HEAD
     assert all(map(math.isnan, intervals(quality, [talk.persona for talk in talks])["drift"]))
+=======
+    assert all(map(math.isnan, intervals(quality, Clusters.of(talks))["drift"]))
+
+
+def asked_twice(number, first=0, second=0):
+    shown = "preferred" if number % 2 else "rejected"
+    return tree(number, turn("a b", "b a", shown_first=shown, favoured_first=first, favoured_second=second))
+
+
+def test_what_asking_in_both_orders_has_taken_out_is_no_noise_of_the_data():
+    """One pair redrawn for each, all for the reply read first: 75% of the answers are for it, none is noise."""
+    twice = [asked_twice(number, first=1) for number in range(60)]
+    said = verifier_text(twice)
+    assert "75.0%" in said and "pairs that it decided were given up" in said and "is noise" not in said
+    once = [tree(number, turn("a b", "b a", shown_first="preferred")) for number in range(60, 120)]
+    assert "a part of the preferences is noise, which asking in both orders takes out" in verifier_text(once)
+    assert "of the 60 pairs that were asked about in one order a part is noise" in verifier_text(twice + once)
+
+
+def test_pairs_that_were_redrawn_in_vain_are_counted(tmp_path):
+    twice = [asked_twice(number, first=1) for number in range(6)]
+    lost = {"first": 9, "second": 3}
+    said = verifier_text(twice, planned=7, skipped={"the verifier contradicts itself": 1}, lost=lost)
+    assert "6 pairs were given up and drawn again" in said
+    assert ", and 12 more in conversations that were given up (9 times for it)." in said
+    with Ledger(tmp_path / "j.sqlite") as ledger:
+        ledger.put(SKIP, "a/0", {"conversation": "a", "reason": "r"})  # of an earlier version
+        ledger.put(SKIP, "b/0", {"conversation": "b", "reason": "r", "favoured_first": 4})
+        ledger.put(SKIP, "b/1", {"conversation": "b", "reason": "r", "favoured_first": 9, "favoured_second": 3})
+        ledger.put(SKIP, "c/0", {"conversation": "c", "reason": "r", "favoured_first": 5})
+        ledger.put(CONVERSATION, "c", tree(0, turn("a", "b")).record())  # whose turns count their own
+        assert lost_pairs(ledger) == lost
+>>>>>>> fixg

@@ -1,5 +1,7 @@
 """The collaboration: what a turn records, and that order of work and interruptions leave no trace."""
 
+from collections import Counter
+
 import pytest
 
 from aloe_jax.conversation import Persona
@@ -173,8 +175,10 @@ def test_a_verifier_that_contradicts_itself_is_asked_about_other_replies():
     assert tree.turns[0].favoured_first + tree.turns[0].favoured_second == 2  # of the pairs that were given up
 
     cast.judgement = "first"
+    given_up = Counter()
     with pytest.raises(RoleError, match="contradicts itself when the order is swapped"):
-        write_conversation(cast, "c", PERSONAS[0], talk(1, verify_twice=True), seed=0)
+        write_conversation(cast, "c", PERSONAS[0], talk(1, verify_twice=True), seed=0, given_up=given_up)
+    assert given_up.total() > 1
 
 
 def test_without_a_hint_both_replies_are_plain_draws():

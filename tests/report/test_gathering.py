@@ -6,6 +6,7 @@ from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.comparison import compare_all
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.errors import AloeError
+from aloe_jax.llm.world import VERSION
 from aloe_jax.report.differences import least_p, significant
 from aloe_jax.report.gathering import Run, from_runs, gather, unlike
 from aloe_jax.report.page import missing, render
@@ -100,7 +101,7 @@ def test_only_shared_people_and_turns_are_compared(runs, tmp_path):
     assert pair.by["average"].p == pytest.approx(average.p)
     told = " ".join(unlike(report.runs))
     assert "turns: 4 in first; 2 in short" in told and "cases: 6 in first; 4 in short" in told
-    assert "users: scripted in first; openai/m-1 in short" in told and "the people" in told
+    assert f"users: scripted/world {VERSION} in first; openai/m-1 in short" in told and "the people" in told
 
 
 def test_runs_without_common_people_are_not_compared(runs, tmp_path):
