@@ -56,7 +56,7 @@ class Entry:
     look: Look
 
     @property
-    def beside(self) -> str:
+    def role_label(self) -> str:
         """What it is where it is not under test, in words; "" where it is."""
         return "reference" if self.numbers.reference else SEES[self.numbers.sees]
 
@@ -89,7 +89,7 @@ class Report:
         return [entry for entry in self.entries if entry.numbers.under_test]
 
     @property
-    def lone(self) -> list[str]:
+    def single_runs(self) -> list[str]:
         """The labels of trained models whose recipe has no other run here."""
         return [
             entry.label
