@@ -124,7 +124,7 @@ class CaseDesign:
         personalities = [self.personality] if self.kind in ("crossed", "shared personalities") else []
         return [np.array(part) for part in (*profiles, *personalities)]
 
-    def given(self) -> list[str]:
+    def fixed_parts(self) -> list[str]:
         """What all people share, in words: parts with so few levels that the numbers are about those alone."""
         if self.people < 2:
             return []

@@ -37,8 +37,8 @@ def summary(root: Path, plan: list[DemoStage], report: Report) -> str:
     lines += [f"{'Average' if number == 0 else '':<10}{difference(pair)}" for number, pair in enumerate(report.pairs)]
     lines += [f"Warning   {warning}" for warning in warnings(report)]
     lines += [f"{'Control':<10}{reading.line()}" for reading in control_readings(report)]
-    if report.lone:
-        lines.append(f"Weights   {conditional_note(report.lone)}")
+    if report.single_runs:
+        lines.append(f"Weights   {conditional_note(report.single_runs)}")
     lines += [
         f"Report    {root / 'report.html'} (its tables in report.md and report.tex)",
         f"Numbers   {root / 'metrics.json'}",

@@ -129,7 +129,7 @@ def simulated_data(path: str) -> bool | None:
 def benchmark_scores(metrics: Path, checkpoint: Path) -> tuple[dict[str, JSON] | None, list[str]]:
     """What a benchmark's metrics.json holds of the model in `checkpoint`, and the parts a script played in it.
 
-    Beside the model's own numbers there are `same_family`, the run's warnings of self-preference bias, and its `design`.
+    Beside the model's own numbers there are `same_family`, the run's warnings of self-preference bias, and `design`.
     Raises AloeError when the file is not a benchmark's.
     """
     try:

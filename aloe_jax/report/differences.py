@@ -71,15 +71,15 @@ def pairs_within(results: Results) -> list[ModelPair]:
 
 
 def pairs_between[K](
-    models: Mapping[str, tuple[Mapping[K, Case], int]], settings: Mapping[str, object], beside: int = 0
+    models: Mapping[str, tuple[Mapping[K, Case], int]], settings: Mapping[str, object], other_tests: int = 0
 ) -> list[ModelPair]:
     """Of every two models (label -> cases by person, turns), over the people and the turns that both have.
 
     Computed as a run computes its own (`aloe_jax.benchmark.comparison`), with the resamples and the seed of `settings`;
-    uncorrected. Permutations are at least as many as it takes for a corrected p-value of LEVEL / 2, `beside` other
-    tests of the same family included.
+    uncorrected. Permutations are at least as many as it takes for a corrected p-value of LEVEL / 2, with `other_tests`
+    more of the same family.
     """
-    tests = len(STATISTICS) * math.comb(len(models), 2) + beside
+    tests = len(STATISTICS) * math.comb(len(models), 2) + other_tests
     bootstrap = _count(settings, "bootstrap") or 2000
     permutations = max(_count(settings, "permutations") or 0, math.ceil(2 * tests / LEVEL))
     seed = _count(settings, "seed") or 0

@@ -32,11 +32,7 @@ SEES: Mapping[Sees, str] = {
     "persona": "with the persona in its prompt",
     "last_message": "last message only",
 }
-<<<<<<< HEAD
-=======
 _JUDGING = ("temperature", "thinking_budget")  # of a judge's settings
-_PLACING = ("rows", "mesh", "max_length")  # of sampling: where replies are drawn, not what is drawn
->>>>>>> fixg
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Entry:
     look: Look
 
     @property
-    def beside(self) -> str:
+    def role_label(self) -> str:
         """What it is where it is not under test, in words; "" where it is."""
         return "reference" if self.numbers.reference else SEES[self.numbers.sees]
 
@@ -94,7 +90,7 @@ class Report:
         return [entry for entry in self.entries if entry.numbers.under_test]
 
     @property
-    def lone(self) -> list[str]:
+    def single_runs(self) -> list[str]:
         """The labels of trained models whose recipe has no other run here."""
         return [
             entry.label

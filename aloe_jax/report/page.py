@@ -17,13 +17,13 @@ from aloe_jax.benchmark import number_text
 from aloe_jax.benchmark.rating.figures import INTERVALS
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
-from aloe_jax.report import defects, inference, payload, pictures, svg, tables
+from aloe_jax.report import defects, interval_notes, payload, pictures, svg, tables
 from aloe_jax.report.controls import control_readings
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
 from aloe_jax.report.length_controlled import length_controlled_runs
-from aloe_jax.report.recipes import conditional_note, said_runs
+from aloe_jax.report.recipes import conditional_note, runs_text
 from aloe_jax.storage.files import as_path, make_directory, write_atomically
 
 SCRIPTS = ("values", "charts", "cases", "transcripts", "app")
@@ -70,10 +70,10 @@ def render(report: Report) -> str:
             comparable=tables.COMPARABLE,
             defect_warnings=defects.warnings(report),
             lengths=length_controlled_runs(report),
-            inference=inference,
+            interval_notes=interval_notes,
             scored=pictures.scorers(report),
             persons={part: persons(report, part) for part in ("profile", "personality")},
-            conditional=conditional_note(report.lone) if report.lone else "",
+            conditional=conditional_note(report.single_runs) if report.single_runs else "",
             unlike=unlike(report.runs) if len(report.judged) > 1 else [],
             markdown=tables.markdown(report) if report.entries else "",
             latex=tables.latex(report) if report.entries else "",
@@ -126,7 +126,7 @@ def missing(numbers: ModelResults) -> list[str]:
         found.append(f"{stopped} stopped early: {_reasons(numbers.stopped.values())}")
     if numbers.votes_coverage < 1 and not numbers.complete:
         found.append(f"{number_text.percent(numbers.votes_coverage)} of the votes asked for are there")
-    if bounds := inference.bounds_said(numbers):
+    if bounds := interval_notes.describe_bounds(numbers):
         found.append(bounds)
     return found
 
@@ -139,7 +139,7 @@ def _reasons(reasons: Iterable[str]) -> str:
 
 
 def _coarse(report: Report) -> float | None:
-    """The least p-value that a lone run can have, where nothing can be significant; between runs it is seen to."""
+    """The least p-value that a single run can have, where nothing can be significant; between runs it is seen to."""
     results = [run.results for run in report.judged if run.results is not None]
     if len(results) != 1 or not report.pairs:
         return None
@@ -161,7 +161,7 @@ def _environment() -> jinja2.Environment:
         "heat": heat,
         "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
-        "said_runs": said_runs,
+        "runs_text": runs_text,
         "means": StoredCalibration.means,
         "missing": lambda entry: missing(entry.numbers),
     }

@@ -55,7 +55,7 @@ class RecipeResult:
     by: Mapping[Statistic, RecipeEstimate]
 
     @property
-    def said_seeds(self) -> str:
+    def seeds_text(self) -> str:
         """Such as "0, 1, 2"."""
         return ", ".join("/".join(map(str, sorted(set(one), key=one.index))) for one in self.seeds)
 
@@ -254,6 +254,6 @@ def _nth(number: int, stages: Sequence[str]) -> str:
     return f"{stages[number]}, run {number + 1} of {len(stages)}"
 
 
-def said_runs(result: RecipeResult) -> str:
+def runs_text(result: RecipeResult) -> str:
     """`3 runs, seeds 0, 1, 2`."""
-    return f"{counted(len(result.labels), 'run')}, seeds {result.said_seeds}"
+    return f"{counted(len(result.labels), 'run')}, seeds {result.seeds_text}"

@@ -13,7 +13,7 @@ from aloe_jax.report.controls import control_readings
 from aloe_jax.report.defects import defect_shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
-from aloe_jax.report.recipes import conditional_note, said_runs
+from aloe_jax.report.recipes import conditional_note, runs_text
 from aloe_jax.report.tables import COLUMNS, assertions
 from aloe_jax.terminal import plain
 
@@ -25,15 +25,15 @@ def table(report: Report) -> Table:
         notes.append("† incomplete: replies or ratings are missing")
     if any(entry.numbers.reference for entry in report.entries):
         notes.append("* reference line")
-    notes += [f"* {entry.label}: {entry.beside}" for entry in report.entries if entry.numbers.sees != "history"]
+    notes += [f"* {entry.label}: {entry.role_label}" for entry in report.entries if entry.numbers.sees != "history"]
     if report.simulated:
         notes.append(f"simulated: {report.simulated}")
     if assertions(report):
         notes.append("untrue: share of the replies that assert a fact of somebody else, which AL does not show")
     notes += [*defect_shares(report), *(f"warning: {line}" for line in warnings(report))]
     notes += recipe_lines(report)
-    if report.lone:
-        notes.append(conditional_note(report.lone))
+    if report.single_runs:
+        notes.append(conditional_note(report.single_runs))
     if not report.recipes:  # of several runs of a recipe every two would differ
         notes += [line for pair in report.pairs if (line := difference(pair))]
     notes += [reading.line() for reading in control_readings(report)]
@@ -53,7 +53,7 @@ def table(report: Report) -> Table:
     for entry in report.entries:
         numbers = entry.numbers
         grid.add_row(
-            plain(entry.label + (" *" if entry.beside else "") + ("" if numbers.complete else " †")),
+            plain(entry.label + (" *" if entry.role_label else "") + ("" if numbers.complete else " †")),
             *(_estimate(getattr(numbers, name), DIGITS[name]) for name in COLUMNS),
             percent(numbers.coverage) + (f"\n{untrue[entry.label]}" if untrue else ""),
         )
@@ -76,7 +76,7 @@ def recipe_lines(report: Report) -> list[str]:
     for one in report.recipes.results:
         if (found := one.by.get("average")) is not None:
             ends = interval(found.low, found.high)
-            lines.append(f"{one.name}, {said_runs(one)}: {number(found.value)} ({ends}), SD {number(found.spread)}")
+            lines.append(f"{one.name}, {runs_text(one)}: {number(found.value)} ({ends}), SD {number(found.spread)}")
     for pair in report.recipes.pairs:
         if (found := pair.by.get("average")) is not None:
             test = p_equation(pair.p_holm["average"]) + ("" if pair.strong("average") else ", not significant")

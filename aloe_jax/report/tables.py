@@ -26,9 +26,15 @@ from aloe_jax.benchmark.results import STATISTICS, Statistic, StoredEstimate
 from aloe_jax.report.defects import defect_shares, shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Entry, Report
-from aloe_jax.report.inference import bounds_said, holds_for, intervals_said, tests_said, without_interval
+from aloe_jax.report.interval_notes import (
+    describe_bounds,
+    describe_intervals,
+    describe_tests,
+    fixed_parts_note,
+    without_interval,
+)
 from aloe_jax.report.length_controlled import length_note
-from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, said_runs
+from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, runs_text
 
 COLUMNS = ("average", "ir", "n_ir", "r2")
 TESTED = ("average", "ir")
@@ -113,12 +119,12 @@ def latex(report: Report) -> str:
         r"\midrule",
     ]
     for entry in sorted(report.entries, key=lambda entry: not entry.numbers.under_test):
-        if entry.beside and report.models and lines[-1] != r"\midrule" and r"\textit" not in lines[-1]:
+        if entry.role_label and report.models and lines[-1] != r"\midrule" and r"\textit" not in lines[-1]:
             lines.append(r"\midrule")
         name = _latex_text(entry.model if several else entry.label)
         marks = r"\tnote{\textdagger}" if not entry.numbers.complete else ""
         cells = [
-            (rf"\textit{{{name}}}" if entry.beside else name) + marks,
+            (rf"\textit{{{name}}}" if entry.role_label else name) + marks,
             *([_latex_text(entry.run)] if several else []),
             str(entry.numbers.cases),
             *(_latex_cell(report, entry, column) for column in COLUMNS),
@@ -137,13 +143,13 @@ def latex(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
-    said = [f"Intervals: 95%, {intervals_said(report)}. {holds_for(report)}".strip()]
+    said = [f"Intervals: 95%, {describe_intervals(report)}. {fixed_parts_note(report)}".strip()]
     said.append(COMPARABLE)
     if assertions(report):
         said.append("Untrue assertions: replies that state a fact of somebody else.")
     if len(report.models) > 1:
         said.append(
-            f"Bold: the best model of a column, where {tests_said(report)}, puts it above every other model "
+            f"Bold: the best model of a column, where {describe_tests(report)}, puts it above every other model "
             "(p < 0.05). N-IR and R² are not tested."
         )
     if bare := without_interval(report):
@@ -151,13 +157,15 @@ def notes(report: Report) -> list[str]:
     if any(entry.numbers.reference for entry in report.entries):
         references = [entry.label for entry in report.entries if entry.numbers.reference]
         said.append(f"Reference lines, not under test: {listed(references)}.")
-    if controls := [f"{entry.label} ({entry.beside})" for entry in report.entries if entry.numbers.sees != "history"]:
+    if controls := [
+        f"{entry.label} ({entry.role_label})" for entry in report.entries if entry.numbers.sees != "history"
+    ]:
         said.append(f"Controls, not under test: {listed(controls)}.")
-    if report.lone:
-        said.append(conditional_note(report.lone))
+    if report.single_runs:
+        said.append(conditional_note(report.single_runs))
     if gaps := [entry.label for entry in report.entries if not entry.numbers.complete]:
         said.append(f"{_NOTE} Incomplete, replies or ratings are missing: {listed(gaps)}.")
-        said += [f"{entry.label}, {bounds}." for entry in report.entries if (bounds := bounds_said(entry.numbers))]
+        said += [f"{entry.label}, {bounds}." for entry in report.entries if (bounds := describe_bounds(entry.numbers))]
     said += [f"{line}." for line in length_note(report)]
     said += [f"Warning: {line}." for line in warnings(report)]
     return said + _simulated(report)
@@ -173,7 +181,7 @@ def _markdown_recipes(recipes: Recipes) -> list[str]:
     """The table of recipes, and that of their differences where there are two."""
     head = ["Recipe", "Training runs", *(f"{NAMES[name]}, SD over runs" for name in STATISTICS)]
     rows = [
-        [_markdown_text(one.name), said_runs(one), *(_recipe_estimate(one.by.get(name), name) for name in STATISTICS)]
+        [_markdown_text(one.name), runs_text(one), *(_recipe_estimate(one.by.get(name), name) for name in STATISTICS)]
         for one in recipes.results
     ]
     parts = [_markdown_table(head, rows, 2)]
@@ -200,7 +208,7 @@ def _latex_recipes(report: Report) -> list[str]:
     ]
     for one in recipes.results:
         cells = [_latex_text(_recipe_estimate(one.by.get(name), name)) for name in STATISTICS]
-        lines.append(" & ".join([_latex_text(one.name), _latex_text(said_runs(one)), *cells]) + r" \\")
+        lines.append(" & ".join([_latex_text(one.name), _latex_text(runs_text(one)), *cells]) + r" \\")
     if recipes.pairs:
         lines.append(r"\midrule")
     for pair in recipes.pairs:
@@ -243,7 +251,7 @@ def _several(report: Report) -> bool:
 
 
 def _marks(entry: Entry) -> str:
-    return (f" ({entry.beside})" if entry.beside else "") + ("" if entry.numbers.complete else f" {_NOTE}")
+    return (f" ({entry.role_label})" if entry.role_label else "") + ("" if entry.numbers.complete else f" {_NOTE}")
 
 
 def _bold(report: Report, entry: Entry, name: str) -> bool:

@@ -138,11 +138,7 @@ class RolloutSource(Source):
             f"{len(self._personas)} personas; a step is {rl.conversations} conversations x {groups} x "
             f"{rl.group} replies = {replies:,} replies"
         )
-<<<<<<< HEAD
-        for sentence in self_preference_warnings(rl, settings.roles, settings.model.path):
-=======
-        for sentence in same_family(rl, settings.roles, base_name(settings.model.path)):
->>>>>>> fixg
+        for sentence in self_preference_warnings(rl, settings.roles, base_name(settings.model.path)):
             text += f"\nwarning: {sentence}"
         tokens = float(self.size * settings.data.row_length)
         flops = float(3 * spec.forward_flops(int(tokens), int(tokens) * settings.data.row_length // 4))

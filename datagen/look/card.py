@@ -130,28 +130,12 @@ def _shared(conversations: Mapping[str, Sequence[Conversation]]) -> str:
     """What training and validation have in common."""
     if not {"train", "validation"} <= conversations.keys():
         return ""
-<<<<<<< HEAD
     train, validation = (People.of(tree.persona for tree in conversations[split]) for split in ("train", "validation"))
     compared = f" Validation's {shared_people(train, validation)}."
     if train.profiles & validation.profiles:  # which the line says
         return compared
-    return f"{compared} A validation loss is of people whom training has not met, with manners that it has."
-=======
-    ways = {"profile": Personas.profile_id, "personality": Personas.personality_id}
-    found = {
-        what: [{way(tree.persona) for tree in conversations[split]} for split in ("train", "validation")]
-        for what, way in ways.items()
-    }
-    profiles, traits = (f"{len(train & held):,} of {len(held):,}" for train, held in found.values())
-    manners = "with manners that it has" if found["personality"][0] & found["personality"][1] else "nor their manners"
-    return (
-        f" Of the validation conversations' profiles {profiles} are in training too, of their personalities {traits}: "
-        f"a validation loss is of people whom training has not met, {manners}."
-        if not found["profile"][0] & found["profile"][1]
-        else f" Of the validation conversations' profiles {profiles} are in training too, of their personalities "
-        f"{traits}: a validation loss says little of people whom training has not met."
-    )
->>>>>>> fixg
+    manners = "with manners that it has" if train.personalities & validation.personalities else "nor their manners"
+    return f"{compared} A validation loss is of people whom training has not met, {manners}."
 
 
 def _making(provenance: Mapping[str, object], hinted: bool) -> str:

@@ -49,10 +49,10 @@ def test_a_design_is_found_in_the_personas(personas, kind, words):
 
 
 def test_parts_with_one_or_two_levels_are_given():
-    assert CaseDesign.of(product(20, 5)).given() == []
-    assert CaseDesign.of(product(7, 1)).given() == ["the one personality"]
-    assert CaseDesign.of(people((0, 0), (0, 0))).given() == ["the one profile", "the one personality"]
-    assert CaseDesign.of(product(2, 5)).given() == ["the 2 profiles"]
+    assert CaseDesign.of(product(20, 5)).fixed_parts() == []
+    assert CaseDesign.of(product(7, 1)).fixed_parts() == ["the one personality"]
+    assert CaseDesign.of(people((0, 0), (0, 0))).fixed_parts() == ["the one profile", "the one personality"]
+    assert CaseDesign.of(product(2, 5)).fixed_parts() == ["the 2 profiles"]
 
 
 def test_three_or_four_levels_are_given_where_the_other_part_is_shared():
@@ -67,7 +67,11 @@ def test_three_or_four_levels_are_given_where_the_other_part_is_shared():
 
 def test_few_people_are_given_and_their_cases_independent():
     design = CaseDesign.of(people((0, 0), (1, 1), (0, 0), (1, 1)))
-    assert (design.people, design.kind, design.given()) == (4, "distinct", ["the 2 profiles", "the 2 personalities"])
+    assert (design.people, design.kind, design.fixed_parts()) == (
+        4,
+        "distinct",
+        ["the 2 profiles", "the 2 personalities"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Length-controlled AL: a judge of length alone has nothing left, one that ignores length keeps its differences."""
 
+import re
 from statistics import fmean
 
 import numpy as np
 import pytest
 
 from aloe_jax.benchmark.length_control import Lengths, control_length
+from aloe_jax.benchmark.number_text import number
 from aloe_jax.benchmark.results import write_results
 from aloe_jax.conversation import Persona
 from aloe_jax.report.gathering import Run, from_runs, gather
@@ -164,6 +166,8 @@ def test_it_stands_beside_al_wherever_the_numbers_go(tmp_path):
     (found,) = length_controlled_runs(report)
     assert list(found.control.models) == ["a"] and found.differences == ()  # reference lines are not under test
     page = " ".join(render(report).split())
+    equal = number(found.control.models["a"].average.value)
+    assert len(re.findall(rf"<td>{equal}", page)) >= 2  # in the summary, and in the section
     assert 'id="length"' in page and "Rank correlation of rating and words" in page
     assert "Length-controlled average AL" in markdown(report) and "Length-controlled average AL" in latex(report)
 

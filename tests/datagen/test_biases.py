@@ -6,18 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
 import datagen.look.shares as shares_module
 from aloe_jax.benchmark.automatic import words_of
 from aloe_jax.benchmark.case_design import CaseDesign
 from aloe_jax.benchmark.intervals import interval
 from aloe_jax.conversation import Conversation, Persona, Turn
-from datagen.journal import CONVERSATION, SKIP, open_skips
-=======
-from aloe_jax.conversation import Conversation, Turn
 from aloe_jax.llm.ledger import Ledger
 from datagen.journal import CONVERSATION, SKIP, lost_pairs, open_skips
->>>>>>> fixg
 from datagen.look.biases import is_clear, length_bias, position_bias
 from datagen.look.quality import intervals, measure
 from datagen.look.shares import Share, shares
@@ -258,10 +253,7 @@ def test_intervals_of_the_measures_are_over_people():
     lengths = np.array([one.user_words for one in quality.conversations])
     assert (high - low) / 2 > 3 * 1.96 * lengths.std(ddof=1) / np.sqrt(40)
     assert low < lengths.mean() < high
-<<<<<<< HEAD
     assert all(map(math.isnan, intervals(quality, [talk.persona for talk in talks])["drift"]))
-=======
-    assert all(map(math.isnan, intervals(quality, Clusters.of(talks))["drift"]))
 
 
 def asked_twice(number, first=0, second=0):
@@ -292,4 +284,3 @@ def test_pairs_that_were_redrawn_in_vain_are_counted(tmp_path):
         ledger.put(SKIP, "c/0", {"conversation": "c", "reason": "r", "favoured_first": 5})
         ledger.put(CONVERSATION, "c", tree(0, turn("a", "b")).record())  # whose turns count their own
         assert lost_pairs(ledger) == lost
->>>>>>> fixg

@@ -53,7 +53,7 @@ def test_runs_of_a_recipe_stand_together(sweep):
         ("dpo", ("dpo-s0", "dpo-s1", "dpo-s2")),
     ]
     dpo = found.results[1]
-    assert dpo.said_seeds == "0, 1, 2" and not dpo.shared
+    assert dpo.seeds_text == "0, 1, 2" and not dpo.shared
     levels = [load_results(sweep).models[name].average.value for name in dpo.labels]
     assert dpo.numbers["average"] == pytest.approx(levels)
     assert dpo.by["average"].value == pytest.approx(sum(levels) / 3)
@@ -99,7 +99,7 @@ def test_it_is_said_in_page_tables_and_terminal(sweep):
     report = gather([sweep])
     page, text, paper = render(report), markdown(report), latex(report)
     assert '<section id="recipes"' in page and "3 runs, seeds 0, 1, 2" in page and 'href="#recipes"' in page
-    assert report.lone == ["base"]
+    assert report.single_runs == ["base"]
     for where in (page, text, paper):
         assert f"Intervals and tests of base are {CONDITIONAL}" in where
     assert "| dpo    | 3 runs, seeds 0, 1, 2" in text and "sft → dpo" in text
@@ -113,7 +113,7 @@ def test_it_is_said_in_page_tables_and_terminal(sweep):
 
 
 def test_one_run_a_recipe_is_said_to_be_conditional(clear):
-    assert not clear.recipes and clear.lone == ["weak", "strong", "middle"]
+    assert not clear.recipes and clear.single_runs == ["weak", "strong", "middle"]
     for where in (render(clear), markdown(clear), latex(clear), table(clear).caption.plain):
         assert CONDITIONAL in where
     assert '<section id="recipes"' not in render(clear)
@@ -127,7 +127,7 @@ def test_a_run_that_is_there_twice_counts_once(tmp_path):
 def test_what_was_trained_once_is_said(tmp_path):
     models = {f"dpo-{seed}": (2 + seed / 10, "d" * 16, (7, seed)) for seed in (1, 2)}
     (one,) = gather([trained(tmp_path, models)]).recipes.results
-    assert one.said_seeds == "1, 2" and one.shared == ("sft (seed 7)",)
+    assert one.seeds_text == "1, 2" and one.shared == ("sft (seed 7)",)
     said = " ".join(gather([tmp_path]).recipes.notes())
     assert "Recipe dpo: its runs share the same sft (seed 7)" in said and "With two runs (dpo)" in said
 
@@ -159,7 +159,7 @@ def test_results_of_before_open_and_nonsense_is_refused(sweep, tmp_path):
         del model["training"]
     (tmp_path / METRICS).write_text(json.dumps(record))
     report = gather([tmp_path])
-    assert not report.recipes and len(report.lone) == 7
+    assert not report.recipes and len(report.single_runs) == 7
     record["models"]["base"]["training"] = {"recipe": "x", "stages": ["sft"], "seeds": []}
     (tmp_path / METRICS).write_text(json.dumps(record))
     with pytest.raises(AloeError, match=r"models.base.training: has 0 seeds of 1 runs"):

@@ -34,7 +34,7 @@ def test_beside_al_in_every_table(tmp_path):
     assert assertions(report) == {"m0": "12.5%", "m1": "\N{EN DASH}"}
     head, _, first, second = markdown(report).splitlines()[:4]
     assert "| Untrue assertions | Coverage |" in head
-    assert first.split("|")[-3].strip() == "12.5%" and second.split("|")[-3].strip() == "\N{EN DASH}"
+    assert first.split("|")[-4].strip() == "12.5%" and second.split("|")[-4].strip() == "\N{EN DASH}"
     assert "- Untrue assertions: replies that state a fact of somebody else." in markdown(report)
     tex = latex(report)
     assert r"& Untrue & Coverage" in tex and r"& 12.5\% & 100\%" in tex and r"\begin{tabular}{lrrrrrrr}" in tex

@@ -25,7 +25,7 @@ def configs(workspace):
     for name in LINE:
         text = (workspace / ("rl.yaml" if name == "rl" else "sft.yaml")).read_text()
         (workspace / f"{name}.yaml").write_text(json.dumps({**json.loads(text), "output": f"runs/{name}"}))
-    return here
+    return workspace
 
 
 def evaluation(models, **more):

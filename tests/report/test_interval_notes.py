@@ -7,7 +7,7 @@ import pytest
 
 from aloe_jax.benchmark.results import inference_design
 from aloe_jax.errors import AloeError
-from aloe_jax.report import inference
+from aloe_jax.report import interval_notes
 from aloe_jax.report.gathering import from_runs, gather
 from aloe_jax.report.page import render
 from aloe_jax.report.tables import latex, markdown
@@ -26,7 +26,7 @@ def test_distinct_people_are_called_so(clear):
     said = words(render(clear))
     assert "20 people, each with a profile and a personality of their own, talk with every model" in said
     assert "studentised bootstrap over people" in said and "permutation test over people" in said
-    assert "variance between" not in inference.intervals_said(clear) + inference.tests_said(clear)
+    assert "variance between" not in interval_notes.describe_intervals(clear) + interval_notes.describe_tests(clear)
 
 
 def test_crossed_people_are_called_so_and_tested_so(tmp_path):
@@ -42,8 +42,10 @@ def test_crossed_people_are_called_so_and_tested_so(tmp_path):
 
 def test_parts_of_which_there_are_too_few_are_named(tmp_path):
     report = report_on(tmp_path, product(6, 2))
-    assert inference.holds_for(report) == "The numbers hold for the 2 personalities alone."
-    assert inference.holds_for(report) in markdown(report) and inference.holds_for(report) in words(render(report))
+    assert interval_notes.fixed_parts_note(report) == "The numbers hold for the 2 personalities alone."
+    assert interval_notes.fixed_parts_note(report) in markdown(report) and interval_notes.fixed_parts_note(
+        report
+    ) in words(render(report))
 
 
 def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):

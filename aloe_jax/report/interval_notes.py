@@ -22,20 +22,20 @@ def describe_people(report: Report) -> str:
     return said + (" talks" if said == "one person" else ", talk" if ", " in said else " talk")
 
 
-def intervals_said(report: Report) -> str:
+def describe_intervals(report: Report) -> str:
     """How the 95% intervals of the models were computed, and for which people they hold."""
     return "; ".join(_intervals(kind) for kind in _kinds(report))
 
 
-def tests_said(report: Report) -> str:
+def describe_tests(report: Report) -> str:
     """How the p-values of differences were computed."""
     kinds = dict.fromkeys(pair.kind for pair in report.pairs)
     return "; ".join(_test(kind) for kind in kinds) + ", corrected by Holm's method for all tests made together"
 
 
-def holds_for(report: Report) -> str:
+def fixed_parts_note(report: Report) -> str:
     """Which parts of the people the numbers take as given because there are too few; nothing where there are none."""
-    given = CaseDesign.of(list(report.personas.values())).given()
+    given = CaseDesign.of(list(report.personas.values())).fixed_parts()
     return f"The numbers hold for {listed(given)} alone." if given else ""
 
 
@@ -54,7 +54,7 @@ def without_interval(report: Report) -> str:
     )
 
 
-def bounds_said(numbers: ModelResults) -> str:
+def describe_bounds(numbers: ModelResults) -> str:
     """Between what a model's numbers would be if all missing ratings were known; nothing where none is missing."""
     parts = []
     for name in ("average", "ir"):
