@@ -43,36 +43,58 @@ class ControlReading:
                 "message only"
             )
         else:
-            values = f"{NAMES[self.statistic]} is {number(own, digits)}, "
-            values += f"and {number(other, digits)} with the persona in its prompt"
+            values = f"average AL is {number(own, digits)}, and {number(other, digits)} with the persona in its prompt"
+        if self.by[self.statistic].value is None:
+            return f"{values}: their difference is not defined."
         return f"{values}: a difference of {self._difference()}. {self._verdict()}"
 
     def _difference(self) -> str:
         found = self.by[self.statistic]
         digits = DIGITS[self.statistic]
         if found.value is None:
-            return "that is not defined"
+            return "is not defined"
         ends = interval(found.low, found.high, digits, sign=True)
         return f"{signed(found.value, digits)} ({f'{ends}, ' if ends else ''}{p_equation(found.p_holm)})"
 
     def _verdict(self) -> str:
         found = self.by[self.statistic]
         clear, more = significant(found), (found.value or 0.0) > 0
-        if self._without_history:
-            if not clear:
-                return "The test does not show that the rise comes from the history."
-            return (
-                "So much of the rise is lost without the history."
-                if more
-                else "It rises less with the history than without it."
-            )
+        if self.statistic == "ir":
+            return self._history_verdict(clear, more)
         if not clear:
-            return "The test shows no distance from knowing the person."
+            return "The test does not show a distance from knowing the person."
         return (
             "So much would knowing the person add."
             if more
             else "The persona in its prompt does not serve this model: this control is no upper reference for it."
         )
+
+    def _history_verdict(self, clear: bool, more: bool) -> str:
+        own, other = ((one.numbers.ir.value or 0.0) for one in (self.model, self.control))
+        if own <= 0:
+            if not clear:
+                return "AL does not rise, and the test does not show that the history changes how it moves."
+            if more:
+                return "AL does not rise with the history, but falls more without it."
+            return (
+                "AL rises without the history only." if other > 0 else "AL falls more with the history than without it."
+            )
+        if not clear:
+            return "The test does not show that the rise comes from the history."
+        if more:
+            return (
+                "So much of the rise is lost without the history." if other > 0 else "AL rises with the history only."
+            )
+        return "AL rises less with the history than without it."
+
+
+def tests_with_controls(report: Report) -> dict[str, int]:
+    """By run, how many tests with controls were made and corrected together; what is undefined was not tested."""
+    return {
+        run.name: count
+        for run in report.judged
+        if run.results is not None and (count := sum(one.p is not None for one in run.results.controls))
+    }
 
 
 def control_readings(report: Report) -> list[ControlReading]:

@@ -196,6 +196,11 @@ def from_runs(runs: Sequence[Run], human: Sequence[str | Path] = ()) -> Report:
     )
 
 
+def stored_before(results: Results) -> bool:
+    """Whether an earlier version computed a run, by other methods: it did not store the design of the people."""
+    return results.design is None
+
+
 def key_of(persona: Persona) -> PersonaKey:
     """By which runs know the same person."""
     return persona.id, persona.profile, persona.personality
@@ -283,11 +288,22 @@ def _entries(runs: Sequence[Run]) -> list[Entry]:
     often = Counter(model for _, _, model in kept)
     looks = _looks([(run.name, model, results.models[model]) for run, results, model in kept])
     for (run, results, model), look in zip(kept, looks, strict=True):
-        numbers = results.models[model]
+        numbers = _shown(results, model)
         label = model if often[model] == 1 else f"{model} ({run.name})"
         cases = {key_of(case.persona): case for case in results.cases[model]}
         found.append(Entry(label, model, run.name, numbers, cases, tuple(results.simulated), look))
     return found
+
+
+def _shown(results: Results, model: str) -> ModelResults:
+    """Without the intervals of N-IR and R² that earlier versions gave wherever those are defined."""
+    numbers = results.models[model]
+    if not stored_before(results):
+        return numbers
+    bare = {"low": None, "high": None}
+    return numbers.model_copy(
+        update={"n_ir": numbers.n_ir.model_copy(update=bare), "r2": numbers.r2.model_copy(update=bare)}
+    )
 
 
 def _looks(models: Sequence[tuple[str, str, ModelResults]]) -> list[Look]:

@@ -18,7 +18,7 @@ from aloe_jax.benchmark.rating.figures import INTERVALS
 from aloe_jax.benchmark.results import CaseGroup, ModelResults, Number, StoredCalibration
 from aloe_jax.offline_page import as_script_data, read_assets, source_hash
 from aloe_jax.report import defects, interval_notes, payload, pictures, svg, tables
-from aloe_jax.report.controls import control_readings
+from aloe_jax.report.controls import control_readings, tests_with_controls
 from aloe_jax.report.differences import LEVEL, least_p, significant
 from aloe_jax.report.gathering import Report, unlike
 from aloe_jax.report.learning_charts import TITLES, learning_charts
@@ -67,6 +67,8 @@ def render(report: Report) -> str:
             forest=pictures.forest(report.pairs),
             coarse=_coarse(report),
             readings=control_readings(report),
+            untrue=tables.assertions(report),
+            control_tests=tests_with_controls(report),
             comparable=tables.COMPARABLE,
             defect_warnings=defects.warnings(report),
             lengths=length_controlled_runs(report),
@@ -162,6 +164,7 @@ def _environment() -> jinja2.Environment:
         "swatch": lambda look: Markup(svg.swatch(look)),
         "strong": significant,
         "runs_text": runs_text,
+        "defect_shares": defects.shares,
         "means": StoredCalibration.means,
         "missing": lambda entry: missing(entry.numbers),
     }

@@ -14,6 +14,7 @@ from aloe_jax.report.defects import defect_shares, warnings
 from aloe_jax.report.differences import ModelPair, significant
 from aloe_jax.report.gathering import Report
 from aloe_jax.report.recipes import conditional_note, runs_text
+from aloe_jax.report.sides import side_line
 from aloe_jax.report.tables import COLUMNS, assertions
 from aloe_jax.terminal import plain
 
@@ -36,6 +37,7 @@ def table(report: Report) -> Table:
         notes.append(conditional_note(report.single_runs))
     if not report.recipes:  # of several runs of a recipe every two would differ
         notes += [line for pair in report.pairs if (line := difference(pair))]
+    notes += [side_line(side, report) for side in report.sides]
     notes += [reading.line() for reading in control_readings(report)]
     people = counted(len(report.personas), "person", "people")
     grid = Table(

@@ -29,12 +29,15 @@ from aloe_jax.report.gathering import Entry, Report
 from aloe_jax.report.interval_notes import (
     describe_bounds,
     describe_intervals,
+    describe_side_tests,
     describe_tests,
     fixed_parts_note,
+    paired_over,
     without_interval,
 )
 from aloe_jax.report.length_controlled import length_note
 from aloe_jax.report.recipes import RecipePair, Recipes, conditional_note, runs_text
+from aloe_jax.report.sides import HEAD, side_line, side_row
 
 COLUMNS = ("average", "ir", "n_ir", "r2")
 TESTED = ("average", "ir")
@@ -84,13 +87,20 @@ def markdown(report: Report) -> str:
     if report.pairs:
         head = ["Models", *(NAMES[name] for name in ("average", "ir", "final"))]
         parts.append(_markdown_table(head, [_markdown_pair(pair) for pair in report.pairs], 1))
+    if report.sides:
+        rows = [[_markdown_text(cell) for cell in side_row(side, report)] for side in report.sides]
+        parts.append(_markdown_table(list(HEAD), rows, 1))
     if report.recipes:
         parts += _markdown_recipes(report.recipes)
     said = notes(report)
     if report.pairs:
         said.insert(
             1,
-            "Differences: of the second model; bold where p < 0.05 after correction, over the ratings that both have.",
+            f"Differences: of the second model; bold where p < 0.05 after correction, {paired_over(report)}.",
+        )
+    if report.sides:
+        said.append(
+            f"Side by side: a tie counts half; p by {describe_side_tests(report)}, corrected with all other tests."
         )
     said += report.recipes.notes()
     parts.append("\n".join(f"- {_markdown_text(note)}" for note in said))
@@ -133,7 +143,8 @@ def latex(report: Report) -> str:
         ]
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\begin{tablenotes}\footnotesize"]
-    shown = [f"{line[0].upper()}{line[1:]}." for line in defect_shares(report)]  # a column of its own in Markdown
+    beside = [*defect_shares(report), *(side_line(side, report) for side in report.sides)]
+    shown = [f"{line[0].upper()}{line[1:]}." for line in beside]  # columns and rows of their own in Markdown
     lines += [rf"\item {_latex_text(note)}" for note in [*notes(report), *shown]]
     lines += [r"\end{tablenotes}", r"\end{threeparttable}", r"\end{table}"]
     if report.recipes:
@@ -143,11 +154,14 @@ def latex(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What has to stand with the models' numbers wherever they go."""
-    said = [f"Intervals: 95%, {describe_intervals(report)}. {fixed_parts_note(report)}".strip()]
+    found = describe_intervals(report)
+    said = [
+        f"Intervals: {f'95%, {found}' if found else 'none, of a single person'}. {fixed_parts_note(report)}".strip()
+    ]
     said.append(COMPARABLE)
     if assertions(report):
         said.append("Untrue assertions: replies that state a fact of somebody else.")
-    if len(report.models) > 1:
+    if report.pairs:
         said.append(
             f"Bold: the best model of a column, where {describe_tests(report)}, puts it above every other model "
             "(p < 0.05). N-IR and R² are not tested."

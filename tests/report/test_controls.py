@@ -2,19 +2,21 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from aloe_jax.benchmark.results import load_results
 from aloe_jax.errors import AloeError
 from aloe_jax.report.controls import control_readings
-from aloe_jax.report.gathering import gather
+from aloe_jax.report.gathering import from_runs, gather
 from aloe_jax.report.page import render
 from aloe_jax.report.pictures import line_charts
 from aloe_jax.report.summary_table import table
 from aloe_jax.report.svg import line_chart, rating_frame
 from aloe_jax.report.tables import latex, markdown
 from tests.report import sample
+from tests.report.test_page import words
 
 MODELS = {
     "good": {"path": "x"},
@@ -145,3 +147,47 @@ def test_a_judge_of_the_family_is_named_beside_the_judges(tmp_path):
     page = render(gather([tmp_path / "same"]))
     assert "The judge is of the same family as the users" in page
     assert "of the same family" not in render(gather([write(tmp_path / "scripted", role="scripted")]))
+
+
+def read_history(report, own, other, difference, p=0.01):
+    """What is said where a model's IR is `own` and that of its control without history `other`."""
+    (reading,) = [one for one in control_readings(report) if one.control.label == "good-last_message"]
+
+    def moved(entry, ir):
+        estimate = entry.numbers.ir.model_copy(update={"value": ir})
+        return replace(entry, numbers=entry.numbers.model_copy(update={"ir": estimate}))
+
+    found = reading.by["ir"].model_copy(update={"value": difference, "p_holm": p})
+    model, control = moved(reading.model, own), moved(reading.control, other)
+    return replace(reading, model=model, control=control, by={**reading.by, "ir": found}).sentence()
+
+
+def test_the_verdict_follows_the_sign_of_the_models_own_ir(report):
+    assert read_history(report, 0.3, 0.1, 0.2).endswith("So much of the rise is lost without the history.")
+    assert read_history(report, 0.3, -0.1, 0.4).endswith("AL rises with the history only.")
+    assert read_history(report, -0.01, -0.05, 0.04).endswith(
+        "does not rise with the history, but falls more without it."
+    )
+    assert read_history(report, -0.05, -0.01, -0.04).endswith("AL falls more with the history than without it.")
+    assert read_history(report, -0.05, 0.1, -0.15).endswith("AL rises without the history only.")
+    assert read_history(report, 0.05, 0.1, -0.05).endswith("AL rises less with the history than without it.")
+    assert "does not rise, and the test does not show" in read_history(report, -0.05, 0.1, -0.15, p=0.4)
+    assert "does not show that the rise comes" in read_history(report, 0.2, 0.1, 0.1, p=0.4)
+    assert read_history(report, None, None, None, p=None).endswith("their difference is not defined.")
+
+
+def test_what_is_not_significant_is_no_evidence_of_nothing(report):
+    (reading,) = [one for one in control_readings(report) if one.control.label == "good-persona"]
+    found = reading.by["average"].model_copy(update={"p_holm": 0.5})
+    sentence = replace(reading, by={**reading.by, "average": found}).sentence()
+    assert sentence.endswith("The test does not show a distance from knowing the person.")
+
+
+def test_tests_with_controls_are_counted_as_they_were_corrected(report):
+    assert "for 6 tests with controls" in words(render(report))
+    (run,) = report.runs
+    first, *others = run.results.controls
+    controls = [first.model_copy(update={"p": None, "p_holm": None}), *others]
+    second = replace(run, name="second", results=run.results.model_copy(update={"controls": controls}))
+    said = words(render(from_runs([replace(run, name="first"), second])))
+    assert "within each run, for 6 tests in first, 5 tests in second with controls" in said

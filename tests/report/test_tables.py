@@ -4,7 +4,13 @@ import pytest
 
 from aloe_jax.benchmark.number_text import number, p_equation, p_value, percent, signed, spread
 from aloe_jax.benchmark.results import StoredEstimate
+from aloe_jax.benchmark.scoring import Checks
+from aloe_jax.report.gathering import gather
+from aloe_jax.report.page import render
+from aloe_jax.report.summary_table import table
 from aloe_jax.report.tables import latex, markdown
+from tests.report import sample
+from tests.report.test_page import words
 
 
 def row(text, name):
@@ -88,3 +94,31 @@ def test_undefined_numbers_are_dashes(one):
 )  # fmt: skip
 def test_numbers_as_written(form, value, text):
     assert form(value) == text
+
+
+def compared_with_a_reference(tmp_path, name="dpo"):
+    """A run with one model under test, whose dialogues judges read beside those of a reference line."""
+    people = sample.strangers(6)
+    (stored,) = sample.hostile_results().side_by_side
+    side = stored.model_copy(update={"first": "generic*", "second": name, "p_holm": 0.3})
+    spoken = [sample.talked("generic*", people, 1.2), sample.talked(name, people, 3.0)]
+    found = sample.results(spoken, provider="openai", checks=Checks([], [side]))
+    sample.write_results(tmp_path, found)
+    return gather([tmp_path])
+
+
+def test_dialogues_side_by_side_are_shown_where_no_two_models_are_under_test(tmp_path):
+    report = compared_with_a_reference(tmp_path)
+    assert not report.pairs and len(report.sides) == 1
+    page = render(report)
+    said = words(page)
+    assert 'href="#differences"' in page and "generic* → dpo" in said and "75.0%" in said
+    assert "The second model minus the first" not in said and "table above" not in said
+    assert re.search(
+        r"generic\\\* → dpo +\| +4 \| +1 \| +1 \| 75\.0% \(40\.0% to 95\.0%\) \| 0\.300 \|", markdown(report)
+    )
+    assert "Side by side: a tie counts half; p by a sign test" in markdown(report)
+    line = "ide by side generic* → dpo: win rate of the second 75.0% (40.0% to 95.0%), p = 0.300, not significant"
+    assert line in table(report).caption.plain
+    tex = line.replace("→", r"$\rightarrow$").replace("%", r"\%")
+    assert tex in latex(report)

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from aloe_jax.demo.summary import alignment
 from aloe_jax.report.gathering import gather
+from aloe_jax.report.page import render
 from aloe_jax.report.summary_table import table
 from aloe_jax.report.tables import assertions, latex, markdown
 from tests.report import sample
@@ -38,6 +39,9 @@ def test_beside_al_in_every_table(tmp_path):
     assert "- Untrue assertions: replies that state a fact of somebody else." in markdown(report)
     tex = latex(report)
     assert r"& Untrue & Coverage" in tex and r"& 12.5\% & 100\%" in tex and r"\begin{tabular}{lrrrrrrr}" in tex
+    summary = render(report).split('<table class="summary">')[1].split("</table>")[0]
+    assert "Untrue assertions</th>" in summary and "<td>12.5%</td>" in summary
+    assert "Cut / empty / repeated</th>" in summary and "<td>\N{EN DASH} / 0% / 0%</td>" in summary
     shown = printed(report)
     assert "untrue" in shown and "12.5%" in shown and "which AL does not show" in " ".join(shown.split())
     assert all(len(line.rstrip()) <= 80 for line in shown.splitlines())
