@@ -9,7 +9,7 @@ import yaml
 from aloe_jax.conversation import Persona, Turn
 from aloe_jax.data.people import People, shared_people
 from datagen.look.card import card, write_card
-from tests.conversations import conversation
+from tests.conversations import another, conversation
 from tests.players import some_personas
 
 PROVENANCE = {
@@ -117,3 +117,13 @@ def test_written_under_its_name_only(tmp_path):
     write_card(tmp_path / "README.md", "text")
     write_card(tmp_path / "README.md", "other")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("README.md", "other")]
+
+
+def test_manners_are_called_known_only_where_personalities_are_shared():
+    trees = {"train": [conversation(2, "c0")], "validation": [another_tree()]}
+    assert "whom training has not met, nor their manners." in card({}, trees, PROVENANCE, name="small")
+    assert "with manners that it has" in card(*data(), PROVENANCE, name="small")
+
+
+def another_tree():
+    return conversation(2, "c1").model_copy(update={"persona": another(7, 7)})
