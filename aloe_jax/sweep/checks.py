@@ -62,10 +62,9 @@ def rl_personas(run: SweepRun) -> str | None:
 def check_evaluation(settings: EvaluateSettings, trained: Iterable[str]) -> list[Persona]:
     """The benchmark's personas. Raises AloeError for them, for a model not `trained` first, for roles and the mesh.
 
-    `trained` are the names of the sweep's runs.
+    `trained` are the directories of the sweep's runs.
     """
-    beside = as_path(settings.output).parent  # where the runs of the sweep are
-    runs = {str(beside / name) for name in trained}
+    runs = set(trained)
     for name, candidate in settings.models.items():
         if candidate.path is not None and candidate.path not in runs:
             check_model(f"models.{name}", candidate.path)

@@ -50,7 +50,7 @@ def test_parts_of_which_there_are_too_few_are_named(tmp_path):
 
 
 def test_results_from_before_say_that_their_intervals_are_too_narrow(tmp_path):
-    report = report_on(tmp_path, product(6, 4))
+    report = report_on(tmp_path, product(6, 5))
     (run,) = report.runs
     old = from_runs([replace(run, results=run.results.model_copy(update={"design": None}))])
     assert [pair.kind for pair in old.pairs] == [None] and inference_design(old.runs[0].results) is None

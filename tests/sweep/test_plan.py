@@ -36,15 +36,16 @@ def test_controls_are_those_of_the_runs(workspace):
     config["judging"]["pairs"] = [["dpo", "dpo-blind"], ["low", "dpo-blind"]]
     (workspace / "evaluate.yaml").write_text(json.dumps(config))
     found = plan_of(settings()).evaluation
-    assert [name for name in found.models if "blind" in name] == ["dpo-blind-s0", "dpo-blind-s1"]
+    names = [f"dpo-s{seed}-last_message" for seed in (0, 1)]
+    assert [name for name in found.models if name.endswith("last_message")] == names
     check_plan(plan_of(settings()))
     for seed in (0, 1):
-        control, model = found.models[f"dpo-blind-s{seed}"], found.models[f"dpo-s{seed}"]
+        control, model = found.models[names[seed]], found.models[f"dpo-s{seed}"]
         assert (control.path, control.sees) == (f"sweep/dpo-s{seed}", "last_message")
         assert (model.path, model.sees) == (f"sweep/dpo-s{seed}", "history")
-        assert control_of(f"dpo-blind-s{seed}", found.models) == f"dpo-s{seed}"
+        assert control_of(names[seed], found.models) == f"dpo-s{seed}"
     assert found.judging.pairs == (
-        ("dpo-s0", "dpo-blind-s0"), ("dpo-s1", "dpo-blind-s1"), ("low", "dpo-blind-s0"), ("low", "dpo-blind-s1"),
+        ("dpo-s0", names[0]), ("dpo-s1", names[1]), ("low", names[0]), ("low", names[1]),
     )  # fmt: skip
 
 
