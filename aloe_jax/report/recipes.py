@@ -66,7 +66,7 @@ class RecipePair:
 
     first: str
     second: str
-    paired: bool  # run by run of the same seed
+    paired: bool  # run by run of the same seeds, over the seeds that both have where these are two or more
     cases: int
     by: Mapping[Statistic, RecipeEstimate]
     p_holm: Mapping[Statistic, float]
@@ -186,9 +186,10 @@ def _pair[K](
         return None
     design = _design(ours[0], people)
     ours_by, theirs_by = _by_seed(left, ours), _by_seed(right, theirs)
-    paired = ours_by.keys() == theirs_by.keys()
+    common = [seeds for seeds in ours_by if seeds in theirs_by]
+    paired = len(common) > 1
     if paired:
-        theirs = [theirs_by[seeds] for seeds in ours_by]
+        ours, theirs = [ours_by[seeds] for seeds in common], [theirs_by[seeds] for seeds in common]
     by = {}
     for name, values in _pseudo_values([*ours, *theirs], people).items():
         if np.isfinite(values).all():
@@ -199,8 +200,10 @@ def _pair[K](
 
 
 def _by_seed[K](result: RecipeResult, group: Sequence[TrainedModel[K]]) -> dict[tuple[int, ...], TrainedModel[K]]:
-    """The runs by their seeds: by the one seed that all stages of a run have, where it is one."""
-    return {tuple(sorted(set(seeds), key=seeds.index)): one for seeds, one in zip(result.seeds, group, strict=True)}
+    """The runs by their seeds: by the different ones, in order, or by those of all stages where that is not one run."""
+    different = [tuple(dict.fromkeys(seeds)) for seeds in result.seeds]
+    keys = different if len(set(different)) == len(different) else result.seeds
+    return dict(zip(keys, group, strict=True))
 
 
 def _trained_anew[K](group: Sequence[TrainedModel[K]]) -> list[int]:

@@ -139,6 +139,23 @@ def test_runs_of_other_seeds_are_not_paired(tmp_path):
     assert not pair.paired and pair.by["average"].runs == (2, 3)
 
 
+def test_what_recipes_have_in_common_of_their_seeds_is_paired(tmp_path):
+    models = {f"one-{seed}": (2 + seed / 10, "c" * 16, (seed,)) for seed in (0, 1, 2)}
+    models |= {f"two-{seed}": (3 + seed / 10, "d" * 16, (seed,)) for seed in (1, 2, 3)}
+    (pair,) = gather([trained(tmp_path, models)]).recipes.pairs
+    assert pair.paired and pair.by["average"].runs == (2, 2)
+
+
+def test_chains_whose_seeds_are_the_same_in_another_stage_are_runs_of_their_own(tmp_path):
+    """(0, 1) and (0, 0, 1) say the same of seeds in order; two runs of a recipe that do so are not taken for one."""
+    models = {f"one-{i}": (2 + i / 10, "c" * 16, seeds) for i, seeds in enumerate([(0, 1), (1, 1), (2, 2)])}
+    models |= {f"two-{i}": (3 + i / 10, "d" * 16, seeds) for i, seeds in enumerate([(0, 1), (0, 0), (2, 2)])}
+    found = gather([trained(tmp_path, models)]).recipes
+    assert [len(one.labels) for one in found.results] == [3, 3]
+    (pair,) = found.pairs
+    assert pair.paired and pair.by["average"].runs == (2, 2)
+
+
 def test_runs_come_together_from_several_evaluations_that_were_alike(tmp_path):
     people = sample.personas(12)
     for seed in (0, 1):
