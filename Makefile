@@ -36,7 +36,7 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	@$(INSTALL)
 	@touch $@
 
-demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/report.html (about ten minutes)
+demo: $(READY)  ## The whole line on a CPU with simulated people: runs/demo/report.html (about a quarter of an hour)
 	@$(BIN)/python -m aloe_jax.demo --output runs/demo
 
 # The compiler for TPUs, outside the environment: inside, JAX would look for a TPU at every start.

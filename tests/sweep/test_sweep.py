@@ -17,7 +17,8 @@ from aloe_jax.sweep.process import run_command
 
 TRAININGS = ("base", "sft", "dpo", "rl")
 RUNS = tuple(f"{name}-s{seed}" for seed in (0, 1) for name in TRAININGS)
-CONTROLS = ("rl-last_message-s0", "rl-last_message-s1")
+CONTROLS = ("rl-s0-last_message", "rl-s1-last_message")
+pytestmark = pytest.mark.soak
 LIMIT = 1800.0  # seconds that all of it may take on a slow machine; a command that hangs fails the test
 
 # Python runs this as it starts. The process that trains dpo-s0 kills the sweep, and itself, where it first writes into
@@ -116,10 +117,10 @@ def test_the_report_is_by_recipe(finished):
 
 def test_what_is_done_is_not_done_again(finished, arguments):
     output, _ = finished
-    before = (output / "benchmark/metrics.json").stat().st_mtime_ns
+    before = (output / "benchmark/metrics.json").read_bytes()
     printed = again(arguments[1])
-    assert printed.count("done before") == 9 and "[9/9] benchmark: done before" in printed
-    assert (output / "benchmark/metrics.json").stat().st_mtime_ns == before
+    assert printed.count("done before") == 8 and "0 made" in printed
+    assert (output / "benchmark/metrics.json").read_bytes() == before
 
 
 def test_a_dry_run_says_so(finished, arguments):
