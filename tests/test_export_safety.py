@@ -261,7 +261,10 @@ def test_the_card_knows_all_data_of_a_mixture_and_the_optimizer(base):
         assert export("--checkpoint", run, "--output", base.parent / name).exit_code == 0
         card = (base.parent / name / "README.md").read_text()
         assert f"- {said}learning rate" in card
-        assert "> **Simulated**: the people and replies of the training data were played by a script." in card
+        assert (
+            f"> **Simulated**: the people and replies of a part of the training data were played by a script: {played}."
+            in card
+        )
         assert f"{real} (weight 2), {played} (weight 1, its first 20 records, simulated), {base / 'gone.jsonl'}" in card
         assert "gone.jsonl (weight 1, not there when this card was written)" in card
     # What was trained on simulated people stays so, whatever is made of it.

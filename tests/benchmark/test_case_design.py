@@ -58,11 +58,11 @@ def test_parts_with_one_or_two_levels_are_given():
 def test_three_or_four_levels_are_given_where_the_other_part_is_shared():
     for some, kind in ((product(20, 4), "shared profiles"), (product(3, 20), "shared personalities")):
         assert CaseDesign.of(some).kind == kind
-    assert CaseDesign.of(product(20, 4)).given() == ["the 4 personalities"]
+    assert CaseDesign.of(product(20, 4)).fixed_parts() == ["the 4 personalities"]
     both = CaseDesign.of(product(4, 3))
-    assert (both.kind, both.given()) == ("distinct", ["the 4 profiles", "the 3 personalities"])
+    assert (both.kind, both.fixed_parts()) == ("distinct", ["the 4 profiles", "the 3 personalities"])
     alone = CaseDesign.of(people(*[(i, i % 4) for i in range(12)]))
-    assert (alone.kind, alone.given()) == ("shared personalities", [])
+    assert (alone.kind, alone.fixed_parts()) == ("shared personalities", [])
 
 
 def test_few_people_are_given_and_their_cases_independent():

@@ -142,7 +142,7 @@ def level(design, deviations, given=False, count=10_000):
 def test_three_or_four_personalities_are_given_and_the_level_holds_for_them(profiles, personalities):
     """Pooled or not, their variance cannot be estimated well enough: tests rejected up to 8%."""
     design = crossed(profiles, personalities)
-    assert design.kind == "shared profiles" and design.given() == [f"the {personalities} personalities"]
+    assert design.kind == "shared profiles" and design.fixed_parts() == [f"the {personalities} personalities"]
     shares = np.array([level(design, deviations, given=True) for deviations in EFFECTS])
     assert within(shares, 0.045, 0.055, 10_000), shares
 
