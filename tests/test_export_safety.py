@@ -261,12 +261,12 @@ def test_the_card_knows_all_data_of_a_mixture_and_the_optimizer(base):
         assert export("--checkpoint", run, "--output", base.parent / name).exit_code == 0
         card = (base.parent / name / "README.md").read_text()
         assert f"- {said}learning rate" in card
+        some = "> **Simulated**: the people and replies of a part of the training data were played by a script"
+        assert f"{some}: {played}. Of {base / 'gone.jsonl'} it is not stated." in card
         assert (
-            f"> **Simulated**: the people and replies of a part of the training data were played by a script: {played}."
-            in card
+            f"{real} (weight 2); {played} (weight 1, its first 20 records, simulated); {base / 'gone.jsonl'} (" in card
         )
-        assert f"{real} (weight 2), {played} (weight 1, its first 20 records, simulated), {base / 'gone.jsonl'}" in card
-        assert "gone.jsonl (weight 1, not there when this card was written)" in card
+        assert "gone.jsonl (weight 1, not stated whether simulated, not there when this card was written)" in card
     # What was trained on simulated people stays so, whatever is made of it.
     (run / "config.yaml").write_text(dump_settings(train_settings(base.parent / "lion", run)))
     assert export("--checkpoint", run, "--output", base.parent / "next").exit_code == 0
