@@ -44,7 +44,7 @@ def rescored(output: Path) -> Iterator[Results]:
 
 
 def rescore(stored: Results, output: Path) -> Results:
-    """Stored results with all numbers computed anew from dialogues and votes. `output`: where they lie, for errors."""
+    """Stored results with all numbers computed anew from dialogues and votes. `output`: where they are, for errors."""
     settings = _settings(stored, output)
     talked = [_talked(name, cases, output) for name, cases in stored.cases.items()]
     cases = {len(one.dialogues) for one in talked}
