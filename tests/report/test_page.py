@@ -7,7 +7,7 @@ import pytest
 
 from aloe_jax.offline_page import as_script_data
 from aloe_jax.report import payload
-from aloe_jax.report.gathering import gather
+from aloe_jax.report.gathering import Run, from_runs, gather
 from aloe_jax.report.page import heat, render, write_page
 from tests.report import sample
 from tests.report.sample import HOSTILE
@@ -175,3 +175,15 @@ def test_embedded_json_cannot_end_its_element():
 
 def test_heat_has_a_class_for_every_rating():
     assert [heat(value) for value in (1.0, 3.0, 5.0)] == ["h0", "h8", "h16"] and heat(None) == ""
+
+
+def test_people_who_share_nothing_are_listed_once():
+    """By profile and by personality the same rows would stand twice, and no row would be of several people."""
+
+    def rows(people):
+        run = Run("run", sample.results([sample.talked("good", people, 3.0)]))
+        section = render(from_runs([run])).split('<section id="people"')[1].split("</section>")[0]
+        return section.count('<th scope="row"'), "Nobody shares a profile or a personality" in section
+
+    assert rows(sample.strangers(8)) == (8, True)
+    assert rows(sample.personas(8)) == (4 + 2, False)
