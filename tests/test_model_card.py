@@ -168,11 +168,12 @@ def test_the_card_names_defects_of_replies_wherever_the_numbers_go():
 
 
 def test_the_card_says_for_whom_and_for_which_weights_the_numbers_hold():
-    said = scored(design={"kind": "crossed", "people": 40, "profiles": 20, "personalities": 2})
-    assert "40 people, 20 profiles and 2 personalities (design: crossed)" in said
+    said = scored(design={"kind": "shared profiles", "people": 80, "profiles": 20, "personalities": 4})
+    assert "80 people, 20 profiles and 4 personalities (design: shared profiles)" in said
     assert "The numbers hold for these personalities alone" in said and "conditional on these weights" in said
-    distinct = scored(design={"kind": "distinct", "people": 40, "profiles": 40, "personalities": 40})
-    assert "alone" not in distinct
+    for kind, profiles, personalities in (("distinct", 40, 40), ("crossed", 8, 5), ("shared profiles", 8, 40)):
+        design = {"kind": kind, "people": 40, "profiles": profiles, "personalities": personalities}
+        assert "alone" not in scored(design=design)
     assert "was not stored by the version that wrote the results" in scored()
 
 

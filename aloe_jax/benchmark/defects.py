@@ -21,11 +21,11 @@ from aloe_jax.benchmark.automatic import words_of
 from aloe_jax.benchmark.dialogue import Dialogue
 from aloe_jax.benchmark.number_text import percent
 from aloe_jax.benchmark.results import ReplyEnd, StoredReplies
+from aloe_jax.publishing.card_results import TOLERATED
 from aloe_jax.roles import LONGEST_REPLY
 
 CUT: tuple[ReplyEnd, ...] = ("max_new_tokens", "length")
 LONGEST, TIMES, LEAST = 10, 3, 12  # of a loop: words in its sequence, how often it stands there, words in all
-TOLERATED = 0.02  # share of replies with a defect that needs no warning
 
 
 def reply_defects(dialogues: Sequence[Dialogue]) -> StoredReplies:

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Mapping
 
 from aloe_jax.json_value import JSON
 
-TOLERATED = 0.02  # share of replies with a defect that needs no warning; that of `aloe_jax.benchmark.defects`
+TOLERATED = 0.02  # share of replies with a defect that needs no warning
 _DEFECTS = {
     "cut": "replies were cut",
     "shortened": "replies had too many sentences and were shortened",
     "empty": "replies are empty",
     "repeated": "replies repeat themselves or an earlier one",
 }
-_FEW = 2  # profiles or personalities of which the variance cannot be known
+_VARYING = {  # by the design of the people: whose variance the intervals know
+    "crossed": ("profiles", "personalities"),
+    "shared profiles": ("profiles",),
+    "shared personalities": ("personalities",),
+}
 
 
 def results_section(scores: dict[str, JSON] | None) -> Iterator[str]:
@@ -69,7 +73,10 @@ def _people(design: object) -> Iterator[str]:
     parts = {part: count for part in ("profiles", "personalities") if isinstance(count := design.get(part), int)}
     said = " and ".join(f"{count} {part}" for part, count in parts.items())
     yield f"{people} people, {said} (design: {kind}), which the intervals take into account."
-    fixed = [part for part, count in parts.items() if count <= _FEW and isinstance(people, int) and people > count]
+    varying = _VARYING.get(str(kind), ())
+    fixed = [
+        part for part, count in parts.items() if isinstance(people, int) and count < people and part not in varying
+    ]
     if fixed:
         yield f"The numbers hold for these {' and '.join(fixed)} alone: there are too few to know how others differ."
 

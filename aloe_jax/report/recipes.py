@@ -17,8 +17,8 @@ from aloe_jax.benchmark.multiple_tests import holm
 from aloe_jax.benchmark.number_text import counted, listed
 from aloe_jax.benchmark.recipes import RecipeEstimate, case_pseudo_values, compare_recipes, estimate_recipe
 from aloe_jax.benchmark.results import STATISTICS, Case, Number, Statistic, StoredTraining, ratings_of_cases
+from aloe_jax.report.differences import LEVEL
 
-LEVEL = 0.05  # of the tests, after correction
 FEW = 3  # runs below which an interval says little
 
 _SPAN = HIGHEST - LOWEST

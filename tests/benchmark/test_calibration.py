@@ -266,7 +266,7 @@ def passing(levels, count, trials, seed=0, **noise):
     return fmean(judged("j", simulated(levels, count, random, **noise), 0.6).passed for _ in range(trials))
 
 
-GOOD = {"by the rubric": (4.5, 2.3, 1.3, 1.2, 1.0), "a point apart": (4.2, 3.0, 1.8, 1.5, 1.2)}
+GOOD = {"by the rubric": (4.5, 2.3, 1.3, 1.2, 1.0), "a point between them": (4.2, 3.0, 1.8, 1.5, 1.2)}
 BLIND = {"details": (4.5, 2.5, 4.5, 1.3, 1.0), "nothing": (3, 3, 3, 1.3, 1.0), "plain": (2.5, 3.5, 2.5, 1.3, 1.0)}
 
 
@@ -279,7 +279,7 @@ def test_good_judges_pass_and_blind_ones_fail():
 TRIALS = 200
 POWER = {
     "by the rubric": {10: 0.255, 24: 0.90, 36: 0.985},
-    "a point apart": {10: 0.125, 24: 0.975, 36: 1.0},
+    "a point between them": {10: 0.125, 24: 0.975, 36: 1.0},
 }
 
 

@@ -159,16 +159,9 @@ def test_a_remote_model_sees_as_much(tmp_path):
 
 
 def test_controls_of_a_real_model_are_labelled_and_compete_with_nobody(folder):  # noqa: F811
-    controls = "controls=[persona, last_message]"
-    found = run(
-        folder,
-        "out",
-        controls,
-        "models.other={scripted: generic}",
-        "turns=3",
-        "permutations=20",
-        "judging.calibrate=skip",
-    )
+    small = ("turns=3", "permutations=20", "judging.calibrate=skip")
+    command = ("controls=[persona, last_message]", "models.other={scripted: generic}", *small)
+    found = run(folder, "out", *command)
     assert found.exit_code == 0, found.output
     results = load_results(folder / "out")
     assert list(results.models) == ["untrained", "other", "untrained-persona", "untrained-last_message"]
@@ -197,15 +190,7 @@ def test_controls_of_a_real_model_are_labelled_and_compete_with_nobody(folder): 
         assert note in terminal
     assert "Highest average alignment level" not in page  # of one model under test there is no highest
 
-    again = run(
-        folder,
-        "out",
-        controls,
-        "models.other={scripted: generic}",
-        "turns=3",
-        "permutations=20",
-        "judging.calibrate=skip",
-    )
+    again = run(folder, "out", *command)
     assert again.exit_code == 0
     assert load_results(folder / "out").cases == results.cases  # every one found its own turns in the journal
 

@@ -110,8 +110,8 @@ def test_the_slope_s_interval_is_for_other_profiles_where_people_share_them():
     held = {"shared": [], "taken for strangers": []}
     for seed in range(150):
         models = judged_by_profile(seed, shared)
-        apart = {name: Lengths(strangers(40), own.ratings, own.words) for name, own in models.items()}
-        for name, of in zip(held, (models, apart), strict=True):
+        as_strangers = {name: Lengths(strangers(40), own.ratings, own.words) for name, own in models.items()}
+        for name, of in zip(held, (models, as_strangers), strict=True):
             found = control_length(of)
             held[name].append(found.low <= 0.4 <= found.high)
     assert fmean(held["shared"]) > 0.895

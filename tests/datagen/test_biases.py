@@ -98,7 +98,7 @@ def test_a_person_is_one_observation():
 
 
 def test_columns_count_those_who_have_something():
-    """A share of ten people's pairs has the interval of these ten, whoever else is in another column."""
+    """A share of ten people's pairs has the interval of these ten, whatever people are in another column."""
     values = np.random.default_rng(2).integers(0, 2, 30).astype(float)
     personas, few = people(range(30), range(30)), np.arange(30) < 10
     both = shares(np.stack([values, values * few], 1), np.stack([np.ones(30), few], 1), personas)

@@ -368,8 +368,8 @@ def test_ten_kills_change_nothing(settings, tmp_path):
 
         whole, part = settings("whole", **one), settings("part", **one)
         process = launch(whole)
-        told = "".join(process.communicate(timeout=300))
-        assert process.returncode == 0, told
+        printed = "".join(process.communicate(timeout=300))
+        assert process.returncode == 0, printed
         draw = random.Random(0)
         kills = []  # when, and which calls were journaled by then
         for kill in range(10):
@@ -387,8 +387,8 @@ def test_ten_kills_change_nothing(settings, tmp_path):
             done = calls(part) if Path(part.output, "journal.sqlite").exists() else []
             kills.append((time.time(), {key for (key,) in done}))
         process = launch(part)
-        told = "".join(process.communicate(timeout=300))
-        assert process.returncode == 0 and "resuming after step" in told, told
+        printed = "".join(process.communicate(timeout=300))
+        assert process.returncode == 0 and "resuming after step" in printed, printed
     equal(whole, part)
     assert records(whole) == records(part)
     requests = [json.loads(line) for line in log.read_text().splitlines()]
